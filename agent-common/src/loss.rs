@@ -1,0 +1,66 @@
+//! Why the kernel side has less to tell than happened: one counter per reason and CPU.
+
+/// Index into the per-CPU loss counters.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelLoss {
+    /// The ring buffer had no room for a record.
+    RingFull = 0,
+    /// No room in the table of connections.
+    ConnectionTableFull = 1,
+    /// No room in the table of tasks.
+    TaskTableFull = 2,
+    /// A payload was longer than the limit.
+    PayloadTruncated = 3,
+    /// Application memory could not be read.
+    PayloadUnreadable = 4,
+    /// A write's slot was reused before its acknowledgement was seen.
+    SendSlotEvicted = 5,
+    /// Arrivals shared one slot.
+    ArrivalMerged = 6,
+    /// Two writers interleaved within their calls.
+    WriteInterleaved = 7,
+    /// A kernel structure could not be read or made no sense.
+    KernelReadFailed = 8,
+    /// A state entry belonged to another socket at the same address.
+    Collision = 9,
+    /// A payload had more buffers than are walked.
+    TooManyBuffers = 10,
+}
+
+/// Number of reasons.
+pub const KERNEL_LOSSES: u32 = 11;
+
+impl KernelLoss {
+    /// Every reason, in index order.
+    pub const ALL: [Self; KERNEL_LOSSES as usize] = [
+        Self::RingFull,
+        Self::ConnectionTableFull,
+        Self::TaskTableFull,
+        Self::PayloadTruncated,
+        Self::PayloadUnreadable,
+        Self::SendSlotEvicted,
+        Self::ArrivalMerged,
+        Self::WriteInterleaved,
+        Self::KernelReadFailed,
+        Self::Collision,
+        Self::TooManyBuffers,
+    ];
+
+    /// Stable name for output and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RingFull => "ring_full",
+            Self::ConnectionTableFull => "connection_table_full",
+            Self::TaskTableFull => "task_table_full",
+            Self::PayloadTruncated => "payload_truncated",
+            Self::PayloadUnreadable => "payload_unreadable",
+            Self::SendSlotEvicted => "send_slot_evicted",
+            Self::ArrivalMerged => "arrival_merged",
+            Self::WriteInterleaved => "write_interleaved",
+            Self::KernelReadFailed => "kernel_read_failed",
+            Self::Collision => "collision",
+            Self::TooManyBuffers => "too_many_buffers",
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Bytes that moved through a socket: calls, what became of what they sent, and when what they read had arrived.
+//!
+//! All ranges are TCP sequence numbers `[start, end)` modulo 2^32, in the stream of their direction.
+
+use crate::{Plain, header::RecordHeader};
+
+/// Direction of a call, in [`CallRecord::direction`].
+pub mod direction {
+    /// The application read.
+    pub const RECEIVE: u8 = 0;
+    /// The application wrote.
+    pub const SEND: u8 = 1;
+}
+
+/// Bits of [`CallRecord::flags`], [`SendRecord::flags`] and [`ArrivalRecord::flags`].
+pub mod flag {
+    /// Fewer bytes were captured than moved, by the payload limit. `CallRecord`
+    pub const TRUNCATED: u16 = 1;
+    /// The application's memory could not be read; nothing was captured. `CallRecord`
+    pub const UNREADABLE: u16 = 2;
+    /// The bytes never were in application memory (`sendfile`, `splice`). `CallRecord`
+    pub const NO_BUFFER: u16 = 4;
+    /// The range is not one piece: another writer came between. `CallRecord`
+    pub const INTERLEAVED: u16 = 8;
+    /// The range was computed from the result, not observed under the socket lock. `CallRecord`, `SendRecord`
+    pub const INFERRED_RANGE: u16 = 16;
+    /// Payload was wanted (the process or connection is selected). `CallRecord`
+    pub const SELECTED: u16 = 32;
+    /// The acknowledgement came on a segment with data. `SendRecord`
+    pub const PIGGYBACKED: u16 = 64;
+    /// The slot was needed for a newer call before the acknowledgement came. `SendRecord`
+    pub const EVICTED: u16 = 128;
+    /// The socket went away before the acknowledgement came. `SendRecord`
+    pub const DESTROYED: u16 = 256;
+    /// Several arrivals share this entry; its times are the first's and the last's. `ArrivalRecord`, `CallRecord`
+    pub const MERGED: u16 = 512;
+    /// Some bytes of the range arrived out of order. `ArrivalRecord`, `CallRecord`
+    pub const OUT_OF_ORDER: u16 = 1024;
+    /// End of stream: the call returned 0 because the peer had closed. `CallRecord`
+    pub const END_OF_STREAM: u16 = 2048;
+    /// The thread's run-queue times are observed. `CallRecord`, `SendRecord`
+    pub const SCHED: u16 = 4096;
+}
+
+/// A read or write call that returned, at its return. 128 bytes, followed by `payload_len` bytes of payload: the first
+/// bytes that moved, then, if `tail_len` is not 0, the last `tail_len` bytes that moved (after a gap).
+///
+/// Emitted for selected tasks and connections for each call that moved bytes, met the end of the stream or failed; for
+/// others only for reads, without payload.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallRecord {
+    /// `kind` is `CALL`; `time_ns` is the call's return.
+    pub header: RecordHeader,
+    /// As in the connection's `ConnectionRecord`.
+    pub connection_id: u64,
+    /// When the call was entered.
+    pub enter_ns: u64,
+    /// When the first byte of the range had arrived from the network; reads only; 0 if not observed.
+    pub arrival_first_ns: u64,
+    /// When the last byte of `[start, arrival_end)` had arrived; reads only; 0 if not observed.
+    pub arrival_last_ns: u64,
+    /// When the thread was last made runnable after sleeping; 0 if not observed.
+    pub woken_ns: u64,
+    /// When it last got a CPU after that; 0 if not observed.
+    pub running_ns: u64,
+    /// The thread's total time on run queues up to `enter_ns`; valid with [`flag::SCHED`].
+    pub run_queue_enter_ns: u64,
+    /// The same up to the return.
+    pub run_queue_exit_ns: u64,
+    /// The thread's cgroup v2 id.
+    pub cgroup_id: u64,
+    /// First byte moved.
+    pub start: u32,
+    /// Just past the last byte moved; equal to `start` for none.
+    pub end: u32,
+    /// Reads: the arrival times above hold for `[start, arrival_end)`; `ArrivalRecord`s came before for the rest.
+    pub arrival_end: u32,
+    /// What the call returned: bytes, or a negative errno.
+    pub result: i32,
+    /// Process (thread group) id in the initial namespace.
+    pub pid: u32,
+    /// Thread id in the initial namespace.
+    pub tid: u32,
+    /// Bits of [`flag`].
+    pub flags: u16,
+    /// Captured bytes that follow, `tail_len` included.
+    pub payload_len: u16,
+    /// How many of them are the range's last bytes.
+    pub tail_len: u16,
+    /// System call number of this architecture.
+    pub syscall: u16,
+    /// One of [`direction`].
+    pub direction: u8,
+    /// Zero.
+    pub padding: [u8; 7],
+}
+
+// SAFETY: repr(C), integers only; the size assertion below equals the sum of the fields.
+unsafe impl Plain for CallRecord {}
+const _: () = assert!(size_of::<CallRecord>() == 16 + 9 * 8 + 6 * 4 + 4 * 2 + 8);
+
+/// What became of the bytes of one write call: emitted when they were acknowledged, or can no longer be watched.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SendRecord {
+    /// `kind` is `SEND`.
+    pub header: RecordHeader,
+    /// As in the connection's `ConnectionRecord`.
+    pub connection_id: u64,
+    /// When the write call was entered; 0 if it was not seen (io_uring).
+    pub enter_ns: u64,
+    /// When TCP took the first byte.
+    pub locked_ns: u64,
+    /// When the call returned; 0 if it had not yet or that was not observed.
+    pub done_ns: u64,
+    /// When the last byte of the range left for the device; 0 if not observed.
+    pub transmitted_ns: u64,
+    /// When the acknowledgement of the last byte arrived; 0 if not observed.
+    pub acked_ns: u64,
+    /// The thread's total time on run queues up to `enter_ns`; valid with [`flag::SCHED`].
+    pub run_queue_enter_ns: u64,
+    /// First byte.
+    pub start: u32,
+    /// Just past the last byte.
+    pub end: u32,
+    /// Process (thread group) id in the initial namespace.
+    pub pid: u32,
+    /// Thread id in the initial namespace.
+    pub tid: u32,
+    /// Segments that the connection retransmitted between the write and this record.
+    pub retransmits: u32,
+    /// Smoothed round-trip time before this acknowledgement was counted, microseconds.
+    pub srtt_us: u32,
+    /// Smallest round-trip time of the kernel's window, microseconds.
+    pub min_rtt_us: u32,
+    /// Bits of [`flag`].
+    pub flags: u16,
+    /// Zero.
+    pub padding: u16,
+}
+
+// SAFETY: repr(C), integers only; the size assertion below equals the sum of the fields.
+unsafe impl Plain for SendRecord {}
+const _: () = assert!(size_of::<SendRecord>() == 16 + 7 * 8 + 7 * 4 + 4);
+
+/// When bytes that a call is about to return had arrived, for those that its [`CallRecord`] does not describe itself.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ArrivalRecord {
+    /// `kind` is `ARRIVAL`.
+    pub header: RecordHeader,
+    /// As in the connection's `ConnectionRecord`.
+    pub connection_id: u64,
+    /// When the first byte had arrived.
+    pub first_ns: u64,
+    /// When the last byte had arrived and nothing before it was missing.
+    pub last_ns: u64,
+    /// First byte.
+    pub start: u32,
+    /// Just past the last byte.
+    pub end: u32,
+    /// Bits of [`flag`].
+    pub flags: u16,
+    /// Zero.
+    pub padding: [u16; 3],
+}
+
+// SAFETY: repr(C), integers only; the size assertion below equals the sum of the fields.
+unsafe impl Plain for ArrivalRecord {}
+const _: () = assert!(size_of::<ArrivalRecord>() == 16 + 3 * 8 + 2 * 4 + 8);
+
+/// Most payload bytes that a [`CallRecord`] can carry, whatever the settings say.
+pub const PAYLOAD_BYTES_LIMIT: usize = 4096;
+/// Most bytes of the range's end that are captured after a gap.
+pub const TAIL_BYTES: usize = 16;

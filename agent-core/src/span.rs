@@ -1,0 +1,243 @@
+//! Our own model of a span: what happened, when, and where its time went. Not OTLP; `agent` maps it.
+
+use std::{net::SocketAddr, sync::Arc};
+
+/// W3C trace id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TraceId(pub [u8; 16]);
+
+/// W3C span (parent) id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SpanId(pub [u8; 8]);
+
+/// Nanoseconds of `CLOCK_MONOTONIC`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MonotonicNs(pub u64);
+
+/// Nanoseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UnixNs(pub u64);
+
+/// OpenTelemetry span kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SpanKind {
+    /// Handled a request.
+    Server,
+    /// Made a request.
+    Client,
+    /// Sent a message that someone else handles later.
+    Producer,
+    /// Handled such a message.
+    Consumer,
+    /// Neither.
+    Internal,
+}
+
+/// Outcome of a span.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// The end was seen and nothing in it says error.
+    Ok,
+    /// The protocol or the kernel reported an error; see `error.type`.
+    Error,
+    /// The end was not seen, or not understood.
+    Unknown,
+}
+
+/// How a segment's duration is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Evidence {
+    /// Both boundaries were observed.
+    Measured,
+    /// Computed from other measurements by a documented rule.
+    Derived,
+    /// A guess from circumstances.
+    Inferred,
+}
+
+/// Where time can go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SegmentName {
+    /// TCP handshake, as the client waits for it.
+    Connect,
+    /// From the application into the socket and out of the host, including waiting for send-buffer room.
+    Send,
+    /// On the path: to the peer's kernel and back.
+    Network,
+    /// In the peer: from its kernel having the request to the first byte of its answer leaving.
+    Remote,
+    /// First to last byte of a message on the wire.
+    Transfer,
+    /// In the receive buffer, while the reader did something else.
+    ReceiveBuffer,
+    /// Runnable, waiting for a CPU.
+    RunQueue,
+    /// In the application.
+    Application,
+    /// Nothing that was observed says where.
+    Unexplained,
+}
+
+/// One tile of a span. Tiles are in order, touch each other and cover the span exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Where the time went.
+    pub name: SegmentName,
+    /// Offset from the span's start.
+    pub offset_ns: u64,
+    /// Length.
+    pub duration_ns: u64,
+    /// How that is known.
+    pub evidence: Evidence,
+}
+
+/// An attribute value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// Text.
+    String(String),
+    /// Integer.
+    Int(i64),
+    /// Truth value.
+    Bool(bool),
+    /// List of texts.
+    Strings(Vec<String>),
+}
+
+/// A reference to another span that is related, but not surely the parent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Link {
+    /// Trace of the other span.
+    pub trace_id: TraceId,
+    /// The other span.
+    pub span_id: SpanId,
+    /// How the link was made, and how sure it is.
+    pub evidence: &'static str,
+}
+
+/// Protocol of the exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/1.0 or HTTP/1.1.
+    Http1,
+    /// Bytes over TCP that no parser knows or that were not captured.
+    Tcp,
+}
+
+/// What is known of the process behind a span.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProcessFacts {
+    /// Process id in the initial namespace.
+    pub pid: u32,
+    /// `process.executable.name`.
+    pub executable_name: Option<String>,
+    /// `process.executable.path`.
+    pub executable_path: Option<String>,
+    /// `service.name`, from the environment, else the executable or script.
+    pub service_name: Option<String>,
+    /// Whether `service_name` was declared by `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES`.
+    pub service_declared: bool,
+    /// `service.namespace`, likewise.
+    pub service_namespace: Option<String>,
+    /// `service.version`, likewise.
+    pub service_version: Option<String>,
+    /// `deployment.environment.name`, likewise.
+    pub deployment_environment: Option<String>,
+}
+
+/// A finished span.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Span {
+    /// Trace.
+    pub trace_id: TraceId,
+    /// This span.
+    pub span_id: SpanId,
+    /// Its parent, if known for sure.
+    pub parent_span_id: Option<SpanId>,
+    /// Kind.
+    pub kind: SpanKind,
+    /// Low-cardinality name.
+    pub name: String,
+    /// The process that the socket belongs to.
+    pub process: Arc<ProcessFacts>,
+    /// Start.
+    pub start: UnixNs,
+    /// Length.
+    pub duration_ns: u64,
+    /// Outcome.
+    pub status: Status,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// This end.
+    pub local: SocketAddr,
+    /// The other end.
+    pub peer: SocketAddr,
+    /// Attributes by their OpenTelemetry names, in order of insertion, no key twice.
+    pub attributes: Vec<(&'static str, Value)>,
+    /// Tiles of `[0, duration_ns)`.
+    pub segments: Vec<Segment>,
+    /// Related spans.
+    pub links: Vec<Link>,
+}
+
+impl SpanKind {
+    /// Stable lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Client => "client",
+            Self::Producer => "producer",
+            Self::Consumer => "consumer",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl Status {
+    /// Stable lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Error => "error",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl Evidence {
+    /// Stable lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Measured => "measured",
+            Self::Derived => "derived",
+            Self::Inferred => "inferred",
+        }
+    }
+}
+
+impl SegmentName {
+    /// Stable lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Send => "send",
+            Self::Network => "network",
+            Self::Remote => "remote",
+            Self::Transfer => "transfer",
+            Self::ReceiveBuffer => "receive_buffer",
+            Self::RunQueue => "run_queue",
+            Self::Application => "application",
+            Self::Unexplained => "unexplained",
+        }
+    }
+}
+
+impl Protocol {
+    /// Stable lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Http1 => "http",
+            Self::Tcp => "tcp",
+        }
+    }
+}

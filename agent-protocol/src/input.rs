@@ -1,0 +1,68 @@
+//! What a parser is fed and what it answers, the same for every protocol.
+
+/// The next piece of a stream. Pieces are fed in order and without overlap.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// Captured bytes.
+    Bytes(&'a [u8]),
+    /// This many bytes moved but were not captured.
+    Gap(u64),
+    /// The peer closed this direction; nothing follows.
+    End,
+}
+
+/// How sure a message boundary is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Boundary {
+    /// By the protocol's own framing.
+    Framed,
+    /// Framing was hidden by a gap; the boundary is where the next message began or the stream ended.
+    Inferred,
+}
+
+/// What a parser has to say. Offsets count bytes since the parser's first input, gaps included.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event<H> {
+    /// A message's head is complete.
+    Head {
+        /// Offset of the message's first byte.
+        start: u64,
+        /// Offset just past the head.
+        end: u64,
+        /// What it says.
+        head: H,
+    },
+    /// The message whose head came last is complete.
+    End {
+        /// Offset just past its last byte.
+        end: u64,
+        /// How sure that is.
+        boundary: Boundary,
+    },
+    /// The stream stopped being this protocol by agreement (HTTP upgrade); all further input is ignored.
+    Switched {
+        /// Offset of the first foreign byte.
+        at: u64,
+    },
+    /// Framing was lost (malformed bytes, or a gap where a length or a head was). A message in progress ends as unknown.
+    /// The parser looks for the next message; a further `Head` says that it found one.
+    Lost {
+        /// Offset at which framing was lost.
+        at: u64,
+        /// Why.
+        reason: Lost,
+    },
+    /// These bytes are not this protocol. Final: further input is ignored. Only before the first `Head`.
+    NotMine,
+}
+
+/// Why framing was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Bytes that the protocol forbids.
+    Malformed,
+    /// A gap hid what was needed.
+    Gap,
+    /// A head or frame exceeds the parser's limit.
+    TooLarge,
+}

@@ -1,0 +1,8 @@
+//! Protocol parsers over bytes: pure, resumable and bounded.
+//!
+//! In: a stream's bytes in order, with its holes announced. Out: messages with the stream offsets at which they start
+//! and end. Called by `agent-core`. Never: a clock, IO, threads, `unsafe`, panics, allocation by an unvalidated length.
+#![forbid(unsafe_code)]
+
+pub mod http1;
+pub mod input;

@@ -1,0 +1,1 @@
+//! The agent: kernel, files, network, command line.

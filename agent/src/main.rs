@@ -1,0 +1,2 @@
+//! The `spantap` command.
+fn main() {}
