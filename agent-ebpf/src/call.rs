@@ -1,0 +1,366 @@
+//! System calls that move bytes: noted at entry, told at return.
+//!
+//! Entry stores where the bytes are; whether the file is a TCP socket shows when a socket hook fires in between, so
+//! ordinary file I/O costs two look-ups and no walk. At return the kernel has just touched the buffers, so they are
+//! resident, and the result says how many bytes are real.
+
+use agent_common::{
+    header::kind,
+    loss::KernelLoss,
+    message::{CallRecord, PAYLOAD_BYTES_LIMIT, TAIL_BYTES, direction, flag as wire},
+    settings::{Settings, mode},
+};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, generated as helpers};
+
+use crate::{
+    arch::{number, regs},
+    connection,
+    emit::{self, now},
+    maps::{Copy, SCRATCH, Scratch, TASKS},
+    message, offsets, select,
+    state::Task,
+    walk,
+};
+
+/// Buffers of one call that are looked at.
+const BUFFERS: usize = 8;
+const EAGAIN: i64 = -11;
+const EINTR: i64 = -4;
+
+/// `sys_enter`.
+#[inline(always)]
+pub fn on_enter(pt_regs: u64, id: u64) {
+    if !moves_bytes(id) {
+        return;
+    }
+    let Some(settings) = select::settings() else { return };
+    let Some(task) = select::current_task(settings) else { return };
+    if select::hopeless(settings, task.mode) {
+        return;
+    }
+    let Some(registers) = offsets::read_at::<[u64; regs::COUNT]>(pt_regs + regs::FIRST as u64) else { return };
+    begin(task, id, registers[regs::ARG0], registers[regs::ARG1], registers[regs::ARG2]);
+}
+
+/// `sys_enter` for the tracepoint form, whose arguments lie in the record itself.
+#[inline(always)]
+pub fn on_enter_arguments(id: u64, fd: u64, buffer: u64, count: u64) {
+    if !moves_bytes(id) {
+        return;
+    }
+    let Some(settings) = select::settings() else { return };
+    let Some(task) = select::current_task(settings) else { return };
+    if !select::hopeless(settings, task.mode) {
+        begin(task, id, fd, buffer, count);
+    }
+}
+
+#[inline(always)]
+fn begin(task: &mut Task, id: u64, fd: u64, buffer: u64, count: u64) {
+    task.enter_ns = now();
+    task.number = id + 1; // 0 means "in no call"
+    task.fd = fd;
+    task.buffer = buffer;
+    task.count = count;
+    task.run_queue_enter_ns = task.run_queue_ns;
+    task.tx_sock = 0;
+    task.rx_sock = 0;
+    task.call_flags = 0;
+}
+
+/// `sys_exit`.
+#[inline(always)]
+pub fn on_exit(result: i64) {
+    let tid = bpf_get_current_pid_tgid() as u32;
+    let Some(found) = TASKS.get_ptr_mut(&tid) else { return };
+    // SAFETY: a live map value of the current thread.
+    let task = unsafe { &mut *found };
+    if task.number == 0 {
+        return;
+    }
+    let id = task.number - 1;
+    task.number = 0;
+    let Some(settings) = select::settings() else { return };
+    if task.tx_sock != 0 {
+        returned_from_send(settings, task, id, result);
+    } else if task.rx_sock != 0 {
+        returned_from_read(settings, task, id, result);
+    } else if (id == number::ACCEPT || id == number::ACCEPT4) && result >= 0 {
+        if let Some(sk) = walk::socket(result as u64) {
+            connection::on_accepted(sk, task.pid, task.cgroup_id);
+        }
+    } else if ended_or_failed(task, id, result) {
+        returned_empty(settings, task, id, result);
+    }
+    task.tx_sock = 0;
+    task.rx_sock = 0;
+    task.enter_ns = 0;
+}
+
+/// A read that met the end of the stream, or a call that failed for good.
+#[inline(always)]
+fn ended_or_failed(task: &Task, id: u64, result: i64) -> bool {
+    (result == 0 && is_read(id) && task.count != 0)
+        || (result < 0 && result != EAGAIN && result != EINTR && (is_read(id) || is_write(id)))
+}
+
+#[inline(always)]
+fn returned_from_send(settings: &Settings, task: &mut Task, id: u64, result: i64) {
+    let Some(conn) = connection::find(task.tx_sock) else { return };
+    let time_ns = now();
+    if result > 0 && id != number::SENDMMSG {
+        task.tx_end = task.tx_start.wrapping_add(result as u32);
+    } else if result <= 0 {
+        task.tx_end = task.tx_start;
+    }
+    message::finish_send(conn, task, task.tx_end, time_ns);
+    let by_connection = select::connection_mode(settings, conn);
+    if select::combined(task.mode, by_connection) != mode::PAYLOAD {
+        return; // the slot's record says it all
+    }
+    let moved = task.tx_end.wrapping_sub(task.tx_start);
+    let from = (task.tx_start, task.tx_end);
+    tell(settings, task, conn.id, Call { id, result, direction: direction::SEND, range: from, moved, selected: true, time_ns });
+}
+
+#[inline(always)]
+fn returned_from_read(settings: &Settings, task: &mut Task, id: u64, result: i64) {
+    let Some(conn) = connection::find(task.rx_sock) else { return };
+    let time_ns = now();
+    if task.call_flags & u32::from(wire::INFERRED_RANGE) != 0 && result > 0 {
+        task.rx_start = task.rx_end.wrapping_sub(result as u32);
+    }
+    let by_connection = select::connection_mode(settings, conn);
+    let combined = select::combined(task.mode, by_connection);
+    if !select::records(combined) {
+        return;
+    }
+    let moved = task.rx_end.wrapping_sub(task.rx_start);
+    let range = (task.rx_start, task.rx_end);
+    let selected = combined == mode::PAYLOAD;
+    tell(settings, task, conn.id, Call { id, result, direction: direction::RECEIVE, range, moved, selected, time_ns });
+}
+
+/// No socket hook fired, so the descriptor has to say whether this was a connection that the agent knows.
+#[inline(always)]
+fn returned_empty(settings: &Settings, task: &mut Task, id: u64, result: i64) {
+    let Some(sk) = walk::socket(task.fd) else { return };
+    let Some(conn) = connection::find(sk) else { return };
+    let by_connection = select::connection_mode(settings, conn);
+    let combined = select::combined(task.mode, by_connection);
+    if !select::records(combined) {
+        return;
+    }
+    let time_ns = now();
+    let reading = is_read(id);
+    if result == 0 {
+        task.call_flags |= u32::from(wire::END_OF_STREAM);
+    }
+    task.arrival_first_ns = 0;
+    task.arrival_last_ns = 0;
+    let at = if reading { conn.read_cursor } else { offsets::read(sk, &offsets::TCP_WRITE_SEQ).unwrap_or(0) };
+    task.arrival_end = at;
+    let direction = if reading { direction::RECEIVE } else { direction::SEND };
+    let selected = combined == mode::PAYLOAD;
+    tell(settings, task, conn.id, Call { id, result, direction, range: (at, at), moved: 0, selected, time_ns });
+}
+
+/// A call as it is told.
+struct Call {
+    id: u64,
+    result: i64,
+    direction: u8,
+    range: (u32, u32),
+    moved: u32,
+    selected: bool,
+    time_ns: u64,
+}
+
+#[inline(always)]
+fn tell(settings: &Settings, task: &mut Task, connection_id: u64, call: Call) {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's own scratch; see `maps::SCRATCH`.
+    let scratch = unsafe { &mut *scratch };
+    let mut captured = Captured { length: 0, tail: 0 };
+    if call.selected && call.moved != 0 {
+        captured = capture(settings, task, scratch, call.id, call.moved);
+    }
+    let receives = call.direction == direction::RECEIVE;
+    let mut flags = task.call_flags as u16;
+    if call.selected {
+        flags |= wire::SELECTED;
+    }
+    if task.scheduled != 0 {
+        flags |= wire::SCHED;
+    }
+    scratch.call = CallRecord {
+        header: emit::header(kind::CALL, call.time_ns),
+        connection_id,
+        enter_ns: task.enter_ns,
+        arrival_first_ns: if receives { task.arrival_first_ns } else { 0 },
+        arrival_last_ns: if receives { task.arrival_last_ns } else { 0 },
+        woken_ns: task.woken_ns,
+        running_ns: task.running_ns,
+        run_queue_enter_ns: task.run_queue_enter_ns,
+        run_queue_exit_ns: task.run_queue_ns,
+        cgroup_id: task.cgroup_id,
+        start: call.range.0,
+        end: call.range.1,
+        arrival_end: if receives { task.arrival_end } else { call.range.0 },
+        result: call.result as i32,
+        pid: task.pid,
+        tid: bpf_get_current_pid_tgid() as u32,
+        flags,
+        payload_len: (captured.length + captured.tail) as u16,
+        tail_len: captured.tail as u16,
+        syscall: call.id as u16,
+        direction: call.direction,
+        padding: [0; 7],
+    };
+    let mut length = core::hint::black_box(captured.length + captured.tail);
+    if length > (PAYLOAD_BYTES_LIMIT + TAIL_BYTES) as u32 {
+        length = (PAYLOAD_BYTES_LIMIT + TAIL_BYTES) as u32; // never; for the verifier
+    }
+    emit::bytes((scratch as *const Scratch).cast(), size_of::<CallRecord>() as u64 + u64::from(length));
+}
+
+struct Captured {
+    length: u32,
+    tail: u32,
+}
+
+const NOTHING: Captured = Captured { length: 0, tail: 0 };
+
+/// Copies the first bytes that moved, and the last few if the middle is left out.
+#[inline(always)]
+fn capture(settings: &Settings, task: &mut Task, scratch: &mut Scratch, id: u64, moved: u32) -> Captured {
+    if id == number::SENDFILE || id == number::SPLICE {
+        task.call_flags |= u32::from(wire::NO_BUFFER);
+        return NOTHING;
+    }
+    scratch.copy = Copy { last_base: 0, last_size: 0, left: moved, length: 0, failed: 0 };
+    match buffers(task, id) {
+        Some((base, count)) => copy_buffers(settings, scratch, base, count, moved),
+        None => scratch.copy.failed = 1,
+    }
+    let copy = volatile(&scratch.copy);
+    if copy.failed != 0 {
+        task.call_flags |= u32::from(wire::UNREADABLE);
+        emit::lost(KernelLoss::PayloadUnreadable);
+    }
+    if copy.length >= moved {
+        return Captured { length: copy.length, tail: 0 };
+    }
+    task.call_flags |= u32::from(wire::TRUNCATED);
+    emit::lost(KernelLoss::PayloadTruncated);
+    Captured { length: copy.length, tail: copy_tail(scratch, &copy, moved) }
+}
+
+/// Where the buffers are: a vector of `count`, or one buffer if `count` is `u64::MAX`.
+#[inline(always)]
+fn buffers(task: &Task, id: u64) -> Option<(u64, u64)> {
+    match id {
+        number::READ | number::WRITE | number::SENDTO | number::RECVFROM => Some((task.buffer, u64::MAX)),
+        number::READV | number::WRITEV | number::PREADV2 | number::PWRITEV2 => Some((task.buffer, task.count)),
+        _ => {
+            // msghdr: name 8, namelen 4 + 4, iov 8, iovlen 8; mmsghdr starts with one.
+            // SAFETY: the helper checks the address.
+            let [base, count] = unsafe { bpf_probe_read_user((task.buffer + 16) as *const [u64; 2]).ok()? };
+            Some((base, count))
+        }
+    }
+}
+
+#[inline(always)]
+fn copy_buffers(settings: &Settings, scratch: &mut Scratch, base: u64, count: u64, moved: u32) {
+    for index in 0..BUFFERS as u64 {
+        if index >= count || volatile(&scratch.copy).left == 0 {
+            return;
+        }
+        let piece = if count == u64::MAX {
+            [base, u64::from(moved)]
+        } else {
+            // SAFETY: the helper checks the address.
+            match unsafe { bpf_probe_read_user((base + index * 16) as *const [u64; 2]) } {
+                Ok(piece) => piece,
+                Err(_) => {
+                    scratch.copy.failed = 1;
+                    return;
+                }
+            }
+        };
+        copy_piece(settings.payload_bytes_max, scratch, piece);
+    }
+    if volatile(&scratch.copy).left != 0 {
+        emit::lost(KernelLoss::TooManyBuffers);
+    }
+}
+
+#[inline(always)]
+fn copy_piece(limit: u32, scratch: &mut Scratch, [base, size]: [u64; 2]) {
+    let mut copy = volatile(&scratch.copy);
+    let piece = if size < u64::from(copy.left) { size as u32 } else { copy.left };
+    copy.left -= piece;
+    copy.last_base = base;
+    copy.last_size = piece;
+    let at = copy.length;
+    if at < limit && at < PAYLOAD_BYTES_LIMIT as u32 && copy.failed == 0 {
+        let room = limit - at;
+        let mut size = if piece < room { piece } else { room };
+        if size > PAYLOAD_BYTES_LIMIT as u32 {
+            size = PAYLOAD_BYTES_LIMIT as u32; // only if the settings are out of range
+        }
+        // SAFETY: at < LIMIT and size <= LIMIT, and the payload has twice LIMIT bytes.
+        let to = unsafe { scratch.payload.as_mut_ptr().add(at as usize) };
+        if size != 0 {
+            // SAFETY: as above; the helper checks the source.
+            match unsafe { helpers::bpf_probe_read_user(to.cast(), size, base as *const _) } {
+                0 => copy.length = at + size,
+                _ => copy.failed = 1,
+            }
+        }
+    }
+    // SAFETY: our own scratch.
+    unsafe { (&raw mut scratch.copy).write_volatile(copy) };
+}
+
+/// The last bytes that moved, behind those copied; 0 if they are not in one known piece or were copied already.
+#[inline(always)]
+fn copy_tail(scratch: &mut Scratch, copy: &Copy, moved: u32) -> u32 {
+    let tail = TAIL_BYTES as u32;
+    let at = copy.length;
+    if copy.failed != 0 || copy.left != 0 || copy.last_size < tail || moved - at < tail || at > PAYLOAD_BYTES_LIMIT as u32 {
+        return 0;
+    }
+    let from = copy.last_base + u64::from(copy.last_size - tail);
+    // SAFETY: at <= LIMIT and tail <= LIMIT, and the payload has twice LIMIT bytes; the helper checks the source.
+    let result = unsafe {
+        helpers::bpf_probe_read_user(scratch.payload.as_mut_ptr().add(at as usize).cast(), tail, from as *const _)
+    };
+    if result == 0 { tail } else { 0 }
+}
+
+/// The state of the copy as the map has it.
+#[inline(always)]
+fn volatile(copy: &Copy) -> Copy {
+    // SAFETY: a live reference.
+    unsafe { core::ptr::from_ref(copy).read_volatile() }
+}
+
+#[inline(always)]
+fn is_read(id: u64) -> bool {
+    matches!(id, number::READ | number::READV | number::RECVFROM | number::RECVMSG | number::RECVMMSG | number::PREADV2 | number::SPLICE)
+}
+
+#[inline(always)]
+fn is_write(id: u64) -> bool {
+    matches!(
+        id,
+        number::WRITE | number::WRITEV | number::SENDTO | number::SENDMSG | number::SENDMMSG | number::PWRITEV2 | number::SENDFILE
+    )
+}
+
+#[inline(always)]
+fn moves_bytes(id: u64) -> bool {
+    is_read(id) || is_write(id) || id == number::ACCEPT || id == number::ACCEPT4
+}

@@ -1,0 +1,91 @@
+//! Reserve, number, submit, wake, and count what could not be emitted.
+
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
+use agent_common::{
+    header::{LAYOUT_VERSION, RecordHeader},
+    loss::KernelLoss,
+};
+use aya_ebpf::{
+    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
+};
+
+use crate::maps::{LOSSES, RECORDS, SEQUENCE, WAKE};
+
+/// What the logging macros take as context and do not use.
+pub struct NoContext;
+
+/// `CLOCK_MONOTONIC`.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: the helper takes no arguments and cannot fail.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// Counts a loss on this CPU. Atomic because a softirq may interrupt a task-context hook.
+#[inline(always)]
+pub fn lost(reason: KernelLoss) {
+    if let Some(counter) = LOSSES.get_ptr_mut(reason as u32) {
+        // SAFETY: a live, aligned map value.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, 1) };
+    }
+}
+
+/// A header with the next number of this CPU.
+#[inline(always)]
+pub fn header(kind: u8, time_ns: u64) -> RecordHeader {
+    let sequence = match SEQUENCE.get_ptr_mut(0) {
+        // With relaxed ordering LLVM 22 emits an addition that does not return the old value.
+        // SAFETY: a live, aligned map value.
+        Some(counter) => unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::AcqRel }>(counter, 1) as u32 },
+        None => 0,
+    };
+    // SAFETY: the helper takes no arguments and cannot fail.
+    let cpu = unsafe { bpf_get_smp_processor_id() } as u16;
+    RecordHeader { time_ns, sequence, cpu, kind, version: LAYOUT_VERSION }
+}
+
+/// Puts a fixed-size record into the ring; `fill` writes it in place.
+#[inline(always)]
+pub fn record<T: 'static>(fill: impl FnOnce(*mut T)) {
+    match RECORDS.reserve::<T>(0) {
+        Some(mut entry) => {
+            fill(entry.as_mut_ptr());
+            entry.submit(wake_flags());
+        }
+        None => lost(KernelLoss::RingFull),
+    }
+}
+
+/// Copies `length` bytes at `data` into the ring.
+#[inline(always)]
+pub fn bytes(data: *const u8, length: u64) {
+    // SAFETY: the verifier checks that `data` has `length` readable bytes.
+    let result = unsafe {
+        aya_ebpf::helpers::generated::bpf_ringbuf_output(
+            core::ptr::addr_of!(RECORDS).cast_mut().cast(),
+            data.cast_mut().cast(),
+            length,
+            wake_flags(),
+        )
+    };
+    if result != 0 {
+        lost(KernelLoss::RingFull);
+    }
+}
+
+/// A wake-up costs the traced program microseconds, so only the first record after the agent went to sleep makes one.
+#[inline(always)]
+fn wake_flags() -> u64 {
+    if let Some(armed) = WAKE.get_ptr_mut(0) {
+        // SAFETY: a live, aligned map value; a race makes one wake-up too many.
+        unsafe {
+            if armed.read_volatile() != 0 {
+                armed.write_volatile(0);
+                return u64::from(BPF_RB_FORCE_WAKEUP);
+            }
+        }
+    }
+    u64::from(BPF_RB_NO_WAKEUP)
+}

@@ -1,0 +1,94 @@
+//! Every map. Sizes are the defaults; the loader overrides `RECORDS`, `CONNECTIONS` and `TASKS` by configuration.
+
+use agent_common::{
+    loss::KERNEL_LOSSES,
+    message::{CallRecord, PAYLOAD_BYTES_LIMIT},
+    settings::{ExeKey, Settings},
+};
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+
+use crate::state::{Conn, Task};
+
+/// Records to the agent.
+#[map]
+pub static RECORDS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// Set to 1 by the agent before it sleeps; the next record clears it and wakes the agent.
+#[map]
+pub static WAKE: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Records tried, per CPU.
+#[map]
+pub static SEQUENCE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Losses by reason, per CPU.
+#[map]
+pub static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(KERNEL_LOSSES, 0);
+
+/// Settings; one entry.
+#[map]
+pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+/// Connections by the address of their `struct sock`. A bounded hash rather than socket storage: its memory limit is
+/// real, and the address is all that the system call path and raw tracepoints can offer.
+#[map]
+pub static CONNECTIONS: HashMap<u64, Conn> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+
+/// Threads by their id.
+#[map]
+pub static TASKS: HashMap<u32, Task> = HashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
+
+/// Zeroes, to insert into the two tables above from. Never written.
+#[map]
+pub static EMPTY_CONNECTION: Array<Conn> = Array::with_max_entries(1, 0);
+/// Likewise.
+#[map]
+pub static EMPTY_TASK: Array<Task> = Array::with_max_entries(1, 0);
+
+/// Modes by process id.
+#[map]
+pub static SELECT_PID: HashMap<u32, u32> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+/// Modes by cgroup v2 id.
+#[map]
+pub static SELECT_CGROUP: HashMap<u64, u32> = HashMap::with_max_entries(256, BPF_F_NO_PREALLOC);
+/// Modes by executable file.
+#[map]
+pub static SELECT_EXE: HashMap<ExeKey, u32> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+/// Modes by port.
+#[map]
+pub static SELECT_PORT: HashMap<u32, u32> = HashMap::with_max_entries(256, BPF_F_NO_PREALLOC);
+/// Modes by network namespace.
+#[map]
+pub static SELECT_NETNS: HashMap<u32, u32> = HashMap::with_max_entries(256, BPF_F_NO_PREALLOC);
+
+/// Where a call's record is put together. The payload may end anywhere up to the limit, and each copy into it may be as
+/// long as the limit, hence twice that size: the verifier bounds both separately.
+#[repr(C)]
+pub struct Scratch {
+    pub call: CallRecord,
+    pub payload: [u8; PAYLOAD_BYTES_LIMIT * 2],
+    pub copy: Copy,
+}
+
+/// A copy in progress. Lives in the map and is accessed volatile, so that the verifier sees the same unknown state at each
+/// turn of the loop over buffers and prunes; in registers it would follow every combination.
+#[repr(C)]
+pub struct Copy {
+    /// Address and length of the piece walked over last.
+    pub last_base: u64,
+    pub last_size: u32,
+    /// Bytes that moved and were not walked over yet.
+    pub left: u32,
+    /// Bytes copied.
+    pub length: u32,
+    /// Nonzero: application memory could not be read.
+    pub failed: u32,
+}
+
+/// Used at the return of system calls only, where preemption is off and nothing nests.
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);

@@ -1,0 +1,105 @@
+//! Process life: selection of children, executables, and forgetting.
+
+use agent_common::{
+    header::kind,
+    process::{ProcessRecord, change},
+    settings::rule,
+};
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, generated as helpers};
+
+use crate::{
+    emit::{self, now},
+    maps::{SELECT_PID, TASKS},
+    offsets::{self, read, read_at},
+    select,
+};
+
+/// `sched_process_fork`: a selected process's child is selected too.
+#[inline(always)]
+pub fn on_fork(parent: u64, child: u64) {
+    let Some(settings) = select::settings() else { return };
+    if settings.rules & rule::PID == 0 {
+        return;
+    }
+    let (Some(parent_pid), Some(child_pid), Some(child_tid)) = (
+        read::<u32>(parent, &offsets::TASK_TGID),
+        read::<u32>(child, &offsets::TASK_TGID),
+        read::<u32>(child, &offsets::TASK_PID),
+    ) else {
+        return;
+    };
+    if child_pid != child_tid {
+        return; // a thread
+    }
+    if let Some(inherited) = SELECT_PID.get_ptr(&parent_pid) {
+        // SAFETY: a live map value.
+        let inherited = unsafe { *inherited };
+        let _ = SELECT_PID.insert(&child_pid, &inherited, 0);
+    }
+}
+
+/// `sched_process_exec`: the thread's cached decision is void, and the agent should look at the process.
+#[inline(always)]
+pub fn on_exec(bprm: u64) {
+    let tid = bpf_get_current_pid_tgid() as u32;
+    if let Some(task) = TASKS.get_ptr_mut(&tid) {
+        // SAFETY: a live map value of the current thread.
+        unsafe { (*task).generation = 0 };
+    }
+    let Some(settings) = select::settings() else { return };
+    let Some(task) = select::current_task(settings) else { return };
+    if select::hopeless(settings, task.mode) && settings.rules & rule::EXE == 0 {
+        return;
+    }
+    let filename = read::<u64>(bprm, &offsets::BPRM_FILENAME).unwrap_or(0);
+    emit_process(change::EXEC, task.cgroup_id, filename);
+}
+
+/// `sched_process_exit` of the current thread.
+#[inline(always)]
+pub fn on_exit() {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let (pid, tid) = ((pid_tgid >> 32) as u32, pid_tgid as u32);
+    let Some(task) = TASKS.get_ptr(&tid) else {
+        if pid == tid {
+            let _ = SELECT_PID.remove(&pid);
+        }
+        return;
+    };
+    // SAFETY: a live map value of the current thread.
+    let (mode, cgroup_id) = unsafe { ((*task).mode, (*task).cgroup_id) };
+    let _ = TASKS.remove(&tid);
+    if pid == tid {
+        let _ = SELECT_PID.remove(&pid);
+        if select::records(mode) {
+            emit_process(change::EXIT, cgroup_id, 0);
+        }
+    }
+}
+
+#[inline(always)]
+fn emit_process(what: u8, cgroup_id: u64, filename: u64) {
+    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    // SAFETY: the helper takes no arguments.
+    let task = unsafe { helpers::bpf_get_current_task() };
+    let parent_pid =
+        read::<u64>(task, &offsets::TASK_PARENT).and_then(|parent| read_at(parent + u64::from(offsets::TASK_TGID.load())));
+    let comm = bpf_get_current_comm().unwrap_or_default();
+    let header = emit::header(kind::PROCESS, now());
+    emit::record::<ProcessRecord>(|record| {
+        // SAFETY: `record` is the reserved entry of exactly this size, and every field of it is written.
+        unsafe {
+            (*record).header = header;
+            (*record).cgroup_id = cgroup_id;
+            (*record).pid = pid;
+            (*record).parent_pid = parent_pid.unwrap_or(0);
+            (*record).comm = comm;
+            (*record).change = what;
+            (*record).padding = [0; 7];
+            (*record).filename = [0; 120];
+            if filename != 0 {
+                helpers::bpf_probe_read_kernel_str((&raw mut (*record).filename).cast(), 120, filename as *const _);
+            }
+        }
+    });
+}

@@ -1,0 +1,162 @@
+//! What to trace: decided per thread and per connection, cached until the settings change.
+//!
+//! A rule's value is a [`mode`]. Exclusion wins over selection; among the rest the most detailed mode wins.
+
+use agent_common::settings::{ExeKey, Settings, mode, rule};
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::{bpf_get_current_pid_tgid, generated as helpers},
+};
+
+use crate::{
+    maps::{EMPTY_TASK, SELECT_CGROUP, SELECT_EXE, SELECT_NETNS, SELECT_PID, SELECT_PORT, SETTINGS, TASKS},
+    offsets::{self, read},
+    state::{Conn, Task},
+};
+
+/// cgroup levels below the root that are compared.
+const CGROUP_LEVELS: i32 = 10;
+
+/// The settings; `None` never happens after load.
+#[inline(always)]
+pub fn settings() -> Option<&'static Settings> {
+    // SAFETY: a live map value; the agent replaces it as a whole, and a torn read costs one late decision.
+    SETTINGS.get_ptr(0).map(|settings| unsafe { &*settings })
+}
+
+/// The current thread's state, made on first use, with its mode up to date.
+#[inline(always)]
+pub fn current_task(settings: &Settings) -> Option<&'static mut Task> {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let tid = pid_tgid as u32;
+    let found = match TASKS.get_ptr_mut(&tid) {
+        Some(task) => task,
+        None => insert_task(tid)?,
+    };
+    // SAFETY: a live map value; only its own thread and the scheduler hooks (other fields) write it.
+    let task = unsafe { &mut *found };
+    let cgroup_id = if settings.rules & rule::CGROUP != 0 || task.generation != settings.generation {
+        // SAFETY: the helper takes no arguments.
+        unsafe { helpers::bpf_get_current_cgroup_id() }
+    } else {
+        task.cgroup_id
+    };
+    if task.generation != settings.generation || task.cgroup_id != cgroup_id {
+        task.pid = (pid_tgid >> 32) as u32;
+        task.cgroup_id = cgroup_id;
+        task.mode = decide_task(settings, task.pid);
+        task.generation = settings.generation;
+    }
+    Some(task)
+}
+
+#[inline(always)]
+fn insert_task(tid: u32) -> Option<*mut Task> {
+    let empty = EMPTY_TASK.get_ptr(0)?;
+    // SAFETY: `empty` is a live map value that nobody writes.
+    if TASKS.insert(&tid, unsafe { &*empty }, u64::from(BPF_NOEXIST)).is_err() {
+        crate::emit::lost(agent_common::loss::KernelLoss::TaskTableFull);
+    }
+    TASKS.get_ptr_mut(&tid)
+}
+
+/// Takes the stronger of what is known and what a rule says.
+#[inline(always)]
+fn stronger(known: u32, found: Option<*const u32>) -> u32 {
+    match found {
+        // SAFETY: a live map value.
+        Some(value) => match (known, unsafe { *value }) {
+            (mode::EXCLUDE, _) | (_, mode::EXCLUDE) => mode::EXCLUDE,
+            (a, b) if a > b => a,
+            (_, b) => b,
+        },
+        None => known,
+    }
+}
+
+#[inline(always)]
+fn decide_task(settings: &Settings, pid: u32) -> u32 {
+    if pid == settings.agent_pid {
+        return mode::EXCLUDE;
+    }
+    let mut decided = settings.unselected;
+    if settings.rules & rule::PID != 0 {
+        decided = stronger(decided, SELECT_PID.get_ptr(&pid));
+    }
+    if settings.rules & rule::CGROUP != 0 {
+        for level in 1..CGROUP_LEVELS {
+            // SAFETY: the helper accepts any level and returns 0 beyond the last.
+            let id = unsafe { helpers::bpf_get_current_ancestor_cgroup_id(level) };
+            if id == 0 {
+                break;
+            }
+            decided = stronger(decided, SELECT_CGROUP.get_ptr(&id));
+        }
+    }
+    if settings.rules & rule::EXE != 0
+        && let Some(key) = current_exe()
+    {
+        decided = stronger(decided, SELECT_EXE.get_ptr(&key));
+    }
+    decided
+}
+
+/// The file that the current process executes.
+#[inline(always)]
+fn current_exe() -> Option<ExeKey> {
+    // SAFETY: the helper takes no arguments.
+    let task = unsafe { helpers::bpf_get_current_task() };
+    let mm: u64 = read(task, &offsets::TASK_MM)?;
+    if mm == 0 {
+        return None; // a kernel thread
+    }
+    let file: u64 = read(mm, &offsets::MM_EXE_FILE)?;
+    let inode: u64 = read(file, &offsets::FILE_INODE)?;
+    let super_block: u64 = read(inode, &offsets::INODE_SUPER)?;
+    let device: u32 = read(super_block, &offsets::SUPER_DEVICE)?;
+    Some(ExeKey { inode: read(inode, &offsets::INODE_NUMBER)?, device, padding: 0 })
+}
+
+/// The mode by the connection's own rules.
+#[inline(always)]
+pub fn connection_mode(settings: &Settings, conn: &mut Conn) -> u32 {
+    if conn.generation == settings.generation {
+        return conn.mode;
+    }
+    let mut decided = mode::NONE;
+    if settings.rules & rule::PORT != 0 {
+        decided = stronger(decided, SELECT_PORT.get_ptr(&u32::from(conn.local_port)));
+        decided = stronger(decided, SELECT_PORT.get_ptr(&u32::from(conn.remote_port)));
+    }
+    if settings.rules & rule::NETNS != 0 {
+        let netns = conn.netns;
+        decided = stronger(decided, SELECT_NETNS.get_ptr(&netns));
+    }
+    conn.mode = decided;
+    conn.generation = settings.generation;
+    decided
+}
+
+/// What to record of bytes that a task moves through a connection.
+#[inline(always)]
+pub fn combined(task_mode: u32, connection_mode: u32) -> u32 {
+    if task_mode == mode::EXCLUDE || connection_mode == mode::EXCLUDE {
+        mode::EXCLUDE
+    } else if task_mode > connection_mode {
+        task_mode
+    } else {
+        connection_mode
+    }
+}
+
+/// Whether a combined mode records anything.
+#[inline(always)]
+pub fn records(combined: u32) -> bool {
+    combined >= mode::TIMING
+}
+
+/// Whether a thread of this mode can be skipped at once: nothing that it does could be recorded.
+#[inline(always)]
+pub fn hopeless(settings: &Settings, task_mode: u32) -> bool {
+    task_mode == mode::EXCLUDE || (task_mode == mode::NONE && settings.rules & (rule::PORT | rule::NETNS) == 0)
+}

@@ -1,0 +1,135 @@
+//! What the kernel side remembers between hooks. Private to this crate: never copied to the agent as it is.
+//!
+//! Only hooks that hold the socket lock (`tcp_sendmsg_locked`, `tcp_probe`, `tcp_rcv_space_adjust`) open, move and
+//! retire slots. Others write their own time stamp into a slot. Milestones of a stream are monotone, so one cursor per
+//! direction suffices.
+//!
+//! ```text
+//!   tx:  tail ..(written, not acknowledged).. head      one slot per write call
+//!   rx:  tail ..(arrived, not read).......... head      one slot per arrival
+//! ```
+
+/// Slots per direction; a power of two.
+pub const SLOTS: u32 = 8;
+
+/// One write call: bytes `[start, end)` on their way to being acknowledged.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct TxSlot {
+    pub enter_ns: u64,
+    pub locked_ns: u64,
+    pub done_ns: u64,
+    pub transmitted_ns: u64,
+    pub run_queue_ns: u64,
+    pub start: u32,
+    /// Where the call will end if it is not cut short; corrected when it is.
+    pub end: u32,
+    pub pid: u32,
+    pub tid: u32,
+    pub retrans: u32,
+    /// Which of all the connection's slots this is, to tell it from its successor at the same place.
+    pub index: u32,
+    pub flags: u32,
+    pub padding: u32,
+}
+
+/// Bytes `[start, end)` that arrived and were not read yet.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct RxSlot {
+    pub first_ns: u64,
+    pub last_ns: u64,
+    pub start: u32,
+    pub end: u32,
+    pub flags: u32,
+    pub padding: u32,
+}
+
+/// Bits of [`Conn::flags`].
+pub mod flag {
+    /// As `agent_common::connection::flag`.
+    pub const PREEXISTING: u32 = 1;
+    /// The agent was told of the connection.
+    pub const ANNOUNCED: u32 = 2;
+    /// `read_cursor` is valid.
+    pub const CURSOR: u32 = 4;
+    /// Ended by a reset.
+    pub const RESET: u32 = 8;
+}
+
+/// One TCP connection, keyed by the address of its `struct sock`, from its first sight to `tcp_destroy_sock`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Conn {
+    pub id: u64,
+    pub opened_ns: u64,
+    pub established_ns: u64,
+    pub accepted_ns: u64,
+    pub cgroup_id: u64,
+    pub local_address: [u8; 16],
+    pub remote_address: [u8; 16],
+    pub local_port: u16,
+    pub remote_port: u16,
+    pub family: u16,
+    pub role: u16,
+    pub netns: u32,
+    pub pid: u32,
+    pub send_base: u32,
+    pub receive_base: u32,
+    /// Just past the last byte that was read.
+    pub read_cursor: u32,
+    pub flags: u32,
+    /// Mode by the connection's own rules, decided for `generation`.
+    pub mode: u32,
+    pub generation: u32,
+    /// Mode of the task that opened it.
+    pub opener_mode: u32,
+    pub tx_head: u32,
+    pub tx_tail: u32,
+    pub rx_head: u32,
+    pub rx_tail: u32,
+    pub padding: u32,
+    pub tx: [TxSlot; SLOTS as usize],
+    pub rx: [RxSlot; SLOTS as usize],
+}
+
+/// One thread that does socket or file I/O, from its first call to its exit.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Task {
+    // The call in progress.
+    pub enter_ns: u64,
+    pub number: u64,
+    pub fd: u64,
+    pub buffer: u64,
+    pub count: u64,
+    pub run_queue_enter_ns: u64,
+    /// `struct sock` that TCP bytes moved through in this call; 0 for none.
+    pub tx_sock: u64,
+    pub rx_sock: u64,
+    pub arrival_first_ns: u64,
+    pub arrival_last_ns: u64,
+    pub tx_start: u32,
+    pub tx_end: u32,
+    pub tx_index: u32,
+    pub rx_start: u32,
+    pub rx_end: u32,
+    pub arrival_end: u32,
+    pub call_flags: u32,
+    // The thread.
+    pub mode: u32,
+    pub generation: u32,
+    pub pid: u32,
+    pub cgroup_id: u64,
+    /// Last wake-up from sleep, and when it got a CPU after it.
+    pub woken_ns: u64,
+    pub running_ns: u64,
+    /// Total time on run queues.
+    pub run_queue_ns: u64,
+    /// Since when it is runnable without running; 0 if it is not.
+    pub runnable_ns: u64,
+    /// 1 if it became runnable by a wake-up, 0 if by losing its CPU.
+    pub woken_from_sleep: u32,
+    /// 1 once a scheduler hook has seen it.
+    pub scheduled: u32,
+}
