@@ -3,7 +3,8 @@
 /// The next piece of a stream. Pieces are fed in order and without overlap.
 #[derive(Clone, Copy, Debug)]
 pub enum Input<'a> {
-    /// Captured bytes.
+    /// Captured bytes: those of one read or write call, or, after a gap, that call's last ones. Where a call begins
+    /// matters only while framing is lost: a message can be found again only at the first byte of an input.
     Bytes(&'a [u8]),
     /// This many bytes moved but were not captured.
     Gap(u64),
@@ -16,7 +17,8 @@ pub enum Input<'a> {
 pub enum Boundary {
     /// By the protocol's own framing.
     Framed,
-    /// Framing was hidden by a gap; the boundary is where the next message began or the stream ended.
+    /// Framing was hidden by a gap; the boundary is where the next message began or the stream ended, or bytes that end
+    /// messages of this kind were seen. On a pipelined connection the gap may have hidden whole messages, too.
     Inferred,
 }
 
@@ -39,27 +41,29 @@ pub enum Event<H> {
         /// How sure that is.
         boundary: Boundary,
     },
-    /// The stream stopped being this protocol by agreement (HTTP upgrade); all further input is ignored.
+    /// The stream stopped being this protocol by agreement (HTTP upgrade); all further input is ignored. The message
+    /// whose head came last ended here.
     Switched {
         /// Offset of the first foreign byte.
         at: u64,
     },
-    /// Framing was lost (malformed bytes, or a gap where a length or a head was). A message in progress ends as unknown.
-    /// The parser looks for the next message; a further `Head` says that it found one.
+    /// Framing was lost (malformed bytes, a message that the stream's end cut off, or a gap where a length or a head
+    /// was). A message in progress ends as unknown. The parser looks for the next message; a further `Head` says that
+    /// it found one.
     Lost {
-        /// Offset at which framing was lost.
+        /// Offset at which framing was lost; the first byte of the head if that is what was not understood.
         at: u64,
         /// Why.
         reason: Lost,
     },
-    /// These bytes are not this protocol. Final: further input is ignored. Only before the first `Head`.
+    /// These bytes are not this protocol. Final: further input is ignored. Only before the first `Head` and `Lost`.
     NotMine,
 }
 
 /// Why framing was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lost {
-    /// Bytes that the protocol forbids.
+    /// Bytes that the protocol forbids, or an end of the stream where it forbids one.
     Malformed,
     /// A gap hid what was needed.
     Gap,

@@ -4,5 +4,12 @@
 //! and end. Called by `agent-core`. Never: a clock, IO, threads, `unsafe`, panics, allocation by an unvalidated length.
 #![forbid(unsafe_code)]
 
-pub mod http1;
 pub mod input;
+
+pub mod detect;
+
+pub mod http1;
+pub mod traceparent;
+
+#[doc(hidden)]
+pub mod fuzzing;

@@ -1,0 +1,239 @@
+//! What the fuzz targets and their stable-Rust smoke test check; no part of the public interface.
+//!
+//! In: any bytes. Out: nothing, or a panic that says which promise of the parsers was broken: events do not depend on
+//! how the bytes were cut into pieces (up to the first loss; behind it, where calls begin matters), offsets only grow
+//! and never pass the input, and messages open and close in turn, gaps or not.
+
+use std::fmt::Debug;
+
+use crate::{
+    detect::{self, Verdict},
+    http1::{RequestHead, Requests, ResponseHead, Responses},
+    input::{Event, Input},
+    traceparent,
+};
+
+/// Any bytes as the requests of a connection.
+pub fn http1_requests(data: &[u8]) {
+    check_stream(data, Requests::default);
+}
+
+/// Any bytes as the responses of a connection, to requests whose methods follow from the bytes.
+pub fn http1_responses(data: &[u8]) {
+    let mut random = Random::from_data(data);
+    let methods: Vec<_> = (0..8).map(|_| ["GET", "GET", "HEAD", "CONNECT"][random.below(4)]).collect();
+    check_stream(data, || {
+        let mut responses = Responses::default();
+        methods.iter().for_each(|method| responses.expect(method));
+        responses
+    });
+}
+
+/// Any bytes as a `traceparent` value: what is read can be written again.
+pub fn traceparent(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Some(parsed) = traceparent::parse(text) else { return };
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let (trace_id, parent_id) = (hex(&parsed.trace_id), hex(&parsed.parent_id));
+    let written = format!("{:02x}-{trace_id}-{parent_id}-{:02x}", parsed.version, parsed.flags);
+    assert_eq!(text.get(..written.len()), Some(written.as_str()));
+    assert!(parsed.version > 0 || text.len() == written.len(), "version 0 has nothing behind its flags");
+}
+
+/// Any bytes as both directions' first: once a verdict on one direction is final, more bytes do not change it.
+pub fn detect(data: &[u8]) {
+    let check = |verdict: &dyn Fn(&[u8]) -> Verdict| {
+        let mut before = Verdict::NotYet;
+        for end in 1..=data.len().min(256) {
+            let now = verdict(&data[..end]);
+            assert!(before == Verdict::NotYet || before == now, "{before:?} became {now:?} at {end}");
+            before = now;
+        }
+    };
+    check(&|bytes| detect::detect(bytes, b""));
+    check(&|bytes| detect::detect(b"", bytes));
+}
+
+/// A parser of one direction.
+pub trait Parser {
+    /// What a message's head says.
+    type Head: Clone + Debug + PartialEq;
+
+    /// Feeds the next piece.
+    fn feed(&mut self, input: Input<'_>, out: &mut Vec<Event<Self::Head>>);
+
+    /// Offset of the next input byte.
+    fn offset(&self) -> u64;
+
+    /// The next input byte starts a message.
+    fn hint_message_start(&mut self);
+}
+
+macro_rules! parser {
+    ($parser:ty, $head:ty) => {
+        impl Parser for $parser {
+            type Head = $head;
+
+            fn feed(&mut self, input: Input<'_>, out: &mut Vec<Event<$head>>) {
+                <$parser>::feed(self, input, out);
+            }
+
+            fn offset(&self) -> u64 {
+                <$parser>::offset(self)
+            }
+
+            fn hint_message_start(&mut self) {
+                <$parser>::hint_message_start(self);
+            }
+        }
+    };
+}
+
+parser!(Requests, RequestHead);
+parser!(Responses, ResponseHead);
+
+/// Feeds pieces and then, if `ended`, the end; checks what must hold after each.
+pub fn feed_all<P: Parser>(mut parser: P, pieces: &[Input<'_>], ended: bool) -> Vec<Event<P::Head>> {
+    let (mut events, mut total, mut order) = (Vec::new(), 0_u64, Order::default());
+    let end = ended.then_some(Input::End);
+    for piece in pieces.iter().copied().chain(end) {
+        let before = events.len();
+        parser.feed(piece, &mut events);
+        total = total.saturating_add(match piece {
+            Input::Bytes(bytes) => bytes.len() as u64,
+            Input::Gap(gap) => gap,
+            Input::End => 0,
+        });
+        assert_eq!(parser.offset(), total, "every byte is counted once");
+        events[before..].iter().for_each(|event| order.check(event, total));
+    }
+    events
+}
+
+/// Cuts the stream in two at `at`, and into single bytes; the events must be those of the whole.
+pub fn check_split<P: Parser>(data: &[u8], at: usize, new: impl Fn() -> P) {
+    let whole = up_to_loss(feed_all(new(), &[Input::Bytes(data)], true));
+    let (first, second) = data.split_at(at);
+    let halves = feed_all(new(), &[Input::Bytes(first), Input::Bytes(second)], true);
+    assert_eq!(up_to_loss(halves), whole, "cut at {at}: {}", data.escape_ascii());
+    // What a prefix says, without its end, is what the whole says first.
+    let prefix = up_to_loss(feed_all(new(), &[Input::Bytes(first)], false));
+    assert_eq!(prefix, whole[..prefix.len().min(whole.len())], "cut off at {at}: {}", data.escape_ascii());
+}
+
+/// The same for single bytes.
+pub fn check_bytewise<P: Parser>(data: &[u8], new: impl Fn() -> P) {
+    let whole = up_to_loss(feed_all(new(), &[Input::Bytes(data)], true));
+    let bytes: Vec<_> = data.chunks(1).map(Input::Bytes).collect();
+    assert_eq!(up_to_loss(feed_all(new(), &bytes, true)), whole, "byte by byte: {}", data.escape_ascii());
+}
+
+/// Events up to and with the first loss.
+fn up_to_loss<H>(mut events: Vec<Event<H>>) -> Vec<Event<H>> {
+    if let Some(lost) = events.iter().position(|event| matches!(event, Event::Lost { .. })) {
+        events.truncate(lost + 1);
+    }
+    events
+}
+
+fn check_stream<P: Parser>(data: &[u8], new: impl Fn() -> P) {
+    let mut random = Random::from_data(data);
+    check_bytewise(data, &new);
+    check_split(data, random.below(data.len() + 1), &new);
+    let pieces = random.pieces(data);
+    feed_all(new(), &pieces, true);
+    let mut hinted = new();
+    let mut events = Vec::new();
+    for piece in pieces {
+        if random.below(4) == 0 {
+            hinted.hint_message_start();
+        }
+        hinted.feed(piece, &mut events);
+    }
+    let mut order = Order::default();
+    events.iter().for_each(|event| order.check(event, hinted.offset()));
+}
+
+/// What must hold of the order of events.
+#[derive(Default)]
+struct Order {
+    at: u64,
+    open: bool,
+    said: bool,
+    silent: bool,
+}
+
+impl Order {
+    fn check<H: Debug>(&mut self, event: &Event<H>, total: u64) {
+        assert!(!self.silent, "nothing follows the last word: {event:?}");
+        let (from, to) = match *event {
+            Event::Head { start, end, .. } => {
+                assert!(start < end && !self.open, "a head is not empty and not in another message: {event:?}");
+                self.open = true;
+                (start, end)
+            }
+            Event::End { end, .. } => {
+                assert!(self.open, "only a message that began can end: {event:?}");
+                self.open = false;
+                (end, end)
+            }
+            Event::Lost { at, .. } => {
+                self.open = false;
+                (at, at)
+            }
+            Event::Switched { at } => {
+                self.silent = true;
+                (at, at)
+            }
+            Event::NotMine => {
+                assert!(!self.said, "only before anything else");
+                self.silent = true;
+                (self.at, self.at)
+            }
+        };
+        assert!(self.at <= from && to <= total, "{event:?} lies between {} and {total}", self.at);
+        self.at = to;
+        self.said = true;
+    }
+}
+
+/// Xorshift: deterministic, and good enough to cut with.
+pub struct Random(u64);
+
+impl Random {
+    /// From any number.
+    pub const fn new(seed: u64) -> Self {
+        Self(seed | 1)
+    }
+
+    fn from_data(data: &[u8]) -> Self {
+        // FNV-1a.
+        Self::new(
+            data.iter()
+                .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)),
+        )
+    }
+
+    /// A number below `bound`, which is not 0.
+    pub const fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % bound as u64) as usize
+    }
+
+    /// The stream in pieces, about a quarter of them lost, some gaps beyond it.
+    fn pieces<'a>(&mut self, mut data: &'a [u8]) -> Vec<Input<'a>> {
+        let mut pieces = Vec::new();
+        while !data.is_empty() {
+            let (piece, rest) = data.split_at(1 + self.below(data.len()));
+            data = rest;
+            pieces.push(match self.below(16) {
+                0..4 => Input::Gap(piece.len() as u64),
+                4 => Input::Gap(u64::MAX),
+                _ => Input::Bytes(piece),
+            });
+        }
+        pieces
+    }
+}
