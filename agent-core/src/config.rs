@@ -1,0 +1,61 @@
+//! What the pipeline can be told: bounds, waits, redaction. Plain values; `agent` fills them from its configuration.
+
+use crate::redact::RedactConfig;
+
+/// Everything that [`crate::pipeline::Pipeline`] can be told. The defaults are those of the product.
+#[derive(Clone, Debug)]
+pub struct PipelineConfig {
+    /// Key of all ids that are made up: random per start of the agent, so that ids differ between hosts and starts.
+    pub seed: [u8; 16],
+    /// Records wait this long for older ones before they are used.
+    pub reorder_ns: u64,
+    /// Records that may wait so.
+    pub reorder_records_max: usize,
+    /// Bytes of a stream wait this long for the ones before them; then those count as lost.
+    pub hole_wait_ns: u64,
+    /// A complete exchange waits this long for the acknowledgement of its request.
+    pub exchange_hold_ns: u64,
+    /// An exchange of unknown protocol ends when nothing moved for this long after its response began.
+    pub idle_exchange_ns: u64,
+    /// A closed connection is kept this long for records that are still on their way.
+    pub closed_hold_ns: u64,
+    /// A span waits this long for the facts of its process, if they were asked for and did not come yet.
+    pub facts_wait_ns: u64,
+    /// Connections that are known at once.
+    pub connections_max: usize,
+    /// Requests, and responses, that may wait on one connection.
+    pub pending_exchanges_max: usize,
+    /// Calls, sends and arrivals remembered per connection and direction.
+    pub timings_max: usize,
+    /// Payload bytes that may wait on one stream for the ones before them.
+    pub stream_bytes_max: usize,
+    /// Processes whose facts are kept.
+    pub processes_max: usize,
+    /// Finished spans that may wait to be drained.
+    pub spans_max: usize,
+    /// What may leave the pipeline.
+    pub redact: RedactConfig,
+}
+
+impl Default for PipelineConfig {
+    fn default() -> Self {
+        const MS: u64 = 1_000_000;
+        Self {
+            seed: [0; 16],
+            reorder_ns: 5 * MS,
+            reorder_records_max: 262_144,
+            hole_wait_ns: 20 * MS,
+            exchange_hold_ns: 30 * MS,
+            idle_exchange_ns: 1_000 * MS,
+            closed_hold_ns: 50 * MS,
+            facts_wait_ns: 40 * MS,
+            connections_max: 65_536,
+            pending_exchanges_max: 1_024,
+            timings_max: 4_096,
+            stream_bytes_max: 1 << 20,
+            processes_max: 65_536,
+            spans_max: 262_144,
+            redact: RedactConfig::default(),
+        }
+    }
+}

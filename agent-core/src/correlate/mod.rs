@@ -1,0 +1,173 @@
+//! Which trace a span belongs to, and which span is its parent: from what was sent, or not at all.
+//!
+//! In: the connection and the offset of a request, its `traceparent`, and whether this host's other end of the
+//! connection is traced as well. Out: [`Identity`]. Called by [`crate::pipeline`] for every span. Never: guesses a
+//! parent by time or by process.
+//!
+//! Ids that are made up come from a keyed hash of what both ends see alike: the two endpoints, the client's first
+//! sequence number and the request's offset. So both ends of one request find the same trace id without waiting.
+
+use std::{hash::Hasher, net::SocketAddr};
+
+use agent_protocol::traceparent::TraceParent;
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+use crate::span::{Link, SpanId, TraceId};
+
+/// Evidence: both spans are of the same bytes of the same TCP connection.
+pub const TCP_SEQUENCE: &str = "tcp_sequence";
+/// Evidence: the request's own `traceparent` names the parent.
+pub const TRACEPARENT: &str = "traceparent";
+
+/// What names a request on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RequestKey {
+    /// The client's endpoint.
+    pub client: SocketAddr,
+    /// The server's endpoint.
+    pub server: SocketAddr,
+    /// Sequence number of the client's first byte, if known to both ends; else what is unique on this host.
+    pub origin: Origin,
+    /// Offset of the request's first byte.
+    pub offset: u64,
+}
+
+/// What tells connections between the same endpoints apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// Sequence number of the client's first byte.
+    Sequence(u32),
+    /// This host's number of the connection.
+    Connection(u64),
+}
+
+/// A span's place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Identity {
+    /// Trace.
+    pub trace_id: TraceId,
+    /// Span.
+    pub span_id: SpanId,
+    /// Parent, if known for sure.
+    pub parent_span_id: Option<SpanId>,
+    /// How the parent is known.
+    pub parent_evidence: Option<&'static str>,
+    /// Related spans.
+    pub links: Vec<Link>,
+}
+
+/// Makes ids.
+#[derive(Clone, Debug)]
+pub struct Correlator {
+    seed: [u8; 16],
+}
+
+impl Correlator {
+    /// With the key of all ids: random per start of the agent.
+    pub fn new(seed: [u8; 16]) -> Self {
+        Self { seed }
+    }
+
+    /// The place of a client's span.
+    pub fn client(&self, key: &RequestKey, context: Option<&TraceParent>) -> Identity {
+        self.place(key, self.span_id(key, b"client"), context)
+    }
+
+    /// The place of a server's span. `client_traced`: this host makes a client span of the same request.
+    pub fn server(&self, key: &RequestKey, context: Option<&TraceParent>, client_traced: bool) -> Identity {
+        let mut place = self.place(key, self.span_id(key, b"server"), context);
+        if !client_traced {
+            return place;
+        }
+        let client = self.span_id(key, b"client");
+        if context.is_some() {
+            place.links.push(Link { trace_id: place.trace_id, span_id: client, evidence: TCP_SEQUENCE });
+        } else {
+            (place.parent_span_id, place.parent_evidence) = (Some(client), Some(TCP_SEQUENCE));
+        }
+        place
+    }
+
+    fn place(&self, key: &RequestKey, span_id: SpanId, context: Option<&TraceParent>) -> Identity {
+        Identity {
+            trace_id: context.map_or_else(|| self.trace_id(key), |context| TraceId(context.trace_id)),
+            span_id,
+            parent_span_id: context.map(|context| SpanId(context.parent_id)),
+            parent_evidence: context.map(|_| TRACEPARENT),
+            links: Vec::new(),
+        }
+    }
+
+    fn trace_id(&self, key: &RequestKey) -> TraceId {
+        let hash = self.hash(key, b"trace");
+        TraceId(if hash == 0 { 1 } else { hash }.to_be_bytes())
+    }
+
+    fn span_id(&self, key: &RequestKey, role: &[u8]) -> SpanId {
+        let hash = self.hash(key, role) as u64;
+        SpanId(if hash == 0 { 1 } else { hash }.to_be_bytes())
+    }
+
+    fn hash(&self, key: &RequestKey, what: &[u8]) -> u128 {
+        let mut hasher = SipHasher13::new_with_key(&self.seed);
+        for endpoint in [key.client, key.server] {
+            match endpoint.ip() {
+                std::net::IpAddr::V4(ip) => hasher.write(&ip.octets()),
+                std::net::IpAddr::V6(ip) => hasher.write(&ip.octets()),
+            }
+            hasher.write_u16(endpoint.port());
+        }
+        match key.origin {
+            Origin::Sequence(sequence) => hasher.write_u64(u64::from(sequence)),
+            Origin::Connection(id) => {
+                hasher.write_u8(1);
+                hasher.write_u64(id);
+            }
+        }
+        hasher.write_u64(key.offset);
+        hasher.write(what);
+        hasher.finish128().as_u128()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(offset: u64) -> RequestKey {
+        let [client, server] = ["10.0.0.1:40000", "10.0.0.2:80"].map(|text| text.parse().unwrap());
+        RequestKey { client, server, origin: Origin::Sequence(77), offset }
+    }
+
+    const CONTEXT: TraceParent = TraceParent { version: 0, trace_id: [3; 16], parent_id: [4; 8], flags: 1 };
+
+    #[test]
+    fn both_ends_of_a_request_share_a_trace_and_nothing_else_does() {
+        let correlator = Correlator::new([9; 16]);
+        let (client, server) = (correlator.client(&key(0), None), correlator.server(&key(0), None, true));
+        assert_eq!(client.trace_id, server.trace_id);
+        assert_eq!((server.parent_span_id, server.parent_evidence), (Some(client.span_id), Some(TCP_SEQUENCE)));
+        assert_eq!(client.parent_span_id, None);
+        assert_ne!(client.span_id, server.span_id);
+        assert_ne!(correlator.client(&key(1), None).trace_id, client.trace_id);
+        assert_ne!(Correlator::new([8; 16]).client(&key(0), None).trace_id, client.trace_id);
+    }
+
+    #[test]
+    fn a_server_whose_client_is_not_traced_has_no_parent() {
+        let server = Correlator::new([9; 16]).server(&key(0), None, false);
+        assert_eq!((server.parent_span_id, server.parent_evidence, server.links), (None, None, vec![]));
+    }
+
+    #[test]
+    fn traceparent_decides_trace_and_parent_of_both_and_the_bytes_only_link() {
+        let correlator = Correlator::new([9; 16]);
+        let (client, server) =
+            (correlator.client(&key(0), Some(&CONTEXT)), correlator.server(&key(0), Some(&CONTEXT), true));
+        for span in [&client, &server] {
+            assert_eq!((span.trace_id, span.parent_span_id), (TraceId([3; 16]), Some(SpanId([4; 8]))));
+        }
+        let link = Link { trace_id: TraceId([3; 16]), span_id: client.span_id, evidence: TCP_SEQUENCE };
+        assert_eq!(server.links, [link]);
+    }
+}

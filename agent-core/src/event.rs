@@ -1,0 +1,175 @@
+//! Bytes of one ring-buffer record to an [`Event`].
+//!
+//! In: bytes that the kernel side emitted; nothing in them is trusted. Out: a decoded event, or the [`Loss`] that its
+//! rejection is counted as. Called by [`crate::pipeline`] only.
+
+use agent_common::{
+    Plain,
+    connection::ConnectionRecord,
+    header::{LAYOUT_VERSION, RecordHeader, kind},
+    message::{ArrivalRecord, CallRecord, SendRecord, direction, flag},
+    process::ProcessRecord,
+};
+
+use crate::loss::Loss;
+
+/// A read or write call with the bytes that were captured of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Call {
+    /// The record.
+    pub record: CallRecord,
+    /// First bytes that moved, then the last `record.tail_len`.
+    pub payload: Box<[u8]>,
+}
+
+/// One decoded record.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Something happened to a connection.
+    Connection(Box<ConnectionRecord>),
+    /// A write's bytes were acknowledged or are no longer watched.
+    Send(SendRecord),
+    /// A read or write call returned.
+    Call(Call),
+    /// When bytes of the next read had arrived.
+    Arrival(ArrivalRecord),
+    /// Process life.
+    Process(Box<ProcessRecord>),
+}
+
+impl Event {
+    /// The record's header.
+    pub fn header(&self) -> &RecordHeader {
+        match self {
+            Self::Connection(record) => &record.header,
+            Self::Send(record) => &record.header,
+            Self::Call(call) => &call.record.header,
+            Self::Arrival(record) => &record.header,
+            Self::Process(record) => &record.header,
+        }
+    }
+
+    /// By which time events are put in order: a write comes before everything that its bytes can cause, so it is
+    /// ordered by its beginning; all else by when it was emitted.
+    pub fn order_ns(&self) -> u64 {
+        match self {
+            Self::Call(call) if call.record.direction == direction::SEND && call.record.enter_ns != 0 => {
+                call.record.enter_ns
+            }
+            _ => self.header().time_ns,
+        }
+    }
+}
+
+/// Decodes one record.
+pub fn decode(bytes: &[u8]) -> Result<Event, Loss> {
+    let header: RecordHeader = read(bytes)?;
+    if header.version != LAYOUT_VERSION {
+        return Err(Loss::RecordVersion);
+    }
+    match header.kind {
+        kind::CONNECTION => connection(bytes),
+        kind::SEND => Ok(Event::Send(checked(read(bytes)?, |record: &SendRecord| range_ok(record.start, record.end))?)),
+        kind::CALL => call(bytes),
+        kind::ARRIVAL => {
+            Ok(Event::Arrival(checked(read(bytes)?, |record: &ArrivalRecord| range_ok(record.start, record.end))?))
+        }
+        kind::PROCESS => Ok(Event::Process(Box::new(read(bytes)?))),
+        _ => Err(Loss::RecordKindUnknown),
+    }
+}
+
+fn connection(bytes: &[u8]) -> Result<Event, Loss> {
+    let record: ConnectionRecord = read(bytes)?;
+    if record.family != 2 && record.family != 10 {
+        return Err(Loss::RecordMalformed);
+    }
+    Ok(Event::Connection(Box::new(record)))
+}
+
+fn call(bytes: &[u8]) -> Result<Event, Loss> {
+    let record: CallRecord = read(bytes)?;
+    let length = record.end.wrapping_sub(record.start) as usize;
+    let payload_len = usize::from(record.payload_len);
+    let payload = bytes.get(size_of::<CallRecord>()..).and_then(|rest| rest.get(..payload_len));
+    let payload = payload.ok_or(Loss::RecordMalformed)?;
+    let sane = range_ok(record.start, record.end)
+        && record.direction <= direction::SEND
+        && record.tail_len <= record.payload_len
+        && payload_len <= length;
+    if !sane {
+        return Err(Loss::RecordMalformed);
+    }
+    // Another writer's bytes lie within the range: which of them are captured is not known.
+    let mixed = record.flags & flag::INTERLEAVED != 0 && usize::try_from(record.result) != Ok(length);
+    let payload = if mixed { Box::default() } else { payload.into() };
+    Ok(Event::Call(Call { record, payload }))
+}
+
+/// A range of at least 2 GiB cannot come from one call: its ends are not what they should be.
+fn range_ok(start: u32, end: u32) -> bool {
+    end.wrapping_sub(start) < 1 << 31
+}
+
+fn read<T: Plain>(bytes: &[u8]) -> Result<T, Loss> {
+    agent_common::read(bytes).ok_or(Loss::RecordMalformed)
+}
+
+fn checked<T>(record: T, sane: impl Fn(&T) -> bool) -> Result<T, Loss> {
+    if sane(&record) { Ok(record) } else { Err(Loss::RecordMalformed) }
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_common::bytes_of;
+
+    use super::*;
+
+    fn call_record(payload_len: u16, tail_len: u16, end: u32) -> CallRecord {
+        let header = RecordHeader { kind: kind::CALL, version: LAYOUT_VERSION, time_ns: 9, ..Default::default() };
+        CallRecord { header, payload_len, tail_len, start: 0, end, ..Default::default() }
+    }
+
+    fn check(record: CallRecord, payload: &[u8], expected: Result<usize, Loss>) {
+        let bytes = [bytes_of(&record), payload].concat();
+        let decoded = decode(&bytes).map(|event| match event {
+            Event::Call(call) => call.payload.len(),
+            other => panic!("not a call: {other:?}"),
+        });
+        assert_eq!(decoded, expected);
+    }
+
+    #[test]
+    fn payload_must_be_there_and_fit_the_range() {
+        check(call_record(3, 0, 3), b"abc", Ok(3));
+        check(call_record(3, 0, 3), b"abc-more-room-in-the-slot", Ok(3));
+        check(call_record(4, 0, 4), b"abc", Err(Loss::RecordMalformed));
+        check(call_record(3, 0, 2), b"abc", Err(Loss::RecordMalformed));
+        check(call_record(3, 4, 9), b"abc", Err(Loss::RecordMalformed));
+        check(CallRecord { direction: 2, ..call_record(0, 0, 0) }, b"", Err(Loss::RecordMalformed));
+        check(CallRecord { start: 5, ..call_record(0, 0, 4) }, b"", Err(Loss::RecordMalformed));
+    }
+
+    #[test]
+    fn interleaved_bytes_are_not_taken_for_the_range() {
+        let record = CallRecord { flags: flag::INTERLEAVED, result: 3, ..call_record(3, 0, 9) };
+        check(record, b"abc", Ok(0));
+    }
+
+    #[test]
+    fn every_truncation_of_every_kind_is_malformed() {
+        let full = [bytes_of(&call_record(3, 0, 3)), b"abc"].concat();
+        for length in 0..full.len() {
+            assert_eq!(decode(&full[..length]), Err(Loss::RecordMalformed), "length {length}");
+        }
+    }
+
+    #[test]
+    fn other_versions_and_kinds_are_told_apart() {
+        let mut bytes = bytes_of(&call_record(0, 0, 0)).to_vec();
+        bytes[14] = 99;
+        assert_eq!(decode(&bytes), Err(Loss::RecordKindUnknown));
+        bytes[15] = LAYOUT_VERSION + 1;
+        assert_eq!(decode(&bytes), Err(Loss::RecordVersion));
+    }
+}

@@ -1,0 +1,478 @@
+//! HTTP/1: the k-th response on a connection answers the k-th request.
+//!
+//! In: the bytes of both directions, each in order; which direction comes first does not matter. Out: a [`Draft`] per
+//! exchange. Called by [`crate::flow`].
+//!
+//! A message that was hidden (by a hole, or beyond the captured prefix) keeps its place as one of which nothing is
+//! known, on the assumption that it was one: that holds unless requests were pipelined. If they were, or if a response
+//! came before its request, the exchanges in doubt are given up and counted, until the connection was silent for as
+//! long as ends an exchange.
+
+mod finish;
+
+use std::{collections::VecDeque, ops::Range};
+
+use agent_protocol::{
+    http1::{RequestHead, Requests, ResponseHead, Responses},
+    input::{Boundary, Event, Input, Lost},
+};
+
+use super::Context;
+use crate::{
+    flow::{
+        connection::{Connection, Direction, Ending, Role},
+        stream::Fed,
+    },
+    loss::Loss,
+};
+
+/// How far a message was followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// Its end is still to come.
+    Open,
+    /// Its end was seen.
+    Ended(Boundary),
+    /// Its end was not seen and will not be.
+    Lost,
+}
+
+#[derive(Clone, Debug)]
+struct Message<H> {
+    start: u64,
+    /// Past the head, and then past the last byte.
+    end: u64,
+    progress: Progress,
+    /// `None` for a message that was hidden.
+    head: Option<H>,
+    head_bytes: u64,
+    /// When the end was noticed.
+    noticed_ns: u64,
+}
+
+impl<H> Message<H> {
+    fn hidden(at: u64, noticed_ns: u64) -> Self {
+        Self { start: at, end: at, progress: Progress::Lost, head: None, head_bytes: 0, noticed_ns }
+    }
+
+    fn is_over(&self) -> bool {
+        self.progress != Progress::Open
+    }
+
+    fn is_exact(&self) -> bool {
+        self.progress == Progress::Ended(Boundary::Framed)
+    }
+
+    fn range(&self) -> Range<u64> {
+        self.start..self.end
+    }
+
+    fn close(&mut self, end: u64, progress: Progress, noticed_ns: u64) {
+        (self.end, self.progress, self.noticed_ns) = (self.end.max(end), progress, noticed_ns);
+    }
+}
+
+/// One direction's messages that wait.
+#[derive(Debug)]
+struct Half<H> {
+    /// Stream offset of the parser's first input.
+    base: Option<u64>,
+    messages: VecDeque<Message<H>>,
+    /// Framing is lost, and no message was found since.
+    lost: bool,
+    /// End of the last message that left.
+    done_end: u64,
+    events: Vec<Event<H>>,
+}
+
+impl<H> Half<H> {
+    fn new() -> Self {
+        Self { base: None, messages: VecDeque::new(), lost: false, done_end: 0, events: Vec::new() }
+    }
+
+    /// Bytes before this offset are not asked about any more. While framing is lost, a head may be on its way that is
+    /// known only when it is complete.
+    fn needed_from(&self, next: u64) -> u64 {
+        const HEAD_BYTES: u64 = 65_536;
+        match self.messages.front() {
+            Some(message) => message.start,
+            None if self.lost => self.done_end.max(next.saturating_sub(HEAD_BYTES)),
+            None => self.done_end,
+        }
+    }
+
+    fn open(&mut self) -> Option<&mut Message<H>> {
+        self.messages.back_mut().filter(|message| !message.is_over())
+    }
+
+    fn pop(&mut self) -> Option<Message<H>> {
+        let message = self.messages.pop_front()?;
+        self.done_end = self.done_end.max(message.end);
+        Some(message)
+    }
+
+    fn clear(&mut self) -> u64 {
+        let count = self.messages.len() as u64;
+        while self.pop().is_some() {}
+        count
+    }
+
+    /// Feeds what came, and answers the events with stream offsets.
+    fn feed(&mut self, fed: &Fed, mut parse: impl FnMut(Input<'_>, &mut Vec<Event<H>>)) -> u64 {
+        let events = &mut self.events;
+        match fed {
+            Fed::Hole { start, length } => {
+                self.base.get_or_insert(*start);
+                parse(Input::Gap(*length), events);
+            }
+            Fed::Piece(piece) => {
+                self.base.get_or_insert(piece.start);
+                let tail = piece.tail();
+                for input in [Input::Bytes(piece.prefix()), Input::Gap(piece.gap()), Input::Bytes(tail)] {
+                    if !matches!(input, Input::Bytes([]) | Input::Gap(0)) {
+                        parse(input, events);
+                    }
+                }
+            }
+        }
+        self.base.unwrap_or(0)
+    }
+}
+
+/// Why events come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Bytes,
+    End,
+}
+
+/// State of one connection.
+#[derive(Debug)]
+pub struct Http {
+    requests: Requests,
+    responses: Responses,
+    asked: Half<RequestHead>,
+    answered: Half<ResponseHead>,
+    /// Which response answers which request is not known any more.
+    broken: bool,
+    active_ns: u64,
+    /// The connection went on with another protocol, once the exchanges that wait are finished.
+    switched: bool,
+    not_mine: bool,
+    /// Requests that had a span, newest last: the server's span of the same request asks.
+    told: VecDeque<u64>,
+}
+
+/// Most requests in [`Http::told`].
+const TOLD_MAX: usize = 64;
+
+impl Http {
+    /// At the first byte of a message. `unasked`: the first response belongs to a request that was not seen.
+    pub fn new(unasked: bool) -> Self {
+        let mut asked = Half::new();
+        if unasked {
+            asked.messages.push_back(Message::hidden(0, 0));
+        }
+        Self {
+            requests: Requests::default(),
+            responses: Responses::default(),
+            asked,
+            answered: Half::new(),
+            broken: false,
+            active_ns: 0,
+            switched: false,
+            not_mine: false,
+            told: VecDeque::new(),
+        }
+    }
+
+    /// Whether the bytes are of another protocol from here on.
+    pub fn is_over(&self) -> bool {
+        self.not_mine || (self.switched && self.asked.messages.is_empty())
+    }
+
+    /// Whether a client span of the request that begins at `offset` exists or will.
+    pub fn has_request(&self, offset: u64) -> bool {
+        let waits = |message: &Message<RequestHead>| message.start == offset && message.head.is_some();
+        self.told.contains(&offset) || self.asked.messages.iter().any(waits)
+    }
+
+    /// The message in progress in one direction.
+    pub fn open_range(&self, is_request: bool, next: u64) -> Range<u64> {
+        fn range<H>(half: &Half<H>, next: u64) -> Range<u64> {
+            half.messages.back().filter(|message| !message.is_over()).map_or(0..0, |message| message.start..next)
+        }
+        if is_request { range(&self.asked, next) } else { range(&self.answered, next) }
+    }
+
+    /// The next bytes of one direction.
+    pub fn feed(&mut self, is_request: bool, fed: &Fed, context: &mut Context<'_>) {
+        if self.switched || self.not_mine {
+            return;
+        }
+        if self.broken && context.now_ns.saturating_sub(self.active_ns) >= context.config.idle_exchange_ns && is_request {
+            self.broken = false;
+        }
+        self.active_ns = context.now_ns;
+        if is_request {
+            let parser = &mut self.requests;
+            let base = self.asked.feed(fed, |input, events| parser.feed(input, events));
+            self.request_events(base, fed, Cause::Bytes, context);
+        } else {
+            let parser = &mut self.responses;
+            let base = self.answered.feed(fed, |input, events| parser.feed(input, events));
+            self.response_events(base, fed, Cause::Bytes, context);
+        }
+    }
+
+    /// One direction ended: in order, or because the connection is gone.
+    pub fn end(&mut self, is_request: bool, orderly: bool, context: &mut Context<'_>) {
+        let nothing = Fed::Hole { start: 0, length: 0 };
+        let now_ns = context.now_ns;
+        if !orderly {
+            // What framing says at such an end (a body until close is complete) is not to be believed.
+            let cut = |end: u64| (end, Progress::Lost, now_ns);
+            if let Some(message) = self.asked.open().filter(|_| is_request) {
+                let (end, progress, ns) = cut(message.end);
+                message.close(end, progress, ns);
+            }
+            if let Some(message) = self.answered.open().filter(|_| !is_request) {
+                let (end, progress, ns) = cut(message.end);
+                message.close(end, progress, ns);
+            }
+        } else if is_request {
+            self.requests.feed(Input::End, &mut self.asked.events);
+            self.request_events(self.asked.base.unwrap_or(0), &nothing, Cause::End, context);
+        } else {
+            self.responses.feed(Input::End, &mut self.answered.events);
+            self.response_events(self.answered.base.unwrap_or(0), &nothing, Cause::End, context);
+        }
+    }
+
+    fn request_events(&mut self, base: u64, fed: &Fed, cause: Cause, context: &mut Context<'_>) {
+        let mut events = std::mem::take(&mut self.asked.events);
+        for event in events.drain(..) {
+            match event {
+                Event::Head { start, end, head } => {
+                    if self.asked.messages.len() >= context.config.pending_exchanges_max {
+                        self.give_up(Loss::ExchangeOverflow, context);
+                    }
+                    self.responses.expect(&head.method);
+                    if self.answered.lost || self.answered.open().is_some() {
+                        self.responses.hint_message_start();
+                    }
+                    self.asked.lost = false;
+                    self.asked.messages.push_back(Message {
+                        start: base + start,
+                        end: base + end,
+                        progress: Progress::Open,
+                        head_bytes: head.head_bytes,
+                        head: Some(head),
+                        noticed_ns: context.now_ns,
+                    });
+                }
+                Event::End { end, boundary } => {
+                    if let Some(message) = self.asked.open() {
+                        message.close(base + end, Progress::Ended(boundary), context.now_ns);
+                    }
+                }
+                Event::Lost { at, reason } => self.request_lost(base + at, reason, fed, cause, context),
+                Event::NotMine => self.not_mine = true,
+                Event::Switched { .. } => {}
+            }
+        }
+        self.asked.events = events;
+    }
+
+    fn request_lost(&mut self, at: u64, reason: Lost, fed: &Fed, cause: Cause, context: &mut Context<'_>) {
+        self.asked.lost = true;
+        if let Some(message) = self.asked.open() {
+            message.close(at, Progress::Lost, context.now_ns);
+        } else if cause == Cause::Bytes {
+            let waiting = self.asked.messages.len().saturating_sub(self.answered.messages.len());
+            self.broken |= reason == Lost::Gap && waiting > 1;
+            self.responses.expect("GET");
+            self.asked.messages.push_back(Message::hidden(at, context.now_ns));
+        }
+        if cause == Cause::Bytes {
+            count_lost(reason, fed, context);
+        }
+    }
+
+    fn response_events(&mut self, base: u64, fed: &Fed, cause: Cause, context: &mut Context<'_>) {
+        let mut events = std::mem::take(&mut self.answered.events);
+        for event in events.drain(..) {
+            match event {
+                Event::Head { start, end, head } => {
+                    if self.answered.messages.len() >= context.config.pending_exchanges_max {
+                        self.give_up(Loss::ExchangeOverflow, context);
+                    }
+                    self.answered.lost = false;
+                    self.answered.messages.push_back(Message {
+                        start: base + start,
+                        end: base + end,
+                        progress: Progress::Open,
+                        head_bytes: head.head_bytes,
+                        head: Some(head),
+                        noticed_ns: context.now_ns,
+                    });
+                }
+                Event::End { end, boundary } => {
+                    if let Some(message) = self.answered.open() {
+                        message.close(base + end, Progress::Ended(boundary), context.now_ns);
+                    }
+                    if self.asked.lost && self.asked.messages.len() <= self.answered.messages.len() {
+                        self.requests.hint_message_start();
+                    }
+                }
+                Event::Switched { at } => {
+                    if let Some(message) = self.answered.open() {
+                        message.close(base + at, Progress::Ended(Boundary::Framed), context.now_ns);
+                    }
+                    self.requests.switch(self.requests.offset());
+                    self.switched = true;
+                }
+                Event::Lost { at, reason } => self.response_lost(base + at, reason, fed, cause, context),
+                Event::NotMine => self.not_mine = true,
+            }
+        }
+        self.answered.events = events;
+    }
+
+    fn response_lost(&mut self, at: u64, reason: Lost, fed: &Fed, cause: Cause, context: &mut Context<'_>) {
+        let waiting = self.asked.messages.len();
+        let over = self.answered.messages.iter().filter(|message| message.is_over()).count();
+        self.answered.lost = true;
+        if let Some(message) = self.answered.open() {
+            message.close(at, Progress::Lost, context.now_ns);
+        } else if cause == Cause::Bytes {
+            self.answered.messages.push_back(Message::hidden(at, context.now_ns));
+        }
+        if cause == Cause::End {
+            return;
+        }
+        self.broken |= reason == Lost::Gap && waiting > over + 1;
+        // The parser forgot which requests wait.
+        for message in self.asked.messages.iter().skip(self.answered.messages.len()) {
+            self.responses.expect(message.head.as_ref().map_or("GET", |head| &head.method));
+        }
+        count_lost(reason, fed, context);
+    }
+
+    /// Forgets everything that waits.
+    fn give_up(&mut self, reason: Loss, context: &mut Context<'_>) {
+        let (asked, answered) = (self.asked.clear(), self.answered.clear());
+        context.losses.add(reason, asked.max(answered));
+        self.broken = true;
+    }
+
+    /// When something is due without further bytes.
+    pub fn due_ns(&self, connection: &Connection, role: Role, hold_ns: u64) -> Option<u64> {
+        let answer = self.answered.messages.front()?;
+        let request = self.asked.messages.front();
+        let waits = answer.is_over() && request.is_none_or(Message::is_over);
+        waits.then(|| self.end_ns(connection, role, answer).saturating_add(hold_ns))
+    }
+
+    /// Finishes what is complete, or will not become so.
+    pub fn advance(&mut self, connection: &mut Connection, ending: Option<(Ending, u64)>, context: &mut Context<'_>) {
+        let Some(role) = connection.facts.role else { return };
+        loop {
+            if self.broken {
+                self.give_up(Loss::PairingLost, context);
+                break;
+            }
+            if !self.advance_one(connection, role, ending, context) {
+                break;
+            }
+        }
+        let requests = connection.facts.request_direction().unwrap_or(Direction::Send);
+        for (direction, half_from) in [
+            (requests, self.asked.needed_from(connection.side(requests).stream.next())),
+            (requests.other(), self.answered.needed_from(connection.side(requests.other()).stream.next())),
+        ] {
+            connection.side_mut(direction).timings.trim(half_from);
+        }
+    }
+
+    /// Finishes the oldest exchange if that is due; answers whether to try the next.
+    fn advance_one(
+        &mut self,
+        connection: &mut Connection,
+        role: Role,
+        ending: Option<(Ending, u64)>,
+        context: &mut Context<'_>,
+    ) -> bool {
+        let due = |due_ns: Option<u64>| ending.is_some() || due_ns.is_some_and(|due_ns| due_ns <= context.now_ns);
+        let due = due(self.due_ns(connection, role, context.config.exchange_hold_ns));
+        match (self.asked.messages.front(), self.answered.messages.front()) {
+            (None, None) => false,
+            (None, Some(answer)) => {
+                // Its request may still come: records of one connection are nearly, not wholly, in order.
+                let drop = due && answer.is_over();
+                if drop {
+                    self.answered.pop();
+                    context.losses.add(Loss::MessageLost, 1);
+                }
+                drop
+            }
+            (Some(_), None) => ending.is_some_and(|ending| self.finish_unanswered(connection, role, ending, context)),
+            (Some(request), Some(answer)) => {
+                let over = answer.is_over() && request.is_over();
+                if !over && ending.is_none() {
+                    return false;
+                }
+                if self.came_before(connection, role, request, answer) {
+                    self.broken = true;
+                    return true;
+                }
+                let acknowledged = role == Role::Server
+                    || connection.send.timings.sends.holding(request.end.saturating_sub(1)).is_some();
+                if !acknowledged && !due {
+                    return false;
+                }
+                self.finish_answered(connection, role, ending, context);
+                true
+            }
+        }
+    }
+
+    /// A response that was seen before the first byte of its request is another's.
+    fn came_before(
+        &self,
+        connection: &Connection,
+        role: Role,
+        request: &Message<RequestHead>,
+        answer: &Message<ResponseHead>,
+    ) -> bool {
+        if request.head.is_none() || answer.head.is_none() {
+            return false;
+        }
+        let (request_side, response_side) = connection.timings(role);
+        let (asked, answered) = (request_side.calls.holding(request.start), response_side.calls.holding(answer.start));
+        let (Some(asked), Some(answered)) = (asked, answered) else { return false };
+        match role {
+            Role::Client => answered.return_ns < asked.enter_ns,
+            Role::Server => {
+                let arrived_ns = request_side.arrival_of_first(request.start).map_or(asked.enter_ns, |moment| moment.ns);
+                answered.return_ns < arrived_ns
+            }
+        }
+    }
+
+    /// When this end saw the response's end.
+    fn end_ns(&self, connection: &Connection, role: Role, answer: &Message<ResponseHead>) -> u64 {
+        let (_, response_side) = connection.timings(role);
+        response_side.calls.holding(answer.end.saturating_sub(1)).map_or(answer.noticed_ns, |call| call.return_ns)
+    }
+}
+
+fn count_lost(reason: Lost, fed: &Fed, context: &mut Context<'_>) {
+    match (reason, fed) {
+        // A hole is counted where it is found.
+        (Lost::Gap, Fed::Hole { .. }) => {}
+        (Lost::Gap, Fed::Piece(_)) => context.losses.add(Loss::PayloadTruncated, 1),
+        (Lost::Malformed, _) => context.losses.add(Loss::HttpMalformed, 1),
+        (Lost::TooLarge, _) => context.losses.add(Loss::HttpTooLarge, 1),
+    }
+}

@@ -1,0 +1,192 @@
+//! From a pair of messages to a [`Draft`].
+
+use agent_protocol::{
+    http1::{RequestHead, ResponseHead},
+    traceparent,
+};
+
+use super::{Http, Message, Progress, TOLD_MAX};
+use crate::{
+    exchange::{
+        Context, Draft,
+        semconv::{self, Attributes, int, text},
+    },
+    flow::connection::{Connection, Direction, Ending, Role},
+    loss::Loss,
+    segment::{self, Parts},
+    span::{Protocol, Status, Value},
+};
+
+/// How an exchange turned out.
+struct Outcome {
+    status: Status,
+    error_type: Option<String>,
+}
+
+impl Outcome {
+    const UNKNOWN: Self = Self { status: Status::Unknown, error_type: None };
+
+    fn error(error_type: impl Into<String>) -> Self {
+        Self { status: Status::Error, error_type: Some(error_type.into()) }
+    }
+
+    /// Semantic conventions: 4xx is an error to who asked, not to who answered.
+    fn of_status(code: u16, role: Role) -> Self {
+        let least = if role == Role::Client { 400 } else { 500 };
+        if code >= least { Self::error(code.to_string()) } else { Self { status: Status::Ok, error_type: None } }
+    }
+}
+
+impl Http {
+    /// The oldest request has a response, whole or as far as it will come.
+    pub(super) fn finish_answered(
+        &mut self,
+        connection: &mut Connection,
+        role: Role,
+        ending: Option<(Ending, u64)>,
+        context: &mut Context<'_>,
+    ) {
+        let (Some(request), Some(answer)) = (self.asked.pop(), self.answered.pop()) else { return };
+        let reset = matches!(ending, Some((Ending::Reset, _)));
+        let Some(head) = &answer.head else {
+            // Something was hidden where the response is: that it ended is known, when and how is not.
+            context.losses.add(Loss::MessageLost, 1);
+            return self.draft(connection, role, &request, None, Some(answer.noticed_ns), Outcome::UNKNOWN, context);
+        };
+        let outcome = match answer.progress {
+            Progress::Ended(_) => Outcome::of_status(head.status, role),
+            _ if reset => Outcome::error("connection_reset"),
+            _ => Outcome::UNKNOWN,
+        };
+        let whole = matches!(answer.progress, Progress::Ended(_));
+        let cut_ns = if whole { None } else { Some(ending.map_or(answer.noticed_ns, |(_, ns)| ns)) };
+        if request.head.is_none() {
+            context.losses.add(Loss::MessageLost, 1);
+        }
+        self.draft(connection, role, &request, Some(&answer), cut_ns, outcome, context);
+    }
+
+    /// The oldest request will have no response.
+    pub(super) fn finish_unanswered(
+        &mut self,
+        connection: &mut Connection,
+        role: Role,
+        (ending, ns): (Ending, u64),
+        context: &mut Context<'_>,
+    ) -> bool {
+        let Some(request) = self.asked.pop() else { return false };
+        let answers = connection.facts.request_direction().map_or(Direction::Receive, Direction::other);
+        let silent = connection.side(answers).stream.next() <= self.answered.done_end.max(self.answered.base.unwrap_or(0));
+        let outcome = match (ending, role) {
+            (Ending::Reset, _) => Outcome::error("connection_reset"),
+            (Ending::PeerClosed, Role::Client) if silent => Outcome::error("connection_closed"),
+            _ => Outcome::UNKNOWN,
+        };
+        self.draft(connection, role, &request, None, Some(ns), outcome, context);
+        true
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn draft(
+        &mut self,
+        connection: &mut Connection,
+        role: Role,
+        request: &Message<RequestHead>,
+        answer: Option<&Message<ResponseHead>>,
+        cut_ns: Option<u64>,
+        outcome: Outcome,
+        context: &mut Context<'_>,
+    ) {
+        let Some(head) = &request.head else { return };
+        let (request_side, response_side) = connection.timings(role);
+        let first_write_ns = request_side.writes(request.range()).first().map_or(0, |write| write.enter_ns);
+        let parts = Parts {
+            request: request.range(),
+            response: answer.map(Message::range),
+            request_side,
+            response_side,
+            connect_ns: (role == Role::Client).then(|| connection.connect_ns(first_write_ns)).flatten(),
+            cut_ns,
+            exact: request.is_exact() && answer.is_none_or(Message::is_exact),
+        };
+        let timeline = match role {
+            Role::Client => segment::client(&parts),
+            Role::Server => segment::server(&parts),
+        };
+        let Some(timeline) = timeline else { return context.losses.add(Loss::MessageLost, 1) };
+        let mut attributes = attributes(connection, role, request, answer, &outcome);
+        semconv::tcp(&mut attributes, &parts, &timeline, role);
+        let first_call = request_side.calls.holding(request.start);
+        if let Some(call) = first_call.filter(|call| call.tid != 0) {
+            attributes.push(("thread.id", Value::Int(i64::from(call.tid))));
+        }
+        context.drafts.push(Draft {
+            facts: connection.facts.clone(),
+            role,
+            protocol: Protocol::Http1,
+            name: semconv::http_name(head).to_owned(),
+            timeline,
+            status: outcome.status,
+            attributes,
+            trace_context: head.traceparent.as_deref().and_then(traceparent::parse),
+            request_offset: request.start,
+            pid: first_call.map(|call| call.pid).filter(|pid| *pid != 0).unwrap_or(connection.facts.pid),
+        });
+        connection.exchanges += 1;
+        if self.told.len() >= TOLD_MAX {
+            self.told.pop_front();
+        }
+        self.told.push_back(request.start);
+    }
+}
+
+fn attributes(
+    connection: &Connection,
+    role: Role,
+    request: &Message<RequestHead>,
+    answer: Option<&Message<ResponseHead>>,
+    outcome: &Outcome,
+) -> Attributes {
+    let mut attributes = Vec::with_capacity(24);
+    let Some(head) = &request.head else { return attributes };
+    semconv::request(&mut attributes, head);
+    if let Some(size) = body_bytes(request) {
+        attributes.push(("http.request.body.size", int(size)));
+    }
+    if let Some((answer, head)) = answer.and_then(|answer| Some((answer, answer.head.as_ref()?))) {
+        semconv::response(&mut attributes, head);
+        if let Some(size) = body_bytes(answer) {
+            attributes.push(("http.response.body.size", int(size)));
+        }
+    }
+    if let Some(error_type) = &outcome.error_type {
+        attributes.push(("error.type", text(error_type.as_str())));
+    }
+    semconv::server(&mut attributes, connection, role, head.host.as_deref());
+    semconv::connection(&mut attributes, connection, role);
+    attributes
+}
+
+/// Bytes between the head's end and the message's, if both were seen. With chunks, that is what was sent, framing
+/// included, and not the body's size.
+fn body_bytes<H: Framed>(message: &Message<H>) -> Option<u64> {
+    let head = message.head.as_ref()?;
+    let body = (message.end - message.start).saturating_sub(message.head_bytes);
+    (message.is_exact() && !head.is_chunked()).then_some(body)
+}
+
+trait Framed {
+    fn is_chunked(&self) -> bool;
+}
+
+impl Framed for RequestHead {
+    fn is_chunked(&self) -> bool {
+        self.chunked
+    }
+}
+
+impl Framed for ResponseHead {
+    fn is_chunked(&self) -> bool {
+        self.chunked
+    }
+}

@@ -1,0 +1,57 @@
+//! From bytes to exchanges: a request with its response, as one end of a connection saw them.
+//!
+//! In: a connection's bytes in order, with their timings. Out: a [`Draft`] per exchange. Called by [`crate::flow`].
+//! [`http`] pairs the messages of a parser; [`opaque`] alternates directions where there is none. Limits: messages that
+//! wait per connection.
+
+pub mod http;
+pub mod opaque;
+mod semconv;
+
+use agent_protocol::traceparent::TraceParent;
+
+use crate::{
+    config::PipelineConfig,
+    flow::connection::{Facts, Role},
+    loss::Losses,
+    segment::Timeline,
+    span::{Protocol, Status, Value},
+};
+
+/// What every step works with.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// Bounds and waits.
+    pub config: &'a PipelineConfig,
+    /// Counters.
+    pub losses: &'a mut Losses,
+    /// Time of the event, or of the tick.
+    pub now_ns: u64,
+    /// Finished exchanges.
+    pub drafts: &'a mut Vec<Draft>,
+}
+
+/// A finished exchange, before it has a place in a trace.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// The connection.
+    pub facts: Facts,
+    /// Which end this is.
+    pub role: Role,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// First part of the span's name.
+    pub name: String,
+    /// Time.
+    pub timeline: Timeline,
+    /// Outcome.
+    pub status: Status,
+    /// Attributes of the protocol and the connection.
+    pub attributes: Vec<(&'static str, Value)>,
+    /// What the request says about its trace.
+    pub trace_context: Option<TraceParent>,
+    /// Offset of the request's first byte.
+    pub request_offset: u64,
+    /// Process; 0 if not known.
+    pub pid: u32,
+}

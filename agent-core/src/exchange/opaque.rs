@@ -1,0 +1,168 @@
+//! Exchanges of bytes that no parser knows or that were not captured.
+//!
+//! An exchange is bytes in the direction of requests followed by bytes in the other. It ends with the next byte in the
+//! first direction, after a silence, or with the connection. Bytes of a server that speaks first belong to none. Its
+//! status stays unknown unless the connection was reset: what the bytes mean is not understood.
+
+use std::ops::Range;
+
+use super::{
+    Context, Draft,
+    semconv::{self, int, text},
+};
+use crate::{
+    flow::connection::{Connection, Direction, Ending, Role},
+    loss::Loss,
+    segment::{self, Parts},
+    span::{Protocol, Status},
+};
+
+#[derive(Debug)]
+struct Current {
+    request: Range<u64>,
+    response: Range<u64>,
+    active_ns: u64,
+}
+
+/// State of one connection.
+#[derive(Debug)]
+pub struct Opaque {
+    current: Option<Current>,
+    /// Whether bytes that begin like a known protocol may still show what it is: it was joined late.
+    pub undecided: bool,
+    role_loss_told: bool,
+}
+
+impl Opaque {
+    /// Without an exchange in progress.
+    pub fn new(undecided: bool) -> Self {
+        Self { current: None, undecided, role_loss_told: false }
+    }
+
+    /// Bytes moved that had not moved before.
+    pub fn bytes(&mut self, connection: &mut Connection, direction: Direction, range: Range<u64>, context: &mut Context<'_>) {
+        if connection.facts.role.is_none() {
+            connection.facts.guess_role();
+        }
+        let Some(requests) = connection.facts.request_direction() else {
+            if !std::mem::replace(&mut self.role_loss_told, true) {
+                context.losses.add(Loss::RoleUnknown, 1);
+            }
+            return;
+        };
+        if direction == requests {
+            self.request_bytes(connection, range, context);
+        } else if let Some(current) = &mut self.current {
+            if current.response.is_empty() {
+                current.response = range;
+            } else {
+                current.response.end = range.end;
+            }
+            current.active_ns = context.now_ns;
+        }
+        self.trim(connection);
+    }
+
+    fn request_bytes(&mut self, connection: &mut Connection, range: Range<u64>, context: &mut Context<'_>) {
+        if self.current.as_ref().is_some_and(|current| !current.response.is_empty()) {
+            self.finish(connection, None, context);
+        }
+        match &mut self.current {
+            Some(current) => {
+                current.request.end = range.end;
+                current.active_ns = context.now_ns;
+            }
+            None => self.current = Some(Current { request: range, response: 0..0, active_ns: context.now_ns }),
+        }
+    }
+
+    /// When the exchange in progress ends by silence.
+    pub fn due_ns(&self, idle_exchange_ns: u64) -> Option<u64> {
+        let current = self.current.as_ref().filter(|current| !current.response.is_empty())?;
+        Some(current.active_ns.saturating_add(idle_exchange_ns))
+    }
+
+    /// Ends the exchange in progress if it is silent for long enough.
+    pub fn advance(&mut self, connection: &mut Connection, context: &mut Context<'_>) {
+        if self.due_ns(context.config.idle_exchange_ns).is_some_and(|due_ns| due_ns <= context.now_ns) {
+            self.finish(connection, None, context);
+        }
+    }
+
+    /// Forgets the exchange in progress: its bytes turned out to be something else.
+    pub fn abandon(&mut self) -> bool {
+        self.current.take().is_some()
+    }
+
+    /// Whether an exchange whose request begins at `offset` is in progress.
+    pub fn has_request(&self, offset: u64) -> bool {
+        self.current.as_ref().is_some_and(|current| current.request.start == offset)
+    }
+
+    /// The message in progress in one direction.
+    pub fn open_range(&self, is_request: bool) -> Range<u64> {
+        let range = |current: &Current| if is_request { current.request.clone() } else { current.response.clone() };
+        self.current.as_ref().map_or(0..0, range)
+    }
+
+    /// Ends the exchange in progress: it is complete, or the connection ended.
+    pub fn finish(&mut self, connection: &mut Connection, ending: Option<(Ending, u64)>, context: &mut Context<'_>) {
+        let (Some(current), Some(role)) = (self.current.take(), connection.facts.role) else { return };
+        let answered = !current.response.is_empty();
+        let (request_side, response_side) = connection.timings(role);
+        let first_write_ns = request_side.writes(current.request.clone()).first().map_or(0, |write| write.enter_ns);
+        let parts = Parts {
+            connect_ns: (role == Role::Client).then(|| connection.connect_ns(first_write_ns)).flatten(),
+            request: current.request.clone(),
+            response: answered.then(|| current.response.clone()),
+            request_side,
+            response_side,
+            cut_ns: if answered { None } else { Some(ending.map_or(context.now_ns, |(_, ns)| ns)) },
+            exact: true,
+        };
+        let timeline = match role {
+            Role::Client => segment::client(&parts),
+            Role::Server => segment::server(&parts),
+        };
+        let Some(timeline) = timeline else { return context.losses.add(Loss::MessageLost, 1) };
+        let reset = matches!(ending, Some((Ending::Reset, _)));
+        let mut attributes = Vec::new();
+        attributes.push(("spantap.request.bytes", int(current.request.end - current.request.start)));
+        attributes.push(("spantap.response.bytes", int(current.response.end - current.response.start)));
+        if reset {
+            attributes.push(("error.type", text("connection_reset")));
+        }
+        semconv::server(&mut attributes, connection, role, None);
+        semconv::connection(&mut attributes, connection, role);
+        semconv::tcp(&mut attributes, &parts, &timeline, role);
+        let owner = request_side.calls.holding(current.request.start).map(|call| call.pid);
+        let owner = owner.or_else(|| parts.request_side.writes(current.request.clone()).first().map(|write| write.pid));
+        context.drafts.push(Draft {
+            facts: connection.facts.clone(),
+            role,
+            protocol: Protocol::Tcp,
+            name: "tcp".into(),
+            timeline,
+            status: if reset { Status::Error } else { Status::Unknown },
+            attributes,
+            trace_context: None,
+            request_offset: current.request.start,
+            pid: owner.filter(|pid| *pid != 0).unwrap_or(connection.facts.pid),
+        });
+        connection.exchanges += 1;
+    }
+
+    /// Forgets the timings of what is over.
+    fn trim(&self, connection: &mut Connection) {
+        let Some(requests) = connection.facts.request_direction() else { return };
+        let (request_from, response_from) = match &self.current {
+            Some(current) if current.response.is_empty() => {
+                (current.request.start, connection.side(requests.other()).stream.next())
+            }
+            Some(current) => (current.request.start, current.response.start),
+            None => (connection.side(requests).stream.next(), connection.side(requests.other()).stream.next()),
+        };
+        connection.side_mut(requests).timings.trim(request_from);
+        connection.side_mut(requests.other()).timings.trim(response_from);
+    }
+}

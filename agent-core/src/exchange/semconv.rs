@@ -1,0 +1,139 @@
+//! Attributes by OpenTelemetry's semantic conventions (HTTP, network: stable), and ours under `spantap.`.
+
+use std::net::IpAddr;
+
+use agent_protocol::http1::{RequestHead, ResponseHead};
+
+use crate::{
+    flow::{
+        connection::{Connection, Role},
+        timing::Timings,
+    },
+    segment::{Parts, Timeline},
+    span::{Evidence, Value},
+};
+
+/// Attributes of one span.
+pub(super) type Attributes = Vec<(&'static str, Value)>;
+
+/// Methods that are told by name (semantic conventions: RFC 9110, and PATCH of RFC 5789).
+const METHODS: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
+
+pub(super) fn text(value: impl Into<String>) -> Value {
+    Value::String(value.into())
+}
+
+pub(super) fn int(value: u64) -> Value {
+    Value::Int(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+/// The span's name before its route.
+pub(super) fn http_name(request: &RequestHead) -> &str {
+    if METHODS.contains(&request.method.as_str()) { &request.method } else { "HTTP" }
+}
+
+pub(super) fn request(attributes: &mut Attributes, request: &RequestHead) {
+    let known = METHODS.contains(&request.method.as_str());
+    attributes.push(("http.request.method", text(if known { &request.method } else { "_OTHER" })));
+    if !known {
+        attributes.push(("http.request.method_original", text(&request.method)));
+    }
+    // The target of CONNECT is an authority, not a path (RFC 9110, 9.3.6).
+    if request.method != "CONNECT" {
+        attributes.push(("url.path", text(&request.path)));
+        attributes.push(("url.scheme", text("http")));
+    }
+    if !request.query_names.is_empty() {
+        attributes.push(("spantap.url.query_names", Value::Strings(request.query_names.clone())));
+    }
+    attributes.push(("network.protocol.name", text("http")));
+    attributes.push(("network.protocol.version", text(format!("1.{}", request.minor_version))));
+}
+
+pub(super) fn response(attributes: &mut Attributes, response: &ResponseHead) {
+    attributes.push(("http.response.status_code", Value::Int(i64::from(response.status))));
+    if response.interim > 0 {
+        attributes.push(("spantap.http.interim_responses", Value::Int(i64::from(response.interim))));
+    }
+}
+
+/// `server.*` from what the client asked for, else from the connection.
+pub(super) fn server(attributes: &mut Attributes, connection: &Connection, role: Role, host: Option<&str>) {
+    let (_, server) = connection.facts.endpoints(role);
+    let (name, port) = host.map_or((None, None), split_host);
+    attributes.push(("server.address", text(name.map_or_else(|| server.ip().to_string(), str::to_owned))));
+    attributes.push(("server.port", Value::Int(i64::from(port.unwrap_or(server.port())))));
+}
+
+/// RFC 9110, 7.2: `uri-host [ ":" port ]`.
+fn split_host(host: &str) -> (Option<&str>, Option<u16>) {
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !name.contains(':') || name.ends_with(']') => (name, port.parse().ok()),
+        _ => (host, None),
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    ((!name.is_empty()).then_some(name), port)
+}
+
+/// Addresses, and what the connection has seen so far.
+pub(super) fn connection(attributes: &mut Attributes, connection: &Connection, role: Role) {
+    let facts = &connection.facts;
+    let (client, _) = facts.endpoints(role);
+    if role == Role::Server {
+        attributes.push(("client.address", text(client.ip().to_string())));
+        attributes.push(("client.port", Value::Int(i64::from(client.port()))));
+    }
+    attributes.push(("network.peer.address", text(facts.peer.ip().to_string())));
+    attributes.push(("network.peer.port", Value::Int(i64::from(facts.peer.port()))));
+    attributes.push(("network.transport", text("tcp")));
+    attributes.push(("network.type", text(if matches!(facts.peer.ip(), IpAddr::V4(_)) { "ipv4" } else { "ipv6" })));
+    attributes.push(("spantap.connection.reused", Value::Bool(connection.exchanges > 0 || facts.preexisting)));
+    if facts.preexisting {
+        attributes.push(("spantap.connection.preexisting", Value::Bool(true)));
+    }
+    if facts.role_guessed {
+        attributes.push(("spantap.role.evidence", text(Evidence::Inferred.name())));
+    }
+}
+
+/// What TCP saw of what this end sent: the request of a client, the response of a server.
+pub(super) fn tcp(attributes: &mut Attributes, parts: &Parts<'_>, timeline: &Timeline, role: Role) {
+    let (sent, range): (&Timings, _) = match role {
+        Role::Client => (parts.request_side, Some(parts.request.clone())),
+        Role::Server => (parts.response_side, parts.response.clone()),
+    };
+    let sends: Vec<_> = range.into_iter().flat_map(|range| sent.sends.within(range)).collect();
+    if let Some(last) = sends.last() {
+        let known = |us: u32| us != 0 && us != u32::MAX;
+        for (key, us) in [("spantap.tcp.srtt_us", last.record.srtt_us), ("spantap.tcp.min_rtt_us", last.record.min_rtt_us)] {
+            if known(us) {
+                attributes.push((key, Value::Int(i64::from(us))));
+            }
+        }
+        // Writes in flight at once saw the same retransmissions: the largest count, not the sum.
+        let retransmits = sends.iter().map(|send| send.record.retransmits).max().unwrap_or(0);
+        attributes.push(("spantap.tcp.retransmits", Value::Int(i64::from(retransmits))));
+    }
+    if timeline.start != Evidence::Measured {
+        attributes.push(("spantap.start.evidence", text(timeline.start.name())));
+    }
+    if !parts.exact {
+        attributes.push(("spantap.boundary.evidence", text(Evidence::Inferred.name())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_and_port_are_told_apart() {
+        let check = |host, expected| assert_eq!(split_host(host), expected, "{host}");
+        check("shop.test", (Some("shop.test"), None));
+        check("shop.test:8080", (Some("shop.test"), Some(8080)));
+        check("[::1]:80", (Some("::1"), Some(80)));
+        check("[::1]", (Some("::1"), None));
+        check("shop.test:x", (Some("shop.test"), None));
+        check("", (None, None));
+    }
+}

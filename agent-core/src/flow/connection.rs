@@ -1,0 +1,223 @@
+//! One connection: who its ends are, its two directions, and how it ended so far.
+//!
+//! In: connection records and the positions and timings of data. Out: what pairing and segments ask. Called by
+//! [`crate::flow::Flow`] and [`crate::exchange`].
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use agent_common::connection::{ConnectionRecord, flag, role};
+
+use super::{stream::Stream, timing::Timings};
+use crate::correlate::Origin;
+
+/// Which end of a connection this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Makes requests.
+    Client,
+    /// Answers them.
+    Server,
+}
+
+/// Direction of bytes, as this end sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Read by this end.
+    Receive,
+    /// Written by this end.
+    Send,
+}
+
+/// What is known of a connection as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Unique on this host since boot.
+    pub id: u64,
+    /// This end.
+    pub local: SocketAddr,
+    /// The other end.
+    pub peer: SocketAddr,
+    /// Which end this is, if known.
+    pub role: Option<Role>,
+    /// Whether `role` is a guess by port numbers.
+    pub role_guessed: bool,
+    /// Whether the connection is older than the agent.
+    pub preexisting: bool,
+    /// Sequence numbers of the first bytes sent and received, if known.
+    pub bases: Option<(u32, u32)>,
+    /// Client: when the SYN was about to leave; 0 if not observed.
+    pub opened_ns: u64,
+    /// When it was established; 0 if not observed.
+    pub established_ns: u64,
+    /// The process that opened or first used it; 0 if not known.
+    pub pid: u32,
+}
+
+impl Facts {
+    /// From the record that opens a connection.
+    pub fn new(record: &ConnectionRecord) -> Self {
+        let has_bases = record.flags & flag::BASES != 0;
+        Self {
+            id: record.connection_id,
+            local: address(record.family, &record.local_address, record.local_port),
+            peer: address(record.family, &record.remote_address, record.remote_port),
+            role: match record.role {
+                role::CLIENT => Some(Role::Client),
+                role::SERVER => Some(Role::Server),
+                _ => None,
+            },
+            role_guessed: false,
+            preexisting: record.flags & flag::PREEXISTING != 0,
+            bases: has_bases.then_some((record.send_base, record.receive_base)),
+            opened_ns: record.opened_ns,
+            established_ns: record.established_ns,
+            pid: record.pid,
+        }
+    }
+
+    /// Direction of requests; unknown roles have none.
+    pub fn request_direction(&self) -> Option<Direction> {
+        Some(match self.role? {
+            Role::Client => Direction::Send,
+            Role::Server => Direction::Receive,
+        })
+    }
+
+    /// The client's and the server's endpoint.
+    pub fn endpoints(&self, role: Role) -> (SocketAddr, SocketAddr) {
+        match role {
+            Role::Client => (self.local, self.peer),
+            Role::Server => (self.peer, self.local),
+        }
+    }
+
+    /// What tells this connection from others between the same endpoints.
+    pub fn origin(&self, role: Role) -> Origin {
+        match (self.bases, role) {
+            (Some((send, _)), Role::Client) => Origin::Sequence(send),
+            (Some((_, receive)), Role::Server) => Origin::Sequence(receive),
+            (None, _) => Origin::Connection(self.id),
+        }
+    }
+
+    /// Servers listen on ports below the range that clients get theirs from (32768 in Linux); if that does not tell,
+    /// nothing does.
+    pub fn guess_role(&mut self) {
+        const EPHEMERAL: u16 = 32_768;
+        let role = match (self.local.port() < EPHEMERAL, self.peer.port() < EPHEMERAL) {
+            (true, false) => Role::Server,
+            (false, true) => Role::Client,
+            _ => return,
+        };
+        (self.role, self.role_guessed) = (Some(role), true);
+    }
+}
+
+/// IPv4 also where it is mapped into IPv6, so that both ends of a connection have the same words for it.
+fn address(family: u16, bytes: &[u8; 16], port: u16) -> SocketAddr {
+    let ip = if family == 2 {
+        IpAddr::V4(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]))
+    } else {
+        IpAddr::V6(Ipv6Addr::from(*bytes)).to_canonical()
+    };
+    SocketAddr::new(ip, port)
+}
+
+/// One direction.
+#[derive(Debug)]
+pub struct Side {
+    /// Its bytes.
+    pub stream: Stream,
+    /// Their timings.
+    pub timings: Timings,
+    /// When its orderly end was seen: end of stream read, or sending closed by the application.
+    pub ended_ns: Option<u64>,
+    /// Whether the parser was told.
+    pub end_told: bool,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// As a whole.
+    pub facts: Facts,
+    /// What this end reads.
+    pub receive: Side,
+    /// What it writes.
+    pub send: Side,
+    /// When it was reset.
+    pub reset_ns: Option<u64>,
+    /// When the socket went away.
+    pub closed_ns: Option<u64>,
+    /// Exchanges finished so far.
+    pub exchanges: u64,
+}
+
+/// How a connection ended for an exchange that still waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// By a reset.
+    Reset,
+    /// The peer closed its direction.
+    PeerClosed,
+    /// The socket is gone, or is no longer watched.
+    Gone,
+}
+
+impl Connection {
+    /// A connection without data so far.
+    pub fn new(facts: Facts) -> Self {
+        let side = |base| Side {
+            stream: Stream::new(base, facts.preexisting),
+            timings: Timings::default(),
+            ended_ns: None,
+            end_told: false,
+        };
+        let (send, receive) = (side(facts.bases.map(|bases| bases.0)), side(facts.bases.map(|bases| bases.1)));
+        Self { facts, receive, send, reset_ns: None, closed_ns: None, exchanges: 0 }
+    }
+
+    /// One direction.
+    pub fn side(&self, direction: Direction) -> &Side {
+        match direction {
+            Direction::Receive => &self.receive,
+            Direction::Send => &self.send,
+        }
+    }
+
+    /// One direction.
+    pub fn side_mut(&mut self, direction: Direction) -> &mut Side {
+        match direction {
+            Direction::Receive => &mut self.receive,
+            Direction::Send => &mut self.send,
+        }
+    }
+
+    /// Timings of requests and of responses.
+    pub fn timings(&self, role: Role) -> (&Timings, &Timings) {
+        match role {
+            Role::Client => (&self.send.timings, &self.receive.timings),
+            Role::Server => (&self.receive.timings, &self.send.timings),
+        }
+    }
+
+    /// When the connection was opened and established, if `first_write_ns` is why: the exchange is its first, and wrote
+    /// at most 50 ms after it was established.
+    pub fn connect_ns(&self, first_write_ns: u64) -> Option<(u64, u64)> {
+        const CONNECT_TO_WRITE_NS: u64 = 50_000_000;
+        let Facts { opened_ns, established_ns, preexisting, .. } = self.facts;
+        let observed = opened_ns != 0 && established_ns >= opened_ns && first_write_ns >= established_ns;
+        let prompt = first_write_ns.wrapping_sub(established_ns) <= CONNECT_TO_WRITE_NS;
+        (self.exchanges == 0 && !preexisting && observed && prompt).then_some((opened_ns, established_ns))
+    }
+}
+
+impl Direction {
+    /// The other one.
+    pub fn other(self) -> Self {
+        match self {
+            Self::Receive => Self::Send,
+            Self::Send => Self::Receive,
+        }
+    }
+}

@@ -1,0 +1,453 @@
+//! State per connection: streams by position, their timings, what protocol the bytes are, and the table of all.
+//!
+//! In: records of one connection, nearly in order. Out: drafts of finished exchanges. Called by [`crate::pipeline`].
+//! Limits: see [`crate::config::PipelineConfig`]; undecided connections keep [`HELD_MAX`] pieces of [`HELD_BYTES_MAX`].
+//!
+//! ```text
+//! Undecided -bytes say HTTP-> Http -upgrade, foreign bytes, no longer selected-> Opaque
+//!     |                         ^                                                  |
+//!     +-other bytes, no payload-|----------------------------------------> Opaque  |
+//!                               +--bytes say HTTP, if it was joined late-----------+
+//! ```
+
+pub mod clock;
+pub mod connection;
+pub mod stream;
+pub mod table;
+pub mod timing;
+
+use std::ops::Range;
+
+use agent_common::{
+    connection::{ConnectionRecord, change, flag as connection_flag},
+    message::{ArrivalRecord, CallRecord, SendRecord, direction, flag},
+};
+use agent_protocol::detect::{Verdict, detect};
+
+use self::{
+    connection::{Connection, Direction, Ending, Facts, Role},
+    stream::{Fed, Piece},
+    timing::{Arrival, CallTiming, SendTiming},
+};
+use crate::{
+    event::{Call, Event},
+    exchange::{Context, http::Http, opaque::Opaque},
+    loss::Loss,
+};
+
+/// Most pieces kept until the protocol is known.
+pub const HELD_MAX: usize = 64;
+/// Most bytes kept until the protocol is known.
+pub const HELD_BYTES_MAX: usize = 16 * 1024;
+const ECONNRESET: i32 = -104;
+
+/// What an undecided connection keeps.
+#[derive(Debug)]
+enum Held {
+    Fed(Direction, Fed, u64),
+    Sent(Range<u64>, u64),
+}
+
+#[derive(Debug)]
+enum Kind {
+    Undecided(Vec<Held>),
+    Http(Box<Http>),
+    Opaque(Opaque),
+}
+
+/// One connection and what its bytes mean.
+#[derive(Debug)]
+pub struct Flow {
+    /// The connection.
+    pub connection: Connection,
+    kind: Kind,
+    /// Joined late: messages may begin in the middle.
+    late: bool,
+    /// Last activity.
+    pub active_ns: u64,
+    /// When it is next due, as the table knows it.
+    due_ns: Option<u64>,
+}
+
+impl Flow {
+    /// From the record that opens a connection.
+    pub fn new(record: &ConnectionRecord) -> Self {
+        let facts = Facts::new(record);
+        let late = facts.preexisting;
+        let active_ns = record.header.time_ns;
+        Self { connection: Connection::new(facts), kind: Kind::Undecided(Vec::new()), late, active_ns, due_ns: None }
+    }
+
+    /// Takes a record of this connection.
+    pub fn event(&mut self, event: Event, context: &mut Context<'_>) {
+        self.active_ns = self.active_ns.max(event.header().time_ns);
+        match event {
+            Event::Connection(record) => self.changed(&record),
+            Event::Call(call) => self.called(call, context),
+            Event::Send(record) => self.sent(&record, context),
+            Event::Arrival(record) => self.arrived(&record),
+            Event::Process(_) => {}
+        }
+        self.advance(context);
+    }
+
+    /// Whether this end makes, or is about to make, a span of the request that begins at `offset`.
+    pub fn has_request(&self, offset: u64) -> bool {
+        match &self.kind {
+            Kind::Http(http) => http.has_request(offset),
+            Kind::Opaque(opaque) => opaque.has_request(offset),
+            Kind::Undecided(_) => false,
+        }
+    }
+
+    /// When something is due without further records.
+    fn next_due_ns(&self, context: &Context<'_>) -> Option<u64> {
+        let config = context.config;
+        let hole = |side: &connection::Side| {
+            side.stream.waiting_since_ns().map(|since_ns| since_ns.saturating_add(config.hole_wait_ns))
+        };
+        let kind = match (&self.kind, self.connection.facts.role) {
+            (Kind::Http(http), Some(role)) => http.due_ns(&self.connection, role, config.exchange_hold_ns),
+            (Kind::Opaque(opaque), _) => opaque.due_ns(config.idle_exchange_ns),
+            _ => None,
+        };
+        let closed = self.connection.closed_ns.map(|closed_ns| closed_ns.saturating_add(config.closed_hold_ns));
+        [hole(&self.connection.send), hole(&self.connection.receive), kind, closed].into_iter().flatten().min()
+    }
+
+    /// Whether the connection is gone and its last records have had their time.
+    fn is_done(&self, context: &Context<'_>) -> bool {
+        let hold_ns = context.config.closed_hold_ns;
+        self.connection.closed_ns.is_some_and(|closed_ns| closed_ns.saturating_add(hold_ns) <= context.now_ns)
+    }
+
+    fn changed(&mut self, record: &ConnectionRecord) {
+        let connection = &mut self.connection;
+        let facts = &mut connection.facts;
+        let changed_ns = if record.changed_ns != 0 { record.changed_ns } else { record.header.time_ns };
+        if facts.established_ns == 0 {
+            facts.established_ns = record.established_ns;
+        }
+        if facts.pid == 0 {
+            facts.pid = record.pid;
+        }
+        if record.flags & connection_flag::RESET != 0 {
+            connection.reset_ns.get_or_insert(changed_ns);
+        }
+        match record.change {
+            change::LOCAL_CLOSED => {
+                connection.send.ended_ns.get_or_insert(changed_ns);
+            }
+            change::CLOSED | change::CONNECT_FAILED => {
+                connection.closed_ns.get_or_insert(changed_ns);
+            }
+            _ => {}
+        }
+    }
+
+    fn called(&mut self, call: Call, context: &mut Context<'_>) {
+        let record = &call.record;
+        let direction =
+            if record.direction == direction::SEND { Direction::Send } else { Direction::Receive };
+        if record.result == ECONNRESET {
+            self.connection.reset_ns.get_or_insert(record.header.time_ns);
+        }
+        if record.flags & flag::END_OF_STREAM != 0 && direction == Direction::Receive {
+            self.connection.receive.ended_ns.get_or_insert(record.header.time_ns);
+        }
+        if record.start == record.end {
+            return;
+        }
+        let range = self.timed(direction, record);
+        self.bound_timings(direction, context);
+        if record.flags & flag::SELECTED == 0 {
+            self.become_opaque(true, context);
+        }
+        let prefix_len = call.payload.len() - usize::from(record.tail_len);
+        if self.opaque_becomes_http(direction, &call.payload[..prefix_len], context) {
+            self.connection.side_mut(direction).stream.restart(range.start);
+        }
+        if let Kind::Opaque(_) = self.kind {
+            return self.opaque_bytes(direction, range, context);
+        }
+        let piece = Piece {
+            start: range.start,
+            end: range.end,
+            tail_len: usize::from(record.tail_len),
+            time_ns: record.header.time_ns,
+            payload: call.payload,
+        };
+        let bytes_max = context.config.stream_bytes_max;
+        self.connection.side_mut(direction).stream.push(piece, bytes_max, context.losses);
+    }
+
+    /// Notes the call's times; answers its range.
+    fn timed(&mut self, direction: Direction, record: &CallRecord) -> Range<u64> {
+        let side = self.connection.side_mut(direction);
+        let (start, end) = side.stream.range(record.start, record.end);
+        side.timings.calls.insert(CallTiming::new(start, end, record));
+        let known = u64::from(record.arrival_end.wrapping_sub(record.start)).min(end - start);
+        if direction == Direction::Receive && record.arrival_first_ns != 0 && known > 0 {
+            let (first_ns, last_ns) = (record.arrival_first_ns, record.arrival_last_ns);
+            side.timings.arrivals.insert(Arrival { start, end: start + known, first_ns, last_ns });
+        }
+        start..end
+    }
+
+    fn arrived(&mut self, record: &ArrivalRecord) {
+        let side = &mut self.connection.receive;
+        let (start, end) = side.stream.range(record.start, record.end);
+        if start < end && record.first_ns != 0 {
+            side.timings.arrivals.insert(Arrival { start, end, first_ns: record.first_ns, last_ns: record.last_ns });
+        }
+    }
+
+    fn sent(&mut self, record: &SendRecord, context: &mut Context<'_>) {
+        let side = &mut self.connection.send;
+        let (start, end) = side.stream.range(record.start, record.end);
+        if start == end {
+            return;
+        }
+        side.timings.sends.insert(SendTiming { start, end, record: *record });
+        self.bound_timings(Direction::Send, context);
+        match &mut self.kind {
+            Kind::Undecided(held) => {
+                held.push(Held::Sent(start..end, context.now_ns));
+                if held.len() > HELD_MAX {
+                    self.become_opaque(self.late, context);
+                }
+            }
+            Kind::Opaque(_) => self.opaque_bytes(Direction::Send, start..end, context),
+            Kind::Http(_) => {}
+        }
+    }
+
+    fn bound_timings(&mut self, direction: Direction, context: &mut Context<'_>) {
+        let side = self.connection.side(direction);
+        let max = context.config.timings_max;
+        let timings = &side.timings;
+        if timings.calls.len().max(timings.sends.len()).max(timings.arrivals.len()) <= max {
+            return;
+        }
+        let next = side.stream.next();
+        let is_request = self.connection.facts.request_direction() == Some(direction);
+        let message = match &self.kind {
+            Kind::Http(http) => http.open_range(is_request, next),
+            Kind::Opaque(opaque) => opaque.open_range(is_request),
+            Kind::Undecided(_) => 0..0,
+        };
+        let dropped = self.connection.side_mut(direction).timings.shrink(&message, max);
+        context.losses.add(Loss::TimingOverflow, dropped);
+    }
+
+    /// Feeds what is in order, and finishes what is due.
+    fn advance(&mut self, context: &mut Context<'_>) {
+        self.pump(Direction::Send, context);
+        self.pump(Direction::Receive, context);
+        self.tell_ends(context);
+        let ending = self.ending(context);
+        if ending.is_some() && matches!(self.kind, Kind::Undecided(_)) {
+            self.become_opaque(false, context);
+        }
+        match &mut self.kind {
+            Kind::Http(http) => http.advance(&mut self.connection, ending, context),
+            Kind::Opaque(opaque) if ending.is_some() => opaque.finish(&mut self.connection, ending, context),
+            Kind::Opaque(opaque) => opaque.advance(&mut self.connection, context),
+            Kind::Undecided(_) => {}
+        }
+        if matches!(&self.kind, Kind::Http(http) if http.is_over()) {
+            self.become_opaque(false, context);
+        }
+    }
+
+    fn pump(&mut self, direction: Direction, context: &mut Context<'_>) {
+        // What waits when the connection is gone waits for nothing.
+        let wait_ns = if self.is_done(context) { 0 } else { context.config.hole_wait_ns };
+        let hole_before_ns = context.now_ns.saturating_sub(wait_ns);
+        while let Some(fed) = self.connection.side_mut(direction).stream.pop(hole_before_ns, context.losses) {
+            let is_request = self.connection.facts.request_direction() == Some(direction);
+            match &mut self.kind {
+                Kind::Http(http) => http.feed(is_request, &fed, context),
+                Kind::Undecided(held) => {
+                    held.push(Held::Fed(direction, fed, context.now_ns));
+                    self.decide(context);
+                }
+                Kind::Opaque(opaque) => {
+                    if let Fed::Piece(piece) = &fed {
+                        opaque.bytes(&mut self.connection, direction, piece.start..piece.end, context);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells the parser of ends that nothing can come before any more.
+    fn tell_ends(&mut self, context: &mut Context<'_>) {
+        let gone = self.is_done(context) || self.connection.reset_ns.is_some();
+        let Kind::Http(http) = &mut self.kind else { return };
+        for direction in [Direction::Send, Direction::Receive] {
+            let is_request = self.connection.facts.request_direction() == Some(direction);
+            let reset = self.connection.reset_ns.is_some();
+            let side = self.connection.side_mut(direction);
+            let orderly = side.ended_ns.is_some() || (direction == Direction::Send && !reset);
+            let now = side.ended_ns.is_some() || gone;
+            if now && !side.end_told && side.stream.waiting_since_ns().is_none() {
+                side.end_told = true;
+                http.end(is_request, orderly && !reset, context);
+            }
+        }
+    }
+
+    /// How the connection ended for those who still wait for an answer.
+    fn ending(&self, context: &Context<'_>) -> Option<(Ending, u64)> {
+        let connection = &self.connection;
+        if let Some(ns) = connection.reset_ns {
+            return Some((Ending::Reset, ns));
+        }
+        let waits = connection.receive.stream.waiting_since_ns().is_some();
+        if let Some(ns) = connection.receive.ended_ns.filter(|_| !waits && connection.facts.role == Some(Role::Client)) {
+            return Some((Ending::PeerClosed, ns));
+        }
+        self.is_done(context).then(|| (Ending::Gone, connection.closed_ns.unwrap_or(context.now_ns)))
+    }
+
+    /// Which protocol is it?
+    fn decide(&mut self, context: &mut Context<'_>) {
+        let Kind::Undecided(held) = &self.kind else { return };
+        let (sent, sent_hidden) = first_bytes(held, Direction::Send);
+        let (received, received_hidden) = first_bytes(held, Direction::Receive);
+        let role = self.connection.facts.role;
+        let as_client = if role == Some(Role::Server) { Verdict::Unknown } else { detect(&sent, &received) };
+        let as_server = if role == Some(Role::Client) { Verdict::Unknown } else { detect(&received, &sent) };
+        let too_much = held.len() >= HELD_MAX || sent.len().max(received.len()) >= HELD_BYTES_MAX;
+        let hopeless = too_much || sent_hidden || received_hidden;
+        let role = match (as_client, as_server) {
+            (Verdict::Is(_), _) => Role::Client,
+            (_, Verdict::Is(_)) => Role::Server,
+            (Verdict::NotYet, _) | (_, Verdict::NotYet) if !hopeless => return,
+            _ => return self.become_opaque(self.late || sent_hidden || received_hidden, context),
+        };
+        self.become_http(role, context);
+    }
+
+    fn become_http(&mut self, role: Role, context: &mut Context<'_>) {
+        self.connection.facts.role = Some(role);
+        let requests = self.connection.facts.request_direction();
+        let Kind::Undecided(held) = std::mem::replace(&mut self.kind, Kind::Undecided(Vec::new())) else { return };
+        let fed = |held: &Held| match held {
+            Held::Fed(direction, _, _) => Some(*direction),
+            Held::Sent(..) => None,
+        };
+        let unasked = self.late && held.iter().find_map(fed) != requests;
+        let mut http = Http::new(unasked);
+        for held in &held {
+            if let Held::Fed(direction, fed, _) = held {
+                http.feed(Some(*direction) == requests, fed, context);
+            }
+        }
+        self.kind = Kind::Http(Box::new(http));
+    }
+
+    /// A connection that was joined in the middle of something shows what it is where a message begins.
+    fn opaque_becomes_http(&mut self, direction: Direction, prefix: &[u8], context: &mut Context<'_>) -> bool {
+        let Kind::Opaque(opaque) = &mut self.kind else { return false };
+        if !opaque.undecided || prefix.is_empty() {
+            return false;
+        }
+        let facts = &self.connection.facts;
+        let role = if facts.role_guessed { None } else { facts.role };
+        let is = |requests: bool| {
+            let verdict = if requests { detect(prefix, &[]) } else { detect(&[], prefix) };
+            matches!(verdict, Verdict::Is(_))
+        };
+        let sender = match direction {
+            Direction::Send => [Role::Client, Role::Server],
+            Direction::Receive => [Role::Server, Role::Client],
+        };
+        let (found, unasked) = match (is(true), is(false)) {
+            (true, _) => (sender[0], false),
+            (_, true) => (sender[1], true),
+            _ => return false,
+        };
+        if role.is_some_and(|role| role != found) {
+            return false;
+        }
+        if opaque.abandon() {
+            context.losses.add(Loss::MessageLost, 1);
+        }
+        (self.connection.facts.role, self.connection.facts.role_guessed) = (Some(found), false);
+        self.kind = Kind::Http(Box::new(Http::new(unasked)));
+        true
+    }
+
+    /// `undecided`: bytes that begin like a known protocol may still show what it is.
+    fn become_opaque(&mut self, undecided: bool, context: &mut Context<'_>) {
+        if let Kind::Opaque(opaque) = &mut self.kind {
+            opaque.undecided |= undecided;
+            return;
+        }
+        match std::mem::replace(&mut self.kind, Kind::Opaque(Opaque::new(undecided))) {
+            Kind::Undecided(held) => held.into_iter().for_each(|held| self.replay(held, context)),
+            Kind::Http(mut http) if !http.is_over() => {
+                let ending = Some((Ending::Gone, context.now_ns));
+                http.advance(&mut self.connection, ending, context);
+            }
+            _ => {}
+        }
+    }
+
+    fn replay(&mut self, held: Held, context: &mut Context<'_>) {
+        let now_ns = context.now_ns;
+        match held {
+            Held::Fed(direction, Fed::Piece(piece), ns) => {
+                context.now_ns = ns;
+                if let Kind::Opaque(opaque) = &mut self.kind {
+                    opaque.bytes(&mut self.connection, direction, piece.start..piece.end, context);
+                }
+            }
+            Held::Sent(range, ns) => {
+                context.now_ns = ns;
+                self.opaque_bytes(Direction::Send, range, context);
+            }
+            Held::Fed(..) => {}
+        }
+        context.now_ns = now_ns;
+    }
+
+    /// Bytes of an opaque connection: each counts once, whichever record tells of it first.
+    fn opaque_bytes(&mut self, direction: Direction, range: Range<u64>, context: &mut Context<'_>) {
+        let stream = &mut self.connection.side_mut(direction).stream;
+        let Some((start, end)) = stream.advance(range.start, range.end) else { return };
+        if let Kind::Opaque(opaque) = &mut self.kind {
+            opaque.bytes(&mut self.connection, direction, start..end, context);
+        }
+    }
+
+    /// Finishes everything as known so far: the connection is forgotten.
+    fn give_up(&mut self, context: &mut Context<'_>) {
+        self.connection.closed_ns.get_or_insert(context.now_ns);
+        let now_ns = context.now_ns;
+        let hold_ns = context.config.closed_hold_ns;
+        context.now_ns = now_ns.saturating_add(hold_ns);
+        self.advance(context);
+        context.now_ns = now_ns;
+    }
+}
+
+/// The bytes of one direction from where it was first seen, and whether more are hidden behind them.
+fn first_bytes(held: &[Held], wanted: Direction) -> (Vec<u8>, bool) {
+    let mut bytes = Vec::new();
+    for held in held {
+        match held {
+            Held::Fed(direction, Fed::Piece(piece), _) if *direction == wanted => {
+                bytes.extend_from_slice(piece.prefix());
+                if piece.gap() > 0 {
+                    return (bytes, true);
+                }
+            }
+            Held::Fed(direction, Fed::Hole { .. }, _) if *direction == wanted => return (bytes, true),
+            _ => {}
+        }
+    }
+    (bytes, false)
+}

@@ -1,0 +1,261 @@
+//! The whole way on one screen: record, order, connection, exchange, place in a trace, process, redaction.
+//!
+//! In: ring-buffer records, facts of processes, the time. Out: finished spans, as [`SafeSpan`] only. Called by `agent`'s
+//! run loop (`record` for each, then `facts` for what is wanted, `tick`, `drain`) and by [`crate::replay`].
+
+use std::collections::VecDeque;
+
+pub use crate::{config::PipelineConfig, flow::clock::ClockOffset};
+use crate::{
+    correlate::{Correlator, RequestKey, TRACEPARENT},
+    enrich::Processes,
+    event::{self, Event},
+    exchange::{Context, Draft},
+    flow::{connection::Role, table::Table},
+    loss::{Loss, Losses},
+    redact::{Redactor, SafeSpan},
+    reorder::{Numbering, Reorder},
+    span::{MonotonicNs, ProcessFacts, Span, SpanKind, Value},
+};
+use agent_common::connection::change;
+
+/// How long intervals with lost records are remembered.
+const LOST_MEMORY_NS: u64 = 60_000_000_000;
+
+/// Kernel records in, finished and redacted spans out.
+#[derive(Debug)]
+pub struct Pipeline {
+    config: PipelineConfig,
+    clock: ClockOffset,
+    numbering: Numbering,
+    reorder: Reorder,
+    table: Table,
+    correlator: Correlator,
+    processes: Processes,
+    redactor: Redactor,
+    losses: Losses,
+    drafts: Vec<Draft>,
+    /// Spans that wait for the facts of their process, and until when.
+    waiting: VecDeque<(u64, Span)>,
+    finished: Vec<SafeSpan>,
+    /// The latest time that was heard of.
+    now_ns: u64,
+}
+
+impl Pipeline {
+    /// An empty pipeline.
+    pub fn new(config: PipelineConfig, clock: ClockOffset) -> Self {
+        Self {
+            clock,
+            numbering: Numbering::default(),
+            reorder: Reorder::default(),
+            table: Table::default(),
+            correlator: Correlator::new(config.seed),
+            processes: Processes::new(config.processes_max),
+            redactor: Redactor::new(config.redact.clone()),
+            losses: Losses::default(),
+            drafts: Vec::new(),
+            waiting: VecDeque::new(),
+            finished: Vec::new(),
+            now_ns: 0,
+            config,
+        }
+    }
+
+    /// Takes one ring-buffer record. Its length, kind and version are not trusted.
+    pub fn record(&mut self, bytes: &[u8]) {
+        let event = match event::decode(bytes) {
+            Ok(event) => event,
+            Err(loss) => return self.losses.add(loss, 1),
+        };
+        self.numbering.see(event.header());
+        self.now_ns = self.now_ns.max(event.header().time_ns);
+        match &event {
+            // A connection is opened before anything about it, whatever the times say.
+            Event::Connection(record) => {
+                self.processes.see(record.pid, &mut self.losses);
+                if record.change == change::OPENED {
+                    let (table, mut context) = self.parts(self.now_ns);
+                    table.open(record, &mut context);
+                }
+            }
+            Event::Call(call) => self.processes.see(call.record.pid, &mut self.losses),
+            Event::Send(record) => self.processes.see(record.pid, &mut self.losses),
+            Event::Process(record) => self.processes.record(record, &mut self.losses),
+            Event::Arrival(_) => {}
+        }
+        self.reorder.push(event);
+        self.release(self.now_ns.saturating_sub(self.config.reorder_ns));
+    }
+
+    /// Processes whose facts are wanted now. Each is asked for once, and again after it replaced its program.
+    pub fn wanted_facts(&mut self) -> Vec<u32> {
+        self.processes.take_wanted()
+    }
+
+    /// Takes what is known of a process.
+    pub fn facts(&mut self, facts: ProcessFacts) {
+        self.processes.facts(facts, &mut self.losses);
+        self.finish_waiting(self.now_ns);
+    }
+
+    /// Takes a new offset between the clocks; spans that are finished from now on use it.
+    pub fn set_clock(&mut self, clock: ClockOffset) {
+        self.clock = clock;
+    }
+
+    /// Finishes what is due.
+    pub fn tick(&mut self, now: MonotonicNs) {
+        self.now_ns = self.now_ns.max(now.0);
+        let settled_ns = self.now_ns.saturating_sub(self.config.reorder_ns);
+        self.release(settled_ns);
+        let lost = self.numbering.newly_lost(settled_ns);
+        self.losses.add(Loss::KernelRecordsLost, lost);
+        self.numbering.forget(self.now_ns.saturating_sub(LOST_MEMORY_NS));
+        let (table, mut context) = self.parts(self.now_ns);
+        table.tick(&mut context);
+        self.finish();
+        self.finish_waiting(self.now_ns);
+    }
+
+    /// Takes the finished spans.
+    pub fn drain(&mut self) -> Vec<SafeSpan> {
+        std::mem::take(&mut self.finished)
+    }
+
+    /// What was lost so far.
+    pub fn losses(&self) -> &Losses {
+        &self.losses
+    }
+
+    /// Shutdown: finishes everything as known so far; what is not complete has an unknown outcome.
+    pub fn flush(&mut self, now: MonotonicNs) {
+        self.tick(now);
+        self.release(u64::MAX);
+        let lost = self.numbering.newly_lost(u64::MAX);
+        self.losses.add(Loss::KernelRecordsLost, lost);
+        let (table, mut context) = self.parts(self.now_ns);
+        table.flush(&mut context);
+        self.finish();
+        self.finish_waiting(u64::MAX);
+    }
+
+    /// Connections known now.
+    pub fn connections(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Uses the events that nothing older is expected before.
+    fn release(&mut self, until_ns: u64) {
+        loop {
+            let overflow = self.reorder.len() > self.config.reorder_records_max;
+            let Some(event) = self.reorder.pop(if overflow { u64::MAX } else { until_ns }) else { break };
+            self.losses.add(Loss::ReorderOverflow, u64::from(overflow));
+            let id = match &event {
+                Event::Connection(record) => record.connection_id,
+                Event::Call(call) => call.record.connection_id,
+                Event::Send(record) => record.connection_id,
+                Event::Arrival(record) => record.connection_id,
+                Event::Process(_) => continue,
+            };
+            let (table, mut context) = self.parts(self.now_ns);
+            table.event(id, event, &mut context);
+        }
+        self.finish();
+    }
+
+    fn parts(&mut self, now_ns: u64) -> (&mut Table, Context<'_>) {
+        let context = Context { config: &self.config, losses: &mut self.losses, now_ns, drafts: &mut self.drafts };
+        (&mut self.table, context)
+    }
+
+    /// Drafts to spans.
+    fn finish(&mut self) {
+        for draft in std::mem::take(&mut self.drafts) {
+            let span = self.span(draft);
+            if self.processes.is_awaited(span.process.pid) {
+                let full = self.waiting.len() >= self.config.spans_max;
+                self.waiting.push_back((self.now_ns.saturating_add(self.config.facts_wait_ns), span));
+                if full && let Some((_, span)) = self.waiting.pop_front() {
+                    self.leave(span);
+                }
+            } else {
+                self.leave(span);
+            }
+        }
+    }
+
+    /// Lets go of the spans whose process is known now, or that waited until `until_ns`.
+    fn finish_waiting(&mut self, until_ns: u64) {
+        for _ in 0..self.waiting.len() {
+            let Some((due_ns, span)) = self.waiting.pop_front() else { break };
+            if due_ns > until_ns && self.processes.is_awaited(span.process.pid) {
+                self.waiting.push_back((due_ns, span));
+            } else {
+                self.leave(span);
+            }
+        }
+    }
+
+    /// The last step: the process as it is known now, and redaction.
+    fn leave(&mut self, mut span: Span) {
+        if self.finished.len() >= self.config.spans_max {
+            return self.losses.add(Loss::SpanOverflow, 1);
+        }
+        span.process = self.processes.get(span.process.pid);
+        push_process(&mut span.attributes, &span.process);
+        self.finished.push(self.redactor.redact(span));
+    }
+
+    fn span(&self, draft: Draft) -> Span {
+        let Draft { facts, role, timeline, mut attributes, .. } = draft;
+        let (client, server) = facts.endpoints(role);
+        let origin = facts.origin(role);
+        let key = RequestKey { client, server, origin, offset: draft.request_offset };
+        let context = draft.trace_context.as_ref();
+        let place = match role {
+            Role::Client => self.correlator.client(&key, context),
+            Role::Server => {
+                let traced = self.table.client_has_span(client, server, origin, draft.request_offset);
+                self.correlator.server(&key, context, traced)
+            }
+        };
+        if let Some(evidence) = place.parent_evidence.filter(|evidence| *evidence != TRACEPARENT) {
+            attributes.push(("spantap.parent.evidence", Value::String(evidence.into())));
+        }
+        let lost = self.numbering.lost_within(timeline.start_ns, timeline.end_ns);
+        if lost > 0 {
+            attributes.push(("spantap.lost_records", Value::Int(i64::try_from(lost).unwrap_or(i64::MAX))));
+        }
+        let process = self.processes.get(draft.pid);
+        Span {
+            trace_id: place.trace_id,
+            span_id: place.span_id,
+            parent_span_id: place.parent_span_id,
+            kind: if role == Role::Client { SpanKind::Client } else { SpanKind::Server },
+            name: draft.name,
+            process,
+            start: self.clock.unix(MonotonicNs(timeline.start_ns)),
+            duration_ns: timeline.end_ns - timeline.start_ns,
+            status: draft.status,
+            protocol: draft.protocol,
+            local: facts.local,
+            peer: facts.peer,
+            attributes,
+            segments: timeline.segments,
+            links: place.links,
+        }
+    }
+}
+
+fn push_process(attributes: &mut Vec<(&'static str, Value)>, process: &ProcessFacts) {
+    if process.pid != 0 {
+        attributes.push(("process.pid", Value::Int(i64::from(process.pid))));
+    }
+    if let Some(name) = &process.executable_name {
+        attributes.push(("process.executable.name", Value::String(name.clone())));
+    }
+    if let Some(path) = &process.executable_path {
+        attributes.push(("process.executable.path", Value::String(path.clone())));
+    }
+}

@@ -1,0 +1,294 @@
+//! The only door out of the pipeline: sole constructor of [`SafeSpan`].
+//!
+//! In: a span as assembled, with the path as it was on the wire. Out: the same span without ids, tokens, addresses of
+//! people or other values that the configuration does not allow, named by its route template. Called by
+//! [`crate::pipeline`] for every span. Never: fails; what looks like a value is treated as one.
+//!
+//! A path segment becomes `{id}` if it holds a number, or long hexadecimal digits; `{uuid}`, `{email}`; `{token}` if it
+//! is long and mixed, or not plain text. Common versions (`v1`) stay. Every text is cut to [`TEXT_BYTES_MAX`].
+
+use crate::span::{Protocol, Span, SpanKind, Value};
+
+/// Longest text attribute.
+pub const TEXT_BYTES_MAX: usize = 1024;
+/// Longest list of texts.
+pub const TEXTS_MAX: usize = 64;
+/// Path segments beyond this many become one `{rest}`.
+pub const SEGMENTS_MAX: usize = 32;
+
+/// What `url.path` may show. The span's name and `http.route` are always redacted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PathPolicy {
+    /// Segments that look like ids, tokens, numbers or addresses become placeholders.
+    #[default]
+    Redact,
+    /// As on the wire.
+    Keep,
+}
+
+/// What may leave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RedactConfig {
+    /// What `url.path` may show.
+    pub paths: PathPolicy,
+    /// Path segments that are never replaced although they look like values (`oauth2`, `s3`): exact.
+    pub keep_segments: Vec<String>,
+}
+
+/// A span that may be stored and sent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SafeSpan(Span);
+
+impl SafeSpan {
+    /// The span.
+    pub fn span(&self) -> &Span {
+        &self.0
+    }
+}
+
+/// Makes spans safe.
+#[derive(Clone, Debug)]
+pub struct Redactor {
+    config: RedactConfig,
+}
+
+impl Redactor {
+    /// A redactor with this configuration.
+    pub fn new(config: RedactConfig) -> Self {
+        Self { config }
+    }
+
+    /// The span without what the configuration does not allow.
+    pub fn redact(&self, mut span: Span) -> SafeSpan {
+        if span.protocol == Protocol::Http1 {
+            self.redact_http(&mut span);
+        }
+        for (_, value) in &mut span.attributes {
+            cut_value(value);
+        }
+        cut_text(&mut span.name);
+        SafeSpan(span)
+    }
+
+    fn redact_http(&self, span: &mut Span) {
+        for (key, value) in &mut span.attributes {
+            match (*key, value) {
+                ("server.address", Value::String(host)) => strip_user_information(host),
+                ("spantap.url.query_names", Value::Strings(names)) => {
+                    names.iter_mut().for_each(|name| *name = self.segment(name).to_owned());
+                }
+                ("http.request.method_original", Value::String(method)) => *method = self.segment(method).to_owned(),
+                _ => {}
+            }
+        }
+        let Some(place) = span.attributes.iter().position(|(key, _)| *key == "url.path") else { return };
+        let Value::String(path) = &mut span.attributes[place].1 else { return };
+        let template = self.template(path);
+        if self.config.paths == PathPolicy::Redact {
+            path.clone_from(&template);
+        }
+        span.name = format!("{} {template}", span.name);
+        if span.kind == SpanKind::Server {
+            span.attributes.push(("http.route", Value::String(template)));
+            span.attributes.push(("spantap.route.evidence", Value::String("inferred".into())));
+        }
+    }
+
+    /// The path with placeholders for everything that looks like a value.
+    pub fn template(&self, path: &str) -> String {
+        let mut out = String::with_capacity(path.len());
+        for (index, segment) in path.split('/').enumerate() {
+            if index > 0 {
+                out.push('/');
+            }
+            if index > SEGMENTS_MAX {
+                out.push_str("{rest}");
+                break;
+            }
+            out.push_str(self.segment(segment));
+        }
+        out
+    }
+
+    fn segment<'a>(&self, segment: &'a str) -> &'a str {
+        if self.config.keep_segments.iter().any(|kept| kept == segment) {
+            return segment;
+        }
+        placeholder(segment).unwrap_or(segment)
+    }
+}
+
+/// What a path segment looks like, if it looks like a value.
+fn placeholder(segment: &str) -> Option<&'static str> {
+    let bytes = segment.as_bytes();
+    let count = |test: fn(&u8) -> bool| bytes.iter().filter(|byte| test(byte)).count();
+    let digits = count(u8::is_ascii_digit);
+    let hex = count(u8::is_ascii_hexdigit);
+    if bytes.is_empty() || is_version(bytes) {
+        return None;
+    }
+    if segment.contains('@') || segment.to_ascii_lowercase().contains("%40") {
+        return Some("{email}");
+    }
+    if is_uuid(bytes) {
+        return Some("{uuid}");
+    }
+    let long_hex = bytes.len() >= 8 && hex == bytes.len() && digits > 0;
+    if digits == bytes.len() || long_hex {
+        return Some("{id}");
+    }
+    let mixed = count(u8::is_ascii_uppercase) > 0 && count(u8::is_ascii_lowercase) > 0;
+    let wordlike = bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~!$+,;:=*'()".contains(byte));
+    if !wordlike || bytes.len() > 64 || (bytes.len() >= 16 && (digits > 0 || (mixed && !has_separator(bytes)))) {
+        return Some("{token}");
+    }
+    // A word with numbers among it (`order-1234`, `12.5`, `42.json`) names one of many.
+    (longest_number(bytes) >= 3 || digits * 2 >= bytes.len()).then_some("{id}")
+}
+
+/// `v1`, `v2.1`, `v1beta1`.
+fn is_version(bytes: &[u8]) -> bool {
+    let Some(rest) = bytes.strip_prefix(b"v") else { return false };
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let suffix: Vec<u8> = rest[digits..].iter().copied().filter(|byte| !byte.is_ascii_digit()).collect();
+    (1..=2).contains(&digits) && rest.len() <= 8 && matches!(&suffix[..], b"" | b"." | b"alpha" | b"beta")
+}
+
+/// RFC 9562, section 4: 8-4-4-4-12 hexadecimal digits.
+fn is_uuid(bytes: &[u8]) -> bool {
+    bytes.len() == 36
+        && bytes.iter().enumerate().all(|(index, byte)| match index {
+            8 | 13 | 18 | 23 => *byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+fn has_separator(bytes: &[u8]) -> bool {
+    bytes.iter().any(|byte| b"-_.".contains(byte))
+}
+
+fn longest_number(bytes: &[u8]) -> usize {
+    bytes.split(|byte| !byte.is_ascii_digit()).map(<[u8]>::len).max().unwrap_or(0)
+}
+
+/// RFC 3986, section 3.2.1: what stands before `@` in an authority.
+fn strip_user_information(host: &mut String) {
+    if let Some(at) = host.rfind('@') {
+        host.drain(..=at);
+    }
+}
+
+fn cut_value(value: &mut Value) {
+    match value {
+        Value::String(text) => cut_text(text),
+        Value::Strings(texts) => {
+            texts.truncate(TEXTS_MAX);
+            texts.iter_mut().for_each(cut_text);
+        }
+        Value::Int(_) | Value::Bool(_) => {}
+    }
+}
+
+fn cut_text(text: &mut String) {
+    if text.len() > TEXT_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::span::{ProcessFacts, SpanId, Status, TraceId, UnixNs};
+
+    fn check(path: &str, expected: &str) {
+        assert_eq!(Redactor::new(RedactConfig::default()).template(path), expected);
+    }
+
+    #[test]
+    fn words_stay() {
+        for path in ["/", "*", "/api/v1/users", "/apis/v1beta1/pods", "/static/app.css", "/a/very-long-hyphenated-word/x", "/index.html", "/deadbeef"] {
+            check(path, path);
+        }
+    }
+
+    #[test]
+    fn values_become_placeholders() {
+        check("/users/42/orders/2024-01-31", "/users/{id}/orders/{id}");
+        check("/r/123.json", "/r/{id}");
+        check("/o/5f3c9a7be01d", "/o/{id}");
+        check("/u/6f1c2d3e-0000-4abc-8def-0123456789ab", "/u/{uuid}");
+        check("/u/jane.doe@example.com", "/u/{email}");
+        check("/u/jane%40example.com", "/u/{email}");
+        check("/reset/eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0", "/reset/{token}");
+        check("/reset/AbCdEfGhIjKlMnOpQr", "/reset/{token}");
+        check("/name/J%C3%BCrgen", "/name/{token}");
+        check("/order-1234", "/{id}");
+    }
+
+    #[test]
+    fn endless_paths_are_cut() {
+        let template = Redactor::new(RedactConfig::default()).template(&"/a".repeat(500));
+        assert_eq!(template, format!("{}/{{rest}}", "/a".repeat(32)));
+    }
+
+    fn span(kind: SpanKind, attributes: Vec<(&'static str, Value)>) -> Span {
+        Span {
+            trace_id: TraceId([1; 16]),
+            span_id: SpanId([1; 8]),
+            parent_span_id: None,
+            kind,
+            name: "GET".into(),
+            process: Arc::new(ProcessFacts::default()),
+            start: UnixNs(0),
+            duration_ns: 0,
+            status: Status::Ok,
+            protocol: Protocol::Http1,
+            local: "127.0.0.1:1".parse().unwrap(),
+            peer: "127.0.0.1:2".parse().unwrap(),
+            attributes,
+            segments: vec![],
+            links: vec![],
+        }
+    }
+
+    fn attribute<'a>(span: &'a SafeSpan, key: &str) -> Option<&'a Value> {
+        span.span().attributes.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
+    }
+
+    #[test]
+    fn name_and_route_are_the_template_even_where_the_path_is_kept() {
+        let text = |text: &str| Value::String(text.into());
+        for (paths, shown) in [(PathPolicy::Redact, "/u/{id}"), (PathPolicy::Keep, "/u/42")] {
+            let redactor = Redactor::new(RedactConfig { paths, ..Default::default() });
+            let safe = redactor.redact(span(SpanKind::Server, vec![("url.path", text("/u/42"))]));
+            assert_eq!(safe.span().name, "GET /u/{id}");
+            assert_eq!(attribute(&safe, "url.path"), Some(&text(shown)));
+            assert_eq!(attribute(&safe, "http.route"), Some(&text("/u/{id}")));
+        }
+    }
+
+    #[test]
+    fn clients_know_no_route_and_hosts_no_user() {
+        let host = Value::String("joe:secret@shop.test".into());
+        let path = Value::String("/".into());
+        let safe = Redactor::new(RedactConfig::default())
+            .redact(span(SpanKind::Client, vec![("server.address", host), ("url.path", path)]));
+        assert_eq!(attribute(&safe, "http.route"), None);
+        assert_eq!(attribute(&safe, "server.address"), Some(&Value::String("shop.test".into())));
+    }
+
+    #[test]
+    fn texts_are_cut_at_a_character() {
+        let safe = Redactor::new(RedactConfig::default())
+            .redact(span(SpanKind::Client, vec![("x", Value::String("ü".repeat(2000)))]));
+        assert_eq!(attribute(&safe, "x"), Some(&Value::String("ü".repeat(512))));
+    }
+
+    #[test]
+    fn segments_named_in_the_configuration_stay() {
+        let redactor = Redactor::new(RedactConfig { keep_segments: vec!["oauth200".into()], ..Default::default() });
+        assert_eq!(redactor.template("/oauth200/300"), "/oauth200/{id}");
+    }
+}
