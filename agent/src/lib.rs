@@ -1,1 +1,13 @@
 //! The agent: kernel, files, network, command line.
+
+pub mod capture;
+pub mod config;
+pub mod export;
+pub mod inventory;
+pub mod kernel;
+pub mod live;
+pub mod log;
+pub mod otlp;
+pub mod query;
+pub mod run;
+pub mod telemetry;

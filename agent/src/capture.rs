@@ -1,0 +1,223 @@
+//! The capture loop: ring buffer -> pipeline -> span log, on one thread of its own.
+//!
+//! In: kernel records. Out: finished spans in the log, and figures for `status` and metrics ([`Figures`]). Started and
+//! stopped by `run`. Gathers process facts when the pipeline asks for them, before short-lived processes are gone. Never
+//! blocks on a destination.
+
+use std::{
+    fs::File,
+    io::Write,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use agent_core::{
+    config::PipelineConfig,
+    pipeline::{ClockOffset, Pipeline},
+    span::{MonotonicNs, UnixNs},
+};
+
+use crate::{
+    inventory::process,
+    kernel::{ring::Ring, select::Selection},
+    log::SpanLog,
+    telemetry::log::RateLimit,
+};
+
+/// Records taken before finished spans are passed on.
+const BATCH_RECORDS: usize = 16_384;
+/// How long to sleep after each drain in a row that found nothing. The first is a plain nap; in the others a record wakes
+/// the loop at once. They end at the longest time that something in the pipeline may wait.
+const QUIET_SLEEPS_MS: &[u64] = &[10, 35, 100, 250, 500, 1_000];
+/// The offset between the clocks follows adjustments of the wall clock this often.
+const CLOCK_INTERVAL_NS: u64 = 1_000_000_000;
+
+/// What the loop counts, readable from anywhere.
+#[derive(Debug, Default)]
+pub struct Figures {
+    /// Records taken from the ring.
+    pub records: AtomicU64,
+    /// Spans finished.
+    pub spans: AtomicU64,
+    /// Connections followed now.
+    pub connections: AtomicU64,
+    /// Losses in the pipeline, by reason.
+    pub losses: Mutex<Vec<(&'static str, u64)>>,
+}
+
+/// The running loop.
+pub struct CaptureLoop {
+    thread: JoinHandle<()>,
+    stop: Arc<AtomicBool>,
+    interrupt: File,
+    figures: Arc<Figures>,
+}
+
+struct Worker {
+    ring: Ring,
+    pipeline: Pipeline,
+    selection: Arc<Mutex<Selection>>,
+    log: SpanLog,
+    figures: Arc<Figures>,
+    stop: Arc<AtomicBool>,
+    interrupt: OwnedFd,
+    clock_set_ns: u64,
+    append_failures: RateLimit,
+}
+
+impl CaptureLoop {
+    /// Starts it.
+    pub fn start(
+        ring: Ring,
+        selection: Arc<Mutex<Selection>>,
+        log: SpanLog,
+        config: PipelineConfig,
+    ) -> std::io::Result<Self> {
+        let interrupt = event_descriptor()?;
+        let figures = Arc::new(Figures::default());
+        let stop = Arc::new(AtomicBool::new(false));
+        let worker = Worker {
+            ring,
+            pipeline: Pipeline::new(config, clock_offset()),
+            selection,
+            log,
+            figures: Arc::clone(&figures),
+            stop: Arc::clone(&stop),
+            interrupt: interrupt.try_clone()?,
+            clock_set_ns: monotonic_ns(),
+            append_failures: RateLimit::new(Duration::from_secs(10)),
+        };
+        let thread = std::thread::Builder::new().name("capture".into()).spawn(move || worker.run())?;
+        Ok(Self { thread, stop, interrupt: File::from(interrupt), figures })
+    }
+
+    /// What it counts.
+    pub fn figures(&self) -> &Arc<Figures> {
+        &self.figures
+    }
+
+    /// Whether it still works.
+    pub fn is_running(&self) -> bool {
+        !self.thread.is_finished()
+    }
+
+    /// Takes what is in the ring, finishes every exchange as known so far, and ends.
+    pub fn stop(mut self) {
+        self.stop.store(true, Ordering::Release);
+        // Failing to interrupt costs at most the longest sleep.
+        let _ = self.interrupt.write_all(&1u64.to_ne_bytes());
+        if self.thread.join().is_err() {
+            tracing::error!("the capture loop panicked; spans that it had not finished are lost");
+        }
+    }
+}
+
+impl Worker {
+    fn run(mut self) {
+        let mut quiet = 0;
+        while !self.stop.load(Ordering::Acquire) {
+            let taken = self.turn();
+            quiet = if taken > 0 { 0 } else { (quiet + 1).min(QUIET_SLEEPS_MS.len() - 1) };
+            if taken == BATCH_RECORDS {
+                continue;
+            }
+            match quiet {
+                0 => self.ring.sleep_busy(self.interrupt.as_raw_fd()),
+                _ => {
+                    let timeout = Duration::from_millis(QUIET_SLEEPS_MS[quiet]);
+                    self.ring.sleep_until_record(timeout, self.interrupt.as_raw_fd());
+                }
+            }
+        }
+        while self.turn() > 0 {}
+        self.pipeline.flush(MonotonicNs(monotonic_ns()));
+        self.pass_on();
+    }
+
+    fn turn(&mut self) -> usize {
+        let pipeline = &mut self.pipeline;
+        let taken = self.ring.drain(BATCH_RECORDS, |record| pipeline.record(record));
+        self.gather_facts();
+        let now = monotonic_ns();
+        if now - self.clock_set_ns >= CLOCK_INTERVAL_NS {
+            self.pipeline.set_clock(clock_offset());
+            self.clock_set_ns = now;
+        }
+        self.pipeline.tick(MonotonicNs(now));
+        self.figures.records.fetch_add(taken as u64, Ordering::Relaxed);
+        self.pass_on();
+        taken
+    }
+
+    fn gather_facts(&mut self) {
+        for pid in self.pipeline.wanted_facts() {
+            self.offer_executable(pid);
+            self.pipeline.facts(process::facts(pid));
+        }
+    }
+
+    /// A new program may be one that the selection names.
+    fn offer_executable(&mut self, pid: u32) {
+        let mut selection = lock(&self.selection);
+        if !selection.has_executable_rules() {
+            return;
+        }
+        let path = std::path::PathBuf::from(format!("/proc/{pid}/exe"));
+        let applied = selection.offer_executable(&path).and_then(|new| if new { selection.refresh() } else { Ok(()) });
+        if let Err(error) = applied {
+            tracing::warn!(%error, pid, "cannot select an executable");
+        }
+    }
+
+    fn pass_on(&mut self) {
+        let spans = self.pipeline.drain();
+        self.figures.spans.fetch_add(spans.len() as u64, Ordering::Relaxed);
+        self.figures.connections.store(self.pipeline.connections() as u64, Ordering::Relaxed);
+        *lock(&self.figures.losses) = self.pipeline.losses().iter().map(|(_, name, count)| (name, count)).collect();
+        if spans.is_empty() {
+            return;
+        }
+        // The log counts what it cannot take.
+        if let Err(error) = self.log.append(&spans)
+            && let Some(suppressed) = self.append_failures.allow()
+        {
+            tracing::error!(%error, spans = spans.len(), suppressed, "spans could not be written to the span log and are dropped");
+        }
+    }
+}
+
+/// A poisoned lock holds plain values that are valid at every moment.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn event_descriptor() -> std::io::Result<OwnedFd> {
+    // SAFETY: eventfd takes no pointers; a non-negative result is a descriptor that nobody else owns.
+    unsafe {
+        match libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) {
+            -1 => Err(std::io::Error::last_os_error()),
+            descriptor => Ok(OwnedFd::from_raw_fd(descriptor)),
+        }
+    }
+}
+
+/// `CLOCK_MONOTONIC`, the clock of the kernel's records.
+fn monotonic_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is valid for writes, and this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// The wall clock is read between two readings of the other one, which bounds the error by their distance.
+fn clock_offset() -> ClockOffset {
+    let before = monotonic_ns();
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
+    let after = monotonic_ns();
+    ClockOffset::between(MonotonicNs(before.midpoint(after)), UnixNs(unix))
+}

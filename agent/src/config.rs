@@ -1,0 +1,357 @@
+//! Configuration: one YAML file, the environment and flags.
+//!
+//! In: flags, `SPANTAP_*` variables, a file. Out: one checked [`Config`], and where each value came from. Precedence:
+//! flag, then environment, then file, then default. Called by `spantap run` and `spantap config`. Never opens a
+//! connection and never reads the files that headers and certificates name; `export` does when it starts.
+//!
+//! A list given by a stronger source replaces the whole list. Unknown keys fail with the nearest valid name.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+mod destination;
+mod file;
+pub mod flags;
+mod layers;
+mod show;
+mod units;
+mod validate;
+
+pub use crate::kernel::attach::Rung;
+pub use self::{
+    destination::{Batch, Compression, Destination, Export, HeaderValue, Retry, Tls, Transport, Url},
+    file::check,
+    flags::RunArgs,
+    layers::{Loaded, Source},
+    show::{schema, show},
+    units::{Interval, Size},
+};
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(title = "spantap configuration")]
+pub struct Config {
+    /// Folder of the span log. Created with mode 0750 if missing.
+    pub data_dir: PathBuf,
+    /// Unix socket that the reading commands talk to.
+    pub socket: PathBuf,
+    /// What is recorded.
+    #[serde(deserialize_with = "or_default")]
+    pub capture: Capture,
+    /// What is taken out of spans before they are stored.
+    #[serde(deserialize_with = "or_default")]
+    pub redaction: Redaction,
+    /// How connections and exchanges are put together.
+    #[serde(deserialize_with = "or_default")]
+    pub assembly: Assembly,
+    /// The span log.
+    #[serde(deserialize_with = "or_default")]
+    pub log: Log,
+    /// Destinations.
+    #[serde(deserialize_with = "or_default")]
+    pub export: Export,
+    /// The agent's own metrics and health.
+    #[serde(deserialize_with = "or_default")]
+    pub metrics: Metrics,
+    /// The agent's own messages on standard error.
+    #[serde(deserialize_with = "or_default")]
+    pub diagnostics: Diagnostics,
+}
+
+/// What is recorded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Capture {
+    /// Payload bytes captured per read or write of what is selected; at most 4096.
+    pub payload_bytes_max: u32,
+    /// Select everything.
+    pub select_all: bool,
+    /// What is traced in full: payload, and so protocols.
+    #[serde(deserialize_with = "or_default")]
+    pub select: Rules,
+    /// Of what nothing is recorded. Stronger than `select`.
+    #[serde(deserialize_with = "or_default")]
+    pub exclude: Rules,
+    /// What is recorded of everything else.
+    pub unselected: Unselected,
+    /// The only rung of the attach ladder to try; by hidden flag only.
+    #[serde(skip)]
+    pub attach: Option<Rung>,
+    /// Hooks left detached; by hidden flag only.
+    #[serde(skip)]
+    pub without_hooks: Vec<String>,
+}
+
+/// What a selection names. Any rule that matches is enough.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rules {
+    /// Cgroup paths, children included.
+    #[serde(deserialize_with = "or_default")]
+    pub cgroup: Vec<PathBuf>,
+    /// Process ids, children included.
+    #[serde(deserialize_with = "or_default")]
+    pub pid: Vec<u32>,
+    /// Globs of executable paths.
+    #[serde(deserialize_with = "or_default")]
+    pub exe: Vec<String>,
+    /// Local or remote ports.
+    #[serde(deserialize_with = "or_default")]
+    pub port: Vec<u16>,
+    /// Network namespaces, as paths.
+    #[serde(deserialize_with = "or_default")]
+    pub netns: Vec<PathBuf>,
+}
+
+/// What is recorded of what no rule names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Unselected {
+    /// Sizes and times, no payload.
+    #[default]
+    Timing,
+    /// Nothing.
+    None,
+}
+
+/// What is taken out of spans before they are stored.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Redaction {
+    /// Ids, tokens and numbers in `url.path`.
+    pub paths: Paths,
+}
+
+/// What happens to ids, tokens and numbers in paths. Query and header values are never kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Paths {
+    /// They become `{id}` and the like.
+    #[default]
+    Redact,
+    /// They stay.
+    Keep,
+}
+
+/// How connections and exchanges are put together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Assembly {
+    /// Connections followed at the same time; the longest idle one is forgotten at the limit, and counted.
+    pub connections_max: usize,
+    /// Silence that ends an exchange of a protocol that is not understood.
+    pub idle_exchange: Interval,
+}
+
+/// The span log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// Size at which the oldest spans are deleted, delivered or not; undelivered ones are counted as dropped.
+    pub max_bytes: Size,
+    /// Age at which spans are deleted.
+    pub max_age: Interval,
+    /// Time between writes to stable storage: what a power failure may cost. A crash of the agent alone costs nothing.
+    pub fsync_interval: Interval,
+}
+
+/// The agent's own metrics and health.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    /// Where /metrics, /healthz and /readyz are served, as `ip:port`; nowhere by default.
+    #[schemars(with = "Option<String>")]
+    pub address: Option<SocketAddr>,
+}
+
+/// The agent's own messages on standard error.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Diagnostics {
+    /// Least severe level shown.
+    pub level: Level,
+    /// Form of a line.
+    pub format: Format,
+}
+
+/// Severity of a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// The agent cannot do its work.
+    Error,
+    /// Something is lost or degraded.
+    Warn,
+    /// Start, stop, and changes of state.
+    #[default]
+    Info,
+    /// For developers.
+    Debug,
+    /// For developers, much.
+    Trace,
+}
+
+/// Form of a line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: "/var/lib/spantap".into(),
+            socket: "/run/spantap/spantap.sock".into(),
+            capture: Capture::default(),
+            redaction: Redaction::default(),
+            assembly: Assembly::default(),
+            log: Log::default(),
+            export: Export::default(),
+            metrics: Metrics::default(),
+            diagnostics: Diagnostics::default(),
+        }
+    }
+}
+
+impl Default for Capture {
+    fn default() -> Self {
+        Self {
+            payload_bytes_max: 1024,
+            select_all: false,
+            select: Rules::default(),
+            exclude: Rules::default(),
+            unselected: Unselected::Timing,
+            attach: None,
+            without_hooks: Vec::new(),
+        }
+    }
+}
+
+impl Default for Assembly {
+    fn default() -> Self {
+        Self { connections_max: 65_536, idle_exchange: Interval::secs(1) }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { max_bytes: Size::mib(1024), max_age: Interval::secs(24 * 3600), fsync_interval: Interval::secs(5) }
+    }
+}
+
+impl Default for Diagnostics {
+    fn default() -> Self {
+        Self { level: Level::Info, format: Format::Text }
+    }
+}
+
+impl Config {
+    /// The effective configuration. `environment` is what `std::env::vars()` gives.
+    pub fn load(args: &RunArgs, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        Loaded::load(args, environment).map(|loaded| loaded.config)
+    }
+}
+
+/// Why there is no configuration. Every message says where and what to write instead.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read configuration file {}: {cause}", path.display())]
+    Read {
+        /// File.
+        path: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// The file is not YAML, or a value is of the wrong type.
+    #[error("{}: {message}", at(path, line))]
+    Invalid {
+        /// File.
+        path: PathBuf,
+        /// Line, if known.
+        line: Option<u64>,
+        /// What is wrong.
+        message: String,
+    },
+    /// The file has keys that do not exist.
+    #[error("{}: {}", at(path, line), keys.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    UnknownKeys {
+        /// File.
+        path: PathBuf,
+        /// Line of the first one, if known.
+        line: Option<u64>,
+        /// The keys.
+        keys: Vec<UnknownKey>,
+    },
+    /// An environment variable has a value that does not fit.
+    #[error("environment variable {name}: {message}")]
+    Environment {
+        /// Name.
+        name: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// A flag has a value that does not fit.
+    #[error("flag {flag}: {message}")]
+    Flag {
+        /// Flag.
+        flag: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// Each value is well-formed, but not usable, alone or together.
+    #[error("{}", problems.join("; "))]
+    Unusable {
+        /// Each one with its key and source.
+        problems: Vec<String>,
+    },
+}
+
+/// A key that does not exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownKey {
+    /// Where, for example `export.destinations[0].urll`.
+    pub path: String,
+    /// The valid name that looks most like it, if any does.
+    pub nearest: Option<String>,
+    /// Every valid name there.
+    pub valid: Vec<String>,
+}
+
+impl std::fmt::Display for UnknownKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.nearest {
+            Some(nearest) => write!(f, "unknown key `{}`, did you mean `{nearest}`?", self.path),
+            None => write!(f, "unknown key `{}`, valid are {}", self.path, self.valid.join(", ")),
+        }
+    }
+}
+
+/// A key without a value, as when everything below it is commented out, is the default.
+fn or_default<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+fn at(path: &std::path::Path, line: &Option<u64>) -> String {
+    match line {
+        Some(line) => format!("{}:{line}", path.display()),
+        None => path.display().to_string(),
+    }
+}
+
+/// The name that looks most like `given`, if one is near enough to be a slip.
+fn nearest<'a>(given: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    names
+        .map(|name| (strsim::jaro_winkler(given, name), name))
+        .filter(|(likeness, _)| *likeness > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name)
+}

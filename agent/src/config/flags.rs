@@ -1,0 +1,76 @@
+//! The flags of `spantap run`. Scripts rely on the names that are not hidden.
+//!
+//! In: the command line. Out: [`RunArgs`], of which every `None` or empty list means "not given". Called by the command
+//! line; read by [`super::layers`]. Never reads the environment or files, never has defaults of its own.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use super::Rung;
+
+/// Flags of `spantap run`. A list given here replaces the same list of the environment or the file.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct RunArgs {
+    /// Configuration file (YAML)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Folder of the span log
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Unix socket for the reading commands
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// Trace everything in full
+    #[arg(long, help_heading = "Selection")]
+    pub select_all: bool,
+    /// Trace in full what runs in this cgroup or below it
+    #[arg(long, value_name = "PATH", help_heading = "Selection")]
+    pub select_cgroup: Vec<PathBuf>,
+    /// Trace this process and its children in full
+    #[arg(long, value_name = "PID", help_heading = "Selection")]
+    pub select_pid: Vec<u32>,
+    /// Trace executables whose path matches in full
+    #[arg(long, value_name = "GLOB", help_heading = "Selection")]
+    pub select_exe: Vec<String>,
+    /// Trace connections with this local or remote port in full
+    #[arg(long, value_name = "N", help_heading = "Selection")]
+    pub select_port: Vec<u16>,
+    /// Trace this network namespace in full, for example /run/netns/NAME or /proc/PID/ns/net
+    #[arg(long, value_name = "PATH", help_heading = "Selection")]
+    pub select_netns: Vec<PathBuf>,
+    /// Record nothing of what runs in this cgroup or below it
+    #[arg(long, value_name = "PATH", help_heading = "Selection")]
+    pub exclude_cgroup: Vec<PathBuf>,
+    /// Record nothing of this process and its children
+    #[arg(long, value_name = "PID", help_heading = "Selection")]
+    pub exclude_pid: Vec<u32>,
+    /// Record nothing of executables whose path matches
+    #[arg(long, value_name = "GLOB", help_heading = "Selection")]
+    pub exclude_exe: Vec<String>,
+    /// Record nothing of connections with this local or remote port
+    #[arg(long, value_name = "N", help_heading = "Selection")]
+    pub exclude_port: Vec<u16>,
+    /// Record nothing of this network namespace
+    #[arg(long, value_name = "PATH", help_heading = "Selection")]
+    pub exclude_netns: Vec<PathBuf>,
+
+    /// Send spans to this destination: otlp+grpc://HOST:PORT or otlp+http://HOST:PORT/v1/traces (grpcs and https for TLS)
+    #[arg(long, value_name = "URL", help_heading = "Output")]
+    pub export: Vec<String>,
+    /// Serve /metrics, /healthz and /readyz on this address
+    #[arg(long, value_name = "ADDR", help_heading = "Output")]
+    pub metrics: Option<SocketAddr>,
+    /// Keep url.path as it is, ids and tokens included
+    #[arg(long, help_heading = "Output")]
+    pub keep_paths: bool,
+
+    /// Attach only by this rung of the ladder; fail where the kernel does not have it
+    #[arg(long, value_name = "RUNG", hide = true)]
+    pub attach: Option<Rung>,
+    /// Leave this hook detached, to show what its absence does
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub without_hook: Vec<String>,
+    /// Payload bytes captured per call
+    #[arg(long, value_name = "N", hide = true)]
+    pub payload_bytes: Option<u32>,
+}

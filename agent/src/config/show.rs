@@ -1,0 +1,111 @@
+//! The effective configuration and the schema, for people and editors.
+//!
+//! Values of headers are never shown.
+
+use std::{collections::BTreeMap, sync::OnceLock};
+
+use schemars::{Schema, generate::SchemaSettings};
+use serde_json::Value;
+
+use super::{Config, HeaderValue, Loaded, Source};
+
+/// JSON Schema of the configuration file.
+pub fn schema() -> &'static Schema {
+    static SCHEMA: OnceLock<Schema> = OnceLock::new();
+    SCHEMA.get_or_init(|| {
+        SchemaSettings::draft2020_12()
+            .with(|settings| settings.inline_subschemas = true)
+            .into_generator()
+            .into_root_schema_for::<Config>()
+    })
+}
+
+/// The effective configuration as YAML, each value with its source in a comment.
+pub fn show(loaded: &Loaded) -> String {
+    let mut config = loaded.config.clone();
+    for value in config.export.destinations.iter_mut().flat_map(|d| d.headers.values_mut()) {
+        if let HeaderValue::Text(text) = value {
+            "***".clone_into(text);
+        }
+    }
+    let mut out = String::new();
+    // Only maps with keys that are not text fail.
+    let tree = serde_json::to_value(&config).unwrap_or_default();
+    emit(&tree, "", 0, &loaded.sources, &mut out);
+    out
+}
+
+fn emit(tree: &Value, path: &str, depth: usize, sources: &BTreeMap<String, Source>, out: &mut String) {
+    for (key, value) in tree.as_object().into_iter().flatten() {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let indent = "  ".repeat(depth);
+        let source = sources.get(&path).cloned().unwrap_or_default();
+        match value {
+            Value::Object(_) => {
+                out.push_str(&format!("{indent}{key}:\n"));
+                emit(value, &path, depth + 1, sources, out);
+            }
+            Value::Array(items) if items.iter().any(Value::is_object) => {
+                out.push_str(&format!("{indent}{key}: # {source}\n"));
+                for item in items {
+                    emit_item(item, depth + 1, out);
+                }
+            }
+            // JSON is YAML.
+            _ => out.push_str(&format!("{indent}{key}: {value} # {source}\n")),
+        }
+    }
+}
+
+fn emit_item(item: &Value, depth: usize, out: &mut String) {
+    for (index, (key, value)) in item.as_object().into_iter().flatten().enumerate() {
+        let lead = if index == 0 { "- " } else { "  " };
+        out.push_str(&format!("{}{lead}{key}: {value}\n", "  ".repeat(depth)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RunArgs;
+
+    const TEXT: &str = "socket: /s\nexport:\n  destinations:\n    - url: otlp+grpc://h:1\n      headers: { a: hunter2, b: { env: TOKEN } }\n";
+
+    fn loaded() -> Loaded {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f.yaml");
+        std::fs::write(&path, TEXT).unwrap();
+        Loaded::load(&RunArgs { config: Some(path), data_dir: Some("/d".into()), ..RunArgs::default() }, []).unwrap()
+    }
+
+    #[test]
+    fn sources_are_shown_and_secrets_are_not() {
+        let shown = show(&loaded());
+        assert!(shown.contains("data_dir: \"/d\" # flag --data-dir\n"), "{shown}");
+        assert!(shown.contains("max_bytes: \"1GiB\" # default\n"), "{shown}");
+        assert!(shown.contains("socket: \"/s\" # file "), "{shown}");
+        assert!(!shown.contains("hunter2") && shown.contains("TOKEN"), "{shown}");
+    }
+
+    #[test]
+    fn what_is_shown_is_the_configuration() {
+        let mut loaded = loaded();
+        let shown: Config = serde_saphyr::from_str(&show(&loaded)).unwrap();
+        let masked = HeaderValue::Text("***".into());
+        loaded.config.export.destinations[0].headers.insert("a".into(), masked);
+        assert_eq!(shown, loaded.config);
+    }
+
+    #[test]
+    fn the_schema_describes_every_key_and_knows_no_others() {
+        let schema = schema().as_value();
+        assert_eq!(schema["additionalProperties"], false);
+        let described = |place: &Value| place["description"].as_str().is_some_and(|text| !text.is_empty());
+        for (key, section) in schema["properties"].as_object().unwrap() {
+            assert!(described(section), "{key}");
+            for (inner, place) in section["properties"].as_object().into_iter().flatten() {
+                assert!(described(place), "{key}.{inner}");
+            }
+        }
+    }
+}

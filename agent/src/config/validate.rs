@@ -1,0 +1,143 @@
+//! What types cannot say: limits, and values that do not go together.
+//!
+//! Every problem is told at once, with its key, its source and what to write instead. Never touches the host.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{Config, ConfigError, Destination, HeaderValue, Interval, Rules, Size, Source};
+
+/// Longest path of a unix socket that the kernel takes (`sun_path` without the closing zero).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// Smaller logs would be deleted faster than a person reads.
+const LOG_BYTES_MIN: u64 = 1 << 20;
+/// Set by the protocols themselves.
+const RESERVED_HEADERS: [&str; 6] = ["content-type", "content-length", "content-encoding", "host", "te", "user-agent"];
+
+pub(super) fn validate(config: &Config, sources: &BTreeMap<String, Source>) -> Result<(), ConfigError> {
+    let mut check = Check { sources, problems: Vec::new() };
+    check.general(config);
+    check.rules("capture.select", &config.capture.select);
+    check.rules("capture.exclude", &config.capture.exclude);
+    for (index, destination) in config.export.destinations.iter().enumerate() {
+        let same = config.export.destinations[..index].iter().any(|other| other.name == destination.name);
+        check.require(!same, "export.destinations", || {
+            format!("two destinations are named `{}`; give each its own `name`", destination.name)
+        });
+        check.destination(index, destination);
+    }
+    if check.problems.is_empty() { Ok(()) } else { Err(ConfigError::Unusable { problems: check.problems }) }
+}
+
+struct Check<'a> {
+    sources: &'a BTreeMap<String, Source>,
+    problems: Vec<String>,
+}
+
+impl Check<'_> {
+    fn require(&mut self, holds: bool, path: &str, problem: impl FnOnce() -> String) {
+        if holds {
+            return;
+        }
+        let list = path.split('[').next().unwrap_or(path);
+        let source = self.sources.get(list).cloned().unwrap_or_default();
+        self.problems.push(format!("{path} ({source}): {}", problem()));
+    }
+
+    fn positive(&mut self, path: &str, interval: Interval) {
+        self.require(interval.0 > Duration::ZERO, path, || "must be longer than 0s".into());
+    }
+
+    fn general(&mut self, config: &Config) {
+        let limit = agent_common::message::PAYLOAD_BYTES_LIMIT as u32;
+        self.require(!config.data_dir.as_os_str().is_empty(), "data_dir", || "must not be empty".into());
+        self.require(config.socket.as_os_str().len() <= SOCKET_PATH_BYTES_MAX, "socket", || {
+            format!("longer than the {SOCKET_PATH_BYTES_MAX} bytes that the kernel takes")
+        });
+        self.require(config.capture.payload_bytes_max <= limit, "capture.payload_bytes_max", || {
+            format!("is {}, at most {limit}", config.capture.payload_bytes_max)
+        });
+        self.require(config.assembly.connections_max > 0, "assembly.connections_max", || "must be at least 1".into());
+        self.positive("assembly.idle_exchange", config.assembly.idle_exchange);
+        self.require(config.log.max_bytes.0 >= LOG_BYTES_MIN, "log.max_bytes", || {
+            format!("is {}, at least {}", config.log.max_bytes, Size(LOG_BYTES_MIN))
+        });
+        self.positive("log.max_age", config.log.max_age);
+        self.positive("log.fsync_interval", config.log.fsync_interval);
+    }
+
+    fn rules(&mut self, path: &str, rules: &Rules) {
+        self.require(!rules.pid.contains(&0), &format!("{path}.pid"), || "0 is no process".into());
+        self.require(!rules.port.contains(&0), &format!("{path}.port"), || "0 is no port".into());
+        let empty = rules.exe.iter().any(String::is_empty);
+        self.require(!empty, &format!("{path}.exe"), || "an empty pattern matches nothing".into());
+    }
+
+    fn destination(&mut self, index: usize, destination: &Destination) {
+        let path = |key: &str| format!("export.destinations[{index}].{key}");
+        self.positive(&path("timeout"), destination.timeout);
+        self.require(destination.batch.spans > 0, &path("batch.spans"), || "must be at least 1".into());
+        self.require(destination.batch.bytes.0 > 0, &path("batch.bytes"), || "must be at least 1B".into());
+        self.positive(&path("retry.initial"), destination.retry.initial);
+        self.require(destination.retry.initial <= destination.retry.max, &path("retry"), || {
+            format!("`initial` ({}) is longer than `max` ({})", destination.retry.initial, destination.retry.max)
+        });
+        self.require(destination.tls.ca_file.is_none() || destination.url.tls, &path("tls.ca_file"), || {
+            format!("{} does not use TLS; write otlp+grpcs:// or otlp+https://", destination.url)
+        });
+        for (name, value) in &destination.headers {
+            let path = path(&format!("headers.{name}"));
+            self.require(http::HeaderName::try_from(name).is_ok(), &path, || "is no valid header name".into());
+            let lower = name.to_lowercase();
+            let reserved = RESERVED_HEADERS.contains(&lower.as_str()) || lower.starts_with("grpc-");
+            self.require(!reserved, &path, || "is set by the protocol itself".into());
+            let valid = !matches!(value, HeaderValue::Text(text) if http::HeaderValue::from_str(text).is_err());
+            self.require(valid, &path, || "has characters that a header cannot hold".into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::config::{Loaded, RunArgs};
+
+    fn check(yaml: &str, expected: &[&str]) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f.yaml");
+        std::fs::write(&path, yaml).unwrap();
+        let problems = match load(&path) {
+            Ok(_) => String::new(),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(problems.is_empty(), expected.is_empty(), "{yaml}: {problems}");
+        for part in expected {
+            assert!(problems.contains(part), "{yaml}: {problems}");
+        }
+    }
+
+    fn load(path: &Path) -> Result<Loaded, crate::config::ConfigError> {
+        Loaded::load(&RunArgs { config: Some(path.to_owned()), ..RunArgs::default() }, [])
+    }
+
+    #[test]
+    fn limits_are_kept_and_all_problems_told_at_once() {
+        check("capture: { payload_bytes_max: 4096 }", &[]);
+        check("capture: { payload_bytes_max: 4097 }\nlog: { max_bytes: 1KiB }", &["at most 4096", "at least 1MiB"]);
+        check("capture: { select: { pid: [0] }, exclude: { port: [0] } }", &["select.pid (file", "exclude.port"]);
+        check(&format!("socket: /{}", "x".repeat(107)), &["107"]);
+        check("log: { max_age: 0s }", &["longer than 0s"]);
+    }
+
+    #[test]
+    fn destinations_are_checked() {
+        let one = |more: &str| format!("export: {{ destinations: [ {{ url: 'otlp+grpc://h', {more} }} ] }}");
+        check(&one("name: a"), &[]);
+        check(&one("retry: { initial: 1m, max: 1s }"), &["destinations[0].retry (file"]);
+        check(&one("tls: { ca_file: /ca }"), &["otlp+grpcs://"]);
+        check(&one("headers: { 'a b': c }"), &["header name"]);
+        check(&one("headers: { grpc-timeout: c }"), &["protocol itself"]);
+        check(&one("batch: { spans: 0 }"), &["at least 1"]);
+        check("export: { destinations: [ { url: 'otlp+grpc://h' }, { url: 'otlp+grpc://h' } ] }", &["its own `name`"]);
+    }
+}

@@ -1,0 +1,356 @@
+//! Destinations and a log that do as the tests say: in-process servers for OTLP/gRPC and OTLP/HTTP with scripted
+//! answers, a source in memory, a CA.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{
+        ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
+        trace_service_server::{TraceService, TraceServiceServer},
+    },
+    trace::v1::{ResourceSpans, ScopeSpans, Span},
+};
+use prost::Message;
+use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio_rustls::TlsAcceptor;
+use tonic::{Code, Status, codec::CompressionEncoding, transport};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use super::{Batch, BatchSource, Limits, Queued};
+
+/// Waits until `holds`, and fails after a time that only a hang exceeds.
+pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let give_up = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < give_up, "still not: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// What a destination does with a request.
+#[derive(Clone, Debug)]
+pub(super) enum Answer {
+    Take,
+    Partial { rejected: i64, message: &'static str },
+    Grpc { code: Code, retry_after: Option<Duration> },
+    Http { status: u16, retry_after: Option<&'static str>, body: &'static str },
+    Hang,
+}
+
+/// A request as it came.
+#[derive(Clone, Debug)]
+pub(super) struct Received {
+    pub at: Instant,
+    pub headers: HeaderMap,
+    /// Decompressed.
+    pub body: Bytes,
+}
+
+/// A running destination. Answers as scripted, and then takes everything.
+pub(super) struct Fake {
+    pub address: SocketAddr,
+    state: Arc<State>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct State {
+    script: Mutex<VecDeque<Answer>>,
+    received: Mutex<Vec<Received>>,
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Fake {
+    pub(super) fn received(&self) -> Vec<Received> {
+        self.state.received.lock().unwrap().clone()
+    }
+
+    pub(super) async fn grpc(script: &[Answer], tls: Option<&Identity>) -> Self {
+        Self::grpc_on(([127, 0, 0, 1], 0).into(), script, tls).await
+    }
+
+    pub(super) async fn grpc_on(address: SocketAddr, script: &[Answer], tls: Option<&Identity>) -> Self {
+        let (listener, address, state) = prepare(address, script).await;
+        let service = TraceServiceServer::new(Service(Arc::clone(&state)))
+            .accept_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Gzip);
+        let mut server = transport::Server::builder();
+        if let Some(tls) = tls {
+            let identity = transport::Identity::from_pem(&tls.certificate, &tls.key);
+            server = server.tls_config(transport::ServerTlsConfig::new().identity(identity)).unwrap();
+        }
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let task = tokio::spawn(async move {
+            server.add_service(service).serve_with_incoming(incoming).await.unwrap();
+        });
+        Self { address, state, task }
+    }
+
+    pub(super) async fn http(script: &[Answer], tls: Option<&Identity>) -> Self {
+        let (listener, address, state) = prepare(([127, 0, 0, 1], 0).into(), script).await;
+        let acceptor = tls.map(Identity::acceptor);
+        let shared = Arc::clone(&state);
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (acceptor, state) = (acceptor.clone(), Arc::clone(&shared));
+                tokio::spawn(async move {
+                    let service = service_fn(move |request| answer_http(request, Arc::clone(&state)));
+                    let server = http1::Builder::new();
+                    match acceptor {
+                        None => drop(server.serve_connection(TokioIo::new(stream), service).await),
+                        Some(acceptor) => {
+                            if let Ok(stream) = acceptor.accept(stream).await {
+                                drop(server.serve_connection(TokioIo::new(stream), service).await);
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, state, task }
+    }
+}
+
+async fn prepare(address: SocketAddr, script: &[Answer]) -> (TcpListener, SocketAddr, Arc<State>) {
+    let listener = TcpListener::bind(address).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let state = State { script: Mutex::new(script.iter().cloned().collect()), ..State::default() };
+    (listener, address, Arc::new(state))
+}
+
+impl State {
+    fn receive(&self, headers: HeaderMap, body: Bytes) -> Answer {
+        self.received.lock().unwrap().push(Received { at: Instant::now(), headers, body });
+        self.script.lock().unwrap().pop_front().unwrap_or(Answer::Take)
+    }
+}
+
+struct Service(Arc<State>);
+
+#[tonic::async_trait]
+impl TraceService for Service {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportTraceServiceRequest>,
+    ) -> Result<tonic::Response<ExportTraceServiceResponse>, Status> {
+        let (metadata, _, body) = request.into_parts();
+        match self.0.receive(metadata.into_headers(), body.encode_to_vec().into()) {
+            Answer::Grpc { code, retry_after } => {
+                let mut details = ErrorDetails::new();
+                if retry_after.is_some() {
+                    details.set_retry_info(retry_after);
+                }
+                Err(Status::with_error_details(code, "as the test says", details))
+            }
+            Answer::Http { .. } => panic!("an HTTP answer for gRPC"),
+            Answer::Hang => std::future::pending().await,
+            taken => Ok(tonic::Response::new(response(&taken))),
+        }
+    }
+}
+
+fn response(answer: &Answer) -> ExportTraceServiceResponse {
+    let partial_success = match answer {
+        Answer::Partial { rejected, message } => {
+            Some(ExportTracePartialSuccess { rejected_spans: *rejected, error_message: (*message).to_owned() })
+        }
+        _ => None,
+    };
+    ExportTraceServiceResponse { partial_success }
+}
+
+async fn answer_http(request: Request<Incoming>, state: Arc<State>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (parts, body) = request.into_parts();
+    let mut body = body.collect().await.unwrap().to_bytes();
+    if parts.headers.get("content-encoding").is_some_and(|value| value == "gzip") {
+        let mut plain = Vec::new();
+        std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&body[..]), &mut plain).unwrap();
+        body = plain.into();
+    }
+    let mut headers = parts.headers;
+    headers.insert("x-path", parts.uri.path().parse().unwrap());
+    Ok(match state.receive(headers, body) {
+        Answer::Grpc { .. } => panic!("a gRPC answer for HTTP"),
+        Answer::Hang => std::future::pending().await,
+        Answer::Http { status, retry_after, body } => {
+            let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            if let Some(value) = retry_after {
+                response.headers_mut().insert("retry-after", value.parse().unwrap());
+            }
+            response
+        }
+        taken => Response::new(Full::new(response(&taken).encode_to_vec().into())),
+    })
+}
+
+/// A CA and a certificate for `localhost` and `127.0.0.1` that it has signed.
+pub(super) struct Identity {
+    pub ca: String,
+    certificate: String,
+    key: String,
+}
+
+impl Identity {
+    pub(super) fn new() -> Self {
+        let ca_key = rcgen::KeyPair::generate().unwrap();
+        let mut ca_params = rcgen::CertificateParams::new([]).unwrap();
+        ca_params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let ca = ca_params.self_signed(&ca_key).unwrap().pem();
+        let issuer = rcgen::Issuer::new(ca_params, ca_key);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let params = rcgen::CertificateParams::new(names).unwrap();
+        let certificate = params.signed_by(&key, &issuer).unwrap().pem();
+        Self { ca, certificate, key: key.serialize_pem() }
+    }
+
+    fn acceptor(&self) -> TlsAcceptor {
+        let chain = rustls::pki_types::CertificateDer::pem_slice_iter(self.certificate.as_bytes());
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain.map(Result::unwrap).collect(), key)
+            .unwrap();
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+/// One block: a request with spans of these names.
+pub(super) fn block(names: &[&str]) -> (Bytes, u64) {
+    let spans = names.iter().map(|name| Span { name: (*name).to_owned(), ..Span::default() }).collect();
+    let scope = ScopeSpans { spans, ..ScopeSpans::default() };
+    let resource = ResourceSpans { scope_spans: vec![scope], ..ResourceSpans::default() };
+    let request = ExportTraceServiceRequest { resource_spans: vec![resource] };
+    (request.encode_to_vec().into(), names.len() as u64)
+}
+
+/// Names of the spans of a request.
+pub(super) fn names(body: &Bytes) -> Vec<String> {
+    let request = ExportTraceServiceRequest::decode(body.clone()).unwrap();
+    let scopes = request.resource_spans.into_iter().flat_map(|resource| resource.scope_spans);
+    scopes.flat_map(|scope| scope.spans).map(|span| span.name).collect()
+}
+
+/// A log in memory.
+#[derive(Clone)]
+pub(super) struct Memory {
+    inner: Arc<Mutex<Inner>>,
+    appended: Arc<watch::Sender<u64>>,
+    seen: watch::Receiver<u64>,
+}
+
+#[derive(Default)]
+struct Inner {
+    blocks: VecDeque<(Bytes, u64)>,
+    /// Blocks in the batch that is not settled.
+    given: usize,
+    next_id: u64,
+    settled: Settled,
+}
+
+/// What the exporter said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Settled {
+    pub delivered: u64,
+    pub rejected: u64,
+    pub dead: Vec<(u64, String)>,
+    pub batches: Vec<u64>,
+}
+
+impl Memory {
+    pub(super) fn new(blocks: &[(Bytes, u64)]) -> Self {
+        let (appended, seen) = watch::channel(0);
+        let memory = Self { inner: Arc::default(), appended: Arc::new(appended), seen };
+        memory.append(blocks);
+        memory
+    }
+
+    pub(super) fn append(&self, blocks: &[(Bytes, u64)]) {
+        self.inner.lock().unwrap().blocks.extend(blocks.iter().cloned());
+        self.appended.send_modify(|count| *count += 1);
+    }
+
+    pub(super) fn settled(&self) -> Settled {
+        self.inner.lock().unwrap().settled.clone()
+    }
+
+    pub(super) fn left(&self) -> u64 {
+        self.inner.lock().unwrap().blocks.iter().map(|block| block.1).sum()
+    }
+
+    fn settle(&self, batch: &Batch, how: impl FnOnce(&mut Settled)) {
+        let mut inner = self.inner.lock().unwrap();
+        assert_eq!(batch.id, inner.next_id - 1, "settled out of order");
+        let given = std::mem::take(&mut inner.given);
+        inner.blocks.drain(..given);
+        inner.settled.batches.push(batch.spans);
+        how(&mut inner.settled);
+    }
+}
+
+impl BatchSource for Memory {
+    type Error = Infallible;
+
+    fn queued(&self) -> Queued {
+        let inner = self.inner.lock().unwrap();
+        inner.blocks.iter().fold(Queued::default(), |sum, (body, spans)| Queued {
+            spans: sum.spans + spans,
+            bytes: sum.bytes + body.len() as u64,
+        })
+    }
+
+    async fn appended(&mut self) {
+        self.seen.changed().await.unwrap();
+    }
+
+    async fn next(&mut self, limits: Limits) -> Result<Option<Batch>, Infallible> {
+        let mut inner = self.inner.lock().unwrap();
+        let (mut body, mut spans, mut given) = (Vec::new(), 0, 0);
+        for (bytes, count) in &inner.blocks {
+            let fits = spans + count <= limits.spans && (body.len() + bytes.len()) as u64 <= limits.bytes;
+            if given > 0 && !fits {
+                break;
+            }
+            body.extend_from_slice(bytes);
+            spans += count;
+            given += 1;
+        }
+        inner.given = given;
+        inner.next_id += 1;
+        Ok((given > 0).then(|| Batch { id: inner.next_id - 1, body: body.into(), spans }))
+    }
+
+    async fn ack(&mut self, batch: &Batch, rejected: u64, _: &str) -> Result<(), Infallible> {
+        self.settle(batch, |settled| {
+            settled.delivered += batch.spans - rejected;
+            settled.rejected += rejected;
+        });
+        Ok(())
+    }
+
+    async fn dead(&mut self, batch: &Batch, reason: &str) -> Result<(), Infallible> {
+        self.settle(batch, |settled| settled.dead.push((batch.spans, reason.to_owned())));
+        Ok(())
+    }
+}

@@ -1,0 +1,157 @@
+//! OTLP/gRPC: `TraceService/Export` with the request's bytes as they are.
+
+use std::{error::Error, time::Duration};
+
+use bytes::{BufMut, Bytes};
+use http::uri::PathAndQuery;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
+use prost::Message;
+use tonic::{
+    Request, Response, Status,
+    client::Grpc,
+    codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    metadata::MetadataMap,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+};
+use tonic_types::StatusExt;
+
+use super::{
+    ExportError,
+    client::{USER_AGENT, explain, short},
+    retry::{Outcome, grpc_may_retry},
+    secrets,
+};
+use crate::config::{Compression, Destination};
+
+const EXPORT: PathAndQuery = PathAndQuery::from_static("/opentelemetry.proto.collector.trace.v1.TraceService/Export");
+/// While a request is on its way, so that a connection that a firewall forgot is noticed and replaced.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+pub(super) struct GrpcClient {
+    grpc: Grpc<Channel>,
+    headers: MetadataMap,
+    timeout: Duration,
+    origin: String,
+}
+
+impl GrpcClient {
+    pub(super) fn new(destination: &Destination) -> Result<Self, ExportError> {
+        let origin = destination.url.origin();
+        let mut grpc = Grpc::new(endpoint(destination)?.connect_lazy());
+        if destination.compression == Compression::Gzip {
+            grpc = grpc.send_compressed(CompressionEncoding::Gzip);
+        }
+        Ok(Self {
+            grpc: grpc.accept_compressed(CompressionEncoding::Gzip),
+            headers: MetadataMap::from_headers(secrets::headers(destination)?),
+            timeout: destination.timeout.0,
+            origin,
+        })
+    }
+
+    pub(super) async fn send(&mut self, body: Bytes) -> Outcome {
+        match tokio::time::timeout(self.timeout, self.export(body)).await {
+            Ok(Ok(response)) => taken(response.into_inner()),
+            Ok(Err(status)) => self.failed(&status),
+            Err(_) => Outcome::Again {
+                after: None,
+                cause: format!("no answer from {} within {:?}", self.origin, self.timeout),
+            },
+        }
+    }
+
+    async fn export(&mut self, body: Bytes) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let mut request = Request::new(body);
+        *request.metadata_mut() = self.headers.clone();
+        request.set_timeout(self.timeout);
+        self.grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
+        self.grpc.unary(request, EXPORT, RequestBytes).await
+    }
+
+    /// A status with a source was made on this side because no answer came: it says nothing about the spans.
+    fn failed(&self, status: &Status) -> Outcome {
+        if let Some(source) = status.source() {
+            return Outcome::Again { after: None, cause: explain(&self.origin, source) };
+        }
+        let cause = format!("{} answered {:?}: {}", self.origin, status.code(), short(status.message()));
+        if grpc_may_retry(status.code()) {
+            let after = status.get_details_retry_info().and_then(|info| info.retry_delay);
+            Outcome::Again { after, cause }
+        } else {
+            Outcome::Never { cause }
+        }
+    }
+}
+
+fn endpoint(destination: &Destination) -> Result<Endpoint, ExportError> {
+    let unusable = |cause: tonic::transport::Error| ExportError::Url {
+        destination: destination.name.clone(),
+        url: destination.url.to_string(),
+        cause: cause.to_string(),
+    };
+    let endpoint = Endpoint::from_shared(destination.url.origin())
+        .and_then(|endpoint| endpoint.user_agent(USER_AGENT))
+        .map_err(unusable)?
+        .connect_timeout(destination.timeout.0)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE);
+    if !destination.url.tls {
+        return Ok(endpoint);
+    }
+    let tls = match secrets::ca_pem(destination)? {
+        Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+        None => ClientTlsConfig::new().with_native_roots(),
+    };
+    endpoint.tls_config(tls).map_err(|cause| ExportError::Tls {
+        destination: destination.name.clone(),
+        cause: cause.source().map_or_else(|| cause.to_string(), ToString::to_string),
+    })
+}
+
+/// What a response says; a negative number is as good as zero.
+pub(super) fn taken(response: ExportTraceServiceResponse) -> Outcome {
+    let partial = response.partial_success.unwrap_or_default();
+    Outcome::Delivered {
+        rejected: partial.rejected_spans.try_into().unwrap_or_default(),
+        message: short(&partial.error_message),
+    }
+}
+
+/// Sends bytes that are a request already.
+#[derive(Clone, Copy)]
+struct RequestBytes;
+
+impl Codec for RequestBytes {
+    type Encode = Bytes;
+    type Decode = ExportTraceServiceResponse;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for RequestBytes {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        to.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for RequestBytes {
+    type Item = ExportTraceServiceResponse;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
+        // The spans were taken; an answer that cannot be read changes nothing about that.
+        Ok(Some(ExportTraceServiceResponse::decode(from).unwrap_or_default()))
+    }
+}

@@ -1,0 +1,264 @@
+//! The whole exporter against servers on loopback: what arrives, what is repeated, what is settled.
+
+use std::{convert::Infallible, time::Duration};
+
+use tonic::Code;
+
+use super::{
+    Exporter,
+    fakes::{Answer, Fake, Identity, Memory, block, eventually, names},
+};
+use crate::config::{Compression, Destination, Export, HeaderValue, Interval, Retry, Size};
+
+/// A destination that repeats at once and waits a short time for more spans.
+fn destination(url: &str) -> Destination {
+    let mut destination = Destination::to(url.parse().unwrap());
+    destination.name = url.to_owned();
+    destination.batch.age = Interval::ms(5);
+    destination.retry = Retry { initial: Interval::ms(1), max: Interval::ms(2) };
+    destination.timeout = Interval::secs(30);
+    destination
+}
+
+fn start(destination: Destination, source: &Memory) -> Exporter {
+    let export = Export { destinations: vec![destination], shutdown_timeout: Interval::secs(5) };
+    Exporter::start(&export, |_| Ok::<_, Infallible>(source.clone())).unwrap()
+}
+
+fn grpc_url(fake: &Fake) -> String {
+    format!("otlp+grpc://{}", fake.address)
+}
+
+fn http_url(fake: &Fake) -> String {
+    format!("otlp+http://{}/v1/traces", fake.address)
+}
+
+async fn delivered(source: &Memory, spans: u64) {
+    eventually("delivered", || source.settled().delivered >= spans).await;
+    assert_eq!(source.settled().delivered, spans);
+}
+
+#[tokio::test]
+async fn blocks_arrive_in_order_by_either_protocol_with_and_without_gzip() {
+    for (grpc, compression) in
+        [(true, Compression::None), (true, Compression::Gzip), (false, Compression::None), (false, Compression::Gzip)]
+    {
+        let fake = if grpc { Fake::grpc(&[], None).await } else { Fake::http(&[], None).await };
+        let blocks = [block(&["a", "b"]), block(&["c"])];
+        let source = Memory::new(&blocks);
+        let mut to = destination(&if grpc { grpc_url(&fake) } else { http_url(&fake) });
+        to.compression = compression;
+        to.headers.insert("x-tenant".into(), HeaderValue::Text("blue".into()));
+        let exporter = start(to, &source);
+        delivered(&source, 3).await;
+        let received = &fake.received()[0];
+        assert_eq!(names(&received.body), ["a", "b", "c"]);
+        assert_eq!(received.headers["x-tenant"], "blue");
+        let encoding = received.headers.get(if grpc { "grpc-encoding" } else { "content-encoding" });
+        assert_eq!(encoding.map(|value| value.as_bytes()), (compression == Compression::Gzip).then_some(&b"gzip"[..]));
+        if !grpc {
+            assert_eq!(received.headers["content-type"], "application/x-protobuf");
+            assert_eq!(received.headers["x-path"], "/v1/traces");
+            let sent: Vec<u8> = blocks.iter().flat_map(|block| block.0.to_vec()).collect();
+            assert_eq!(received.body, sent, "the log's bytes are sent unmodified");
+        }
+        let counts = exporter.destinations()[0].counts();
+        assert_eq!((counts.delivered, counts.requests, counts.retries, counts.last_error), (3, 1, 0, None));
+    }
+}
+
+#[tokio::test]
+async fn tls_trusts_the_configured_ca_and_nothing_else() {
+    let identity = Identity::new();
+    let folder = tempfile::tempdir().unwrap();
+    let ca_file = folder.path().join("ca.pem");
+    std::fs::write(&ca_file, &identity.ca).unwrap();
+    let other_ca_file = folder.path().join("other.pem");
+    std::fs::write(&other_ca_file, Identity::new().ca).unwrap();
+    let grpc = Fake::grpc(&[], Some(&identity)).await;
+    let http = Fake::http(&[], Some(&identity)).await;
+    for url in [
+        format!("otlp+grpcs://localhost:{}", grpc.address.port()),
+        format!("otlp+https://localhost:{}/v1/traces", http.address.port()),
+    ] {
+        let mut to = destination(&url);
+        to.tls.ca_file = Some(ca_file.clone());
+        let source = Memory::new(&[block(&["a"])]);
+        let _exporter = start(to.clone(), &source);
+        delivered(&source, 1).await;
+
+        to.tls.ca_file = Some(other_ca_file.clone());
+        let source = Memory::new(&[block(&["a"])]);
+        let exporter = start(to, &source);
+        let error = || exporter.destinations()[0].counts().last_error.unwrap_or_default();
+        eventually("refused", || !error().is_empty()).await;
+        assert!(error().contains("tls.ca_file"), "{url}: {}", error());
+        assert_eq!((source.settled().delivered, source.left()), (0, 1));
+    }
+    assert_eq!((grpc.received().len(), http.received().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn what_may_be_retried_is_sent_again_until_it_is_taken() {
+    let again = |code| Answer::Grpc { code, retry_after: None };
+    let grpc = Fake::grpc(&[again(Code::Unavailable), again(Code::ResourceExhausted)], None).await;
+    let busy = |status| Answer::Http { status, retry_after: None, body: "busy" };
+    let http = Fake::http(&[busy(503), busy(429)], None).await;
+    for (fake, url) in [(&grpc, grpc_url(&grpc)), (&http, http_url(&http))] {
+        let source = Memory::new(&[block(&["a"])]);
+        let exporter = start(destination(&url), &source);
+        delivered(&source, 1).await;
+        assert!(fake.received().iter().all(|received| names(&received.body) == ["a"]));
+        let counts = exporter.destinations()[0].counts();
+        assert_eq!((counts.requests, counts.retries, counts.delivered), (3, 2, 1));
+        assert!(!counts.failing && counts.last_error.is_some());
+    }
+}
+
+#[tokio::test]
+async fn the_wait_that_a_destination_asks_for_is_kept() {
+    let asked = Duration::from_millis(300);
+    let grpc = Fake::grpc(&[Answer::Grpc { code: Code::Unavailable, retry_after: Some(asked) }], None).await;
+    let http = Fake::http(&[Answer::Http { status: 503, retry_after: Some("1"), body: "" }], None).await;
+    for (fake, url, asked) in [(&grpc, grpc_url(&grpc), asked), (&http, http_url(&http), Duration::from_secs(1))] {
+        let source = Memory::new(&[block(&["a"])]);
+        let _exporter = start(destination(&url), &source);
+        delivered(&source, 1).await;
+        let received = fake.received();
+        let waited = received[1].at - received[0].at;
+        assert!(waited >= asked, "{url}: {waited:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_for_good_is_a_dead_letter_and_the_rest_goes_on() {
+    let grpc = Fake::grpc(&[Answer::Grpc { code: Code::InvalidArgument, retry_after: None }], None).await;
+    let http = Fake::http(&[Answer::Http { status: 400, retry_after: None, body: "no such tenant" }], None).await;
+    for (url, part) in [(grpc_url(&grpc), "InvalidArgument: as the test says"), (http_url(&http), "no such tenant")] {
+        let mut to = destination(&url);
+        to.batch.spans = 2;
+        let source = Memory::new(&[block(&["a", "b"]), block(&["c"])]);
+        let exporter = start(to, &source);
+        delivered(&source, 1).await;
+        let settled = source.settled();
+        assert_eq!(settled.dead.len(), 1);
+        assert!(settled.dead[0].0 == 2 && settled.dead[0].1.contains(part), "{settled:?}");
+        let counts = exporter.destinations()[0].counts();
+        assert_eq!((counts.delivered, counts.dead, counts.retries), (1, 2, 0));
+    }
+}
+
+#[tokio::test]
+async fn partial_success_is_counted_exactly_and_not_repeated() {
+    let script = [Answer::Partial { rejected: 2, message: "too old" }, Answer::Partial { rejected: 0, message: "" }];
+    let grpc = Fake::grpc(&script, None).await;
+    let http = Fake::http(&script, None).await;
+    for (fake, url) in [(&grpc, grpc_url(&grpc)), (&http, http_url(&http))] {
+        let mut to = destination(&url);
+        to.batch.spans = 3;
+        let source = Memory::new(&[block(&["a", "b", "c"]), block(&["d"])]);
+        let exporter = start(to, &source);
+        delivered(&source, 2).await;
+        assert_eq!(source.settled().rejected, 2);
+        let counts = exporter.destinations()[0].counts();
+        assert_eq!((counts.delivered, counts.rejected, counts.requests, counts.retries), (2, 2, 2, 0));
+        assert!(counts.last_error.unwrap().contains("2 of 3 spans were refused: too old"));
+        assert_eq!(fake.received().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_slow_destination_does_not_hold_up_another() {
+    let slow = Fake::grpc(&[Answer::Hang], None).await;
+    let fast = Fake::http(&[], None).await;
+    let export = Export {
+        destinations: vec![destination(&grpc_url(&slow)), destination(&http_url(&fast))],
+        ..Export::default()
+    };
+    let (slow_source, fast_source) = (Memory::new(&[block(&["a"])]), Memory::new(&[block(&["a"])]));
+    let _exporter = Exporter::start(&export, |name| {
+        Ok::<_, Infallible>(if name.contains("grpc") { slow_source.clone() } else { fast_source.clone() })
+    })
+    .unwrap();
+    eventually("slow one is asked", || slow.received().len() == 1).await;
+    delivered(&fast_source, 1).await;
+    fast_source.append(&[block(&["b"])]);
+    delivered(&fast_source, 2).await;
+    assert_eq!(slow_source.settled().delivered, 0);
+}
+
+#[tokio::test]
+async fn a_request_is_full_by_spans_or_bytes_and_sent_early_when_old() {
+    let one = block(&["a"]);
+    let many: Vec<_> = (0..100).map(|_| one.clone()).collect();
+    for (spans, bytes, expected) in [(30, 1 << 20, vec![30, 30, 30]), (1000, one.0.len() as u64 * 50, vec![50, 50])] {
+        let fake = Fake::http(&[], None).await;
+        let mut to = destination(&http_url(&fake));
+        to.batch.spans = spans;
+        to.batch.bytes = Size(bytes);
+        to.batch.age = Interval::secs(3600);
+        let source = Memory::new(&many);
+        let exporter = start(to, &source);
+        let full = expected.iter().sum();
+        delivered(&source, full).await;
+        exporter.shutdown().await;
+        assert_eq!(source.settled().batches[..expected.len()], expected);
+        assert_eq!(source.settled().delivered, 100, "the rest is sent at shutdown");
+    }
+    let fake = Fake::http(&[], None).await;
+    let source = Memory::new(&[]);
+    let _exporter = start(destination(&http_url(&fake)), &source);
+    source.append(&[one]);
+    delivered(&source, 1).await;
+}
+
+#[tokio::test]
+async fn shutdown_sends_what_waits() {
+    let fake = Fake::grpc(&[Answer::Grpc { code: Code::Unavailable, retry_after: None }], None).await;
+    let mut to = destination(&grpc_url(&fake));
+    to.batch.age = Interval::secs(3600);
+    let source = Memory::new(&[block(&["a"]), block(&["b"])]);
+    let exporter = start(to, &source);
+    exporter.shutdown().await;
+    assert_eq!((source.settled().delivered, source.left()), (2, 0));
+}
+
+#[tokio::test]
+async fn shutdown_is_bounded_and_leaves_the_rest_in_the_log() {
+    let fake = Fake::grpc(&vec![Answer::Hang; 10], None).await;
+    let source = Memory::new(&[block(&["a"])]);
+    let export = Export { destinations: vec![destination(&grpc_url(&fake))], shutdown_timeout: Interval::ms(50) };
+    let exporter = Exporter::start(&export, |_| Ok::<_, Infallible>(source.clone())).unwrap();
+    let stats = exporter.destinations()[0].clone();
+    eventually("asked", || fake.received().len() == 1).await;
+    tokio::time::timeout(Duration::from_secs(60), exporter.shutdown()).await.expect("shutdown ends");
+    assert_eq!((source.settled().batches.len(), source.left(), stats.counts().queued), (0, 1, 1));
+}
+
+#[tokio::test]
+async fn an_unreachable_destination_is_explained_and_served_once_it_is_there() {
+    let address = Fake::grpc(&[], None).await.address;
+    let source = Memory::new(&[block(&["a"])]);
+    let exporter = start(destination(&format!("otlp+grpc://{address}")), &source);
+    let counts = || exporter.destinations()[0].counts();
+    eventually("explained", || counts().last_error.unwrap_or_default().contains("nothing listens there")).await;
+    assert!(counts().last_error.unwrap().contains(&address.to_string()));
+    assert_eq!((counts().queued, counts().failing), (1, true));
+    let _fake = Fake::grpc_on(address, &[], None).await;
+    delivered(&source, 1).await;
+    eventually("recovered", || !counts().failing && counts().queued == 0).await;
+}
+
+#[tokio::test]
+async fn the_wrong_protocol_is_named_and_loses_nothing() {
+    let grpc = Fake::grpc(&[], None).await;
+    let http = Fake::http(&[], None).await;
+    for url in [format!("otlp+grpc://{}", http.address), format!("otlp+http://{}", grpc.address)] {
+        let source = Memory::new(&[block(&["a"])]);
+        let exporter = start(destination(&url), &source);
+        let error = || exporter.destinations()[0].counts().last_error.unwrap_or_default();
+        eventually("told", || !error().is_empty()).await;
+        assert!(error().contains("the other protocol"), "{url}: {}", error());
+        assert_eq!(source.left(), 1, "{url}");
+    }
+}

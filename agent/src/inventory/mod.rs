@@ -1,0 +1,3 @@
+//! Facts about what runs on the host, gathered from outside the kernel programs.
+
+pub mod process;

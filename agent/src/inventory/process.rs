@@ -1,0 +1,172 @@
+//! Facts of a process, from `/proc`.
+//!
+//! In: a process id. Out: executable, and the service that it says it is. Called by the capture loop for each process
+//! once, and again after it replaced its program. Of the environment only `OTEL_SERVICE_NAME` and
+//! `OTEL_RESOURCE_ATTRIBUTES` are looked at. A process that is gone gives facts without content.
+
+use std::{fs, path::Path};
+
+use agent_core::span::ProcessFacts;
+
+/// Most bytes of an environment or command line that are read.
+const PROC_BYTES_MAX: u64 = 1 << 20;
+
+/// What is known of process `pid` now.
+pub fn facts(pid: u32) -> ProcessFacts {
+    let folder = format!("/proc/{pid}");
+    let executable = fs::read_link(format!("{folder}/exe")).ok();
+    let environment = read(&format!("{folder}/environ"));
+    let command_line = read(&format!("{folder}/cmdline"));
+    let mut facts = ProcessFacts { pid, ..ProcessFacts::default() };
+    if let Some(path) = &executable {
+        // The kernel appends this to the path of a program that was replaced on disk while running.
+        let path = path.to_string_lossy().trim_end_matches(" (deleted)").to_owned();
+        facts.executable_name = file_name(&path);
+        facts.executable_path = Some(path);
+    }
+    declare(&mut facts, &environment);
+    if facts.service_name.is_none() {
+        let arguments: Vec<String> =
+            command_line.split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into_owned()).collect();
+        facts.service_name = script(facts.executable_name.as_deref(), &arguments).or(facts.executable_name.clone());
+    }
+    facts
+}
+
+fn read(path: &str) -> Vec<u8> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    if let Ok(file) = fs::File::open(path) {
+        // A process may end while it is read; what came so far is as good as nothing.
+        let _ = file.take(PROC_BYTES_MAX).read_to_end(&mut bytes);
+    }
+    bytes
+}
+
+fn file_name(path: &str) -> Option<String> {
+    Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned())
+}
+
+/// Takes the declared resource attributes. `OTEL_SERVICE_NAME` wins over `service.name` in the list (OpenTelemetry
+/// SDK configuration).
+fn declare(facts: &mut ProcessFacts, environment: &[u8]) {
+    let value = |name: &[u8]| {
+        let mut variables = environment.split(|byte| *byte == 0);
+        variables.find_map(|variable| variable.strip_prefix(name)?.strip_prefix(b"=")).map(String::from_utf8_lossy)
+    };
+    let attributes = value(b"OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default().into_owned();
+    for (key, value) in attributes.split(',').filter_map(|pair| pair.split_once('=')) {
+        let value = percent_decoded(value.trim());
+        let field = match key.trim() {
+            "service.name" => &mut facts.service_name,
+            "service.namespace" => &mut facts.service_namespace,
+            "service.version" => &mut facts.service_version,
+            "deployment.environment.name" | "deployment.environment" => &mut facts.deployment_environment,
+            _ => continue,
+        };
+        *field = Some(value).filter(|value| !value.is_empty());
+    }
+    if let Some(name) = value(b"OTEL_SERVICE_NAME").filter(|name| !name.is_empty()) {
+        facts.service_name = Some(name.into_owned());
+    }
+    facts.service_declared = facts.service_name.is_some();
+}
+
+/// W3C Baggage octets as `OTEL_RESOURCE_ATTRIBUTES` uses them.
+fn percent_decoded(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = bytes.get(at + 1..at + 3).and_then(|hex| std::str::from_utf8(hex).ok());
+        match hex.filter(|_| bytes[at] == b'%').and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                decoded.push(byte);
+                at += 3;
+            }
+            None => {
+                decoded.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+/// What an interpreter runs: the script or module, without folder and ending.
+fn script(executable: Option<&str>, arguments: &[String]) -> Option<String> {
+    let interpreter = executable?.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let (module_flag, takes_value): (&str, &[&str]) = match interpreter {
+        "python" | "pypy" => ("-m", &["-W", "-X"]),
+        "java" => ("-jar", &["-cp", "-classpath", "--class-path"]),
+        "node" | "nodejs" => ("", &["-r", "--require"]),
+        "ruby" | "perl" | "php" => ("", &["-I"]),
+        "bash" | "sh" | "dash" => ("", &[]),
+        _ => return None,
+    };
+    let mut rest = arguments.iter().skip(1);
+    while let Some(argument) = rest.next() {
+        if !module_flag.is_empty() && argument == module_flag {
+            return rest.next().and_then(|module| stem(module));
+        }
+        if takes_value.contains(&argument.as_str()) {
+            rest.next();
+        } else if argument == "-c" || argument == "-e" {
+            return None;
+        } else if !argument.starts_with('-') && !argument.is_empty() {
+            return stem(argument);
+        }
+    }
+    None
+}
+
+fn stem(path: &str) -> Option<String> {
+    let name = file_name(path)?;
+    let stem = ["py", "js", "mjs", "rb", "pl", "php", "sh", "jar"]
+        .iter()
+        .find_map(|ending| name.strip_suffix(&format!(".{ending}")).map(str::to_owned));
+    Some(stem.unwrap_or(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn declared_attributes_are_taken_and_the_name_variable_wins() {
+        let mut facts = ProcessFacts::default();
+        let environment = b"HOME=/x\0OTEL_RESOURCE_ATTRIBUTES=service.name=a,service.version=1%2E2,x=y\0OTEL_SERVICE_NAME=b\0";
+        declare(&mut facts, environment);
+        assert_eq!(facts.service_name.as_deref(), Some("b"));
+        assert_eq!(facts.service_version.as_deref(), Some("1.2"));
+        assert!(facts.service_declared);
+    }
+
+    #[test]
+    fn a_variable_that_only_ends_alike_is_not_taken() {
+        let mut facts = ProcessFacts::default();
+        declare(&mut facts, b"MY_OTEL_SERVICE_NAME=a\0OTEL_SERVICE_NAME_X=b\0");
+        assert_eq!(facts, ProcessFacts::default());
+    }
+
+    #[test]
+    fn interpreters_are_named_by_what_they_run() {
+        let check = |executable, line: &str, expected: Option<&str>| {
+            let arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            assert_eq!(script(Some(executable), &arguments).as_deref(), expected, "{line}");
+        };
+        check("python3.11", "python3 -u /srv/orders.py --port 1", Some("orders"));
+        check("python3", "python3 -X dev -m http.server 80", Some("http.server"));
+        check("python3", "python3 -c print", None);
+        check("java", "java -Xmx1g -cp a:b com.example.Main", Some("com.example.Main"));
+        check("java", "java -jar /app/shop.jar", Some("shop"));
+        check("node", "node -r ./trace.js server.mjs", Some("server"));
+        check("nginx", "nginx: worker process", None);
+    }
+
+    #[test]
+    fn our_own_process_has_an_executable_and_a_missing_one_has_not() {
+        assert!(facts(std::process::id()).executable_path.is_some());
+        assert_eq!(facts(u32::MAX).executable_path, None);
+    }
+}

@@ -1,0 +1,187 @@
+//! Loads the kernel programs, attaches them, and owns them while the agent runs.
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{Array, MapData, PerCpuArray, RingBuf},
+};
+use agent_common::{loss::KernelLoss, settings::Settings};
+
+use super::{
+    attach::{AttachOptions, HookState, attach_all},
+    btf::{self, BtfError},
+    object,
+    select::Selection,
+};
+
+/// How to load.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Attaching.
+    pub attach: AttachOptions,
+    /// Ring buffer size in bytes; a power of two of at least a page.
+    pub ring_bytes: u32,
+    /// Connections tracked at once.
+    pub connections_max: u32,
+    /// Threads tracked at once.
+    pub tasks_max: u32,
+    /// Kernel-side diagnostics: 0 off (their code is then removed by the verifier) to 5.
+    pub log_level: u8,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        let attach = AttachOptions::default();
+        Self { attach, ring_bytes: 4 << 20, connections_max: 8192, tasks_max: 16384, log_level: 0 }
+    }
+}
+
+/// Why the kernel side cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Built without the kernel programs.
+    #[error("this spantap was built without its kernel programs (a stub); build it with: cargo xtask build")]
+    Stub,
+    /// No usable type information.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// aya could not read the kernel's BTF.
+    #[error("cannot use the kernel's BTF: {0}")]
+    KernelBtf(#[source] aya::BtfError),
+    /// Maps could not be made.
+    #[error("cannot create the kernel maps: {0}; see: spantap check")]
+    Maps(#[source] Box<aya::EbpfError>),
+    /// A map is missing or of another type.
+    #[error("the kernel object has no usable map {0}; rebuild it with: cargo xtask build")]
+    Map(&'static str, #[source] aya::maps::MapError),
+    /// A hook that nothing works without could not be attached.
+    #[error("cannot attach {name}, without which {gives} is unknown: {detail}; see: spantap check")]
+    Required {
+        /// Hook.
+        name: &'static str,
+        /// What it gives.
+        gives: &'static str,
+        /// Why.
+        detail: String,
+    },
+}
+
+/// The loaded kernel side. Dropping it detaches everything.
+pub struct Capture {
+    hooks: Vec<HookState>,
+    losses: PerCpuArray<MapData, u64>,
+    /// Keeps programs and links alive.
+    _ebpf: Ebpf,
+    _logger: Option<std::thread::JoinHandle<()>>,
+}
+
+/// What [`load`] hands out.
+pub struct Loaded {
+    /// Keep it alive.
+    pub capture: Capture,
+    /// The records.
+    pub records: RingBuf<MapData>,
+    /// Armed before sleeping; see [`super::ring`].
+    pub wake: Array<MapData, u32>,
+    /// What is traced.
+    pub selection: Selection,
+}
+
+/// Loads and attaches. Nothing is traced before [`Selection`] is given its first settings.
+pub fn load(options: &LoadOptions) -> Result<Loaded, LoadError> {
+    let bytes = object::embedded().ok_or(LoadError::Stub)?;
+    let offsets = btf::offsets(&btf::Btf::from_running_kernel()?)?;
+    let kernel_btf = Btf::from_sys_fs().map_err(LoadError::KernelBtf)?;
+    let mut loader = EbpfLoader::new();
+    for (name, offset) in &offsets {
+        // A field that no program reads is dropped from the object.
+        loader.override_global(name, offset, false);
+    }
+    loader
+        .override_global("AYA_LOG_LEVEL", &options.log_level, false)
+        .map_max_entries("RECORDS", options.ring_bytes)
+        .map_max_entries("CONNECTIONS", options.connections_max)
+        .map_max_entries("TASKS", options.tasks_max);
+    let mut ebpf = loader.load(bytes).map_err(|error| LoadError::Maps(Box::new(error)))?;
+    let loaded_maps = (take(&mut ebpf, "RECORDS")?, take(&mut ebpf, "WAKE")?, take(&mut ebpf, "LOSSES")?);
+    let selection = Selection::new(&mut ebpf)?;
+    let hooks = attach_in_own_namespace(&mut ebpf, &kernel_btf, &options.attach);
+    for hook in &hooks {
+        let wanted = !options.attach.without.iter().any(|name| name == hook.name);
+        if hook.rung.is_none() && hook.required && wanted {
+            let HookState { name, gives, detail, .. } = hook.clone();
+            return Err(LoadError::Required { name, gives, detail });
+        }
+    }
+    let logger = (options.log_level > 0).then(|| spawn_logger(&mut ebpf)).flatten();
+    let (records, wake, losses) = loaded_maps;
+    let capture = Capture { hooks, losses, _ebpf: ebpf, _logger: logger };
+    Ok(Loaded { capture, records, wake, selection })
+}
+
+/// Takes a map out of the object, as the type that the caller wants.
+pub(super) fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, LoadError>
+where
+    T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+{
+    let missing = || aya::maps::MapError::InvalidName { name: name.into() };
+    let map = ebpf.take_map(name).ok_or_else(|| LoadError::Map(name, missing()))?;
+    T::try_from(map).map_err(|error| LoadError::Map(name, error))
+}
+
+/// Attaches on a thread with a mount namespace of its own, so that a missing tracefs can be mounted there without the
+/// host noticing. BTF tracepoints need none of this.
+fn attach_in_own_namespace(ebpf: &mut Ebpf, btf: &Btf, options: &AttachOptions) -> Vec<HookState> {
+    std::thread::scope(|scope| {
+        let attaching = scope.spawn(|| {
+            if let Err(error) = super::preflight::mount_private_tracefs() {
+                tracing::debug!(%error, "no tracefs; tracepoints through it cannot be attached");
+            }
+            attach_all(ebpf, btf, options)
+        });
+        attaching.join().unwrap_or_default()
+    })
+}
+
+/// Forwards kernel-side diagnostics to the agent's log.
+fn spawn_logger(ebpf: &mut Ebpf) -> Option<std::thread::JoinHandle<()>> {
+    match aya_log::EbpfLogger::init(ebpf) {
+        Ok(mut logger) => std::thread::Builder::new()
+            .name("kernel-log".into())
+            .spawn(move || {
+                loop {
+                    logger.flush();
+                    std::thread::sleep(std::time::Duration::from_millis(200));
+                }
+            })
+            .ok(),
+        Err(error) => {
+            tracing::warn!(%error, "kernel-side diagnostics are not available");
+            None
+        }
+    }
+}
+
+impl Capture {
+    /// How each hook fared.
+    pub fn hooks(&self) -> &[HookState] {
+        &self.hooks
+    }
+
+    /// Losses counted by the kernel side: per reason, per CPU.
+    pub fn losses(&self) -> Vec<(KernelLoss, Vec<u64>)> {
+        KernelLoss::ALL
+            .iter()
+            .map(|reason| {
+                let counts = self.losses.get(&(*reason as u32), 0).map(|values| values.iter().copied().collect());
+                (*reason, counts.unwrap_or_default())
+            })
+            .collect()
+    }
+}
+
+/// `Settings` as aya wants it.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub(super) struct PodSettings(pub Settings);
+// SAFETY: `Settings` is `Plain`: repr(C), integers only, no padding.
+unsafe impl aya::Pod for PodSettings {}

@@ -1,0 +1,11 @@
+//! The kernel side, seen from the agent: whether this host can run it, loading, attaching, selecting, reading.
+//!
+//! The sole loader of the kernel programs and the sole reader of their maps.
+
+pub mod attach;
+pub mod btf;
+pub mod load;
+pub mod object;
+pub mod preflight;
+pub mod ring;
+pub mod select;

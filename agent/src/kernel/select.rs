@@ -1,0 +1,308 @@
+//! What is traced, as the kernel side sees it. Can change while running.
+
+use std::{os::unix::fs::MetadataExt, path::{Path, PathBuf}};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, MapData, MapError},
+};
+use agent_common::settings::{ExeKey, Settings, mode, rule};
+
+use super::load::{LoadError, PodSettings, take};
+
+/// What to trace in full, or not at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Processes and their children.
+    pub pids: Vec<u32>,
+    /// cgroup v2 folders, with everything below.
+    pub cgroups: Vec<PathBuf>,
+    /// Executables: a file, a glob of files, or a bare name.
+    pub exes: Vec<String>,
+    /// Local or remote ports.
+    pub ports: Vec<u16>,
+    /// Network namespaces (`/proc/PID/ns/net`, `/run/netns/NAME`).
+    pub netns: Vec<PathBuf>,
+}
+
+/// The whole selection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Captured with payload.
+    pub select: Rules,
+    /// Not recorded at all.
+    pub exclude: Rules,
+    /// Everything is captured with payload.
+    pub select_all: bool,
+    /// Whether times and sizes of what no rule names are recorded.
+    pub unselected_timing: bool,
+    /// Payload bytes per call.
+    pub payload_bytes_max: u32,
+}
+
+/// Why a rule cannot be applied.
+#[derive(Debug, thiserror::Error)]
+pub enum SelectError {
+    /// A path that a rule names.
+    #[error("cannot select {what} {path}: {reason}")]
+    Path {
+        /// Kind of rule.
+        what: &'static str,
+        /// The path.
+        path: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The kernel refused.
+    #[error("cannot write the selection map of {what}: {source}")]
+    Map {
+        /// Kind of rule.
+        what: &'static str,
+        /// Why.
+        source: MapError,
+    },
+}
+
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct PodExe(ExeKey);
+// SAFETY: `ExeKey` is `Plain`: repr(C), integers only, no padding.
+unsafe impl aya::Pod for PodExe {}
+
+/// The kernel side's selection maps.
+pub struct Selection {
+    settings: Array<MapData, PodSettings>,
+    pid: HashMap<MapData, u32, u32>,
+    cgroup: HashMap<MapData, u64, u32>,
+    exe: HashMap<MapData, PodExe, u32>,
+    port: HashMap<MapData, u32, u32>,
+    netns: HashMap<MapData, u32, u32>,
+    generation: u32,
+    /// Patterns of executables, for processes that start later.
+    exe_patterns: Vec<(String, u32)>,
+    applied: Option<Wanted>,
+}
+
+impl Selection {
+    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
+        Ok(Self {
+            settings: take(ebpf, "SETTINGS")?,
+            pid: take(ebpf, "SELECT_PID")?,
+            cgroup: take(ebpf, "SELECT_CGROUP")?,
+            exe: take(ebpf, "SELECT_EXE")?,
+            port: take(ebpf, "SELECT_PORT")?,
+            netns: take(ebpf, "SELECT_NETNS")?,
+            generation: 0,
+            exe_patterns: Vec::new(),
+            applied: None,
+        })
+    }
+
+    /// Replaces the selection. On error the previous one is put back.
+    pub fn replace(&mut self, wanted: &Wanted) -> Result<(), SelectError> {
+        let result = self.apply(wanted);
+        match (&result, self.applied.take()) {
+            (Ok(()), _) => self.applied = Some(wanted.clone()),
+            (Err(_), Some(previous)) => {
+                // What it names may be gone by now; then as much of it as can be.
+                let _ = self.apply(&previous);
+                self.applied = Some(previous);
+            }
+            (Err(_), None) => {}
+        }
+        result
+    }
+
+    fn apply(&mut self, wanted: &Wanted) -> Result<(), SelectError> {
+        self.clear()?;
+        let mut rules = 0;
+        for (set, value) in [(&wanted.select, mode::PAYLOAD), (&wanted.exclude, mode::EXCLUDE)] {
+            rules |= self.insert(set, value)?;
+        }
+        let unselected = match (wanted.select_all, wanted.unselected_timing) {
+            (true, _) => mode::PAYLOAD,
+            (false, true) => mode::TIMING,
+            (false, false) => mode::NONE,
+        };
+        self.generation = self.generation.wrapping_add(1).max(1);
+        let settings = Settings {
+            generation: self.generation,
+            unselected,
+            payload_bytes_max: wanted.payload_bytes_max,
+            agent_pid: std::process::id(),
+            rules,
+            padding: 0,
+        };
+        self.settings.set(0, PodSettings(settings), 0).map_err(|source| SelectError::Map { what: "settings", source })
+    }
+
+    fn clear(&mut self) -> Result<(), SelectError> {
+        clear_map(&mut self.pid, "pids")?;
+        clear_map(&mut self.cgroup, "cgroups")?;
+        clear_map(&mut self.exe, "executables")?;
+        clear_map(&mut self.port, "ports")?;
+        clear_map(&mut self.netns, "network namespaces")?;
+        self.exe_patterns.clear();
+        Ok(())
+    }
+
+    fn insert(&mut self, set: &Rules, value: u32) -> Result<u32, SelectError> {
+        let mut rules = 0;
+        for pid in set.pids.iter().flat_map(|pid| with_descendants(*pid)) {
+            put(&mut self.pid, pid, value, "pid")?;
+            rules |= rule::PID;
+        }
+        for path in &set.cgroups {
+            put(&mut self.cgroup, cgroup_id(path)?, value, "cgroup")?;
+            rules |= rule::CGROUP;
+        }
+        for pattern in &set.exes {
+            self.exe_patterns.push((pattern.clone(), value));
+            rules |= rule::EXE;
+        }
+        for path in if set.exes.is_empty() { Vec::new() } else { running_executables() } {
+            self.offer_executable(&path)?;
+        }
+        for pattern in set.exes.iter().filter(|pattern| pattern.starts_with('/')) {
+            for path in glob::glob(pattern).into_iter().flatten().flatten() {
+                self.offer_executable(&path)?;
+            }
+        }
+        for port in &set.ports {
+            put(&mut self.port, u32::from(*port), value, "port")?;
+            rules |= rule::PORT;
+        }
+        for path in &set.netns {
+            put(&mut self.netns, netns_inode(path)?, value, "network namespace")?;
+            rules |= rule::NETNS;
+        }
+        Ok(rules)
+    }
+
+    /// Applies the executable rules to a file, found at start or by a later `execve`.
+    pub fn offer_executable(&mut self, path: &Path) -> Result<bool, SelectError> {
+        let matching = self.exe_patterns.iter().filter(|(pattern, _)| matches(pattern, path)).map(|(_, value)| *value);
+        // EXCLUDE is the smaller number, and exclusion wins.
+        let Some(value) = matching.min() else { return Ok(false) };
+        // Through /proc/PID/exe the file is reached even if its path belongs to another mount namespace.
+        let Ok(file) = std::fs::metadata(path) else { return Ok(false) };
+        let device = (libc::major(file.dev()) << 20) | (libc::minor(file.dev()) & 0xf_ffff);
+        let key = PodExe(ExeKey { inode: file.ino(), device, padding: 0 });
+        if self.exe.get(&key, 0).is_ok_and(|known| known == value) {
+            return Ok(false);
+        }
+        put(&mut self.exe, key, value, "executable")?;
+        Ok(true)
+    }
+
+    /// Whether there are executable rules at all.
+    pub fn has_executable_rules(&self) -> bool {
+        !self.exe_patterns.is_empty()
+    }
+
+    /// Makes the kernel side take its cached decisions anew, after [`Self::offer_executable`] found one.
+    pub fn refresh(&mut self) -> Result<(), SelectError> {
+        let error = |source| SelectError::Map { what: "settings", source };
+        let PodSettings(mut settings) = self.settings.get(&0, 0).map_err(error)?;
+        self.generation = self.generation.wrapping_add(1).max(1);
+        settings.generation = self.generation;
+        self.settings.set(0, PodSettings(settings), 0).map_err(error)
+    }
+}
+
+fn put<K: aya::Pod>(map: &mut HashMap<MapData, K, u32>, key: K, value: u32, what: &'static str) -> Result<(), SelectError> {
+    // Exclusion wins: it is inserted after selection, and selection never overwrites it.
+    map.insert(key, value, 0).map_err(|source| SelectError::Map { what, source })
+}
+
+fn clear_map<K: aya::Pod>(map: &mut HashMap<MapData, K, u32>, what: &'static str) -> Result<(), SelectError> {
+    let keys: Vec<K> = map.keys().collect::<Result<_, _>>().map_err(|source| SelectError::Map { what, source })?;
+    for key in keys {
+        let _ = map.remove(&key); // gone already is fine
+    }
+    Ok(())
+}
+
+/// A pattern with a slash is matched against the whole path, a bare one against the file's name.
+fn matches(pattern: &str, path: &Path) -> bool {
+    let Ok(pattern_) = glob::Pattern::new(pattern) else { return false };
+    let resolved = std::fs::read_link(path).unwrap_or_else(|_| path.to_path_buf());
+    if pattern.contains('/') {
+        pattern_.matches_path(&resolved) || pattern_.matches_path(path)
+    } else {
+        resolved.file_name().is_some_and(|name| pattern_.matches(&name.to_string_lossy()))
+    }
+}
+
+fn running_executables() -> Vec<PathBuf> {
+    let all = procfs::process::all_processes().into_iter().flatten().flatten();
+    all.map(|process| PathBuf::from(format!("/proc/{}/exe", process.pid))).collect()
+}
+
+/// The process and all that descend from it now; children born later are selected by the kernel side.
+fn with_descendants(pid: u32) -> Vec<u32> {
+    let all = procfs::process::all_processes().into_iter().flatten().flatten();
+    let parents: Vec<(u32, u32)> =
+        all.filter_map(|p| p.stat().ok()).map(|stat| (stat.pid as u32, stat.ppid as u32)).collect();
+    let mut found = vec![pid];
+    let mut next = 0;
+    while next < found.len() {
+        let parent = found[next];
+        found.extend(parents.iter().filter(|(_, p)| *p == parent).map(|(child, _)| *child));
+        next += 1;
+    }
+    found
+}
+
+/// The id that the kernel's helpers report for a cgroup v2 folder: its inode number.
+fn cgroup_id(path: &Path) -> Result<u64, SelectError> {
+    let fail = |reason: String| SelectError::Path { what: "cgroup", path: path.display().to_string(), reason };
+    let metadata = std::fs::metadata(path).map_err(|error| fail(error.to_string()))?;
+    let file = std::fs::File::open(path).map_err(|error| fail(error.to_string()))?;
+    // SAFETY: `statfs` is plain old data, and fstatfs fills it for a valid descriptor.
+    let kind = unsafe {
+        let mut buffer: libc::statfs = std::mem::zeroed();
+        (libc::fstatfs(std::os::fd::AsRawFd::as_raw_fd(&file), &mut buffer) == 0).then_some(buffer.f_type)
+    };
+    match kind {
+        Some(libc::CGROUP2_SUPER_MAGIC) => Ok(metadata.ino()),
+        Some(libc::CGROUP_SUPER_MAGIC) => Err(fail(
+            "is a cgroup v1 folder, and v1 ids cannot be asked for in the kernel without kprobes; name the process's \
+             cgroup v2 folder, or select by --select-pid or --select-exe"
+                .into(),
+        )),
+        _ => Err(fail("is not in a cgroup v2 file system; see: grep cgroup2 /proc/self/mounts".into())),
+    }
+}
+
+fn netns_inode(path: &Path) -> Result<u32, SelectError> {
+    let fail = |reason: String| SelectError::Path { what: "network namespace", path: path.display().to_string(), reason };
+    let metadata = std::fs::metadata(path).map_err(|error| fail(error.to_string()))?;
+    u32::try_from(metadata.ino()).map_err(|_| fail("is not a network namespace file (/run/netns/NAME, /proc/PID/ns/net)".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executable_patterns_match_names_or_whole_paths() {
+        let check = |pattern, path, expected| assert_eq!(matches(pattern, Path::new(path)), expected, "{pattern} {path}");
+        check("nginx", "/usr/sbin/nginx", true);
+        check("python3*", "/usr/bin/python3.11", true);
+        check("nginx", "/opt/nginx/bin/run", false);
+        check("/opt/*/bin/run", "/opt/nginx/bin/run", true);
+        check("/usr/bin/*", "/opt/nginx/bin/run", false);
+    }
+
+    #[test]
+    fn a_folder_that_is_no_cgroup_says_so() {
+        let error = cgroup_id(Path::new("/tmp")).unwrap_err().to_string();
+        assert!(error.contains("not in a cgroup v2 file system"), "{error}");
+    }
+
+    #[test]
+    fn descendants_include_the_process_itself() {
+        assert!(with_descendants(std::process::id()).contains(&std::process::id()));
+    }
+}

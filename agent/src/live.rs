@@ -1,0 +1,150 @@
+//! What the running agent knows of itself, for `status`, `losses` and metrics.
+
+use std::sync::{Arc, Mutex, atomic::Ordering};
+
+use crate::{
+    capture::{CaptureLoop, Figures, lock},
+    export::{DestinationStats, figures},
+    kernel::{attach::HookState, load::Capture},
+    log::SpanLog,
+    query::api::{DestinationStatus, HookStatus, Live, Loss, StatusReport},
+    run::unix_ns,
+    telemetry::{
+        health::Facts,
+        metrics::{KernelLossCount, Snapshot},
+    },
+};
+
+/// Live facts. Owns the kernel side, so that its counters can be read until it is detached.
+pub struct LiveFacts {
+    capture: Mutex<Option<Capture>>,
+    hooks: Vec<HookState>,
+    figures: Arc<Figures>,
+    destinations: Vec<Arc<DestinationStats>>,
+    log: SpanLog,
+    selection: Mutex<Vec<String>>,
+    started_unix_ns: u64,
+}
+
+impl LiveFacts {
+    /// Facts of a started agent.
+    pub fn new(
+        capture: Capture,
+        looping: &CaptureLoop,
+        destinations: &[Arc<DestinationStats>],
+        log: SpanLog,
+        selection: Vec<String>,
+    ) -> Self {
+        Self {
+            hooks: capture.hooks().to_vec(),
+            capture: Mutex::new(Some(capture)),
+            figures: Arc::clone(looping.figures()),
+            destinations: destinations.to_vec(),
+            log,
+            selection: Mutex::new(selection),
+            started_unix_ns: unix_ns(),
+        }
+    }
+
+    /// Detaches every kernel program.
+    pub fn detach(&self) {
+        lock(&self.capture).take();
+    }
+
+    /// Says what is selected from now on, in the words of the flags.
+    pub fn set_selection(&self, words: Vec<String>) {
+        *lock(&self.selection) = words;
+    }
+
+    /// Kernel-side losses by reason and CPU, zeros left out.
+    fn kernel_losses(&self) -> Vec<KernelLossCount> {
+        let capture = lock(&self.capture);
+        let losses = capture.as_ref().map(Capture::losses).unwrap_or_default();
+        let by_cpu = losses.into_iter().flat_map(|(reason, counts)| {
+            let count = move |(cpu, count)| KernelLossCount { reason: reason.name(), cpu: cpu as u32, count };
+            counts.into_iter().enumerate().map(count)
+        });
+        by_cpu.filter(|loss| loss.count > 0).collect()
+    }
+
+    fn losses(&self) -> Vec<Loss> {
+        let kernel = self.kernel_losses().into_iter().map(|loss| Loss {
+            source: format!("kernel cpu {}", loss.cpu),
+            reason: loss.reason.into(),
+            count: loss.count,
+        });
+        let pipeline = lock(&self.figures.losses).clone();
+        let pipeline = pipeline.into_iter().filter(|(_, count)| *count > 0).map(|(reason, count)| Loss {
+            source: "pipeline".into(),
+            reason: reason.into(),
+            count,
+        });
+        kernel.chain(pipeline).collect()
+    }
+}
+
+fn hook_status(hook: &HookState) -> HookStatus {
+    let detail = match hook.rung {
+        Some(rung) => rung.name().to_owned(),
+        None => hook.detail.clone(),
+    };
+    HookStatus { name: hook.name.into(), means: hook.gives.into(), attached: hook.rung.is_some(), detail }
+}
+
+impl Live for LiveFacts {
+    fn status(&self) -> StatusReport {
+        let destination = |stats: &Arc<DestinationStats>| {
+            let counts = stats.counts();
+            DestinationStatus {
+                name: counts.name,
+                url: counts.url,
+                last_error: counts.last_error.unwrap_or_default(),
+                ..DestinationStatus::default()
+            }
+        };
+        StatusReport {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            started_unix_ns: self.started_unix_ns,
+            hooks: self.hooks.iter().map(hook_status).collect(),
+            selection: lock(&self.selection).clone(),
+            connections: self.figures.connections.load(Ordering::Relaxed),
+            spans_total: self.figures.spans.load(Ordering::Relaxed),
+            destinations: self.destinations.iter().map(destination).collect(),
+            log: None,
+            losses: self.losses(),
+        }
+    }
+}
+
+impl Facts for LiveFacts {
+    fn snapshot(&self) -> Snapshot {
+        let log = self.log.stats();
+        let losses = lock(&self.figures.losses).iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        let accounts = self.log.destinations();
+        let destination = |stats: &Arc<DestinationStats>| {
+            let counts = stats.counts();
+            figures(&counts, &accounts.get(&counts.name).copied().unwrap_or_default())
+        };
+        Snapshot {
+            records_decoded: self.figures.records.load(Ordering::Relaxed),
+            spans_generated: self.figures.spans.load(Ordering::Relaxed),
+            connections: self.figures.connections.load(Ordering::Relaxed),
+            kernel_losses: self.kernel_losses(),
+            losses,
+            log_bytes: log.bytes,
+            log_segments: log.segments,
+            log_spans_dropped: log.spans_dropped,
+            hooks: self.hooks.iter().map(|hook| (hook.name.to_owned(), hook.rung.is_some())).collect(),
+            destinations: self.destinations.iter().map(destination).collect(),
+        }
+    }
+
+    fn healthy(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if lock(&self.capture).is_some() { Ok(()) } else { Err("the kernel programs are detached".into()) }
+    }
+}

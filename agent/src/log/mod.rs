@@ -1,0 +1,321 @@
+//! The span log: every finished span, once, in bounded files; every destination and every query reads it from there.
+//!
+//! In: [`SafeSpan`]s, a block per append. Out: blocks of OTLP bytes, by durable [`Cursor`]s (one per destination) and by
+//! [`Reader`]s (queries). Called by the run loop (append, [`SpanLog::maintain`]), the exporters and the query server. The
+//! core is synchronous and thread-safe; async callers use `spawn_blocking`.
+//!
+//! Form: `segments/NUMBER.spans` files of framed blocks (see [`block`]), `cursors.db` (SQLite) beside them, and a `lock`.
+//!
+//! Policy: the log never blocks the pipeline. When it is full or spans are too old, the oldest whole segment goes, even if a
+//! destination has not read it yet; those spans are that destination's `dropped`. Spans that cannot be appended (full disk) take
+//! their numbers with them, so that they too are `dropped` at every destination, and the next append tries again. Thus,
+//! for each destination, always: generated = delivered + queued + dead + dropped.
+//!
+//! Limits: [`LogConfig::bytes_max`] on disk, [`BLOCK_SPANS_MAX`] spans and [`BLOCK_BYTES_MAX`] bytes per block.
+
+pub mod block;
+mod cursor;
+mod error;
+mod lock;
+mod reader;
+mod segment;
+mod store;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use agent_core::redact::SafeSpan;
+use tokio::sync::watch;
+
+pub use cursor::{Batch, Cursor, DestinationCounts};
+pub use error::LogError;
+pub use reader::{Block, Read, Reader};
+
+use crate::otlp::Encoder;
+use lock::InstanceLock;
+use segment::SegmentMeta;
+use store::Store;
+use writer::Writer;
+
+/// Most spans of a block.
+pub const BLOCK_SPANS_MAX: usize = 512;
+/// Payload bytes above which a block of several spans is halved: well under the 4 MiB that gRPC receivers accept.
+pub const BLOCK_BYTES_MAX: usize = 1 << 20;
+/// Bounds of a segment file's size; between them it is a sixty-fourth of the log.
+const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = (256 << 10)..=(16 << 20);
+/// A segment is closed after this part of the greatest age, so that age deletes little at a time.
+const SEGMENT_AGE_PART: u32 = 24;
+
+/// Bounds and habits of the log.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// Most bytes of segment files. At least 1 MiB is used.
+    pub bytes_max: u64,
+    /// Segments whose newest span is older go.
+    pub age_max: Duration,
+    /// How often written blocks are forced to the disk; `None`: only at shutdown. Spans not yet forced can be lost when the
+    /// machine (not the agent) dies.
+    pub sync_interval: Option<Duration>,
+    /// `host.name` of every span.
+    pub host_name: Option<String>,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            bytes_max: 1 << 30,
+            age_max: Duration::from_secs(24 * 3600),
+            sync_interval: Some(Duration::from_secs(1)),
+            host_name: None,
+        }
+    }
+}
+
+/// Number of a block; blocks are numbered in the order of their appends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlockId(pub u64);
+
+/// What the log did since it was opened, and what it holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogStats {
+    /// Bytes of the segment files.
+    pub bytes: u64,
+    /// Their number.
+    pub segments: u64,
+    /// When the oldest was made; 0: there is none.
+    pub oldest_unix_ns: u64,
+    /// Number that the next span gets: spans ever generated.
+    pub next_span: u64,
+    /// Spans appended since the log was opened.
+    pub spans_appended: u64,
+    /// Spans that could not be appended.
+    pub spans_dropped: u64,
+    /// Appends that failed.
+    pub append_errors: u64,
+    /// Forcing to disk that failed.
+    pub sync_errors: u64,
+    /// Blocks (or runs of bytes) that readers skipped as damaged; a reader that meets the same damage again counts it again.
+    pub blocks_damaged: u64,
+    /// Bytes cut from a torn tail when the log was opened.
+    pub torn_bytes: u64,
+    /// Files among the segments that are not segments of this version.
+    pub foreign_files: u64,
+    /// Spans deleted by size or age, read or not.
+    pub spans_expired: u64,
+    /// Whether the cursor database was missing or damaged although there were spans, so that the destinations begin with the oldest
+    /// span.
+    pub cursors_rebuilt: bool,
+    /// The last error of an append, sync or deletion.
+    pub last_error: String,
+}
+
+/// The log. Clones are the same log.
+#[derive(Clone, Debug)]
+pub struct SpanLog {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    dir: PathBuf,
+    config: LogConfig,
+    encoder: Encoder,
+    /// Lock order: `writer`, then `state`. Readers take `state` only, and never hold it while they touch a file.
+    writer: Mutex<Writer>,
+    state: Mutex<State>,
+    store: Store,
+    appended: watch::Sender<u64>,
+    _lock: InstanceLock,
+}
+
+/// What readers need to know of the files.
+#[derive(Debug, Default)]
+struct State {
+    /// Oldest first; the last one is being written.
+    segments: Vec<SegmentMeta>,
+    next_block: u64,
+    next_span: u64,
+    stats: LogStats,
+    cursors: BTreeMap<String, DestinationCounts>,
+}
+
+impl SpanLog {
+    /// Opens the log in `dir`, making what is missing. Damage in the files never keeps it from opening: a torn tail is cut and
+    /// counted, a damaged block is skipped when it is read.
+    ///
+    /// # Errors
+    /// Another agent has it open, or the folder or the database cannot be made or read.
+    pub fn open(dir: &Path, config: LogConfig) -> Result<Self, LogError> {
+        let segments_dir = dir.join("segments");
+        std::fs::create_dir_all(&segments_dir).map_err(LogError::io("create the folder", &segments_dir))?;
+        let lock = InstanceLock::acquire(dir)?;
+        let mut state = segment::open_all(&segments_dir)?;
+        let store = Store::open(&dir.join("cursors.db"), !state.segments.is_empty())?;
+        // A tail that a crash took must not have its numbers used again: a cursor may be past them.
+        let (block, span) = store.furthest()?;
+        state.next_block = state.next_block.max(block);
+        state.next_span = state.next_span.max(span);
+        state.stats.cursors_rebuilt = store.rebuilt();
+        let writer = Writer::open(&segments_dir, &config, &mut state)?;
+        let encoder = Encoder::new(config.host_name.clone());
+        let (appended, _) = watch::channel(state.next_block);
+        let inner = Inner {
+            dir: dir.to_owned(),
+            config,
+            encoder,
+            writer: Mutex::new(writer),
+            state: Mutex::new(state),
+            store,
+            appended,
+            _lock: lock,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Appends spans as one block (more, if they are many). `None`: there were none.
+    ///
+    /// # Errors
+    /// The spans are lost and counted; the next append tries again.
+    pub fn append(&self, spans: &[SafeSpan]) -> Result<Option<BlockId>, LogError> {
+        let mut last = None;
+        let mut failure = None;
+        for chunk in spans.chunks(BLOCK_SPANS_MAX) {
+            match self.inner.append_chunk(chunk) {
+                Ok(id) => last = Some(id),
+                Err(error) => failure = Some(error),
+            }
+        }
+        if !spans.is_empty() {
+            self.inner.appended.send_replace(self.inner.state().next_block);
+        }
+        failure.map_or(Ok(last), Err)
+    }
+
+    /// Changes whenever spans were appended; the value is the number of the next block.
+    pub fn appended(&self) -> watch::Receiver<u64> {
+        self.inner.appended.subscribe()
+    }
+
+    /// The durable cursor `name`, made if it is new: it then begins with the next span to be appended (or, if the cursor database was
+    /// lost, with the oldest span there is: spans may come twice, but none is missed).
+    ///
+    /// # Errors
+    /// It is open already, or the database fails.
+    pub fn cursor(&self, name: &str) -> Result<Cursor, LogError> {
+        Cursor::open(Arc::clone(&self.inner), name)
+    }
+
+    /// A reader from the oldest block.
+    pub fn read_oldest(&self) -> Reader {
+        Reader::oldest(Arc::clone(&self.inner))
+    }
+
+    /// A reader of what is appended from now on.
+    pub fn read_new(&self) -> Reader {
+        Reader::new_only(Arc::clone(&self.inner))
+    }
+
+    /// Readers for whole segments, newest first, of which each gives its blocks oldest first and then ends. Segments whose spans all
+    /// ended before `since_unix_ns` are left out.
+    pub fn segments_newest_first(&self, since_unix_ns: u64) -> Vec<Reader> {
+        Reader::segments_newest_first(&self.inner, since_unix_ns)
+    }
+
+    /// Forces what is due to the disk and deletes what is too old. To be called about once a second.
+    ///
+    /// # Errors
+    /// A file operation failed; it is counted, and tried again the next time.
+    pub fn maintain(&self) -> Result<(), LogError> {
+        self.inner.maintain(false)
+    }
+
+    /// Forces everything to the disk. For shutdown; the log stays usable.
+    ///
+    /// # Errors
+    /// A file operation failed.
+    pub fn sync(&self) -> Result<(), LogError> {
+        self.inner.maintain(true)?;
+        self.inner.store.checkpoint()
+    }
+
+    /// Numbers.
+    pub fn stats(&self) -> LogStats {
+        let state = self.inner.state();
+        LogStats {
+            bytes: state.segments.iter().map(|segment| segment.bytes).sum(),
+            segments: state.segments.len() as u64,
+            oldest_unix_ns: state.segments.first().map_or(0, |segment| segment.created_unix_ns),
+            next_span: state.next_span,
+            ..state.stats.clone()
+        }
+    }
+
+    /// Counts of every open cursor, by name.
+    pub fn destinations(&self) -> BTreeMap<String, DestinationCounts> {
+        self.inner.state().destinations()
+    }
+
+    /// Most bytes that the log may take.
+    pub fn bytes_max(&self) -> u64 {
+        self.inner.config.bytes_max
+    }
+
+    /// The folder that it was opened in.
+    pub fn dir(&self) -> &Path {
+        &self.inner.dir
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // The state is changed in single steps that leave it whole; a panic elsewhere does not spoil it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn append_chunk(&self, spans: &[SafeSpan]) -> Result<BlockId, LogError> {
+        let encoded = self.encoder.encode(spans);
+        if encoded.bytes.len() > BLOCK_BYTES_MAX && spans.len() > 1 {
+            let (left, right) = spans.split_at(spans.len() / 2);
+            let left = self.append_chunk(left);
+            let right = self.append_chunk(right);
+            return left.and(right);
+        }
+        self.writer().append(&encoded, self)
+    }
+
+    fn maintain(&self, everything: bool) -> Result<(), LogError> {
+        let result = self.sync_due(everything).and(self.writer().expire(self));
+        if let Err(error) = &result {
+            self.state().stats.last_error = error.to_string();
+        }
+        result
+    }
+
+    fn sync_due(&self, everything: bool) -> Result<(), LogError> {
+        let files = self.writer().take_unsynced(everything, self.config.sync_interval);
+        for (file, path) in files {
+            // Outside of every lock: forcing may take long, and appends go on.
+            if let Err(source) = file.sync_data() {
+                self.state().stats.sync_errors += 1;
+                return Err(LogError::Io { operation: "force to disk", path, source });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn now_unix_ns() -> u64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,293 @@
+//! Reading blocks in order, from anywhere, while the log is written and old segments go.
+//!
+//! In: a place in the log. Out: blocks with their payload bytes, and how many spans are missing before the place reached.
+//! Called by [`Cursor`](super::Cursor) and the query server. Never blocks a writer for longer than it takes to copy a few numbers.
+//! Limits: one window of [`WINDOW_BYTES`], or of one block if that is larger, in memory.
+
+use std::{fs::File, os::unix::fs::FileExt, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{
+    Inner, LogError,
+    block::{BLOCK_HEADER_BYTES, BlockHeader, Item, PAYLOAD_BYTES_MAX, SEGMENT_HEADER_BYTES, Walk},
+    segment::SegmentMeta,
+};
+
+/// Bytes read from a file at once.
+const WINDOW_BYTES: usize = 256 << 10;
+
+/// A block of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Its header.
+    pub header: BlockHeader,
+    /// Protobuf of a `TracesData`, which is also that of an `ExportTraceServiceRequest`.
+    pub payload: Bytes,
+}
+
+/// What one read found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Read {
+    /// Blocks in order; none: there is no more for now.
+    pub blocks: Vec<Block>,
+    /// Spans that were deleted, damaged or never written, before the place that was reached.
+    pub lost_spans: u64,
+}
+
+/// A place in the log. Ordered like the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Position {
+    /// The next block to be read.
+    pub block: u64,
+    /// The next span.
+    pub span: u64,
+}
+
+/// Reads on from a place.
+#[derive(Debug)]
+pub struct Reader {
+    inner: Arc<Inner>,
+    position: Position,
+    open: Option<Open>,
+    /// For a reader of one segment: its number. Such a reader ends with the segment.
+    only: Option<u64>,
+}
+
+/// The segment being read; its file stays readable after it was deleted.
+#[derive(Debug)]
+struct Open {
+    file: File,
+    meta: SegmentMeta,
+    offset: u64,
+}
+
+/// Where to go on.
+enum Place {
+    /// In this segment, up to its `bytes`.
+    Segment(SegmentMeta),
+    /// Everything was read; what is missing up to this place was never written.
+    End(Position),
+}
+
+impl Reader {
+    pub(super) fn at(inner: Arc<Inner>, position: Position) -> Self {
+        Self { inner, position, open: None, only: None }
+    }
+
+    pub(super) fn oldest(inner: Arc<Inner>) -> Self {
+        let position = {
+            let state = inner.state();
+            let end = Position { block: state.next_block, span: state.next_span };
+            state.segments.first().map_or(end, SegmentMeta::start)
+        };
+        Self::at(inner, position)
+    }
+
+    pub(super) fn new_only(inner: Arc<Inner>) -> Self {
+        let position = {
+            let state = inner.state();
+            Position { block: state.next_block, span: state.next_span }
+        };
+        Self::at(inner, position)
+    }
+
+    pub(super) fn segments_newest_first(inner: &Arc<Inner>, since_unix_ns: u64) -> Vec<Self> {
+        let state = inner.state();
+        let mut readers = Vec::new();
+        // A segment's last span ended before it was appended, which was before the next segment was made.
+        let mut closed_unix_ns = u64::MAX;
+        for segment in state.segments.iter().rev() {
+            if closed_unix_ns < since_unix_ns {
+                break;
+            }
+            closed_unix_ns = segment.created_unix_ns;
+            let only = Some(segment.first_block);
+            readers.push(Self { inner: Arc::clone(inner), position: segment.start(), open: None, only });
+        }
+        readers
+    }
+
+    /// Number of the next block to be read.
+    pub fn next_block(&self) -> u64 {
+        self.position.block
+    }
+
+    pub(super) fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Goes back (or on) to a place.
+    pub(super) fn seek(&mut self, position: Position) {
+        if position != self.position {
+            self.position = position;
+            self.open = None;
+        }
+    }
+
+    /// Reads up to so many spans and payload bytes, but at least one block if there is one.
+    ///
+    /// # Errors
+    /// A segment file cannot be opened or read.
+    pub fn read(&mut self, spans_max: usize, bytes_max: usize) -> Result<Read, LogError> {
+        let mut read = Read::default();
+        let mut room = Room { spans: spans_max, bytes: bytes_max, is_empty: true };
+        while !room.is_full() {
+            match self.place() {
+                Place::Segment(meta) => {
+                    if !self.read_segment(meta, &mut read, &mut room)? {
+                        break;
+                    }
+                }
+                Place::End(position) => {
+                    read.lost_spans += position.span.saturating_sub(self.position.span);
+                    self.position = self.position.max(position);
+                    break;
+                }
+            }
+        }
+        Ok(read)
+    }
+
+    /// Finds the segment to read on in, and jumps over what was deleted.
+    fn place(&mut self) -> Place {
+        let inner = Arc::clone(&self.inner);
+        let state = inner.state();
+        let end = Position { block: state.next_block, span: state.next_span };
+        let current = self.open.as_ref().map(|open| (open.meta.first_block, open.offset));
+        let unread = |segment: &&SegmentMeta| match current {
+            Some((first_block, offset)) if first_block == segment.first_block => offset < segment.bytes,
+            Some((first_block, _)) => segment.first_block > first_block,
+            None => true,
+        };
+        if let Some(only) = self.only {
+            let segment = state.segments.iter().find(|segment| segment.first_block == only).filter(unread);
+            return segment.cloned().map_or(Place::End(self.position), Place::Segment);
+        }
+        let from = match current {
+            Some((first_block, _)) => first_block,
+            // The last segment that can hold the place; earlier ones end before it.
+            None => {
+                let holds = |segment: &&SegmentMeta| segment.first_block <= self.position.block;
+                state.segments.iter().rev().find(holds).map_or(0, |segment| segment.first_block)
+            }
+        };
+        let segment = state.segments.iter().filter(|segment| segment.first_block >= from).find(unread);
+        segment.cloned().map_or(Place::End(end), Place::Segment)
+    }
+
+    /// Goes on behind a segment that was deleted since it was looked up; `false`: there is nothing behind it.
+    fn skip(&mut self, meta: &SegmentMeta, read: &mut Read) -> bool {
+        let inner = Arc::clone(&self.inner);
+        let state = inner.state();
+        let next = state.segments.iter().find(|segment| segment.first_block > meta.first_block);
+        let Some(next) = next.filter(|_| self.only.is_none()) else { return false };
+        read.lost_spans += next.first_span.saturating_sub(self.position.span);
+        self.position = self.position.max(next.start());
+        true
+    }
+
+    /// Reads on in a segment; `false`: the next block is there, but there is no room for it.
+    fn read_segment(&mut self, meta: SegmentMeta, read: &mut Read, room: &mut Room) -> Result<bool, LogError> {
+        let open = match self.open.take() {
+            Some(open) if open.meta.first_block == meta.first_block => Open { meta, ..open },
+            _ => match File::open(&meta.path) {
+                Ok(file) => Open { file, meta, offset: SEGMENT_HEADER_BYTES as u64 },
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(self.skip(&meta, read)),
+                Err(source) => return Err(LogError::Io { operation: "open", path: meta.path, source }),
+            },
+        };
+        let open = self.open.insert(open);
+        let window = window(open)?;
+        let mut walk = Walk::new(&window);
+        let mut taken = 0;
+        let mut has_room = true;
+        while let Some(item) = walk.next() {
+            if let Item::Block { header, payload, payload_at } = item {
+                if header.block >= self.position.block {
+                    if !room.take(&header) {
+                        has_room = false;
+                        break;
+                    }
+                    read.lost_spans += header.first_span.saturating_sub(self.position.span);
+                    self.position = Position { block: header.block + 1, span: header.end_span() };
+                    read.blocks.push(Block { header, payload: window.slice(payload_at..payload_at + payload.len()) });
+                }
+            } else {
+                self.inner.state().stats.blocks_damaged += 1;
+            }
+            taken = walk.position();
+        }
+        // No whole block up to the end: the file is shorter or worse than it was when it was written.
+        let is_stuck = has_room && taken == 0;
+        if is_stuck {
+            self.inner.state().stats.blocks_damaged += 1;
+        }
+        open.offset = if is_stuck { open.meta.bytes } else { open.offset + taken as u64 };
+        Ok(has_room)
+    }
+}
+
+impl SegmentMeta {
+    fn start(&self) -> Position {
+        Position { block: self.first_block, span: self.first_span }
+    }
+}
+
+/// Reads from the place on: enough for at least one block, if a whole one is there.
+fn window(open: &Open) -> Result<Bytes, LogError> {
+    let rest = usize::try_from(open.meta.bytes.saturating_sub(open.offset)).unwrap_or(usize::MAX);
+    let bytes = read_at(open, rest.min(WINDOW_BYTES))?;
+    let mut walk = Walk::new(&bytes);
+    if bytes.len() == rest || walk.next().is_some() {
+        return Ok(bytes);
+    }
+    let wanted = match BlockHeader::parse(&bytes) {
+        Some(header) => BLOCK_HEADER_BYTES + header.payload_bytes as usize,
+        // Damage longer than the window: look as far as the largest block reaches.
+        None => BLOCK_HEADER_BYTES + PAYLOAD_BYTES_MAX,
+    };
+    read_at(open, rest.min(wanted))
+}
+
+fn read_at(open: &Open, bytes: usize) -> Result<Bytes, LogError> {
+    let mut buffer = vec![0; bytes];
+    let mut filled = 0;
+    while filled < bytes {
+        let at = open.offset + filled as u64;
+        match open.file.read_at(&mut buffer[filled..], at) {
+            // Someone cut the file; what is missing is noticed by the span numbers.
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(source) => return Err(LogError::Io { operation: "read", path: open.meta.path.clone(), source }),
+        }
+    }
+    buffer.truncate(filled);
+    Ok(buffer.into())
+}
+
+/// How much more may be read.
+struct Room {
+    spans: usize,
+    bytes: usize,
+    is_empty: bool,
+}
+
+impl Room {
+    /// Takes the block's room, if it fits or is the first.
+    fn take(&mut self, header: &BlockHeader) -> bool {
+        let (spans, bytes) = (header.span_count as usize, header.payload_bytes as usize);
+        if !self.is_empty && (spans > self.spans || bytes > self.bytes) {
+            return false;
+        }
+        self.is_empty = false;
+        self.spans = self.spans.saturating_sub(spans);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        true
+    }
+
+    fn is_full(&self) -> bool {
+        !self.is_empty && (self.spans == 0 || self.bytes == 0)
+    }
+}

@@ -1,0 +1,100 @@
+//! The segment files: their names, their list, and what a start finds in them.
+//!
+//! In: a folder. Out: [`State`] with the segments there are, the last one cut to its last whole block. Called once, when the
+//! log is opened. Reads only the header of each segment, and the whole of the last one: damage elsewhere shows when it is read.
+
+use std::{
+    fs::{File, OpenOptions},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    LogError, State,
+    block::{Item, SEGMENT_HEADER_BYTES, SegmentHeader, Walk},
+};
+
+const EXTENSION: &str = "spans";
+
+/// A segment file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SegmentMeta {
+    pub path: PathBuf,
+    /// Number of its first block; identifies it.
+    pub first_block: u64,
+    /// Number of its first span.
+    pub first_span: u64,
+    pub created_unix_ns: u64,
+    /// Bytes that are written and whole; readers go no further.
+    pub bytes: u64,
+}
+
+/// The name of the segment that begins with this block. Names sort like their numbers.
+pub(super) fn path(dir: &Path, first_block: u64) -> PathBuf {
+    dir.join(format!("{first_block:020}.{EXTENSION}"))
+}
+
+/// Reads the list of segments and cuts the tail of the last one.
+pub(super) fn open_all(dir: &Path) -> Result<State, LogError> {
+    let mut state = State::default();
+    let entries = std::fs::read_dir(dir).map_err(LogError::io("list", dir))?;
+    for entry in entries {
+        let path = entry.map_err(LogError::io("list", dir))?.path();
+        if path.extension().is_none_or(|extension| extension != EXTENSION) {
+            continue;
+        }
+        match open_one(&path) {
+            Some(segment) => state.segments.push(segment),
+            None => state.stats.foreign_files += 1,
+        }
+    }
+    state.segments.sort_by_key(|segment| segment.first_block);
+    if let Some(last) = state.segments.last().cloned() {
+        cut(&last, &mut state)?;
+    }
+    Ok(state)
+}
+
+/// `None`: unreadable, or not a segment of this version. Such a file is left for people to look at.
+fn open_one(path: &Path) -> Option<SegmentMeta> {
+    let file = File::open(path).ok()?;
+    let mut header = [0; SEGMENT_HEADER_BYTES];
+    file.read_exact_at(&mut header, 0).ok()?;
+    let header = SegmentHeader::parse(&header).ok()?;
+    Some(SegmentMeta {
+        path: path.to_owned(),
+        first_block: header.first_block,
+        first_span: header.first_span,
+        created_unix_ns: header.created_unix_ns,
+        bytes: file.metadata().ok()?.len(),
+    })
+}
+
+/// Finds the end of the last segment, cuts what is torn, and takes the next numbers from there.
+fn cut(last: &SegmentMeta, state: &mut State) -> Result<(), LogError> {
+    let bytes = std::fs::read(&last.path).map_err(LogError::io("read", &last.path))?;
+    state.next_block = last.first_block;
+    state.next_span = last.first_span;
+    let mut walk = Walk::new(&bytes[SEGMENT_HEADER_BYTES..]);
+    for item in &mut walk {
+        match item {
+            Item::Block { header, .. } => {
+                state.next_block = state.next_block.max(header.block + 1);
+                state.next_span = state.next_span.max(header.end_span());
+            }
+            // Its readers count it.
+            Item::Damaged { .. } => {}
+        }
+    }
+    let end = (SEGMENT_HEADER_BYTES + walk.position()) as u64;
+    let torn = bytes.len() as u64 - end;
+    if torn > 0 {
+        let file = OpenOptions::new().write(true).open(&last.path).map_err(LogError::io("open", &last.path))?;
+        file.set_len(end).map_err(LogError::io("cut the torn tail of", &last.path))?;
+        state.stats.torn_bytes = torn;
+    }
+    if let Some(segment) = state.segments.last_mut() {
+        segment.bytes = end;
+    }
+    Ok(())
+}

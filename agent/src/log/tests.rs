@@ -1,0 +1,1 @@
+//! The log as its callers see it, over real files.

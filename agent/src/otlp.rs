@@ -1,0 +1,33 @@
+//! Our spans to and from OTLP.
+//!
+//! In: [`SafeSpan`](agent_core::redact::SafeSpan)s, or protobuf bytes. Out: the bytes of a `TracesData`, which are also those of an
+//! `ExportTraceServiceRequest` (both are `repeated ResourceSpans = 1`), so that concatenated blocks are a valid
+//! request and nothing is encoded twice; or [`SpanView`](crate::query::api::SpanView)s. Called by the span log (encode) and the
+//! query server (decode). Never does IO and never sees an unredacted span.
+//!
+//! What OTLP has no field for travels in attributes: `spantap.protocol`, `spantap.status` (only `unknown`),
+//! `spantap.segments` (a list of `{name, start_ns, duration_ns, evidence}`, `start_ns` counted from the span's start)
+//! and, for backends that cannot look into lists, `spantap.segment.<name>.ns` (summed per name).
+
+mod decode;
+mod encode;
+
+pub use decode::decode;
+pub use encode::{Encoded, Encoder};
+
+/// `otel.scope.name` of every span.
+const SCOPE: &str = "spantap";
+const PROTOCOL: &str = "spantap.protocol";
+const STATUS: &str = "spantap.status";
+const SEGMENTS: &str = "spantap.segments";
+const SEGMENT_PREFIX: &str = "spantap.segment.";
+const LINK_EVIDENCE: &str = "spantap.link.evidence";
+const LOCAL_ADDRESS: &str = "network.local.address";
+const LOCAL_PORT: &str = "network.local.port";
+const PEER_ADDRESS: &str = "network.peer.address";
+const PEER_PORT: &str = "network.peer.port";
+const PID: &str = "process.pid";
+const SERVICE_NAME: &str = "service.name";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! The bytes of a `TracesData` to views, whoever wrote the spans.
+
+use std::net::{IpAddr, SocketAddr};
+
+use opentelemetry_proto::tonic::{
+    common::v1::{AnyValue, KeyValue, any_value},
+    resource::v1::Resource,
+    trace::v1::{Span as OtlpSpan, TracesData, span, status},
+};
+use prost::{DecodeError, Message};
+
+use super::{
+    LINK_EVIDENCE, LOCAL_ADDRESS, LOCAL_PORT, PEER_ADDRESS, PEER_PORT, PID, PROTOCOL, SEGMENT_PREFIX, SEGMENTS,
+    SERVICE_NAME, STATUS,
+};
+use crate::query::api::{Attribute, AttributeValue, LinkView, SegmentView, SpanView, Texts};
+
+/// Decodes a block.
+///
+/// # Errors
+/// The bytes are not a `TracesData`.
+pub fn decode(bytes: &[u8]) -> Result<Vec<SpanView>, DecodeError> {
+    let mut views = Vec::new();
+    for resource_spans in TracesData::decode(bytes)?.resource_spans {
+        let resource = resource_spans.resource.unwrap_or_default();
+        let spans = resource_spans.scope_spans.into_iter().flat_map(|scope| scope.spans);
+        views.extend(spans.map(|span| view(span, &resource)));
+    }
+    Ok(views)
+}
+
+fn view(span: OtlpSpan, resource: &Resource) -> SpanView {
+    let mut view = SpanView {
+        kind: kind(span.kind()).to_owned(),
+        status: status(&span).to_owned(),
+        local: socket(&span.attributes, LOCAL_ADDRESS, LOCAL_PORT),
+        peer: socket(&span.attributes, PEER_ADDRESS, PEER_PORT),
+        protocol: text_of(&span.attributes, PROTOCOL).unwrap_or_default(),
+        service: text_of(&resource.attributes, SERVICE_NAME).unwrap_or_default(),
+        pid: int_of(&resource.attributes, PID).and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0),
+        start_unix_ns: span.start_time_unix_nano,
+        duration_ns: span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano),
+        trace_id: span.trace_id,
+        span_id: span.span_id,
+        parent_span_id: span.parent_span_id,
+        name: span.name,
+        links: span.links.into_iter().map(link).collect(),
+        ..Default::default()
+    };
+    for attribute in span.attributes {
+        match attribute.key.as_str() {
+            PROTOCOL | STATUS => {}
+            SEGMENTS => view.segments = segments(attribute.value),
+            key if key.starts_with(SEGMENT_PREFIX) => {}
+            _ => view.attributes.push(self::attribute(attribute)),
+        }
+    }
+    let named = |attribute: &&KeyValue| attribute.key != SERVICE_NAME && attribute.key != PID;
+    view.attributes.extend(resource.attributes.iter().filter(named).cloned().map(self::attribute));
+    view
+}
+
+fn kind(kind: span::SpanKind) -> &'static str {
+    match kind {
+        span::SpanKind::Server => "server",
+        span::SpanKind::Client => "client",
+        span::SpanKind::Producer => "producer",
+        span::SpanKind::Consumer => "consumer",
+        // OTLP: unspecified is treated as internal.
+        span::SpanKind::Internal | span::SpanKind::Unspecified => "internal",
+    }
+}
+
+fn status(span: &OtlpSpan) -> &'static str {
+    let is_error = span.status.as_ref().is_some_and(|status| status.code() == status::StatusCode::Error);
+    match text_of(&span.attributes, STATUS) {
+        _ if is_error => "error",
+        Some(status) if status == "unknown" => "unknown",
+        _ => "ok",
+    }
+}
+
+fn link(link: span::Link) -> LinkView {
+    let evidence = text_of(&link.attributes, LINK_EVIDENCE).unwrap_or_default();
+    LinkView { trace_id: link.trace_id, span_id: link.span_id, evidence }
+}
+
+fn segments(value: Option<AnyValue>) -> Vec<SegmentView> {
+    let Some(any_value::Value::ArrayValue(array)) = value.and_then(|value| value.value) else { return Vec::new() };
+    array.values.into_iter().filter_map(segment).collect()
+}
+
+fn segment(value: AnyValue) -> Option<SegmentView> {
+    let any_value::Value::KvlistValue(list) = value.value? else { return None };
+    Some(SegmentView {
+        name: text_of(&list.values, "name")?,
+        start_ns: u64::try_from(int_of(&list.values, "start_ns")?).ok()?,
+        duration_ns: u64::try_from(int_of(&list.values, "duration_ns")?).ok()?,
+        evidence: text_of(&list.values, "evidence").unwrap_or_default(),
+    })
+}
+
+fn attribute(attribute: KeyValue) -> Attribute {
+    Attribute { key: attribute.key, value: attribute.value.and_then(|value| value.value).map(attribute_value) }
+}
+
+fn attribute_value(value: any_value::Value) -> AttributeValue {
+    match value {
+        any_value::Value::StringValue(text) => AttributeValue::Text(text),
+        any_value::Value::BoolValue(value) => AttributeValue::Bool(value),
+        any_value::Value::IntValue(value) => AttributeValue::Int(value),
+        any_value::Value::DoubleValue(value) => AttributeValue::Real(value),
+        any_value::Value::ArrayValue(array) => {
+            AttributeValue::Texts(Texts { values: array.values.into_iter().map(any_text).collect() })
+        }
+        // Not written by the agent; shown as text so that nothing is hidden.
+        other => AttributeValue::Text(any_text(AnyValue { value: Some(other) })),
+    }
+}
+
+fn any_text(value: AnyValue) -> String {
+    match value.value {
+        Some(any_value::Value::StringValue(text)) => text,
+        Some(any_value::Value::BoolValue(value)) => value.to_string(),
+        Some(any_value::Value::IntValue(value)) => value.to_string(),
+        Some(any_value::Value::DoubleValue(value)) => value.to_string(),
+        Some(any_value::Value::BytesValue(bytes)) => crate::query::api::hex(&bytes),
+        Some(other) => format!("{other:?}"),
+        None => String::new(),
+    }
+}
+
+fn socket(attributes: &[KeyValue], address_key: &str, port_key: &str) -> String {
+    let Some(address) = text_of(attributes, address_key) else { return String::new() };
+    let port = int_of(attributes, port_key).and_then(|port| u16::try_from(port).ok()).unwrap_or(0);
+    match address.parse::<IpAddr>() {
+        Ok(ip) => SocketAddr::new(ip, port).to_string(),
+        Err(_) => format!("{address}:{port}"),
+    }
+}
+
+fn find<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a any_value::Value> {
+    attributes.iter().find(|attribute| attribute.key == key)?.value.as_ref()?.value.as_ref()
+}
+
+fn text_of(attributes: &[KeyValue], key: &str) -> Option<String> {
+    match find(attributes, key)? {
+        any_value::Value::StringValue(text) => Some(text.clone()),
+        _ => None,
+    }
+}
+
+fn int_of(attributes: &[KeyValue], key: &str) -> Option<i64> {
+    match find(attributes, key)? {
+        any_value::Value::IntValue(value) => Some(*value),
+        _ => None,
+    }
+}

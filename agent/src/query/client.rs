@@ -1,0 +1,172 @@
+//! What the commands use to ask the agent.
+//!
+//! In: the socket's path and a request. Out: messages of `api`. Called by `commands`. Never prints; its errors say which socket was
+//! tried and what to do.
+
+use std::{io, path::{Path, PathBuf}};
+
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::{
+    Request, Status, Streaming,
+    client::Grpc,
+    codegen::http::uri::PathAndQuery,
+    transport::{Channel, Endpoint},
+};
+use tonic_prost::ProstCodec;
+
+use super::api::{
+    LOSSES_PATH, LossesReport, LossesRequest, SPANS_PATH, STATUS_PATH, SpanView, SpansRequest, StatusReport,
+    StatusRequest, TRACE_PATH, TraceRequest,
+};
+
+/// Largest answer that is accepted; a span is far smaller.
+const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// Why the agent did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nothing listens on the socket.
+    #[error("no agent answers on {path} ({source})\n  start one with `spantap run`, or name its socket with --socket PATH (or SPANTAP_SOCKET)")]
+    NotRunning {
+        /// The socket that was tried.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// This user may not use it.
+    #[error("not allowed to use {path} ({source})\n  run as root, or as a member of the socket's group: `ls -l {path}` names it")]
+    NotAllowed {
+        /// The socket that was tried.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The agent refused or broke off.
+    #[error("the agent on {path} says: {message}")]
+    Refused {
+        /// The socket.
+        path: PathBuf,
+        /// In the agent's words.
+        message: String,
+    },
+}
+
+/// A connection to the agent.
+#[derive(Clone, Debug)]
+pub struct Client {
+    path: PathBuf,
+    channel: Channel,
+}
+
+impl Client {
+    /// Connects to the agent's socket.
+    ///
+    /// # Errors
+    /// No agent listens there, or this user may not use it.
+    pub async fn connect(path: &Path) -> Result<Self, ClientError> {
+        let stream = UnixStream::connect(path).await.map_err(|source| connect_error(path, source))?;
+        // The transport asks for a connection once; if the agent goes away, the command ends and is run again.
+        let mut stream = Some(stream);
+        let connector = tower::service_fn(move |_| {
+            let stream = stream.take().map(TokioIo::new);
+            async move { stream.ok_or_else(|| io::Error::new(io::ErrorKind::ConnectionAborted, "the agent hung up")) }
+        });
+        // The address is not used: the connector ignores it.
+        let endpoint = Endpoint::from_static("http://localhost");
+        let channel = endpoint.connect_with_connector(connector).await;
+        let channel = channel.map_err(|error| refused(path, error.to_string()))?;
+        Ok(Self { path: path.to_owned(), channel })
+    }
+
+    /// The agent's state.
+    ///
+    /// # Errors
+    /// The agent refused or broke off; likewise for the other methods.
+    pub async fn status(&mut self) -> Result<StatusReport, ClientError> {
+        let mut grpc = self.ready().await?;
+        let path = PathAndQuery::from_static(STATUS_PATH);
+        let answer = grpc.unary(Request::new(StatusRequest {}), path, ProstCodec::default()).await;
+        Ok(answer.map_err(|status| self.refused(&status))?.into_inner())
+    }
+
+    /// Every counted loss.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn losses(&mut self) -> Result<LossesReport, ClientError> {
+        let mut grpc = self.ready().await?;
+        let path = PathAndQuery::from_static(LOSSES_PATH);
+        let answer = grpc.unary(Request::new(LossesRequest {}), path, ProstCodec::default()).await;
+        Ok(answer.map_err(|status| self.refused(&status))?.into_inner())
+    }
+
+    /// Spans that match.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn spans(&mut self, request: SpansRequest) -> Result<Spans, ClientError> {
+        let mut grpc = self.ready().await?;
+        let path = PathAndQuery::from_static(SPANS_PATH);
+        let answer = grpc.server_streaming(Request::new(request), path, ProstCodec::default()).await;
+        let stream = answer.map_err(|status| self.refused(&status))?.into_inner();
+        Ok(Spans { path: self.path.clone(), stream })
+    }
+
+    /// Every span of the trace that an id names, in the order of their starts.
+    ///
+    /// # Errors
+    /// See [`Client::status`]; no span or more than one trace has the id.
+    pub async fn trace(&mut self, id: &str) -> Result<Vec<SpanView>, ClientError> {
+        let mut grpc = self.ready().await?;
+        let path = PathAndQuery::from_static(TRACE_PATH);
+        let request = Request::new(TraceRequest { id: id.to_owned() });
+        let answer = grpc.server_streaming(request, path, ProstCodec::default()).await;
+        let stream = answer.map_err(|status| self.refused(&status))?.into_inner();
+        let mut spans = Spans { path: self.path.clone(), stream };
+        let mut all = Vec::new();
+        while let Some(span) = spans.next().await? {
+            all.push(span);
+        }
+        Ok(all)
+    }
+
+    async fn ready(&self) -> Result<Grpc<Channel>, ClientError> {
+        let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        grpc.ready().await.map_err(|error| refused(&self.path, error.to_string()))?;
+        Ok(grpc)
+    }
+
+    fn refused(&self, status: &Status) -> ClientError {
+        refused(&self.path, status.message().to_owned())
+    }
+}
+
+/// Spans as they arrive.
+#[derive(Debug)]
+pub struct Spans {
+    path: PathBuf,
+    stream: Streaming<SpanView>,
+}
+
+impl Spans {
+    /// The next span; `None`: that was all.
+    ///
+    /// # Errors
+    /// The agent broke off.
+    pub async fn next(&mut self) -> Result<Option<SpanView>, ClientError> {
+        self.stream.message().await.map_err(|status| refused(&self.path, status.message().to_owned()))
+    }
+}
+
+fn connect_error(path: &Path, source: io::Error) -> ClientError {
+    let path = path.to_owned();
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => ClientError::NotAllowed { path, source },
+        _ => ClientError::NotRunning { path, source },
+    }
+}
+
+fn refused(path: &Path, message: String) -> ClientError {
+    ClientError::Refused { path: path.to_owned(), message }
+}

@@ -1,0 +1,10 @@
+//! The query API: what is in the span log and how the agent is, over a unix socket.
+//!
+//! `api` is the wire, `server` runs in the agent and is the only reader of the log besides the exporters, `client` is what every
+//! command uses.
+
+mod access;
+pub mod api;
+pub mod client;
+mod search;
+pub mod server;

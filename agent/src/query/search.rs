@@ -1,0 +1,178 @@
+//! Finding spans in the log.
+//!
+//! In: a request and readers of the log. Out: the spans that match. Called by the server, on threads that may block. Blocks that cannot
+//! match by their header or by a byte search are not decoded.
+//!
+//! Limits: a search with a limit holds that many spans in memory; one without streams them.
+
+use std::{cmp::Reverse, collections::BinaryHeap};
+
+use super::api::{Order, SpanView, SpansRequest, hex};
+use crate::{
+    log::{Block, LogError, Reader, SpanLog},
+    otlp,
+};
+
+/// Spans and bytes read from the log at once.
+const READ_SPANS: usize = 4_096;
+const READ_BYTES: usize = 1 << 20;
+
+/// Whether a span is asked for.
+pub fn matches(request: &SpansRequest, span: &SpanView) -> bool {
+    let same = |wanted: &str, value: &str| wanted.is_empty() || wanted == value;
+    span.end_unix_ns() >= request.since_unix_ns
+        && span.duration_ns >= request.min_duration_ns
+        && same(&request.service, &span.service)
+        && same(&request.kind, &span.kind)
+        && same(&request.status, &span.status)
+        && same(&request.protocol, &span.protocol)
+        && is_peer(&request.peer, &span.peer)
+}
+
+/// `peer` is `ip:port`; `wanted` is the same or only the address, with or without the brackets of IPv6.
+fn is_peer(wanted: &str, peer: &str) -> bool {
+    if wanted.is_empty() || wanted == peer {
+        return true;
+    }
+    let address = peer.rsplit_once(':').map_or(peer, |(address, _)| address);
+    wanted == address || wanted == address.trim_start_matches('[').trim_end_matches(']')
+}
+
+/// Reads on, and gives the spans that match and stand before the block `until`; `None`: there is no more for now.
+///
+/// # Errors
+/// The log cannot be read.
+pub fn next_spans(reader: &mut Reader, request: &SpansRequest, until: u64) -> Result<Option<Vec<SpanView>>, LogError> {
+    let read = reader.read(READ_SPANS, READ_BYTES)?;
+    if read.blocks.is_empty() {
+        return Ok(None);
+    }
+    let may_match =
+        |block: &&Block| block.header.end_unix_ns_max >= request.since_unix_ns && block.header.block < until;
+    let wanted = read.blocks.iter().filter(may_match);
+    Ok(Some(wanted.flat_map(views).filter(|span| matches(request, span)).collect()))
+}
+
+/// The newest or slowest matching spans before the block `until`, up to the request's limit (which must not be 0), in the order
+/// in which they are shown.
+///
+/// # Errors
+/// The log cannot be read.
+pub fn best(log: &SpanLog, request: &SpansRequest, until: u64) -> Result<Vec<SpanView>, LogError> {
+    let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
+    let is_slowest = request.order == Order::Slowest as i32;
+    let mut kept: BinaryHeap<Reverse<Ranked>> = BinaryHeap::new();
+    for mut reader in log.segments_newest_first(request.since_unix_ns) {
+        while let Some(spans) = next_spans(&mut reader, request, until)? {
+            for span in spans {
+                let rank = if is_slowest { span.duration_ns } else { span.end_unix_ns() };
+                kept.push(Reverse(Ranked { rank, span }));
+                if kept.len() > limit {
+                    kept.pop();
+                }
+            }
+        }
+        // Older segments hold only spans that were appended earlier.
+        if !is_slowest && kept.len() >= limit {
+            break;
+        }
+    }
+    let mut ranked: Vec<Ranked> = kept.into_iter().map(|Reverse(ranked)| ranked).collect();
+    ranked.sort();
+    if is_slowest {
+        ranked.reverse();
+    }
+    Ok(ranked.into_iter().map(|ranked| ranked.span).collect())
+}
+
+/// Every span whose trace or span id begins with the digits `prefix` (lower-case), in no order.
+///
+/// # Errors
+/// The log cannot be read.
+pub fn by_id(log: &SpanLog, prefix: &str) -> Result<Vec<SpanView>, LogError> {
+    let Some(needle) = whole_bytes(prefix) else { return Ok(Vec::new()) };
+    let finder = memchr::memmem::Finder::new(&needle);
+    let mut found = Vec::new();
+    for mut reader in log.segments_newest_first(0) {
+        loop {
+            let read = reader.read(READ_SPANS, READ_BYTES)?;
+            if read.blocks.is_empty() {
+                break;
+            }
+            // Ids stand in the protobuf as they are, so that blocks without the bytes need no decoding.
+            let candidates = read.blocks.iter().filter(|block| finder.find(&block.payload).is_some());
+            let is_it = |span: &SpanView| {
+                hex(&span.trace_id).starts_with(prefix) || hex(&span.span_id).starts_with(prefix)
+            };
+            found.extend(candidates.flat_map(views).filter(is_it));
+        }
+    }
+    Ok(found)
+}
+
+/// The bytes of the leading whole pairs of digits; `None`: there is something else in it.
+fn whole_bytes(digits: &str) -> Option<Vec<u8>> {
+    if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    digits.as_bytes().chunks_exact(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
+}
+
+/// The spans of a block. Its checksum holds, so that it decodes unless another version wrote it; then it shows nothing.
+fn views(block: &Block) -> Vec<SpanView> {
+    otlp::decode(&block.payload).unwrap_or_default()
+}
+
+struct Ranked {
+    rank: u64,
+    span: SpanView,
+}
+
+impl PartialEq for Ranked {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Ranked {}
+
+impl PartialOrd for Ranked {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Ranked {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        // Equal ranks keep a stable order in the output.
+        self.rank.cmp(&other.rank).then_with(|| self.span.span_id.cmp(&other.span.span_id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_peer(wanted: &str, peer: &str, expected: bool) {
+        assert_eq!(is_peer(wanted, peer), expected, "{wanted:?} against {peer:?}");
+    }
+
+    #[test]
+    fn a_peer_is_named_with_or_without_its_port() {
+        check_peer("", "10.0.0.1:80", true);
+        check_peer("10.0.0.1", "10.0.0.1:80", true);
+        check_peer("10.0.0.1:80", "10.0.0.1:80", true);
+        check_peer("10.0.0.1:8", "10.0.0.1:80", false);
+        check_peer("10.0.0", "10.0.0.1:80", false);
+        check_peer("::1", "[::1]:80", true);
+        check_peer("[::1]", "[::1]:80", true);
+        check_peer("[::1]:80", "[::1]:80", true);
+    }
+
+    #[test]
+    fn digits_become_the_bytes_to_look_for() {
+        assert_eq!(whole_bytes("0aff1"), Some(vec![0x0a, 0xff]));
+        assert_eq!(whole_bytes("0g"), None);
+        assert_eq!(whole_bytes("é"), None);
+    }
+}

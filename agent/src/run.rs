@@ -1,0 +1,223 @@
+//! `spantap run`: what is started, in which order, and how it ends.
+//!
+//! Start: configuration, span log, query socket, kernel programs, capture loop, destinations, metrics. What can fail for
+//! an operator's reason fails before anything is attached. End, on SIGTERM or SIGINT: detach, finish what is known,
+//! append it, send what waits for as long as the configuration allows, close. SIGHUP applies the selection of the
+//! configuration anew.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use agent_core::{
+    config::PipelineConfig,
+    redact::{PathPolicy, RedactConfig},
+};
+use anyhow::{Context, Result};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+use crate::{
+    capture::{CaptureLoop, lock},
+    config::{self, Config, Loaded, Paths, RunArgs, Unselected},
+    export::{Exporter, LogSource},
+    kernel::{
+        attach::{AttachOptions, HOOKS},
+        load::{self, Capture, LoadOptions},
+        ring::Ring,
+        select::{Rules, Selection, Wanted},
+    },
+    live::LiveFacts,
+    log::{LogConfig, SpanLog},
+    query::server::QuerySocket,
+    telemetry,
+};
+
+/// Runs the agent until it is told to stop.
+pub fn run(args: &RunArgs) -> Result<()> {
+    let loaded = Loaded::load(args, std::env::vars())?;
+    telemetry::log::init(&loaded.config.diagnostics);
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    check_hook_names(&loaded.config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(serve(args, loaded.config))
+}
+
+async fn serve(args: &RunArgs, config: Config) -> Result<()> {
+    let log = SpanLog::open(&config.data_dir, log_config(&config))?;
+    let socket = QuerySocket::bind(&config.socket, None)?;
+    let (ring, selection, capture) = load_kernel_side(&config)?;
+    let pipeline = pipeline_config(&config)?;
+    let looping = CaptureLoop::start(ring, Arc::clone(&selection), log.clone(), pipeline)
+        .context("cannot start the capture loop")?;
+    let exporter = Exporter::start(&config.export, |name| LogSource::open(&log, name))?;
+    let live = Arc::new(LiveFacts::new(capture, &looping, exporter.destinations(), log.clone(), selection_words(&config)));
+    let (stop, stopped) = watch::channel(false);
+    let answering = tokio::spawn(socket.serve(log.clone(), Arc::clone(&live) as _, ended(stopped.clone())));
+    let metrics = start_metrics(&config, &live).await?;
+    tracing::info!(pid = std::process::id(), socket = %config.socket.display(), data_dir = %config.data_dir.display(), "ready");
+
+    let ending = supervise(args, &live, &selection, &looping).await;
+
+    live.detach();
+    tokio::task::block_in_place(|| looping.stop());
+    exporter.shutdown().await;
+    stop.send_replace(true);
+    if let Ok(Err(error)) = answering.await {
+        tracing::warn!(%error, "the query socket ended early");
+    }
+    if let Some(metrics) = metrics {
+        metrics.abort();
+    }
+    log.sync()?;
+    tracing::info!("stopped");
+    ending
+}
+
+/// Waits for the signal that ends the agent, and obeys the others.
+async fn supervise(args: &RunArgs, live: &LiveFacts, selection: &Mutex<Selection>, looping: &CaptureLoop) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut check = tokio::time::interval(std::time::Duration::from_secs(5));
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hang_up.recv() => match reselect(args, selection) {
+                Ok(words) => live.set_selection(words),
+                Err(error) => tracing::error!("the selection stays as it was: {error:#}"),
+            },
+            _ = check.tick() => anyhow::ensure!(looping.is_running(), "the capture loop ended; see the messages above"),
+        }
+    }
+}
+
+/// Applies the selection of the configuration as it is now. On error the previous one is restored.
+fn reselect(args: &RunArgs, selection: &Mutex<Selection>) -> Result<Vec<String>> {
+    let loaded = Loaded::load(args, std::env::vars())?;
+    lock(selection).replace(&wanted(&loaded.config))?;
+    tracing::info!("the selection was applied anew");
+    Ok(selection_words(&loaded.config))
+}
+
+fn load_kernel_side(config: &Config) -> Result<(Ring, Arc<Mutex<Selection>>, Capture)> {
+    let attach = AttachOptions { rung: config.capture.attach, without: config.capture.without_hooks.clone() };
+    let loaded = load::load(&LoadOptions { attach, log_level: kernel_log_level(), ..LoadOptions::default() })?;
+    let mut selection = loaded.selection;
+    selection.replace(&wanted(config))?;
+    for hook in loaded.capture.hooks().iter().filter(|hook| hook.rung.is_none()) {
+        tracing::warn!(hook = hook.name, reason = hook.detail, "not attached; unknown without it: {}", hook.gives);
+    }
+    Ok((Ring::new(loaded.records, loaded.wake), Arc::new(Mutex::new(selection)), loaded.capture))
+}
+
+/// Kernel-side diagnostics are for developers and cost the traced programs: off unless `SPANTAP_KERNEL_LOG` asks.
+fn kernel_log_level() -> u8 {
+    std::env::var("SPANTAP_KERNEL_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(0)
+}
+
+fn check_hook_names(config: &Config) -> Result<()> {
+    for name in &config.capture.without_hooks {
+        let known = || HOOKS.iter().map(|hook| hook.name).collect::<Vec<_>>().join(", ");
+        anyhow::ensure!(HOOKS.iter().any(|hook| hook.name == *name), "there is no hook {name}; there are {}", known());
+    }
+    Ok(())
+}
+
+fn wanted(config: &Config) -> Wanted {
+    let rules = |rules: &config::Rules| Rules {
+        pids: rules.pid.clone(),
+        cgroups: rules.cgroup.clone(),
+        exes: rules.exe.clone(),
+        ports: rules.port.clone(),
+        netns: rules.netns.clone(),
+    };
+    Wanted {
+        select: rules(&config.capture.select),
+        exclude: rules(&config.capture.exclude),
+        select_all: config.capture.select_all,
+        unselected_timing: config.capture.unselected == Unselected::Timing,
+        payload_bytes_max: config.capture.payload_bytes_max,
+    }
+}
+
+/// The selection in the words of the flags.
+fn selection_words(config: &Config) -> Vec<String> {
+    let mut words = Vec::new();
+    if config.capture.select_all {
+        words.push("--select-all".to_owned());
+    }
+    for (verb, rules) in [("select", &config.capture.select), ("exclude", &config.capture.exclude)] {
+        let path = |path: &PathBuf| path.display().to_string();
+        words.extend(rules.cgroup.iter().map(|value| format!("--{verb}-cgroup {}", path(value))));
+        words.extend(rules.pid.iter().map(|value| format!("--{verb}-pid {value}")));
+        words.extend(rules.exe.iter().map(|value| format!("--{verb}-exe {value}")));
+        words.extend(rules.port.iter().map(|value| format!("--{verb}-port {value}")));
+        words.extend(rules.netns.iter().map(|value| format!("--{verb}-netns {}", path(value))));
+    }
+    words
+}
+
+fn log_config(config: &Config) -> LogConfig {
+    LogConfig {
+        bytes_max: config.log.max_bytes.0,
+        age_max: config.log.max_age.0,
+        sync_interval: Some(config.log.fsync_interval.0),
+        host_name: host_name(),
+    }
+}
+
+fn host_name() -> Option<String> {
+    let name = std::fs::read_to_string(Path::new("/proc/sys/kernel/hostname")).ok()?;
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty() && name != "(none)")
+}
+
+fn pipeline_config(config: &Config) -> Result<PipelineConfig> {
+    let paths = match config.redaction.paths {
+        Paths::Redact => PathPolicy::Redact,
+        Paths::Keep => PathPolicy::Keep,
+    };
+    Ok(PipelineConfig {
+        seed: seed().context("cannot read random bytes for ids")?,
+        connections_max: config.assembly.connections_max,
+        idle_exchange_ns: config.assembly.idle_exchange.0.as_nanos() as u64,
+        redact: RedactConfig { paths, ..RedactConfig::default() },
+        ..PipelineConfig::default()
+    })
+}
+
+fn seed() -> std::io::Result<[u8; 16]> {
+    use std::io::Read;
+    let mut seed = [0; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
+    Ok(seed)
+}
+
+async fn start_metrics(config: &Config, live: &Arc<LiveFacts>) -> Result<Option<tokio::task::JoinHandle<()>>> {
+    let Some(address) = config.metrics.address else { return Ok(None) };
+    let server = telemetry::health::Server::bind(address).await?;
+    tracing::info!(address = %server.address(), "serving metrics");
+    let facts: Arc<dyn telemetry::health::Facts> = Arc::clone(live) as _;
+    Ok(Some(tokio::spawn(server.serve(facts))))
+}
+
+async fn ended(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is the end too.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+/// Nanoseconds since the Unix epoch.
+pub(crate) fn unix_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
+}
