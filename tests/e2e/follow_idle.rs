@@ -1,0 +1,78 @@
+//! A request is visible soon after its end, and an agent with nothing to do sleeps.
+//!
+//! Truth: the client's own end of each request, on the clock that stamps the lines of `spans --follow`; the kernel's
+//! count of voluntary context switches.
+
+use std::time::{Duration, Instant};
+
+use spantap_tests::{
+    agent::{Agent, AgentOptions},
+    cgroup::Cgroup,
+    clock,
+    follow::Follow,
+    http::{Client, Server},
+    schedstat,
+    stats::{median, percentile},
+    traced::Traced,
+};
+
+const VISIBLE_WITHIN_NS: u64 = 100_000_000;
+const WAKEUPS_PER_SECOND: f64 = 20.0;
+const IDLE_WINDOW: Duration = Duration::from_secs(5);
+
+#[test]
+fn a_request_is_visible_within_100_ms_of_its_end() {
+    let traced = Traced::new("follow");
+    let server = Server::start(traced.place());
+    let follow = Follow::start(&traced.agent);
+    let client = Client::start(traced.place(), &server.address, &["count=200", "rate=50", "linger_ms=500"]);
+    let spans = follow.wait_for("400 spans to follow", Duration::from_secs(20), |spans| spans.len() >= 400);
+    let mut delays = Vec::new();
+    for exchange in client.finish() {
+        for kind in ["client", "server"] {
+            let found = spans.iter().find(|(_, span)| span.kind == kind && span.path() == exchange.path);
+            let (at, _) = found.unwrap_or_else(|| panic!("no {kind} span of {} to follow", exchange.path));
+            delays.push(at.saturating_sub(exchange.end_ns));
+        }
+    }
+    let ms = |ns: u64| ns as f64 / 1e6;
+    let (middle, late) = (median(&delays), percentile(&delays, 0.99));
+    println!("visible after: median {:.1} ms, p99 {:.1} ms", ms(middle), ms(late));
+    assert!(middle <= VISIBLE_WITHIN_NS, "median {:.1} ms, p99 {:.1} ms", ms(middle), ms(late));
+}
+
+#[test]
+fn an_agent_with_nothing_to_do_sleeps() {
+    let cgroup = Cgroup::new("idle");
+    let mut agent = Agent::start(&AgentOptions::cgroup(&cgroup));
+    let rate = wakeups_per_second(&mut agent);
+    println!("{rate:.1} wake-ups a second with an idle cgroup selected");
+    assert!(rate < WAKEUPS_PER_SECOND, "{rate:.1} wake-ups a second");
+}
+
+#[test]
+fn timing_of_the_whole_host_costs_few_wakeups_while_it_is_quiet() {
+    let mut agent = Agent::start(&AgentOptions::none().timing_of_unselected());
+    let rate = wakeups_per_second(&mut agent);
+    let spans = agent.spans().len();
+    println!("{rate:.1} wake-ups a second with timing of the whole host, {spans} spans of it");
+    // How much the rest of the host does is not in this test's hands: each of its spans may cost some wake-ups.
+    let allowed = WAKEUPS_PER_SECOND + 50.0 * spans as f64 / IDLE_WINDOW.as_secs_f64();
+    assert!(rate < allowed, "{rate:.1} wake-ups a second, {allowed:.1} allowed for {spans} spans");
+}
+
+/// Wake-ups per second of all threads of the agent, after start-up work has come to rest.
+fn wakeups_per_second(agent: &mut Agent) -> f64 {
+    let pid = agent.pid();
+    let count = || schedstat::voluntary_switches(pid);
+    observe(Duration::from_secs(2));
+    let (begin, before) = (Instant::now(), count());
+    observe(IDLE_WINDOW);
+    assert!(agent.process().ended().is_none(), "the agent ended: {}", agent.messages());
+    (count() - before) as f64 / begin.elapsed().as_secs_f64()
+}
+
+/// Lets a stated length of time pass: what is measured is a rate.
+fn observe(window: Duration) {
+    clock::poll(window, || None::<()>);
+}

@@ -1,0 +1,15 @@
+//! The agent on this host, against real servers and clients.
+//!
+//! Needs root. One file per promise; each says what the truth is that the agent is held to. Run with
+//! `-- --test-threads=1`: the tests share the CPUs with what they measure.
+
+mod errors;
+mod follow_idle;
+mod framing;
+mod http_exact;
+mod otlp_rotel;
+mod rig;
+mod segments;
+mod selection;
+mod transparency;
+mod wrk_unthrottled;

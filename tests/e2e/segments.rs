@@ -1,0 +1,164 @@
+//! Time that a test puts in one place is found in that place, within 10 %, and `why` names it.
+//!
+//! Truth: the forwarder's own log (`network`), the server's own times (`remote`, `application`), `schedstat`
+//! (`run_queue`), the client's and the server's own times (`receive_buffer`).
+
+use std::{collections::BTreeMap, time::Duration};
+
+use spantap_tests::{
+    http::{Client, Place, Served, Server, actor, request},
+    namespace::Namespace,
+    schedstat,
+    span::{Span, only},
+    stats::{assert_within, median},
+    traced::Traced,
+    tun::{self, Tun},
+};
+
+const BOUND: Duration = Duration::from_secs(15);
+const TOLERANCE: f64 = 0.1;
+
+/// A client and a server namespace joined by veth.
+struct Joined {
+    client: Namespace,
+    server: Namespace,
+}
+
+impl Joined {
+    fn by_veth() -> Self {
+        let joined = Self { client: Namespace::new(), server: Namespace::new() };
+        joined.client.join_by_veth(&joined.server);
+        joined
+    }
+}
+
+fn served_by_path(server: &Server, count: usize) -> BTreeMap<String, Served> {
+    server.served(count).into_iter().map(|served| (served.path.clone(), served)).collect()
+}
+
+fn assert_verdict(traced: &Traced, span: &Span, segment: &str) {
+    let words = traced.agent.why(span);
+    assert_eq!(span.dominant(), segment, "{span:#?}\n{words}");
+    assert_eq!(traced.agent.verdict(span), segment, "{words}");
+    assert!(words.contains(segment), "the words do not name {segment}:\n{words}");
+}
+
+#[test]
+fn a_slow_path_is_network() {
+    let (client, server) = (Namespace::new(), Namespace::new());
+    let tun = Tun::join(&client, &server, Duration::from_millis(30), Duration::from_millis(20));
+    let traced = Traced::new("network");
+    let address = format!("{}:8080", tun::SERVER);
+    let listener = Server::start_with(traced.place().namespace(&server), &address, &[]);
+    let own = request(traced.place().namespace(&client), &listener.address, &["count=20"]);
+    let spans = traced.agent.wait_for_http(40, BOUND);
+    let truth = tun.round_trip_ns();
+    for exchange in &own {
+        let span = only(&spans, "client", &exchange.path);
+        assert_within(&format!("network of {}", exchange.path), span.total_ns("network"), truth, TOLERANCE);
+    }
+    // The first request also waits for the handshake, so its verdict may be `connect`.
+    for exchange in &own[1..4] {
+        assert_verdict(&traced, only(&spans, "client", &exchange.path), "network");
+    }
+    let first = only(&spans, "client", &own[0].path);
+    assert_within("connect", first.total_ns("connect"), truth, TOLERANCE);
+}
+
+#[test]
+fn a_slow_server_is_remote_to_its_client_and_application_to_itself() {
+    let joined = Joined::by_veth();
+    let traced = Traced::new("remote");
+    let place = traced.place();
+    let server = Server::start_with(place.namespace(&joined.server), "10.99.0.2:8080", &["log=1"]);
+    let own = request(place.namespace(&joined.client), &server.address, &["count=10", "path=/sleep/80/"]);
+    let served = served_by_path(&server, own.len());
+    let spans = traced.agent.wait_for_http(20, BOUND);
+    for exchange in &own {
+        let truth = served[&exchange.path].written_ns - served[&exchange.path].read_ns;
+        let (client, server) = (only(&spans, "client", &exchange.path), only(&spans, "server", &exchange.path));
+        assert_within("remote of the client", client.total_ns("remote"), truth, TOLERANCE);
+        assert_within("application of the server", server.total_ns("application"), truth, TOLERANCE);
+        assert_verdict(&traced, client, "remote");
+        assert_verdict(&traced, server, "application");
+    }
+}
+
+#[test]
+fn a_slow_server_behind_a_slow_path_is_told_from_the_path() {
+    let (client, server) = (Namespace::new(), Namespace::new());
+    let tun = Tun::join(&client, &server, Duration::from_millis(15), Duration::from_millis(15));
+    let traced = Traced::new("both");
+    let address = format!("{}:8080", tun::SERVER);
+    let listener = Server::start_with(traced.place().namespace(&server), &address, &["log=1"]);
+    let args = ["count=10", "path=/sleep/120/"];
+    let own = request(traced.place().namespace(&client), &listener.address, &args);
+    let served = served_by_path(&listener, own.len());
+    let spans = traced.agent.wait_for_http(20, BOUND);
+    for exchange in &own {
+        let span = only(&spans, "client", &exchange.path);
+        let truth = served[&exchange.path].written_ns - served[&exchange.path].read_ns;
+        assert_within("remote", span.total_ns("remote"), truth, TOLERANCE);
+        assert_within("network", span.total_ns("network"), tun.round_trip_ns(), 2.0 * TOLERANCE);
+        assert_verdict(&traced, span, "remote");
+    }
+}
+
+#[test]
+fn a_hog_beside_the_server_is_run_queue() {
+    const REQUESTS: usize = 15;
+    let joined = Joined::by_veth();
+    let traced = Traced::new("hog");
+    let place = traced.place().namespace(&joined.server).cpu(0);
+    let server = Server::start_with(place, "10.99.0.2:8080", &["log=1"]);
+    let _hogs = [(); 3].map(|()| Place::default().cpu(0).apply(actor("hog").arg("seconds=60")).spawn());
+    let before = schedstat::run_delay_ns(server.pid());
+    // The thread of the connection must still live when its wait is read, so the client stays a while.
+    let args = ["count=15", "path=/spin/25000/", "linger_ms=1500"];
+    let client = Client::start(traced.place().namespace(&joined.client).cpu(1), &server.address, &args);
+    server.served(REQUESTS);
+    let truth = schedstat::run_delay_ns(server.pid()) - before;
+    let own = client.finish();
+
+    let spans = traced.agent.wait_for_http(2 * REQUESTS, BOUND);
+    let servers: Vec<&Span> = own.iter().map(|exchange| only(&spans, "server", &exchange.path)).collect();
+    let seen = servers.iter().map(|span| span.total_ns("run_queue")).sum();
+    assert_within("run_queue of all requests", seen, truth, TOLERANCE);
+    let mostly: Vec<&&Span> =
+        servers.iter().filter(|span| span.total_ns("run_queue") > span.duration_ns * 11 / 20).collect();
+    assert!(mostly.len() > REQUESTS / 2, "three hogs take three quarters of the CPU; {} spans show it", mostly.len());
+    mostly.iter().for_each(|span| assert_verdict(&traced, span, "run_queue"));
+}
+
+#[test]
+fn a_late_reader_is_receive_buffer() {
+    let joined = Joined::by_veth();
+    let traced = Traced::new("late");
+    let place = traced.place();
+    let server = Server::start_with(place.namespace(&joined.server), "10.99.0.2:8080", &["log=1"]);
+    let args = ["mode=late", "late_ms=100", "count=10"];
+    let own = request(place.namespace(&joined.client), &server.address, &args);
+    let served = served_by_path(&server, own.len());
+    let spans = traced.agent.wait_for_http(20, BOUND);
+    for exchange in &own {
+        let truth = exchange.read_ns - served[&exchange.path].written_ns;
+        let span = only(&spans, "client", &exchange.path);
+        assert_within("receive_buffer", span.total_ns("receive_buffer"), truth, TOLERANCE);
+        assert_verdict(&traced, span, "receive_buffer");
+    }
+}
+
+#[test]
+fn a_fast_exchange_on_a_quiet_path_hides_nothing() {
+    let joined = Joined::by_veth();
+    let traced = Traced::new("quiet");
+    let server = Server::start_with(traced.place().namespace(&joined.server), "10.99.0.2:8080", &[]);
+    let own = request(traced.place().namespace(&joined.client), &server.address, &["count=500", "rate=500"]);
+    let spans = traced.agent.wait_for_http(1000, BOUND);
+    let share: Vec<u64> = own
+        .iter()
+        .map(|exchange| only(&spans, "client", &exchange.path))
+        .map(|span| span.total_ns("unexplained") * 100 / span.duration_ns.max(1))
+        .collect();
+    assert!(median(&share) <= 20, "{} % of a usual client span is unexplained", median(&share));
+}

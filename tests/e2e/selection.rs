@@ -1,0 +1,183 @@
+//! What is selected is traced in full, what is excluded is not, and the rest leaves at most sizes and times.
+//!
+//! Truth: the test knows which process sent which path.
+
+use std::{path::Path, time::Duration};
+
+use spantap_tests::{
+    agent::{Agent, AgentOptions},
+    cgroup::Cgroup,
+    clock,
+    http::{Place, Server, actor_program, request},
+    namespace::Namespace,
+    process::{Launch, Process, tool},
+    span::Span,
+    temp::TempDir,
+    traced::Traced,
+};
+
+const BOUND: Duration = Duration::from_secs(15);
+
+/// Waits for the last request's spans; all earlier ones are there then. Gives `kind path` of each HTTP span, sorted.
+fn seen(agent: &Agent, last: &str) -> Vec<String> {
+    let spans = agent.wait_for(last, BOUND, |spans| spans.iter().any(|span| span.path() == last));
+    let mut seen: Vec<String> = spans.iter().map(|span| format!("{} {}", span.kind, span.path())).collect();
+    seen.sort();
+    seen
+}
+
+/// A shell that runs a client as its child once `go` exists, and stays until it is killed.
+fn parent_of_client(go: &Path, address: &str, path: &str, place: Place) -> Process {
+    let script = format!(
+        "while [ ! -e {go} ]; do sleep 0.05; done; {actor} client address={address} path={path} >&2; sleep 60",
+        go = go.display(),
+        actor = actor_program().display()
+    );
+    place.apply(Launch::new(tool("sh")).args(["-c", &script])).spawn()
+}
+
+#[test]
+fn a_process_and_its_children_are_selected_by_pid() {
+    let folder = TempDir::new("pid");
+    let server = Server::start(Place::default());
+    let parent = parent_of_client(&folder.join("go"), &server.address, "/child/", Place::default());
+    let agent = Agent::start(&AgentOptions::none().flag("--select-pid", parent.pid().to_string()));
+    request(Place::default(), &server.address, &["path=/stranger/"]);
+    folder.write("go", "");
+    assert_eq!(seen(&agent, "/child/0"), ["client /child/0"]);
+}
+
+#[test]
+fn a_server_is_selected_by_pid() {
+    let server = Server::start(Place::default());
+    let agent = Agent::start(&AgentOptions::none().flag("--select-pid", server.pid().to_string()));
+    request(Place::default(), &server.address, &["path=/a/"]);
+    assert_eq!(seen(&agent, "/a/0"), ["server /a/0"]);
+}
+
+#[test]
+fn a_cgroup_is_selected_with_what_is_below_it() {
+    let traced = Traced::new("below");
+    let below = traced.cgroup.child("below");
+    let server = Server::start(Place::default());
+    request(Place::default(), &server.address, &["path=/outside/"]);
+    request(traced.place(), &server.address, &["path=/inside/"]);
+    request(Place::cgroup(&below), &server.address, &["path=/below/"]);
+    assert_eq!(seen(&traced.agent, "/below/0"), ["client /below/0", "client /inside/0"]);
+}
+
+#[test]
+fn an_executable_is_selected_whether_it_started_before_or_after_the_agent() {
+    let folder = TempDir::new("exe");
+    let copy = |name: &str| {
+        let path = folder.join(name);
+        std::fs::copy(actor_program(), &path).expect("copy the actors");
+        path
+    };
+    let before = Server::start_copy(Place::default(), copy("chosen-before"));
+    let glob = folder.join("chosen-*");
+    let agent = Agent::start(&AgentOptions::none().flag("--select-exe", glob));
+    let after = Server::start_copy(Place::default(), copy("chosen-after"));
+    let other = Server::start_copy(Place::default(), copy("other"));
+    request(Place::default(), &other.address, &["path=/other/"]);
+    request(Place::default(), &before.address, &["path=/before/"]);
+    request(Place::default(), &after.address, &["path=/after/"]);
+    assert_eq!(seen(&agent, "/after/0"), ["server /after/0", "server /before/0"]);
+}
+
+#[test]
+fn a_port_selects_both_ends() {
+    let (chosen, other) = (Server::start(Place::default()), Server::start(Place::default()));
+    let agent = Agent::start(&AgentOptions::none().flag("--select-port", port(&chosen)));
+    request(Place::default(), &other.address, &["path=/other/"]);
+    request(Place::default(), &chosen.address, &["path=/chosen/"]);
+    assert_eq!(seen(&agent, "/chosen/0"), ["client /chosen/0", "server /chosen/0"]);
+}
+
+#[test]
+fn a_network_namespace_is_selected() {
+    let (chosen, other) = (Namespace::new(), Namespace::new());
+    let agent = Agent::start(&AgentOptions::none().flag("--select-netns", chosen.path()));
+    for (namespace, path) in [(&other, "path=/other/"), (&chosen, "path=/chosen/")] {
+        let place = Place::default().namespace(namespace);
+        let server = Server::start(place);
+        request(place, &server.address, &[path]);
+    }
+    assert_eq!(seen(&agent, "/chosen/0"), ["client /chosen/0", "server /chosen/0"]);
+}
+
+#[test]
+fn exclusion_is_stronger_than_selection() {
+    let cgroup = Cgroup::new("exclude");
+    let below = cgroup.child("below");
+    let namespace = Namespace::new();
+    let folder = TempDir::new("exclude");
+    let program = folder.join("excluded");
+    std::fs::copy(actor_program(), &program).expect("copy the actors");
+    let place = Place::cgroup(&cgroup);
+    let (server, by_pid, by_port) = (Server::start(place), Server::start(place), Server::start(place));
+    let options = AgentOptions::cgroup(&cgroup)
+        .flag("--exclude-cgroup", below.path())
+        .flag("--exclude-pid", by_pid.pid().to_string())
+        .flag("--exclude-port", port(&by_port))
+        .flag("--exclude-exe", &program)
+        .flag("--exclude-netns", namespace.path());
+    let agent = Agent::start(&options);
+    let by_exe = Server::start_copy(place, program);
+    let apart = Server::start(place.namespace(&namespace));
+
+    request(Place::cgroup(&below), &server.address, &["path=/cgroup/"]);
+    request(place, &by_pid.address, &["path=/pid/"]);
+    request(place, &by_port.address, &["path=/port/"]);
+    request(place, &by_exe.address, &["path=/exe/"]);
+    request(place.namespace(&namespace), &apart.address, &["path=/netns/"]);
+    request(place, &server.address, &["path=/last/"]);
+    let expected = ["client /exe/0", "client /last/0", "client /pid/0", "server /cgroup/0", "server /last/0"];
+    assert_eq!(seen(&agent, "/last/0"), expected);
+}
+
+#[test]
+fn what_moves_into_the_cgroup_is_traced_from_then_on() {
+    let traced = Traced::new("move");
+    let folder = TempDir::new("move");
+    let server = Server::start(Place::default());
+    let parent = parent_of_client(&folder.join("go"), &server.address, "/moved/", Place::default());
+    request(Place::default(), &server.address, &["path=/stranger/"]);
+    let procs = traced.cgroup.path().join("cgroup.procs");
+    std::fs::write(&procs, parent.pid().to_string()).expect("move a process into the cgroup");
+    clock::wait_for("the move", BOUND, || traced.cgroup.pids().contains(&parent.pid()).then_some(()));
+    folder.write("go", "");
+    assert_eq!(seen(&traced.agent, "/moved/0"), ["client /moved/0"]);
+}
+
+#[test]
+fn what_is_not_selected_leaves_sizes_and_times_only() {
+    let agent = Agent::start(&AgentOptions::none().timing_of_unselected());
+    let server = Server::start(Place::default());
+    let server_pid = server.pid();
+    let own = request(Place::default(), &server.address, &["count=5", "path=/secret/", "rate=100"]);
+    assert_eq!(own.len(), 5);
+    drop(server);
+    let mine = |span: &&Span| span.pid == server_pid && span.kind == "server";
+    let spans = agent.wait_for("five exchanges", BOUND, |spans| spans.iter().filter(mine).count() >= 5);
+    let spans: Vec<&Span> = spans.iter().filter(mine).collect();
+    assert_eq!(spans.len(), 5, "{spans:#?}");
+    for span in spans {
+        assert_eq!((span.protocol.as_str(), span.name.as_str()), ("tcp", "tcp"), "{span:?}");
+        assert!(!format!("{span:?}").contains("secret"), "payload of what nobody selected: {span:?}");
+    }
+}
+
+#[test]
+fn nothing_is_recorded_of_nothing() {
+    let cgroup = Cgroup::new("nothing");
+    let agent = Agent::start(&AgentOptions::cgroup(&cgroup));
+    let server = Server::start(Place::default());
+    request(Place::default(), &server.address, &["path=/outside/", "count=20"]);
+    request(Place::cgroup(&cgroup), &server.address, &["path=/last/"]);
+    assert_eq!(seen(&agent, "/last/0"), ["client /last/0"]);
+}
+
+fn port(server: &Server) -> String {
+    server.address.rsplit(':').next().expect("ip:port").to_owned()
+}

@@ -1,0 +1,35 @@
+//! As many requests as two CPUs can do: what is missing is counted.
+//!
+//! Truth: nginx's access log, one line per request.
+
+use std::time::Duration;
+
+use spantap_tests::{nginx::Nginx, tools::wrk, traced::Traced};
+
+/// Losses that leave a request whole.
+const HARMLESS: &[&str] = &["payload_truncated", "arrival_merged", "send_slot_evicted"];
+
+#[test]
+fn the_access_log_is_the_spans_and_the_requests_touched_by_losses() {
+    let traced = Traced::new("wrk");
+    let nginx = Nginx::start(traced.place());
+    let nginx_pid = nginx.pid();
+    wrk(Default::default(), &format!("http://{}/w", nginx.address), 32, Duration::from_secs(3));
+    let lines = nginx.finish().len();
+
+    let spans = traced.agent.wait_for("all spans", Duration::from_secs(60), |spans| !spans.is_empty());
+    let servers = spans.iter().filter(|span| span.kind == "server" && span.http_status() == Some(200)).count();
+    let losses = traced.agent.losses();
+    let counted: u64 = losses.iter().filter(|(reason, _)| !HARMLESS.contains(&reason.as_str())).map(|(_, n)| n).sum();
+    println!("{lines} lines, {servers} whole server spans, {} spans in all, losses {losses:?}", spans.len());
+
+    assert!(lines > 5_000, "wrk made only {lines} requests");
+    assert!(spans.iter().all(|span| span.kind == "server" && span.pid == nginx_pid), "spans that nobody asked for");
+    assert!(servers <= lines, "{} spans were invented", servers - lines.min(servers));
+    let missing = (lines - servers) as u64;
+    assert!(
+        missing <= counted,
+        "{missing} requests have no whole span, but only {counted} losses are counted: {losses:?}"
+    );
+    assert!(missing < lines as u64 / 2, "more than half of the requests were lost: {losses:?}");
+}

@@ -1,0 +1,48 @@
+//! Each rung of the attach ladder, forced alone, produces the same spans.
+//!
+//! Truth: the client's own list of requests. The rungs tested are those that every supported kernel has; kprobe and
+//! fentry rungs are tested in the virtual machines, where they exist.
+
+use std::time::Duration;
+
+use spantap_tests::{
+    http::{Server, request},
+    span::only,
+    traced::Traced,
+};
+
+fn check(rung: &str) {
+    let traced = Traced::with("rung", |options| options.flag("--attach", rung));
+    let server = Server::start(traced.place());
+    let own = request(traced.place(), &server.address, &["count=50", "rate=200", "path=/sleep/1/"]);
+    let spans = traced.agent.wait_for_http(100, Duration::from_secs(15));
+    assert_eq!(spans.len(), 100);
+    for exchange in &own {
+        for kind in ["client", "server"] {
+            let span = only(&spans, kind, &exchange.path);
+            assert_eq!((span.http_status(), span.status.as_str()), (Some(200), "ok"));
+        }
+        let server = only(&spans, "server", &exchange.path);
+        assert!(server.total_ns("application") >= 1_000_000, "1 ms is spent in the server: {server:?}");
+    }
+    let hooks = traced.agent.status()["hooks"].clone();
+    let used = |hook: &serde_json::Value| {
+        hook["attached"] == true && hook["detail"].as_str().is_some_and(|detail| detail.contains(rung))
+    };
+    assert!(hooks.as_array().expect("hooks").iter().any(used), "{rung} is not in use: {hooks}");
+}
+
+#[test]
+fn btf_typed_raw_tracepoints_make_spans() {
+    check("tp_btf");
+}
+
+#[test]
+fn raw_tracepoints_make_spans() {
+    check("raw_tracepoint");
+}
+
+#[test]
+fn tracepoints_make_spans() {
+    check("tracepoint");
+}

@@ -1,0 +1,6 @@
+//! The kernel side hook by hook: what happens where one cannot be had, and each way of attaching.
+//!
+//! Needs root. Run with `-- --test-threads=1`.
+
+mod attach_ladder;
+mod mutation;

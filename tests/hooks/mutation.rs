@@ -1,0 +1,176 @@
+//! With any one hook detached, its time becomes `unexplained` or `derived`, never a neighbour's `measured`.
+//!
+//! In each scenario the test puts 150 ms and more in one known place. Whatever hook is missing, no *other* segment may
+//! then claim to have measured more than a part of that time. Truth: the scenario itself; `schedstat` for waiting that
+//! this busy machine adds on its own.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use spantap_tests::{
+    agent::AgentOptions,
+    http::{Client, Exchange, Place, Server, actor},
+    namespace::Namespace,
+    span::Span,
+    traced::Traced,
+    tun::{self, Tun},
+};
+
+const INJECTED_MS: u64 = 150;
+/// What another segment may claim: more than this host's own noise, far less than what was injected.
+const FOREIGN_NS: u64 = INJECTED_MS * 1_000_000 / 3;
+const REQUESTS: usize = 2;
+
+/// Where a scenario puts time, by kind of span: only these segments may measure it.
+type Homes = BTreeMap<&'static str, &'static [&'static str]>;
+
+struct Scenario {
+    name: &'static str,
+    homes: Homes,
+    run: fn(&Traced) -> Vec<Exchange>,
+}
+
+fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario {
+            name: "slow server",
+            homes: Homes::from([("client", ["remote"].as_slice()), ("server", &["application"])]),
+            run: slow_server,
+        },
+        Scenario {
+            name: "late reader",
+            homes: Homes::from([("client", ["receive_buffer"].as_slice()), ("server", &[])]),
+            run: late_reader,
+        },
+        Scenario {
+            name: "hog beside the server",
+            homes: Homes::from([("client", ["remote"].as_slice()), ("server", &["run_queue"])]),
+            run: hog,
+        },
+        Scenario {
+            name: "slow path",
+            homes: Homes::from([("client", ["network", "connect"].as_slice()), ("server", &[])]),
+            run: slow_path,
+        },
+    ]
+}
+
+fn client(traced: &Traced, place: Place, address: &str, args: &[&str]) -> Vec<Exchange> {
+    let count = format!("count={REQUESTS}");
+    let args: Vec<&str> = args.iter().copied().chain([count.as_str()]).collect();
+    let mut place = place;
+    place.cgroup = Some(&traced.cgroup);
+    Client::start(place, address, &args).finish()
+}
+
+fn slow_server(traced: &Traced) -> Vec<Exchange> {
+    let server = Server::start(traced.place());
+    client(traced, Place::default(), &server.address, &[&format!("path=/sleep/{INJECTED_MS}/slow/")])
+}
+
+fn late_reader(traced: &Traced) -> Vec<Exchange> {
+    let server = Server::start(traced.place());
+    let late = format!("late_ms={INJECTED_MS}");
+    client(traced, Place::default(), &server.address, &["mode=late", &late, "path=/late/"])
+}
+
+/// Four hogs and a little work: nearly all of the time is waiting.
+fn hog(traced: &Traced) -> Vec<Exchange> {
+    let server = Server::start(traced.place().cpu(0));
+    let _hogs = [(); 4].map(|()| Place::default().cpu(0).apply(actor("hog").arg("seconds=60")).spawn());
+    client(traced, Place::default().cpu(1), &server.address, &["path=/spin/40000/hog/"])
+}
+
+fn slow_path(traced: &Traced) -> Vec<Exchange> {
+    let (near, far) = (Namespace::new(), Namespace::new());
+    let delay = Duration::from_millis(INJECTED_MS / 2);
+    let _tun = Tun::join(&near, &far, delay, delay);
+    let server = Server::start_with(traced.place().namespace(&far), &format!("{}:8080", tun::SERVER), &[]);
+    client(traced, Place::default().namespace(&near), &server.address, &["path=/path/"])
+}
+
+/// Segments that measured what is not theirs.
+fn false_claims(scenario: &Scenario, spans: &[Span]) -> Vec<String> {
+    let mut claims = Vec::new();
+    for span in spans {
+        let homes = scenario.homes[span.kind.as_str()];
+        for name in ["connect", "send", "network", "remote", "transfer", "receive_buffer", "run_queue", "application"] {
+            let measured = span.measured_ns(name);
+            if !homes.contains(&name) && measured > FOREIGN_NS {
+                let ms = measured / 1_000_000;
+                claims.push(format!("{}: {} {name} measured {ms} ms: {span:?}", scenario.name, span.kind));
+            }
+        }
+    }
+    claims
+}
+
+/// Spans of a scenario; without the hook there may be fewer, or none.
+fn spans_of(traced: &Traced, own: &[Exchange]) -> Vec<Span> {
+    let prefix = own[0].path.trim_end_matches(|c: char| c.is_ascii_digit());
+    let spans = traced.agent.wait_for("what there is", Duration::from_secs(10), |_| true);
+    spans.into_iter().filter(|span| span.path().starts_with(prefix)).collect()
+}
+
+fn check(hook: &str) {
+    let traced = Traced::with("mutation", |options: AgentOptions| options.flag("--without-hook", hook));
+    let status = traced.agent.status();
+    let hooks = status["hooks"].as_array().expect("hooks in the status");
+    let entry = hooks.iter().find(|entry| entry["name"] == hook).unwrap_or_else(|| panic!("no hook {hook}: {status}"));
+    assert_eq!(entry["attached"], false, "{hook} shall be detached: {status}");
+    let mut claims = Vec::new();
+    for scenario in scenarios() {
+        let own = (scenario.run)(&traced);
+        assert_eq!(own.len(), REQUESTS, "{}", scenario.name);
+        claims.extend(false_claims(&scenario, &spans_of(&traced, &own)));
+    }
+    assert!(claims.is_empty(), "without {hook}:\n{}", claims.join("\n"));
+}
+
+#[test]
+fn with_every_hook_the_time_is_measured_where_it_was_put() {
+    let traced = Traced::new("all-hooks");
+    let mut claims = Vec::new();
+    let measured_homes = [("server", "application"), ("client", "receive_buffer"), ("server", "run_queue")];
+    for (index, scenario) in scenarios().iter().enumerate() {
+        let own = (scenario.run)(&traced);
+        let spans = spans_of(&traced, &own);
+        assert_eq!(spans.len(), 2 * REQUESTS, "{}: {spans:#?}", scenario.name);
+        claims.extend(false_claims(scenario, &spans));
+        let Some((kind, segment)) = measured_homes.get(index) else { continue };
+        for span in spans.iter().filter(|span| span.kind == *kind) {
+            let enough = span.measured_ns(segment) > 2 * FOREIGN_NS
+                || *segment == "run_queue" && span.measured_ns(segment) > FOREIGN_NS;
+            assert!(enough, "{}: {segment} is not measured: {span:#?}", scenario.name);
+        }
+    }
+    assert!(claims.is_empty(), "{}", claims.join("\n"));
+}
+
+macro_rules! without {
+    ($($hook:ident)*) => {
+        $(
+            #[test]
+            fn $hook() {
+                check(stringify!($hook));
+            }
+        )*
+    };
+}
+
+/// One test per hook, named like it.
+mod without {
+    use super::check;
+
+    without! {
+        sys_enter
+        sys_exit
+        inet_sock_set_state
+        tcp_destroy_sock
+        tcp_sendmsg_locked
+        tcp_probe
+        tcp_rcv_space_adjust
+        net_dev_start_xmit
+        sched_waking
+        sched_switch
+    }
+}

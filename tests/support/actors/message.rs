@@ -1,0 +1,148 @@
+//! Reading HTTP/1.1 messages off a blocking socket: just enough for the tests' own client and server.
+
+use std::{
+    io::{self, ErrorKind, Read},
+    net::TcpStream,
+    os::fd::AsRawFd,
+};
+
+/// Bytes of a connection that were read and not yet taken.
+pub struct Reader {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    peek: bool,
+}
+
+/// First line and header fields of a message.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// First line.
+    pub first: String,
+    fields: Vec<(String, String)>,
+}
+
+impl Reader {
+    /// Reads from `stream`; with `peek`, looks at the same bytes with `MSG_PEEK` three times before each read.
+    pub fn new(stream: &TcpStream, peek: bool) -> Self {
+        Self { stream: stream.try_clone().expect("second handle of a socket"), buffer: Vec::new(), peek }
+    }
+
+    /// The next message's head; `None` at a clean end of the stream.
+    pub fn head(&mut self) -> io::Result<Option<Head>> {
+        loop {
+            if let Some(end) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+                let text = String::from_utf8_lossy(&self.buffer[..end]).into_owned();
+                self.buffer.drain(..end + 4);
+                return Ok(Some(Head::parse(&text)));
+            }
+            if self.fill()? == 0 {
+                return if self.buffer.is_empty() { Ok(None) } else { Err(ErrorKind::UnexpectedEof.into()) };
+            }
+        }
+    }
+
+    /// Takes the body that follows `head` and gives its length.
+    pub fn body(&mut self, head: &Head, none_by_method: bool) -> io::Result<usize> {
+        if none_by_method {
+            return Ok(0);
+        }
+        if head.field("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
+            return self.chunks();
+        }
+        let length = head.field("content-length").map_or(0, |value| value.parse().unwrap_or(0));
+        self.skip(length)?;
+        Ok(length)
+    }
+
+    fn chunks(&mut self) -> io::Result<usize> {
+        let mut total = 0;
+        loop {
+            let line = self.line()?;
+            let length = usize::from_str_radix(line.trim(), 16).map_err(|_| ErrorKind::InvalidData)?;
+            self.skip(length)?;
+            self.skip(2)?;
+            total += length;
+            if length == 0 {
+                return Ok(total);
+            }
+        }
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        loop {
+            if let Some(end) = self.buffer.windows(2).position(|window| window == b"\r\n") {
+                let line = String::from_utf8_lossy(&self.buffer[..end]).into_owned();
+                self.buffer.drain(..end + 2);
+                return Ok(line);
+            }
+            if self.fill()? == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    fn skip(&mut self, mut length: usize) -> io::Result<()> {
+        loop {
+            let taken = length.min(self.buffer.len());
+            self.buffer.drain(..taken);
+            length -= taken;
+            if length == 0 {
+                return Ok(());
+            }
+            if self.fill()? == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    fn fill(&mut self) -> io::Result<usize> {
+        if self.peek {
+            self.look()?;
+        }
+        let mut part = [0; 65_536];
+        let length = self.stream.read(&mut part)?;
+        self.buffer.extend_from_slice(&part[..length]);
+        Ok(length)
+    }
+
+    fn look(&self) -> io::Result<()> {
+        for length in [1, 16, 4096] {
+            let mut part = [0_u8; 4096];
+            // SAFETY: `part` holds at least `length` bytes.
+            let result =
+                unsafe { libc::recv(self.stream.as_raw_fd(), part.as_mut_ptr().cast(), length, libc::MSG_PEEK) };
+            if result < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Head {
+    fn parse(text: &str) -> Self {
+        let mut lines = text.split("\r\n");
+        let first = lines.next().unwrap_or_default().to_owned();
+        let field = |line: &str| {
+            let (name, value) = line.split_once(':')?;
+            Some((name.trim().to_ascii_lowercase(), value.trim().to_owned()))
+        };
+        Self { first, fields: lines.filter_map(field).collect() }
+    }
+
+    /// A field's value by its lower-case name.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(candidate, _)| candidate == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Status code of a response, 0 if it has none.
+    pub fn status(&self) -> u16 {
+        self.first.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0)
+    }
+
+    /// Method and target of a request.
+    pub fn request(&self) -> (&str, &str) {
+        let mut words = self.first.split(' ');
+        (words.next().unwrap_or(""), words.next().unwrap_or(""))
+    }
+}

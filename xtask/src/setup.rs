@@ -1,0 +1,120 @@
+//! Brings a machine to the point where it can build, and with `--tests` where it can test.
+//!
+//! In: a Debian 12 with a stable Rust. Out: a toolchain for the kernel programs, bpf-linker in `.cache/`, and for tests the real
+//! servers and tools. Run twice, it does nothing the second time.
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::apt::{self, Package, package, program};
+use crate::repo::Repo;
+use crate::shell;
+use crate::toolchain::{DEBIAN_COMPILER, Route, Toolchain};
+
+/// Arguments of `cargo xtask setup`.
+#[derive(Args)]
+pub struct SetupArgs {
+    /// Also install what the privileged tests and the virtual machines need.
+    #[arg(long)]
+    pub tests: bool,
+    /// The compiler for the kernel programs; by default the first that is installed, else Debian's.
+    #[arg(long, value_enum)]
+    pub toolchain: Option<Route>,
+}
+
+/// What the privileged tests start, and what the virtual machines boot with.
+pub const TEST_PACKAGES: &[Package] = &[
+    package("nginx-light", "traced server"),
+    program("wrk", "wrk", "load"),
+    program("curl", "curl", "traced client; fetches kernels"),
+    package("iproute2", "network namespaces"),
+    package("nftables", "packet loss"),
+    package("python3", "traced server"),
+    package("python3-venv", "the OTLP receiver's environment"),
+    package("bpftool", "inspects loaded programs"),
+    package("libcap2-bin", "drops capabilities (capsh)"),
+    package("util-linux", "drops capabilities (setpriv), namespaces"),
+    package("g++", "compiles libFuzzer"),
+    package("binutils", "strips the agent for virtual machines"),
+    package("qemu-system-x86", "virtual machines"),
+    package("busybox-static", "virtual machines"),
+    package("xz-utils", "unpacks package lists"),
+    program("kubectl", "kubernetes-client", "checks deploy/kubernetes (kubectl kustomize)"),
+    program("systemd-analyze", "systemd", "checks deploy/systemd (systemd-analyze verify)"),
+];
+
+/// Packages from the Python index that the tests start: the OTLP receiver.
+const PYTHON_PACKAGES: &[&str] = &["rotel"];
+
+/// Installs what is missing.
+pub fn setup(repo: &Repo, args: &SetupArgs) -> Result<()> {
+    let toolchain = toolchain(repo, args.toolchain)?;
+    println!("setup: kernel programs are built by {}", toolchain.describe());
+    if args.tests {
+        components()?;
+        apt::install(TEST_PACKAGES)?;
+        python(repo)?;
+        println!("setup: tools for the tests are there");
+    }
+    Ok(())
+}
+
+/// Finds or installs the toolchain of a route, and its linker.
+pub fn toolchain(repo: &Repo, route: Option<Route>) -> Result<Toolchain> {
+    let toolchain = match Toolchain::find(route) {
+        Some(toolchain) => toolchain,
+        None => install_toolchain(route.unwrap_or(Route::Debian))?,
+    };
+    toolchain.install_linker(repo)?;
+    Ok(toolchain)
+}
+
+fn install_toolchain(route: Route) -> Result<Toolchain> {
+    match route {
+        Route::Debian => apt::install(DEBIAN_COMPILER)?,
+        Route::Nightly => {
+            if shell::which("rustup").is_none() {
+                bail!("--toolchain nightly needs rustup; without it use --toolchain debian");
+            }
+            println!("  rustup nightly with rust-src: builds core for BPF");
+            let arguments = ["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"];
+            shell::run(Command::new("rustup").args(arguments))?;
+        }
+    }
+    Toolchain::find(Some(route))
+        .with_context(|| format!("the {route:?} toolchain is still not there after installing it"))
+}
+
+/// rustfmt and clippy belong to `cargo xtask test`; a minimal rustup profile lacks them.
+fn components() -> Result<()> {
+    for (tool, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
+        if shell::succeeds(shell::cargo().args([tool, "--version"])) {
+            continue;
+        }
+        println!("  {component}: checked by `cargo xtask test`");
+        shell::run(Command::new("rustup").args(["component", "add", component]))?;
+    }
+    Ok(())
+}
+
+/// The Python environment in `.cache/venv`, with the OTLP receiver.
+fn python(repo: &Repo) -> Result<()> {
+    let venv = repo.cache("venv");
+    let pip = venv.join("bin/pip");
+    let missing: Vec<_> = PYTHON_PACKAGES.iter().filter(|name| !has_python_package(&pip, name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("  Python packages in {}: {missing:?} (OTLP receiver that the tests export to)", repo.shown(&venv));
+    if !pip.is_file() {
+        shell::run(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(&venv))?;
+    }
+    shell::run(Command::new(&pip).args(["install", "--quiet"]).args(missing))
+}
+
+/// Whether pip knows the package in its environment.
+pub fn has_python_package(pip: &Path, name: &str) -> bool {
+    pip.is_file() && shell::succeeds(Command::new(pip).args(["show", "--quiet", name]))
+}

@@ -1,0 +1,155 @@
+//! `cargo xtask test`: everything that CI runs, in order, stopping at the first failure.
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+
+use crate::build::{self, BuildArgs};
+use crate::repo::Repo;
+use crate::setup::{self, SetupArgs};
+use crate::{shell, tidy, vm};
+
+/// Arguments of `cargo xtask test`.
+#[derive(Args)]
+pub struct TestArgs {
+    /// Run only these steps; repeatable.
+    #[arg(long, value_enum)]
+    only: Vec<Step>,
+}
+
+/// One step of the test run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Step {
+    /// rustfmt on every crate, the kernel programs too.
+    Format,
+    /// clippy on every target, warnings are errors.
+    Clippy,
+    /// The rules of ARCHITECTURE.md.
+    Tidy,
+    /// Tests that need neither root nor a BPF toolchain.
+    Unit,
+    /// Documentation, warnings are errors.
+    Doc,
+    /// Installs what the next steps need.
+    Setup,
+    /// The kernel programs and the agent with them inside.
+    Object,
+    /// Tests that need root and real servers.
+    Privileged,
+    /// Each fuzz target for some seconds.
+    Fuzz,
+    /// The agent in other kernels.
+    Vm,
+}
+
+/// Cheap steps first, so that a mistake shows early.
+const ORDER: &[Step] = &[
+    Step::Format,
+    Step::Clippy,
+    Step::Tidy,
+    Step::Unit,
+    Step::Doc,
+    Step::Setup,
+    Step::Object,
+    Step::Privileged,
+    Step::Fuzz,
+    Step::Vm,
+];
+
+/// Seconds that each fuzz target runs.
+const FUZZ_SECONDS: u32 = 5;
+
+/// Runs the steps.
+pub fn test(repo: &Repo, args: &TestArgs) -> Result<()> {
+    let steps = ORDER.iter().copied().filter(|step| args.only.is_empty() || args.only.contains(step));
+    let mut times: Vec<(Step, Duration)> = Vec::new();
+    for step in steps {
+        shell::heading(&format!("{step:?}").to_lowercase());
+        let started = Instant::now();
+        step.run(repo)
+            .with_context(|| format!("step {step:?} failed after {:.0} s", started.elapsed().as_secs_f64()))?;
+        times.push((step, started.elapsed()));
+    }
+    shell::heading("all steps passed");
+    for (step, time) in &times {
+        println!("  {:<12} {:>6.1} s", format!("{step:?}").to_lowercase(), time.as_secs_f64());
+    }
+    Ok(())
+}
+
+impl Step {
+    fn run(self, repo: &Repo) -> Result<()> {
+        match self {
+            Self::Format => format(repo),
+            Self::Clippy => cargo(repo, &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]),
+            Self::Tidy => tidy::tidy(repo),
+            Self::Unit => cargo(repo, &["test", "--workspace", "--exclude", "spantap-tests"]),
+            Self::Doc => {
+                let mut command = shell::cargo();
+                command.args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings");
+                shell::run(command.current_dir(&repo.root))
+            }
+            Self::Setup => setup::setup(repo, &SetupArgs { tests: true, toolchain: None }),
+            Self::Object => build::build(repo, &BuildArgs { release: true, toolchain: None }),
+            Self::Privileged => privileged(repo),
+            Self::Fuzz => fuzz(repo),
+            Self::Vm => vm::for_ci(repo),
+        }
+    }
+}
+
+fn cargo(repo: &Repo, arguments: &[&str]) -> Result<()> {
+    shell::run(shell::cargo().args(arguments).current_dir(&repo.root))
+}
+
+/// The crates outside of the workspace have to be named one by one.
+fn format(repo: &Repo) -> Result<()> {
+    cargo(repo, &["fmt", "--all", "--check"])?;
+    for manifest in ["agent-ebpf/Cargo.toml", "agent-protocol/fuzz/Cargo.toml"] {
+        if repo.path(manifest).is_file() {
+            cargo(repo, &["fmt", "--manifest-path", manifest, "--check"])?;
+        }
+    }
+    Ok(())
+}
+
+/// Missing privilege fails; it never skips.
+fn privileged(repo: &Repo) -> Result<()> {
+    if !shell::is_root() {
+        bail!("these tests load kernel programs and need root: {}", shell::as_root("test"));
+    }
+    let mut command = shell::cargo();
+    command.args(["test", "-p", "spantap-tests", "--", "--test-threads=1"]);
+    command.env("SPANTAP_BIN", repo.agent_binary("release"));
+    shell::run(command.current_dir(&repo.root))
+}
+
+/// Runs libFuzzer targets with a stable compiler: coverage counters are an LLVM pass, and only sanitizers need a nightly.
+fn fuzz(repo: &Repo) -> Result<()> {
+    const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+        -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+        -Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions -Ccodegen-units=1";
+    let folder = repo.path("agent-protocol/fuzz");
+    let output = repo.path("target/fuzz");
+    let target = "x86_64-unknown-linux-gnu";
+    let mut command = shell::cargo();
+    // A named target keeps the flags away from build scripts, which would not link with them.
+    command.args(["build", "--release", "--quiet", "--bins", "--target", target, "--target-dir"]).arg(&output);
+    shell::run(command.env("RUSTFLAGS", FLAGS).env_remove("CARGO_TARGET_DIR").current_dir(&folder))?;
+    let targets = tidy::fuzz_targets(repo)?;
+    if targets.is_empty() {
+        bail!("{} has no targets", folder.display());
+    }
+    for name in targets {
+        // libFuzzer writes the input that it fails on into the working folder, which git ignores.
+        let mut run = Command::new(output.join(target).join("release").join(name));
+        run.arg(format!("-max_total_time={FUZZ_SECONDS}")).args([
+            "-max_len=65536",
+            "-print_final_stats=1",
+            "-verbosity=0",
+        ]);
+        shell::run(run.current_dir(&output))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,182 @@
+//! One boot under QEMU: emulated, two processors, no network card, three serial lines.
+//!
+//! In: a kernel image, files, one shell command. Out: what the command printed, its exit code, and the files it left in `/out`.
+//! The first serial line is the kernel's console, the second the command's output with the exit code in a closing mark, the third
+//! a tar archive of `/out`.
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::initramfs::Initramfs;
+use crate::shell;
+
+/// How to boot.
+pub struct Machine<'a> {
+    /// The kernel.
+    pub image: &'a Path,
+    /// When to switch the machine off.
+    pub timeout: Duration,
+}
+
+/// How a boot ended.
+pub struct End {
+    /// What the command printed.
+    pub output: String,
+    /// The command's exit code, or one of the two below.
+    pub code: i32,
+    console: String,
+    folder: Folder,
+}
+
+/// The machine was still running at the timeout.
+pub const TIMED_OUT: i32 = 124;
+/// The machine ended without an exit code (panic, or no init).
+pub const NO_VERDICT: i32 = 125;
+
+/// Marks the line that carries the exit code.
+const MARK: &str = "@@exit ";
+
+/// The first process of the guest. It mounts what the agent reads, brings the loopback up, runs the command, and switches off.
+const INIT: &str = r#"#!/bin/busybox sh
+/bin/busybox mkdir -p /proc /sys /dev /tmp /out /root /run /sbin /usr/bin
+/bin/busybox --install -s /bin
+export PATH=/bin:/sbin:/usr/bin HOME=/root
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t tmpfs tmpfs /tmp
+mount -t securityfs securityfs /sys/kernel/security 2>/dev/null
+mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null
+mount -t bpf bpf /sys/fs/bpf
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+ifconfig lo 127.0.0.1 up
+stty -F /dev/ttyS1 raw
+stty -F /dev/ttyS2 raw
+cd /task
+sh /task.command >/dev/ttyS1 2>&1 </dev/null
+code=$?
+printf '\n@@exit %s\n' "$code" >/dev/ttyS1
+tar -c -C /out . >/dev/ttyS2
+sync
+poweroff -f
+"#;
+
+impl Machine<'_> {
+    /// Boots, runs the command, and waits for the end.
+    pub fn run(&self, mut files: Initramfs, command: &str) -> Result<End> {
+        files.data("/init", 0o755, INIT.as_bytes());
+        files.data("/task.command", 0o644, format!("{command}\n").as_bytes());
+        let folder = Folder::new()?;
+        let initrd = folder.0.join("initrd");
+        fs::write(&initrd, files.finish()).with_context(|| format!("write {}", initrd.display()))?;
+        let mut qemu = self.command(&initrd, &folder.0);
+        let child = qemu.stdin(Stdio::null()).spawn().with_context(|| format!("start `{}`", shell::shown(&qemu)))?;
+        let timed_out = !wait(child, self.timeout)?;
+        let (output, code) = split_exit_code(&folder.text("output"));
+        let code = if timed_out { TIMED_OUT } else { code.unwrap_or(NO_VERDICT) };
+        Ok(End { output, code, console: folder.text("console"), folder })
+    }
+
+    fn command(&self, initrd: &Path, folder: &Path) -> Command {
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-M", "q35", "-cpu", "max", "-accel", "tcg,thread=multi,tb-size=512", "-m", "1536", "-smp", "2"]);
+        qemu.args(["-nographic", "-monitor", "none", "-nodefaults", "-no-reboot", "-nic", "none"]);
+        qemu.arg("-kernel").arg(self.image).arg("-initrd").arg(initrd);
+        // panic=-1: a panic ends the machine instead of hanging it.
+        qemu.args(["-append", "console=ttyS0,115200 panic=-1 loglevel=4 mitigations=off tsc=reliable"]);
+        for line in ["console", "output", "files.tar"] {
+            qemu.arg("-serial").arg(format!("file:{}", folder.join(line).display()));
+        }
+        qemu
+    }
+}
+
+impl End {
+    /// One sentence on the exit code.
+    pub fn describe(&self) -> String {
+        match self.code {
+            TIMED_OUT => "the guest did not end in time".into(),
+            NO_VERDICT => "the guest ended without an exit code".into(),
+            code => format!("the guest's command ended with {code}"),
+        }
+    }
+
+    /// The last lines of the kernel's console.
+    pub fn console_tail(&self) -> String {
+        let lines: Vec<_> = self.console.lines().collect();
+        // The firmware sends escape sequences that would change the reader's terminal.
+        lines[lines.len().saturating_sub(40)..].join("\n").replace('\x1b', "")
+    }
+
+    /// A file that the command left in `/out`, as text.
+    pub fn file(&self, name: &str) -> Result<Option<String>> {
+        let archive = self.folder.0.join("files.tar");
+        let listing = shell::output(Command::new("tar").arg("-tf").arg(&archive))?;
+        let path = format!("./{name}");
+        if !listing.lines().any(|line| line == path) {
+            return Ok(None);
+        }
+        shell::output(Command::new("tar").arg("-xOf").arg(&archive).arg(path)).map(Some)
+    }
+}
+
+/// Waits for the machine, and switches it off at the timeout; false if it had to.
+fn wait(mut machine: Child, timeout: Duration) -> Result<bool> {
+    let deadline = Instant::now() + timeout;
+    while Instant::now() < deadline {
+        if machine.try_wait().context("wait for QEMU")?.is_some() {
+            return Ok(true);
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    machine.kill().context("switch the machine off")?;
+    machine.wait().context("wait for QEMU")?;
+    Ok(false)
+}
+
+/// Takes the closing mark off the output.
+fn split_exit_code(output: &str) -> (String, Option<i32>) {
+    let Some((body, end)) = output.rsplit_once(&format!("\n{MARK}")) else { return (output.to_owned(), None) };
+    (format!("{body}\n"), end.trim().parse().ok())
+}
+
+/// A temporary folder, removed when dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("spantap-vm-{}", std::process::id()));
+        fs::create_dir(&path).with_context(|| format!("create {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    /// A file's text, or nothing where the machine never opened it.
+    fn text(&self, name: &str) -> String {
+        fs::read(self.0.join(name)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0); // best effort: it is in the temporary folder
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_code_is_taken_from_the_last_mark() {
+        assert_eq!(split_exit_code("one\ntwo\n\n@@exit 3\n"), ("one\ntwo\n\n".into(), Some(3)));
+        assert_eq!(split_exit_code("\n@@exit 0\nmore\n@@exit 7\n"), ("\n@@exit 0\nmore\n".into(), Some(7)));
+        assert_eq!(split_exit_code("cut off"), ("cut off".into(), None));
+    }
+}
