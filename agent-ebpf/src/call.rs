@@ -18,7 +18,7 @@ use crate::{
     emit::{self, now},
     maps::{Copy, SCRATCH, Scratch, TASKS},
     message, offsets, select,
-    state::Task,
+    state::{SEEN_BOTH, Task},
     walk,
 };
 
@@ -120,15 +120,22 @@ fn returned_from_send(settings: &Settings, task: &mut Task, id: u64, result: i64
     }
     let moved = task.tx_end.wrapping_sub(task.tx_start);
     let from = (task.tx_start, task.tx_end);
-    tell(settings, task, conn.id, Call { id, result, direction: direction::SEND, range: from, moved, selected: true, time_ns });
+    tell(
+        settings,
+        task,
+        conn.id,
+        Call { id, result, direction: direction::SEND, range: from, moved, selected: true, time_ns },
+    );
 }
 
 #[inline(always)]
 fn returned_from_read(settings: &Settings, task: &mut Task, id: u64, result: i64) {
     let Some(conn) = connection::find(task.rx_sock) else { return };
     let time_ns = now();
-    if task.call_flags & u32::from(wire::INFERRED_RANGE) != 0 && result > 0 {
+    // The cursor was not followed before (adopted, or selected only now): the result says how much this call read.
+    if result > 0 && id != number::RECVMMSG && task.rx_end.wrapping_sub(task.rx_start) != result as u32 {
         task.rx_start = task.rx_end.wrapping_sub(result as u32);
+        task.call_flags |= u32::from(wire::INFERRED_RANGE);
     }
     let by_connection = select::connection_mode(settings, conn);
     let combined = select::combined(task.mode, by_connection);
@@ -190,7 +197,7 @@ fn tell(settings: &Settings, task: &mut Task, connection_id: u64, call: Call) {
     if call.selected {
         flags |= wire::SELECTED;
     }
-    if task.scheduled != 0 {
+    if task.scheduled == SEEN_BOTH {
         flags |= wire::SCHED;
     }
     scratch.call = CallRecord {
@@ -329,7 +336,12 @@ fn copy_piece(limit: u32, scratch: &mut Scratch, [base, size]: [u64; 2]) {
 fn copy_tail(scratch: &mut Scratch, copy: &Copy, moved: u32) -> u32 {
     let tail = TAIL_BYTES as u32;
     let at = copy.length;
-    if copy.failed != 0 || copy.left != 0 || copy.last_size < tail || moved - at < tail || at > PAYLOAD_BYTES_LIMIT as u32 {
+    if copy.failed != 0
+        || copy.left != 0
+        || copy.last_size < tail
+        || moved - at < tail
+        || at > PAYLOAD_BYTES_LIMIT as u32
+    {
         return 0;
     }
     let from = copy.last_base + u64::from(copy.last_size - tail);
@@ -349,14 +361,29 @@ fn volatile(copy: &Copy) -> Copy {
 
 #[inline(always)]
 fn is_read(id: u64) -> bool {
-    matches!(id, number::READ | number::READV | number::RECVFROM | number::RECVMSG | number::RECVMMSG | number::PREADV2 | number::SPLICE)
+    matches!(
+        id,
+        number::READ
+            | number::READV
+            | number::RECVFROM
+            | number::RECVMSG
+            | number::RECVMMSG
+            | number::PREADV2
+            | number::SPLICE
+    )
 }
 
 #[inline(always)]
 fn is_write(id: u64) -> bool {
     matches!(
         id,
-        number::WRITE | number::WRITEV | number::SENDTO | number::SENDMSG | number::SENDMMSG | number::PWRITEV2 | number::SENDFILE
+        number::WRITE
+            | number::WRITEV
+            | number::SENDTO
+            | number::SENDMSG
+            | number::SENDMMSG
+            | number::PWRITEV2
+            | number::SENDFILE
     )
 }
 

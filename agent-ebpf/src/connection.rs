@@ -312,4 +312,3 @@ fn emit_change(sk: u64, conn: &Conn, what: u8, old: u8, new: u8) {
         unsafe { record.write(value) }
     });
 }
-

@@ -7,7 +7,6 @@ use agent_common::{
     header::kind,
     loss::KernelLoss,
     message::{ArrivalRecord, SendRecord, flag as wire},
-    settings::Settings,
 };
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel_buf};
 
@@ -16,7 +15,7 @@ use crate::{
     emit::{self, now},
     offsets::{self, read, read_at},
     select,
-    state::{Conn, RxSlot, SLOTS, Task, TxSlot, flag},
+    state::{Conn, RxSlot, SEEN_BOTH, SLOTS, Task, TxSlot, flag},
 };
 
 const MASK: u32 = SLOTS - 1;
@@ -90,7 +89,7 @@ fn open_tx(sk: u64, conn: &mut Conn, task: &mut Task, tid: u32, start: u32, end:
         tid,
         retrans: read(sk, &offsets::TCP_TOTAL_RETRANS).unwrap_or(0),
         index: conn.tx_head,
-        flags: if task.scheduled != 0 { u32::from(wire::SCHED) } else { 0 },
+        flags: if task.scheduled == SEEN_BOTH { u32::from(wire::SCHED) } else { 0 },
         padding: 0,
     };
     conn.tx_head = conn.tx_head.wrapping_add(1);
@@ -209,7 +208,9 @@ fn arrive(conn: &mut Conn, seq: u32, end: u32, time_ns: u64) {
         last.end = end;
         last.last_ns = time_ns;
         last.flags |= u32::from(wire::MERGED) | out_of_order;
-        emit::lost(KernelLoss::ArrivalMerged);
+        if conn.flags & flag::ANNOUNCED != 0 {
+            emit::lost(KernelLoss::ArrivalMerged); // of others nobody will ever ask
+        }
         return;
     }
     open_rx(conn, known_end, end, time_ns, out_of_order);
@@ -217,7 +218,8 @@ fn arrive(conn: &mut Conn, seq: u32, end: u32, time_ns: u64) {
 
 #[inline(always)]
 fn open_rx(conn: &mut Conn, start: u32, end: u32, time_ns: u64, flags: u32) {
-    conn.rx[(conn.rx_head & MASK) as usize] = RxSlot { first_ns: time_ns, last_ns: time_ns, start, end, flags, padding: 0 };
+    conn.rx[(conn.rx_head & MASK) as usize] =
+        RxSlot { first_ns: time_ns, last_ns: time_ns, start, end, flags, padding: 0 };
     conn.rx_head = conn.rx_head.wrapping_add(1);
 }
 
@@ -236,11 +238,11 @@ pub fn on_read(sk: u64) {
     if wanted {
         connection::announce(sk, conn);
     }
-    consume(settings, task, conn, sk, copied, wanted);
+    consume(task, conn, sk, copied, wanted);
 }
 
 #[inline(always)]
-fn consume(_settings: &Settings, task: &mut Task, conn: &mut Conn, sk: u64, copied: u32, wanted: bool) {
+fn consume(task: &mut Task, conn: &mut Conn, sk: u64, copied: u32, wanted: bool) {
     let known = conn.flags & flag::CURSOR != 0 || conn.flags & flag::PREEXISTING == 0;
     if conn.flags & flag::CURSOR == 0 {
         conn.read_cursor = if known && wanted { conn.receive_base } else { copied };
@@ -257,9 +259,6 @@ fn consume(_settings: &Settings, task: &mut Task, conn: &mut Conn, sk: u64, copi
         task.arrival_end = start;
         task.arrival_first_ns = 0;
         task.arrival_last_ns = 0;
-        if !known {
-            task.call_flags |= u32::from(wire::INFERRED_RANGE);
-        }
     }
     task.rx_end = copied;
     for _ in 0..SLOTS {

@@ -82,8 +82,8 @@ fn emit_process(what: u8, cgroup_id: u64, filename: u64) {
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
     // SAFETY: the helper takes no arguments.
     let task = unsafe { helpers::bpf_get_current_task() };
-    let parent_pid =
-        read::<u64>(task, &offsets::TASK_PARENT).and_then(|parent| read_at(parent + u64::from(offsets::TASK_TGID.load())));
+    let parent_pid = read::<u64>(task, &offsets::TASK_PARENT)
+        .and_then(|parent| read_at(parent + u64::from(offsets::TASK_TGID.load())));
     let comm = bpf_get_current_comm().unwrap_or_default();
     let header = emit::header(kind::PROCESS, now());
     emit::record::<ProcessRecord>(|record| {

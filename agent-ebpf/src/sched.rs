@@ -8,7 +8,7 @@ use crate::{
     emit::now,
     maps::TASKS,
     offsets::{self, read},
-    state::Task,
+    state::{SEEN_SWITCH, SEEN_WAKING, Task},
 };
 
 #[inline(always)]
@@ -21,11 +21,12 @@ fn known(task_struct: u64) -> Option<&'static mut Task> {
 /// `sched_waking`: about to be made runnable.
 #[inline(always)]
 pub fn on_waking(task_struct: u64) {
-    if let Some(task) = known(task_struct)
-        && task.runnable_ns == 0
-    {
-        task.runnable_ns = now();
-        task.woken_from_sleep = 1;
+    if let Some(task) = known(task_struct) {
+        task.scheduled |= SEEN_WAKING;
+        if task.runnable_ns == 0 {
+            task.runnable_ns = now();
+            task.woken_from_sleep = 1;
+        }
     }
 }
 
@@ -33,13 +34,13 @@ pub fn on_waking(task_struct: u64) {
 #[inline(always)]
 pub fn on_switch(previous: u64, next: u64, previous_state: u64) {
     if let Some(task) = known(previous) {
-        task.scheduled = 1;
+        task.scheduled |= SEEN_SWITCH;
         // A wake-up that came while it still ran was consumed without sleeping.
         task.runnable_ns = if previous_state == 0 { now() } else { 0 };
         task.woken_from_sleep = 0;
     }
     if let Some(task) = known(next) {
-        task.scheduled = 1;
+        task.scheduled |= SEEN_SWITCH;
         if task.runnable_ns != 0 {
             let time_ns = now();
             task.run_queue_ns += time_ns - task.runnable_ns;
