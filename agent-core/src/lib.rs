@@ -17,3 +17,5 @@ pub mod reorder;
 pub mod replay;
 pub mod segment;
 pub mod span;
+#[doc(hidden)]
+pub mod testing;

@@ -119,27 +119,36 @@ impl Tiles {
     }
 
     /// From the last byte's arrival (now) to the return of the read call that handed it over.
+    ///
+    /// A thread that was last woken before that was running, and busy elsewhere. One of which no wake-up was ever seen
+    /// may have slept and waited for a CPU: then nothing tells the parts apart.
     fn reading(&mut self, read: &CallTiming) {
-        if !read.sched {
+        if !read.sched || read.woken_ns == 0 {
             return self.unexplained(read.return_ns);
         }
-        let observed_wake = read.woken_ns != 0 && read.running_ns >= read.woken_ns;
-        let mut queued_ns = read.run_queue_inside().unwrap_or(0);
-        if observed_wake && read.running_ns > self.now_ns {
-            // Run-queue time inside the call is then that of the wake-up, or older than the message.
-            if read.enter_ns <= read.woken_ns {
-                queued_ns = 0;
-            }
+        if read.running_ns < read.woken_ns {
+            self.until(read.woken_ns, ReceiveBuffer, Measured);
+            return self.unexplained(read.return_ns);
+        }
+        let mut queued_ns = read.run_queue_inside();
+        if read.running_ns > self.now_ns {
             self.until(read.woken_ns, ReceiveBuffer, Measured);
             self.until(read.running_ns, RunQueue, Measured);
+            // Run-queue time inside the call is then that of the wake-up, or older than the message.
+            if read.enter_ns <= read.woken_ns {
+                queued_ns = Some(0);
+            }
         }
-        let queued_until_ns = self.now_ns.saturating_add(queued_ns).min(read.return_ns);
-        self.until(queued_until_ns, RunQueue, Measured);
+        let Some(queued_ns) = queued_ns else { return self.until(read.return_ns, ReceiveBuffer, Derived) };
+        self.until(self.now_ns.saturating_add(queued_ns).min(read.return_ns), RunQueue, Measured);
         self.until(read.return_ns, ReceiveBuffer, Measured);
     }
 
-    /// A write call, entered now.
+    /// A write call; what is before it has its tile.
     fn writing(&mut self, write: &CallTiming) {
+        if write.enter_ns == 0 {
+            return self.unexplained(write.return_ns);
+        }
         let own_end_ns = write.return_ns.saturating_sub(write.between_ns[0]);
         self.until_queued(own_end_ns, Send, Measured, write.run_queue_inside().unwrap_or(0));
         if write.between_ns[0] > 0 {
@@ -147,7 +156,7 @@ impl Tiles {
         }
     }
 
-    /// In the application, between two calls.
+    /// In the application, between two calls. If the next one's entry was not seen, that call's tile covers it.
     fn application(&mut self, from: &CallTiming, to: &CallTiming) {
         match from.run_queue_until(to) {
             Some(queued_ns) => self.until_queued(to.enter_ns, Application, Measured, queued_ns),

@@ -38,6 +38,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Unix socket that the reading commands talk to.
     pub socket: PathBuf,
+    /// `host.name` of every span; the host's own name by default.
+    pub host_name: Option<String>,
     /// What is recorded.
     #[serde(deserialize_with = "or_default")]
     pub capture: Capture,
@@ -210,6 +212,7 @@ impl Default for Config {
         Self {
             data_dir: "/var/lib/spantap".into(),
             socket: "/run/spantap/spantap.sock".into(),
+            host_name: None,
             capture: Capture::default(),
             redaction: Redaction::default(),
             assembly: Assembly::default(),
@@ -243,7 +246,7 @@ impl Default for Assembly {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { max_bytes: Size::mib(1024), max_age: Interval::secs(24 * 3600), fsync_interval: Interval::secs(5) }
+        Self { max_bytes: Size::mib(1024), max_age: Interval::secs(24 * 3600), fsync_interval: Interval::secs(1) }
     }
 }
 

@@ -11,3 +11,5 @@ pub mod otlp;
 pub mod query;
 pub mod run;
 pub mod telemetry;
+pub mod cli;
+pub mod commands;

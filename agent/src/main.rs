@@ -1,2 +1,10 @@
 //! The `spantap` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+use agent::{cli::Cli, commands};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    commands::execute(Cli::parse(), |_| anyhow::bail!("`spantap run` is not wired yet"))
+}

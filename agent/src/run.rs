@@ -174,7 +174,7 @@ fn log_config(config: &Config) -> LogConfig {
         bytes_max: config.log.max_bytes.0,
         age_max: config.log.max_age.0,
         sync_interval: Some(config.log.fsync_interval.0),
-        host_name: host_name(),
+        host_name: config.host_name.clone().or_else(host_name),
     }
 }
 

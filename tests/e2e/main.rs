@@ -8,6 +8,7 @@ mod follow_idle;
 mod framing;
 mod http_exact;
 mod otlp_rotel;
+mod preexisting;
 mod rig;
 mod segments;
 mod selection;

@@ -11,6 +11,7 @@ use spantap_tests::{
     http::{Place, Server, actor_program, request},
     namespace::Namespace,
     process::{Launch, Process, tool},
+    rotel::Rotel,
     span::Span,
     temp::TempDir,
     traced::Traced,
@@ -151,6 +152,28 @@ fn what_moves_into_the_cgroup_is_traced_from_then_on() {
 }
 
 #[test]
+fn the_selection_changes_while_the_agent_runs() {
+    let (first, second) = (Cgroup::new("first"), Cgroup::new("second"));
+    let selecting = |cgroup: &Cgroup| {
+        let mut options = AgentOptions::none();
+        options.capture = format!("  select:\n    cgroup: [\"{}\"]\n", cgroup.path().display());
+        options
+    };
+    let agent = Agent::start(&selecting(&first));
+    let server = Server::start(Place::default());
+    request(Place::cgroup(&first), &server.address, &["path=/first/"]);
+    request(Place::cgroup(&second), &server.address, &["path=/too-early/"]);
+    assert_eq!(seen(&agent, "/first/0"), ["client /first/0"]);
+
+    agent.reselect(&selecting(&second));
+    let word = second.path().display().to_string();
+    clock::wait_for("the new selection", BOUND, || agent.status().to_string().contains(&word).then_some(()));
+    request(Place::cgroup(&first), &server.address, &["path=/too-late/"]);
+    request(Place::cgroup(&second), &server.address, &["path=/second/"]);
+    assert_eq!(seen(&agent, "/second/0"), ["client /first/0", "client /second/0"]);
+}
+
+#[test]
 fn what_is_not_selected_leaves_sizes_and_times_only() {
     let agent = Agent::start(&AgentOptions::none().timing_of_unselected());
     let server = Server::start(Place::default());
@@ -176,6 +199,22 @@ fn nothing_is_recorded_of_nothing() {
     request(Place::default(), &server.address, &["path=/outside/", "count=20"]);
     request(Place::cgroup(&cgroup), &server.address, &["path=/last/"]);
     assert_eq!(seen(&agent, "/last/0"), ["client /last/0"]);
+}
+
+#[test]
+fn the_agent_never_traces_itself() {
+    let rotel = Rotel::start();
+    let traced = Traced::with("itself", |options| options.flag("--export", rotel.grpc_url()));
+    let procs = traced.cgroup.path().join("cgroup.procs");
+    std::fs::write(&procs, traced.agent.pid().to_string()).expect("move the agent into the cgroup");
+    let server = Server::start(Place::default());
+    for round in 0..5 {
+        let path = format!("path=/round-{round}/");
+        request(traced.place(), &server.address, &[&path]);
+        clock::wait_for("the export", BOUND, || (rotel.spans().len() > round).then_some(()));
+    }
+    let expected: Vec<String> = (0..5).map(|round| format!("client /round-{round}/0")).collect();
+    assert_eq!(seen(&traced.agent, "/round-4/0"), expected);
 }
 
 fn port(server: &Server) -> String {

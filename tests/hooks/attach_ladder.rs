@@ -39,7 +39,7 @@ fn btf_typed_raw_tracepoints_make_spans() {
 
 #[test]
 fn raw_tracepoints_make_spans() {
-    check("raw_tracepoint");
+    check("raw_tp");
 }
 
 #[test]

@@ -4,11 +4,14 @@
 //! options select: `capture.unselected` is `none` unless a test says otherwise.
 
 use std::{
+    collections::BTreeMap,
+    io::Write,
     path::{Path, PathBuf},
     process::Output,
     time::Duration,
 };
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
@@ -29,6 +32,8 @@ pub struct AgentOptions {
     pub args: Vec<String>,
     /// What is recorded of what no rule selects: `none` or `timing`.
     pub unselected: &'static str,
+    /// More of the configuration file's section `capture`, indented by two.
+    pub capture: String,
     /// More of the configuration file, at its top level.
     pub config: String,
     /// Folder of the span log, if not a temporary one.
@@ -38,7 +43,7 @@ pub struct AgentOptions {
 impl AgentOptions {
     /// Selects nothing.
     pub fn none() -> Self {
-        Self { args: Vec::new(), unselected: "none", config: String::new(), data_dir: None }
+        Self { args: Vec::new(), unselected: "none", capture: String::new(), config: String::new(), data_dir: None }
     }
 
     /// Selects a cgroup.
@@ -60,8 +65,17 @@ impl AgentOptions {
     }
 
     fn yaml(&self) -> String {
-        format!("redaction:\n  paths: keep\ncapture:\n  unselected: {}\n{}", self.unselected, self.config)
+        let Self { unselected, capture, config, .. } = self;
+        format!("redaction:\n  paths: keep\ncapture:\n  unselected: {unselected}\n{capture}{config}")
     }
+}
+
+/// One line of `spantap losses --json`.
+#[derive(Deserialize)]
+struct Loss {
+    source: String,
+    reason: String,
+    count: u64,
 }
 
 /// A running agent that ends with the guard.
@@ -119,6 +133,12 @@ impl Agent {
     /// Its query socket.
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// Writes its configuration file anew and tells it to apply the selection (`SIGHUP`).
+    pub fn reselect(&self, options: &AgentOptions) {
+        self.folder.write("spantap.yaml", options.yaml());
+        self.process.signal(libc::SIGHUP);
     }
 
     /// What it wrote to standard error so far.
@@ -189,16 +209,20 @@ impl Agent {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("status is not JSON: {error}\n{text}"))
     }
 
-    /// `spantap losses --json`: count by reason, summed over sources and CPUs.
-    pub fn losses(&self) -> std::collections::BTreeMap<String, u64> {
-        let mut counts = std::collections::BTreeMap::new();
+    /// `spantap losses --json`: count by reason, summed over sources and CPUs, zeros left out.
+    pub fn losses(&self) -> BTreeMap<String, u64> {
+        self.losses_where(|_| true)
+    }
+
+    /// The same, of the sources that pass: `kernel…`, `pipeline`, `log`, `destination NAME`.
+    pub fn losses_where(&self, source: impl Fn(&str) -> bool) -> BTreeMap<String, u64> {
+        let mut counts = BTreeMap::new();
         for line in self.answer(["losses", "--json"]).lines() {
-            let loss: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-            let reason = loss["reason"].as_str().unwrap_or_else(|| panic!("a loss without a reason: {line}"));
-            let count = loss["count"].as_u64().unwrap_or_else(|| panic!("a loss without a count: {line}"));
-            *counts.entry(reason.to_owned()).or_default() += count;
+            let loss: Loss = serde_json::from_str(line).unwrap_or_else(|error| panic!("not a loss: {error}: {line}"));
+            if loss.count > 0 && source(&loss.source) {
+                *counts.entry(loss.reason).or_default() += loss.count;
+            }
         }
-        counts.retain(|_, count| *count > 0);
         counts
     }
 
@@ -228,8 +252,10 @@ impl Drop for Agent {
         if std::thread::panicking() {
             let messages = self.messages();
             let tail: Vec<&str> = messages.lines().rev().take(40).collect();
-            eprintln!("--- last messages of the agent ---");
-            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+            // Not `eprintln!`: a closed standard error must not turn the panic into an abort that cleans nothing up.
+            let mut stderr = std::io::stderr();
+            let _ = writeln!(stderr, "--- last messages of the agent ---");
+            tail.iter().rev().for_each(|line| drop(writeln!(stderr, "{line}")));
         }
         if self.process.ended().is_none() {
             self.process.signal(libc::SIGTERM);
@@ -238,13 +264,15 @@ impl Drop for Agent {
     }
 }
 
-/// The built `spantap`: `SPANTAP_BIN`, else the newest one beside the tests.
+/// The built `spantap`: `SPANTAP_BIN`, else the newest one beside the tests or in the checkout's target folder.
 pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("SPANTAP_BIN") {
         return path.into();
     }
-    let candidates = ["release", "debug"].map(|profile| target_dir().join(profile).join("spantap"));
-    let newest = candidates.into_iter().filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path))).max();
+    let folders = [target_dir(), repository().join("target")];
+    let candidates =
+        folders.iter().flat_map(|folder| ["release", "debug"].map(|profile| folder.join(profile).join("spantap")));
+    let newest = candidates.filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path))).max();
     newest.map(|(_, path)| path).expect("there is no built `spantap`; `cargo xtask build` makes one")
 }
 

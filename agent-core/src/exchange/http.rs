@@ -4,9 +4,9 @@
 //! exchange. Called by [`crate::flow`].
 //!
 //! A message that was hidden (by a hole, or beyond the captured prefix) keeps its place as one of which nothing is
-//! known, on the assumption that it was one: that holds unless requests were pipelined. If they were, or if a response
-//! came before its request, the exchanges in doubt are given up and counted, until the connection was silent for as
-//! long as ends an exchange.
+//! known, on the assumption that it was one: that holds unless requests were pipelined. If this client pipelines, or if
+//! a response came before its request, the exchanges in doubt are given up and counted, until the connection was silent
+//! for as long as ends an exchange.
 
 mod finish;
 
@@ -155,6 +155,10 @@ pub struct Http {
     answered: Half<ResponseHead>,
     /// Which response answers which request is not known any more.
     broken: bool,
+    /// This client was seen to send a request before the one before was answered.
+    pipelines: bool,
+    /// Responses that were given up because their requests had not come: the next requests are theirs.
+    orphans: u64,
     active_ns: u64,
     /// The connection went on with another protocol, once the exchanges that wait are finished.
     switched: bool,
@@ -179,6 +183,8 @@ impl Http {
             asked,
             answered: Half::new(),
             broken: false,
+            pipelines: false,
+            orphans: 0,
             active_ns: 0,
             switched: false,
             not_mine: false,
@@ -251,9 +257,14 @@ impl Http {
 
     fn request_events(&mut self, base: u64, fed: &Fed, cause: Cause, context: &mut Context<'_>) {
         let mut events = std::mem::take(&mut self.asked.events);
+        self.pipelines |= events.iter().filter(|event| matches!(event, Event::Head { .. })).count() > 1;
         for event in events.drain(..) {
             match event {
                 Event::Head { start, end, head } => {
+                    self.asked.lost = false;
+                    if self.belongs_to_orphan() {
+                        continue;
+                    }
                     if self.asked.messages.len() >= context.config.pending_exchanges_max {
                         self.give_up(Loss::ExchangeOverflow, context);
                     }
@@ -261,7 +272,6 @@ impl Http {
                     if self.answered.lost || self.answered.open().is_some() {
                         self.responses.hint_message_start();
                     }
-                    self.asked.lost = false;
                     self.asked.messages.push_back(Message {
                         start: base + start,
                         end: base + end,
@@ -290,9 +300,11 @@ impl Http {
             message.close(at, Progress::Lost, context.now_ns);
         } else if cause == Cause::Bytes {
             let waiting = self.asked.messages.len().saturating_sub(self.answered.messages.len());
-            self.broken |= reason == Lost::Gap && waiting > 1;
-            self.responses.expect("GET");
-            self.asked.messages.push_back(Message::hidden(at, context.now_ns));
+            self.broken |= reason == Lost::Gap && self.hides_several(waiting);
+            if !self.belongs_to_orphan() {
+                self.responses.expect("GET");
+                self.asked.messages.push_back(Message::hidden(at, context.now_ns));
+            }
         }
         if cause == Cause::Bytes {
             count_lost(reason, fed, context);
@@ -351,7 +363,7 @@ impl Http {
         if cause == Cause::End {
             return;
         }
-        self.broken |= reason == Lost::Gap && waiting > over + 1;
+        self.broken |= reason == Lost::Gap && self.hides_several(waiting.saturating_sub(over));
         // The parser forgot which requests wait.
         for message in self.asked.messages.iter().skip(self.answered.messages.len()) {
             self.responses.expect(message.head.as_ref().map_or("GET", |head| &head.method));
@@ -359,11 +371,24 @@ impl Http {
         count_lost(reason, fed, context);
     }
 
+    /// Whether a gap may have hidden more than one message while `waiting` requests have no answer. One waits in any
+    /// case, and the next may have been sent before the gap was noticed.
+    fn hides_several(&self, waiting: usize) -> bool {
+        waiting > 2 || (waiting > 1 && self.pipelines)
+    }
+
+    /// Whether the request that begins is that of a response which was given up.
+    fn belongs_to_orphan(&mut self) -> bool {
+        let belongs = self.orphans > 0;
+        self.orphans -= u64::from(belongs);
+        belongs
+    }
+
     /// Forgets everything that waits.
     fn give_up(&mut self, reason: Loss, context: &mut Context<'_>) {
         let (asked, answered) = (self.asked.clear(), self.answered.clear());
         context.losses.add(reason, asked.max(answered));
-        self.broken = true;
+        (self.broken, self.orphans) = (true, 0);
     }
 
     /// When something is due without further bytes.
@@ -412,6 +437,7 @@ impl Http {
                 let drop = due && answer.is_over();
                 if drop {
                     self.answered.pop();
+                    self.orphans += 1;
                     context.losses.add(Loss::MessageLost, 1);
                 }
                 drop
@@ -458,6 +484,18 @@ impl Http {
                 answered.return_ns < arrived_ns
             }
         }
+    }
+
+    /// Notes whether the request after the one that `answer` is for was sent before that was answered.
+    fn note_pipelining(&mut self, connection: &Connection, role: Role, answer: &Message<ResponseHead>) {
+        let Some(next) = self.asked.messages.front().filter(|next| next.head.is_some()) else { return };
+        let answered_ns = self.end_ns(connection, role, answer);
+        let (request_side, _) = connection.timings(role);
+        let asked_ns = request_side.calls.holding(next.start).map(|call| match role {
+            Role::Client => call.enter_ns,
+            Role::Server => call.return_ns,
+        });
+        self.pipelines |= asked_ns.is_some_and(|asked_ns| asked_ns < answered_ns);
     }
 
     /// When this end saw the response's end.

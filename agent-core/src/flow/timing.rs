@@ -234,15 +234,19 @@ impl CallTiming {
         }
     }
 
-    /// Run-queue time of the thread from this call's return to `next`'s entry, if it is known to be one thread.
+    /// Run-queue time of the thread from this call's return to `next`'s entry, if it is known to be one thread and the
+    /// totals do not contradict the clock.
     pub fn run_queue_until(&self, next: &Self) -> Option<u64> {
         let known = self.sched && next.sched && self.tid != 0 && self.tid == next.tid;
-        known.then(|| next.run_queue_ns[0].saturating_sub(self.run_queue_ns[1]))
+        let queued_ns = next.run_queue_ns[0].checked_sub(self.run_queue_ns[1])?;
+        (known && queued_ns <= next.enter_ns.saturating_sub(self.return_ns)).then_some(queued_ns)
     }
 
-    /// Run-queue time of the thread within this call.
+    /// Run-queue time of the thread within this call, likewise.
     pub fn run_queue_inside(&self) -> Option<u64> {
-        self.sched.then(|| self.run_queue_ns[1].saturating_sub(self.run_queue_ns[0]).saturating_sub(self.between_ns[1]))
+        let queued_ns = self.run_queue_ns[1].checked_sub(self.run_queue_ns[0])?;
+        let plausible = self.sched && queued_ns <= self.return_ns.saturating_sub(self.enter_ns);
+        plausible.then_some(queued_ns.saturating_sub(self.between_ns[1]))
     }
 
     fn merge(&self, next: &Self) -> Self {
@@ -255,8 +259,8 @@ impl CallTiming {
             sched: self.sched && next.sched && self.tid == next.tid,
             tid: if self.tid == next.tid { self.tid } else { 0 },
             between_ns: [
-                self.between_ns[0] + next.between_ns[0] + pause_ns,
-                self.between_ns[1] + next.between_ns[1] + queued_ns,
+                self.between_ns[0].saturating_add(next.between_ns[0]).saturating_add(pause_ns),
+                self.between_ns[1].saturating_add(next.between_ns[1]).saturating_add(queued_ns),
             ],
             ..*next
         }
@@ -350,6 +354,6 @@ mod tests {
         };
         let merged = call(0, 10, 20, [0, 1]).merge(&call(1, 50, 60, [6, 8]));
         assert_eq!((merged.enter_ns, merged.return_ns, merged.between_ns), (10, 60, [30, 5]));
-        assert_eq!(merged.run_queue_inside(), Some(3));
+        assert_eq!(merged.run_queue_inside(), Some(3), "8 in all, 5 of them between the calls");
     }
 }

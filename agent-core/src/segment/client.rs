@@ -23,10 +23,12 @@ pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
         (None, Some(read)) => read.return_ns,
         (None, None) => return None,
     };
-    let start_ns = parts.connect_ns.map_or(first.enter_ns, |(opened_ns, _)| opened_ns);
-    if start_ns == 0 {
-        return None;
-    }
+    let seen = first.enter_ns != 0;
+    let start_ns = match parts.connect_ns {
+        Some((opened_ns, _)) => opened_ns,
+        None if seen => first.enter_ns,
+        None => not_entered(parts)?,
+    };
     let mut tiles = Tiles::new(start_ns, end_ns);
     if let Some((_, established_ns)) = parts.connect_ns {
         tiles.until(established_ns, Connect, Measured);
@@ -39,7 +41,9 @@ pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
     let sent = parts.request_side.sends.holding(parts.request.end.saturating_sub(1)).map(|send| send.record);
     let last_write = writes.last().expect("not empty");
     match &sent {
-        Some(record) if record.transmitted_ns != 0 => tiles.until(record.transmitted_ns, Send, Measured),
+        Some(record) if record.transmitted_ns != 0 => {
+            tiles.until(record.transmitted_ns, Send, if last_write.enter_ns != 0 { Measured } else { Derived });
+        }
         // When the bytes left the host is not known: they went out at the latest some time after the call.
         _ => tiles.until(last_write.return_ns, Send, Derived),
     }
@@ -55,7 +59,14 @@ pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
             }
         }
     }
-    Some(tiles.finish(Measured))
+    Some(tiles.finish(if seen || parts.connect_ns.is_some() { Measured } else { Derived }))
+}
+
+/// When TCP took the first byte, else when the write returned: the closest to an entry that was not seen.
+fn not_entered(parts: &Parts<'_>) -> Option<u64> {
+    let locked_ns = parts.request_side.sends.holding(parts.request.start).map(|send| send.record.locked_ns);
+    let returned_ns = parts.request_side.calls.holding(parts.request.start).map(|call| call.return_ns);
+    [locked_ns, returned_ns].into_iter().flatten().find(|ns| *ns != 0)
 }
 
 /// From the request's last byte leaving (now) to the response's first byte arriving.

@@ -1,1 +1,282 @@
+use std::collections::BTreeMap;
 
+use agent_common::{
+    connection::{ConnectionRecord, change, role},
+    header::kind,
+    message::{CallRecord, SendRecord, flag},
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    flow::timing::{Arrival, SendTiming},
+    span::Span,
+    testing::{End, Kernel, Read, segments, total},
+};
+
+const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: shop.test\r\n\r\n";
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+
+/// One exchange, as its client's kernel tells of it; with each kind of time in it.
+fn client_records() -> Kernel {
+    let (mut kernel, mut client) = (Kernel::default(), End::client());
+    client.open(&mut kernel, 1_000_000);
+    client.write(&mut kernel, 1_000_300, 1_000_330, &GET[..9]);
+    client.write(&mut kernel, 1_000_400, 1_000_430, &GET[9..]);
+    client.acked(&mut kernel, 1_000_480, GET.len() as u32 - 9, [1_000_400, 1_000_420, 1_000_480], 0);
+    let (enter, arrived) = (1_000_440, (1_000_900, 1_001_000));
+    client.read(&mut kernel, Read { enter, arrived, woken: 1_001_010, running: 1_001_250, returned: 1_001_300 }, OK);
+    kernel
+}
+
+fn server_records() -> Kernel {
+    let (mut kernel, mut server) = (Kernel::default(), End::server());
+    server.open(&mut kernel, 1_000_000);
+    let arrived = (2_000_000, 2_000_020);
+    let read = Read { enter: 1_999_000, arrived, woken: 2_000_030, running: 2_000_050, returned: 2_000_060 };
+    server.read(&mut kernel, read, GET);
+    server.queued += 100;
+    server.write(&mut kernel, 2_000_360, 2_001_000, &OK[..9]);
+    server.write(&mut kernel, 2_001_100, 2_001_200, &OK[9..]);
+    kernel
+}
+
+fn only(kernel: &Kernel) -> Option<Span> {
+    let run = kernel.run();
+    assert!(run.spans.len() + run.flushed.len() <= 1);
+    let span = run.spans.into_iter().next()?;
+    segments(&span);
+    Some(span)
+}
+
+fn measured(span: &Span) -> BTreeMap<SegmentName, u64> {
+    let mut sums = BTreeMap::new();
+    for segment in span.segments.iter().filter(|segment| segment.evidence == Measured) {
+        *sums.entry(segment.name).or_default() += segment.duration_ns;
+    }
+    sums
+}
+
+/// `name`: the field; the change takes it away from each record of its kind.
+type Mutation = (&'static str, u8, fn(&mut CallRecord, &mut SendRecord, &mut ConnectionRecord));
+
+const MUTATIONS: &[Mutation] = &[
+    ("enter", kind::CALL, |call, _, _| call.enter_ns = 0),
+    ("arrival_first", kind::CALL, |call, _, _| call.arrival_first_ns = 0),
+    ("arrival_last", kind::CALL, |call, _, _| call.arrival_last_ns = 0),
+    ("woken", kind::CALL, |call, _, _| call.woken_ns = 0),
+    ("running", kind::CALL, |call, _, _| call.running_ns = 0),
+    ("sched", kind::CALL, |call, _, _| call.flags &= !flag::SCHED),
+    ("run_queue_enter", kind::CALL, |call, _, _| call.run_queue_enter_ns = 0),
+    ("transmitted", kind::SEND, |_, send, _| send.transmitted_ns = 0),
+    ("acked", kind::SEND, |_, send, _| send.acked_ns = 0),
+    ("locked", kind::SEND, |_, send, _| send.locked_ns = 0),
+    ("done", kind::SEND, |_, send, _| send.done_ns = 0),
+    ("rtt", kind::SEND, |_, send, _| (send.min_rtt_us, send.srtt_us) = (u32::MAX, 0)),
+    ("piggybacked", kind::SEND, |_, send, _| send.flags |= flag::PIGGYBACKED),
+    ("opened", kind::CONNECTION, |_, _, connection| connection.opened_ns = 0),
+    ("established", kind::CONNECTION, |_, _, connection| connection.established_ns = 0),
+];
+
+fn mutated(kernel: &Kernel, (_, kind, change): &Mutation) -> Kernel {
+    fn edit<T: agent_common::Plain>(bytes: &mut [u8], change: impl FnOnce(&mut T)) {
+        let mut record = agent_common::read(bytes).unwrap();
+        change(&mut record);
+        bytes[..size_of::<T>()].copy_from_slice(agent_common::bytes_of(&record));
+    }
+    let mut kernel = kernel.clone();
+    for bytes in kernel.records.iter_mut().filter(|bytes| bytes[14] == *kind) {
+        let (mut call, mut send, mut connection) = Default::default();
+        match *kind {
+            kind::CALL => edit(bytes, |record| change(record, &mut send, &mut connection)),
+            kind::SEND => edit(bytes, |record| change(&mut call, record, &mut connection)),
+            _ => edit(bytes, |record| change(&mut call, &mut send, record)),
+        }
+    }
+    kernel
+}
+
+#[test]
+fn time_that_is_not_observed_never_becomes_a_neighbours_measured() {
+    for kernel in [client_records(), server_records()] {
+        let whole = measured(&only(&kernel).unwrap());
+        assert!(whole.len() >= 5, "{whole:?}");
+        for mutation in MUTATIONS {
+            let Some(span) = only(&mutated(&kernel, mutation)) else { panic!("{}: no span", mutation.0) };
+            for (name, ns) in measured(&span) {
+                let before = whole.get(&name).copied().unwrap_or(0);
+                assert!(ns <= before, "without {}: {name:?} grew: {}", mutation.0, segments(&span));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_hook_of_the_client_has_its_segment() {
+    let kernel = client_records();
+    let without = |name: &str| {
+        let mutation = MUTATIONS.iter().find(|(other, ..)| *other == name).unwrap();
+        segments(&only(&mutated(&kernel, mutation)).unwrap())
+    };
+    let head = "connect:100:measured application:200:measured send:30:measured application:70:measured";
+    assert_eq!(
+        segments(&only(&kernel).unwrap()),
+        format!("{head} send:20:measured network:60:measured remote:420:measured transfer:100:measured receive_buffer:10:measured run_queue:240:measured receive_buffer:50:measured")
+    );
+    let tail = "transfer:100:measured receive_buffer:10:measured run_queue:240:measured receive_buffer:50:measured";
+    assert_eq!(without("acked"), format!("{head} send:20:measured network:50:derived remote:430:derived {tail}"));
+    assert_eq!(without("piggybacked"), without("acked"));
+    assert_eq!(without("transmitted"), format!("{head} send:30:derived network:50:derived remote:420:derived {tail}"));
+    assert_eq!(without("arrival_first"), format!("{head} send:20:measured unexplained:880:derived"));
+    assert!(without("woken").ends_with("transfer:100:measured unexplained:300:derived"));
+    assert!(without("running").ends_with("transfer:100:measured receive_buffer:10:measured unexplained:290:derived"));
+}
+
+#[test]
+fn a_delayed_acknowledgement_is_not_the_network() {
+    let (mut kernel, mut client) = (Kernel::default(), End::client());
+    client.open(&mut kernel, 1_000_000);
+    client.write(&mut kernel, 2_000_000, 2_000_010, GET);
+    client.acked(&mut kernel, 2_040_020, GET.len() as u32, [2_000_000, 2_000_020, 2_040_020], 0);
+    client.read_at(&mut kernel, 2_060_020, OK);
+    let text = segments(&only(&kernel).unwrap());
+    assert!(text.starts_with("send:20:measured network:50:derived remote:59940:derived"), "{text}");
+}
+
+#[test]
+fn a_slow_path_is_the_network_even_if_no_faster_one_is_known() {
+    let (mut kernel, mut client) = (Kernel::default(), End::client());
+    client.open(&mut kernel, 1_000_000);
+    client.write(&mut kernel, 2_000_000, 2_000_010, GET);
+    // A path of 30 ms: the smallest round trip of the connection is as long.
+    client.acked(&mut kernel, 2_030_020, GET.len() as u32, [2_000_000, 2_000_020, 2_030_020], 0);
+    let send = kernel.records.last_mut().unwrap();
+    let mut record: SendRecord = agent_common::read(send).unwrap();
+    record.min_rtt_us = 29_800;
+    send.copy_from_slice(agent_common::bytes_of(&record));
+    client.read_at(&mut kernel, 2_090_020, OK);
+    let text = segments(&only(&kernel).unwrap());
+    assert!(text.starts_with("send:20:measured network:30000:measured remote:59990:measured"), "{text}");
+}
+
+#[test]
+fn a_late_reader_leaves_bytes_in_the_receive_buffer() {
+    let (mut kernel, mut client) = (Kernel::default(), End::client());
+    client.open(&mut kernel, 1_000_000);
+    client.write(&mut kernel, 2_000_000, 2_000_010, GET);
+    client.acked(&mut kernel, 2_000_080, GET.len() as u32, [2_000_000, 2_000_020, 2_000_080], 0);
+    // It slept for something else and came 70 ms later: the wake-up was not by these bytes.
+    let (enter, arrived) = (2_070_500, (2_000_500, 2_000_500));
+    client.read(&mut kernel, Read { enter, arrived, woken: 2_070_400, running: 2_070_450, returned: 2_070_510 }, OK);
+    let span = only(&kernel).unwrap();
+    assert_eq!((total(&span, ReceiveBuffer), total(&span, RunQueue)), (69_960, 50), "{}", segments(&span));
+}
+
+#[test]
+fn a_request_whose_arrival_is_unknown_starts_when_it_is_read() {
+    let (mut kernel, mut server) = (Kernel::default(), End::server());
+    server.open(&mut kernel, 1_000_000);
+    server.read(&mut kernel, Read { enter: 1_500_000, returned: 2_000_060, ..Read::default() }, GET);
+    server.write(&mut kernel, 2_000_360, 2_000_400, OK);
+    let span = only(&kernel).unwrap();
+    assert_eq!(segments(&span), "application:300:measured send:40:measured");
+    let evidence = crate::testing::attribute(&span, "spantap.start.evidence");
+    assert_eq!(evidence, Some(&crate::span::Value::String("derived".into())));
+}
+
+#[test]
+fn different_threads_make_the_application_derived() {
+    let (mut kernel, mut server) = (Kernel::default(), End::server());
+    server.open(&mut kernel, 1_000_000);
+    server.read_at(&mut kernel, 2_000_000, GET);
+    server.pid = 99;
+    server.write(&mut kernel, 2_000_300, 2_000_310, OK);
+    assert!(segments(&only(&kernel).unwrap()).contains("application:300:derived"));
+}
+
+#[test]
+fn many_writes_are_summed_by_kind() {
+    let (mut kernel, mut server) = (Kernel::default(), End::server());
+    server.open(&mut kernel, 1_000_000);
+    server.read_at(&mut kernel, 2_000_000, GET);
+    server.write(&mut kernel, 2_000_010, 2_000_020, b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n");
+    for index in 0..9000 {
+        server.write(&mut kernel, 2_000_100 + index * 10, 2_000_103 + index * 10, b"x");
+    }
+    let span = only(&kernel).unwrap();
+    assert!(span.segments.len() <= TILES_MAX, "{}", span.segments.len());
+    assert_eq!(total(&span, Send), 10 + 9000 * 3);
+    assert_eq!(total(&span, Application), 10 + 80 + 8999 * 7);
+}
+
+#[test]
+fn a_connect_is_only_that_of_the_role_that_connects() {
+    let (mut kernel, mut server) = (Kernel::default(), End::server());
+    server.role = role::SERVER;
+    let mut record = server.connection(&mut kernel, 1_000_000, change::OPENED);
+    (record.opened_ns, record.established_ns) = (1_000_000_000, 1_000_100_000);
+    kernel.emit(&record, &[]);
+    server.read_at(&mut kernel, 1_000_300, GET);
+    server.write(&mut kernel, 1_000_400, 1_000_410, OK);
+    assert!(!segments(&only(&kernel).unwrap()).contains("connect"));
+}
+
+fn time() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(0), 1000_u64..2000, any::<u64>()]
+}
+
+fn timings() -> impl Strategy<Value = Timings> {
+    let ranges = || (0_u64..20, 1_u64..8);
+    let call = (ranges(), prop::array::uniform4(time()), prop::array::uniform2(time()), any::<bool>(), 0_u32..3, prop::array::uniform2(time()));
+    let send = (ranges(), prop::array::uniform4(time()), any::<[u32; 2]>(), any::<u16>());
+    let arrival = (ranges(), prop::array::uniform2(time()));
+    (prop::collection::vec(call, 0..5), prop::collection::vec(send, 0..4), prop::collection::vec(arrival, 0..4)).prop_map(
+        |(calls, sends, arrivals)| {
+            let mut timings = Timings::default();
+            for ((start, length), [enter_ns, return_ns, woken_ns, running_ns], run_queue_ns, sched, tid, between_ns) in calls {
+                let end = start + length;
+                let call = CallTiming { start, end, enter_ns, return_ns, woken_ns, running_ns, run_queue_ns, sched, pid: 1, tid, between_ns };
+                timings.calls.insert(call);
+            }
+            for ((start, length), [locked_ns, done_ns, transmitted_ns, acked_ns], [srtt_us, min_rtt_us], flags) in sends {
+                let record = SendRecord { locked_ns, done_ns, transmitted_ns, acked_ns, srtt_us, min_rtt_us, flags, ..Default::default() };
+                timings.sends.insert(SendTiming { start, end: start + length, record });
+            }
+            for ((start, length), [first_ns, last_ns]) in arrivals {
+                timings.arrivals.insert(Arrival { start, end: start + length, first_ns, last_ns });
+            }
+            timings
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn tiles_cover_every_span_exactly_whatever_the_times_say(
+        (request_side, response_side) in (timings(), timings()),
+        (request, response) in ((0_u64..20, 0_u64..8), prop::option::of((0_u64..20, 0_u64..8))),
+        (connect_ns, cut_ns, exact) in (prop::option::of((time(), time())), prop::option::of(time()), any::<bool>()),
+    ) {
+        let parts = Parts {
+            request: request.0..request.0 + request.1,
+            response: response.map(|(start, length)| start..start + length),
+            request_side: &request_side,
+            response_side: &response_side,
+            connect_ns,
+            cut_ns,
+            exact,
+        };
+        for timeline in [client(&parts), server(&parts)].into_iter().flatten() {
+            let mut at = 0;
+            for segment in &timeline.segments {
+                prop_assert_eq!(segment.offset_ns, at);
+                prop_assert!(segment.duration_ns > 0);
+                at += segment.duration_ns;
+            }
+            prop_assert_eq!(at, timeline.end_ns - timeline.start_ns);
+            prop_assert!(timeline.segments.len() <= TILES_MAX);
+        }
+    }
+}

@@ -11,6 +11,10 @@ use serde_json::{Map, Value, json};
 
 use super::{Config, ConfigError, RunArgs, file, flags, nearest, schema, validate};
 
+/// Variables that are read, but set no value: by this module, and for developers by others.
+const OTHER_VARIABLES: [&str; 5] =
+    ["SPANTAP_CONFIG", "SPANTAP_LOG_FILTER", "SPANTAP_KERNEL_LOG", "SPANTAP_BPF_OBJECT", "SPANTAP_BIN"];
+
 /// Values by path.
 pub(super) type Leaves = BTreeMap<String, Value>;
 
@@ -164,7 +168,7 @@ fn variable(path: &str) -> String {
 
 /// Not an error: Kubernetes sets `SPANTAP_PORT` and the like for a service of that name.
 fn mistaken(name: &str, paths: &BTreeMap<String, String>) -> Option<String> {
-    if name == "SPANTAP_CONFIG" {
+    if OTHER_VARIABLES.contains(&name) {
         return None;
     }
     let known = paths.keys().map(|name| name.trim_start_matches("SPANTAP_"));
@@ -312,6 +316,9 @@ mod tests {
         let environment = variables(&[("SPANTAP_PORT", "tcp://10.0.0.1:80"), ("SPANTAP_DATA_DIRR", "/x")]);
         let loaded = Loaded::load(&RunArgs::default(), environment).unwrap();
         assert!(loaded.warnings.iter().any(|text| text.contains("did you mean SPANTAP_DATA_DIR?")));
+        let environment = OTHER_VARIABLES.map(|name| (name.to_owned(), "1".to_owned()));
+        let environment = environment.into_iter().filter(|(name, _)| name != "SPANTAP_CONFIG");
+        assert!(Loaded::load(&RunArgs::default(), environment).unwrap().warnings.is_empty());
         assert_eq!(loaded.config, Config::default());
     }
 

@@ -112,3 +112,85 @@ fn joined(blocks: &[Bytes]) -> Bytes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, path::Path};
+
+    use agent_core::{
+        redact::{RedactConfig, Redactor, SafeSpan},
+        span::{ProcessFacts, Protocol, Span, SpanId, SpanKind, Status, TraceId, UnixNs},
+    };
+
+    use super::*;
+    use crate::{
+        config::{Destination, Export, Interval},
+        export::{
+            Exporter,
+            fakes::{Answer, Fake, eventually, names},
+        },
+        log::LogConfig,
+    };
+
+    fn span(id: u8) -> SafeSpan {
+        let span = Span {
+            trace_id: TraceId([id; 16]),
+            span_id: SpanId([id; 8]),
+            parent_span_id: None,
+            kind: SpanKind::Client,
+            name: "GET".into(),
+            process: Arc::new(ProcessFacts::default()),
+            start: UnixNs(1_700_000_000_000_000_000),
+            duration_ns: 1_000,
+            status: Status::Ok,
+            protocol: Protocol::Http1,
+            local: "127.0.0.1:1".parse().unwrap(),
+            peer: "127.0.0.1:2".parse().unwrap(),
+            attributes: Vec::new(),
+            segments: Vec::new(),
+            links: Vec::new(),
+        };
+        Redactor::new(RedactConfig::default()).redact(span)
+    }
+
+    fn open(folder: &Path) -> SpanLog {
+        SpanLog::open(folder, LogConfig::default()).unwrap()
+    }
+
+    fn start(log: &SpanLog, fake: &Fake) -> Exporter {
+        let mut to = Destination::to(format!("otlp+grpc://{}", fake.address).parse().unwrap());
+        to.name = "backend".into();
+        to.batch.age = Interval::ms(5);
+        let export = Export { destinations: vec![to], shutdown_timeout: Interval::ms(200) };
+        Exporter::start(&export, |name| Ok::<_, Infallible>(LogSource::open(log, name).unwrap())).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_place_in_the_log_outlives_the_agent_and_the_accounts_balance() {
+        let folder = tempfile::tempdir().unwrap();
+        let accounts = |log: &SpanLog| log.destinations()["backend"];
+
+        let hanging = Fake::grpc(&[Answer::Take, Answer::Hang, Answer::Hang], None).await;
+        let log = open(folder.path());
+        let exporter = start(&log, &hanging);
+        log.append(&[span(1), span(2)]).unwrap();
+        eventually("delivered", || accounts(&log).delivered == 2).await;
+        log.append(&[span(3)]).unwrap();
+        eventually("on its way", || hanging.received().len() == 2).await;
+        assert_eq!((accounts(&log).queued, accounts(&log).generated()), (1, 3));
+        exporter.shutdown().await;
+        drop(log);
+
+        let fake = Fake::grpc(&[Answer::Partial { rejected: 1, message: "no" }], None).await;
+        let log = open(folder.path());
+        let exporter = start(&log, &fake);
+        eventually("settled", || accounts(&log).dead == 1).await;
+        log.append(&[span(4)]).unwrap();
+        eventually("delivered", || accounts(&log).delivered == 3).await;
+        let sent: usize = fake.received().iter().map(|received| names(&received.body).len()).sum();
+        assert_eq!(sent, 2, "delivered spans are not sent again");
+        let figures = figures(&exporter.destinations()[0].counts(), &accounts(&log));
+        let DestinationFigures { generated, delivered, queued, dead, dropped, .. } = figures;
+        assert_eq!((generated, delivered, queued, dead, dropped), (4, 3, 0, 1, 0));
+    }
+}

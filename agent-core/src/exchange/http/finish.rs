@@ -47,6 +47,7 @@ impl Http {
         context: &mut Context<'_>,
     ) {
         let (Some(request), Some(answer)) = (self.asked.pop(), self.answered.pop()) else { return };
+        self.note_pipelining(connection, role, &answer);
         let reset = matches!(ending, Some((Ending::Reset, _)));
         let Some(head) = &answer.head else {
             // Something was hidden where the response is: that it ended is known, when and how is not.

@@ -1,0 +1,226 @@
+//! The command line: commands, and the flags that the reading commands share.
+//!
+//! In: the arguments. Out: [`Cli`]. Used by `main` and `commands`. The flags of `run` are in [`RunArgs`].
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::RunArgs;
+
+/// Where the agent answers unless it was told otherwise.
+pub const SOCKET_DEFAULT: &str = "/run/spantap/spantap.sock";
+
+/// Where did the time go? Traces requests from the kernel, without touching the applications.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "spantap", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent on this host
+    Run(Box<RunArgs>),
+    /// Can the agent run here, and what would be degraded?
+    Check(CheckArgs),
+    /// How the agent is
+    Status(ReadArgs),
+    /// List spans, or follow them
+    Spans(SpansArgs),
+    /// The slowest spans, and where their time went
+    Slow(SlowArgs),
+    /// One trace as a waterfall
+    Trace(IdArgs),
+    /// Where the time of one span went, in words
+    Why(IdArgs),
+    /// What was lost, by reason
+    Losses(ReadArgs),
+    /// Check or show the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Turn a recorded event stream into spans, without a kernel or an agent
+    ReplayEvents(ReplayArgs),
+}
+
+/// Shared by the commands that ask a running agent.
+#[derive(Clone, Debug, Args)]
+pub struct ReadArgs {
+    /// The agent's socket
+    #[arg(long, value_name = "PATH", env = "SPANTAP_SOCKET", default_value = SOCKET_DEFAULT)]
+    pub socket: PathBuf,
+    /// Print JSON, one object per line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `spantap check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// Print JSON, one object per line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which spans.
+#[derive(Clone, Debug, Default, Args)]
+pub struct FilterArgs {
+    /// Only spans that ended since then: a duration (10m, 1h) or a time (2025-01-31T12:00:00Z)
+    #[arg(long, value_name = "WHEN", value_parser = parse_since)]
+    pub since: Option<Since>,
+    /// Only this service
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// Only this kind
+    #[arg(long)]
+    pub kind: Option<Kind>,
+    /// Only spans at least this long (5ms, 1s)
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub min_duration: Option<Duration>,
+    /// Only this outcome
+    #[arg(long)]
+    pub status: Option<Outcome>,
+    /// Only this protocol (http, tcp)
+    #[arg(long, value_name = "NAME")]
+    pub protocol: Option<String>,
+    /// Only this peer: an address, or ADDRESS:PORT
+    #[arg(long, value_name = "ADDRESS")]
+    pub peer: Option<String>,
+}
+
+/// Arguments of `spantap spans`.
+#[derive(Clone, Debug, Args)]
+pub struct SpansArgs {
+    #[command(flatten)]
+    pub(crate) read: ReadArgs,
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+    /// Most spans to print, the newest ones; 0: all of them
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub limit: u64,
+    /// Keep printing spans as they end; those of the past only if --since asks for them
+    #[arg(long, short)]
+    pub follow: bool,
+}
+
+/// Arguments of `spantap slow`.
+#[derive(Clone, Debug, Args)]
+pub struct SlowArgs {
+    #[command(flatten)]
+    pub(crate) read: ReadArgs,
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+    /// How many
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: u64,
+}
+
+/// Arguments of the commands about one span or trace.
+#[derive(Clone, Debug, Args)]
+pub struct IdArgs {
+    #[command(flatten)]
+    pub(crate) read: ReadArgs,
+    /// Trace id or span id, or at least four leading digits of one
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+/// `spantap config ...`
+#[derive(Clone, Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Check a configuration file
+    Check {
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Print the effective configuration, with the source of each value
+    Show(Box<RunArgs>),
+    /// Print the JSON Schema of the file
+    Schema,
+}
+
+/// Arguments of `spantap replay-events`.
+#[derive(Clone, Debug, Args)]
+pub struct ReplayArgs {
+    /// The recorded event stream
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Print JSON, one object per line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Span kinds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// Handled a request
+    Server,
+    /// Made a request
+    Client,
+    /// Sent a message
+    Producer,
+    /// Handled a message
+    Consumer,
+    /// Neither
+    Internal,
+}
+
+/// Outcomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Outcome {
+    /// Ended without an error
+    Ok,
+    /// Ended with an error
+    Error,
+    /// The end was not seen
+    Unknown,
+}
+
+/// A point in time, as it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// So long ago.
+    Ago(Duration),
+    /// Then.
+    At(std::time::SystemTime),
+}
+
+fn parse_since(text: &str) -> Result<Since, String> {
+    if let Ok(duration) = humantime::parse_duration(text) {
+        return Ok(Since::Ago(duration));
+    }
+    let time = humantime::parse_rfc3339_weak(text);
+    time.map(Since::At).map_err(|_| "give a duration like 10m or 1h, or a time like 2025-01-31T12:00:00Z (UTC)".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn since_takes_a_duration_or_a_time() {
+        assert_eq!(parse_since("10m"), Ok(Since::Ago(Duration::from_secs(600))));
+        let noon = std::time::UNIX_EPOCH + Duration::from_secs(12 * 3600);
+        assert_eq!(parse_since("1970-01-01T12:00:00Z"), Ok(Since::At(noon)));
+        assert!(parse_since("yesterday").is_err_and(|message| message.contains("10m")));
+    }
+
+    #[test]
+    fn every_reading_command_takes_a_socket_and_json() {
+        for command in ["status", "losses", "spans", "slow", "trace 0af7", "why 0af7"] {
+            let line = format!("spantap {command} --socket /tmp/x --json");
+            Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! `spantap config check|show|schema`: delegates to the configuration module.
+
+use std::process::ExitCode;
+
+use super::{Done, Output};
+use crate::{
+    cli::ConfigCommand,
+    config::{self, Loaded},
+};
+
+pub(super) fn config(command: ConfigCommand, output: &mut Output) -> Done {
+    match command {
+        ConfigCommand::Check { file } => {
+            let loaded = config::check(&file)?;
+            for warning in &loaded.warnings {
+                output.line(&format!("warning: {warning}"))?;
+            }
+            output.line(&format!("{} is a valid configuration", file.display()))?;
+        }
+        ConfigCommand::Show(args) => output.text(&config::show(&Loaded::load(&args, std::env::vars())?))?,
+        ConfigCommand::Schema => output.line(&serde_json::to_string_pretty(config::schema())?)?,
+    }
+    output.flush()?;
+    Ok(ExitCode::SUCCESS)
+}

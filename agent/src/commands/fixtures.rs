@@ -1,0 +1,160 @@
+//! Fixed spans, and the comparison with golden files.
+
+use crate::query::api::{
+    Attribute, AttributeValue, DestinationStatus, HookStatus, LinkView, LogStatus, Loss, SegmentView, SpanView,
+    StatusReport, Texts,
+};
+
+const START_UNIX_NS: u64 = 1_738_324_800_123_456_789;
+
+/// Compares with `golden/NAME`; with `SPANTAP_BLESS` set it writes the file instead, for review in the diff.
+pub fn check_golden(name: &str, actual: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/commands/golden").join(name);
+    if std::env::var_os("SPANTAP_BLESS").is_some() {
+        std::fs::write(&path, actual).expect("the golden folder is writable");
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    assert!(expected == actual, "{} differs; expected:\n{expected}\nactual:\n{actual}", path.display());
+}
+
+pub fn text(key: &str, value: &str) -> Attribute {
+    Attribute { key: key.to_owned(), value: Some(AttributeValue::Text(value.to_owned())) }
+}
+
+pub fn int(key: &str, value: i64) -> Attribute {
+    Attribute { key: key.to_owned(), value: Some(AttributeValue::Int(value)) }
+}
+
+fn tiles(list: &[(&str, u64, &str)]) -> Vec<SegmentView> {
+    let mut start_ns = 0;
+    let tile = |(name, duration_ns, evidence): &(&str, u64, &str)| {
+        let tile = SegmentView {
+            name: (*name).to_owned(),
+            start_ns,
+            duration_ns: *duration_ns,
+            evidence: (*evidence).to_owned(),
+        };
+        start_ns += duration_ns;
+        tile
+    };
+    list.iter().map(tile).collect()
+}
+
+/// A client's request, its server's handling, and what that called.
+pub fn trace() -> Vec<SpanView> {
+    let base = SpanView {
+        trace_id: (1..=16).collect(),
+        status: "ok".to_owned(),
+        protocol: "http".to_owned(),
+        ..Default::default()
+    };
+    let client = SpanView {
+        span_id: vec![0xa1; 8],
+        kind: "client".to_owned(),
+        name: "GET /orders/{id}".to_owned(),
+        service: "shop".to_owned(),
+        start_unix_ns: START_UNIX_NS,
+        duration_ns: 9_876_543,
+        local: "10.0.0.1:40000".to_owned(),
+        peer: "10.0.0.2:80".to_owned(),
+        pid: 4242,
+        attributes: vec![
+            text("http.request.method", "GET"),
+            int("http.response.status_code", 200),
+            int("spantap.tcp.srtt_us", 850),
+            Attribute { key: "spantap.connection.reused".to_owned(), value: Some(AttributeValue::Bool(true)) },
+            Attribute {
+                key: "spantap.url.query_names".to_owned(),
+                value: Some(AttributeValue::Texts(Texts { values: vec!["page".to_owned(), "sort".to_owned()] })),
+            },
+        ],
+        segments: tiles(&[
+            ("send", 20_000, "measured"),
+            ("network", 1_000_000, "derived"),
+            ("remote", 8_000_000, "derived"),
+            ("receive_buffer", 856_543, "measured"),
+        ]),
+        ..base.clone()
+    };
+    let server = SpanView {
+        span_id: vec![0xb2; 8],
+        parent_span_id: vec![0xa1; 8],
+        kind: "server".to_owned(),
+        name: "GET /orders/{id}".to_owned(),
+        service: "orders".to_owned(),
+        start_unix_ns: START_UNIX_NS + 520_000,
+        duration_ns: 8_000_000,
+        local: "10.0.0.2:80".to_owned(),
+        peer: "10.0.0.1:40000".to_owned(),
+        pid: 77,
+        segments: tiles(&[
+            ("receive_buffer", 100_000, "measured"),
+            ("application", 7_000_000, "measured"),
+            ("run_queue", 600_000, "measured"),
+            ("send", 200_000, "measured"),
+            ("unexplained", 100_000, "derived"),
+        ]),
+        links: vec![LinkView {
+            trace_id: (1..=16).collect(),
+            span_id: vec![0xa1; 8],
+            evidence: "tcp_sequence".to_owned(),
+        }],
+        ..base.clone()
+    };
+    let called = SpanView {
+        span_id: vec![0xc3; 8],
+        parent_span_id: vec![0xb2; 8],
+        kind: "client".to_owned(),
+        name: "tcp".to_owned(),
+        service: "orders".to_owned(),
+        start_unix_ns: START_UNIX_NS + 1_500_000,
+        duration_ns: 5_000_000,
+        status: "unknown".to_owned(),
+        protocol: "tcp".to_owned(),
+        local: "[::1]:50000".to_owned(),
+        peer: "[::1]:5432".to_owned(),
+        pid: 77,
+        ..base
+    };
+    vec![client, server, called]
+}
+
+pub fn status() -> StatusReport {
+    let hook = |name: &str, attached, detail: &str| HookStatus {
+        name: name.to_owned(),
+        means: "run queue".to_owned(),
+        attached,
+        detail: detail.to_owned(),
+    };
+    StatusReport {
+        version: "0.1.0".to_owned(),
+        pid: 99,
+        started_unix_ns: START_UNIX_NS,
+        hooks: vec![hook("sched_waking", true, "tp_btf"), hook("sched_switch", false, "left out by request")],
+        selection: vec!["--select-port 80".to_owned()],
+        connections: 12,
+        spans_total: 10_234,
+        destinations: vec![DestinationStatus {
+            name: "collector".to_owned(),
+            url: "otlp+grpc://127.0.0.1:4317".to_owned(),
+            queued: 4,
+            delivered: 10_000,
+            dead: 30,
+            dropped: 200,
+            last_error: "connection refused".to_owned(),
+        }],
+        log: Some(LogStatus {
+            bytes: 3 << 20,
+            segments: 2,
+            oldest_unix_ns: START_UNIX_NS,
+            bytes_max: 1 << 30,
+            spans_appended: 10_234,
+            path: "/var/lib/spantap".to_owned(),
+            ..Default::default()
+        }),
+        losses: vec![
+            Loss { source: "destination collector".to_owned(), reason: "refused for good".to_owned(), count: 30 },
+            Loss { source: "kernel cpu 0".to_owned(), reason: "ring_full".to_owned(), count: 7 },
+        ],
+    }
+}

@@ -1,0 +1,104 @@
+//! The commands: ask the agent (or look at the host), print, and say by the exit code how it went.
+//!
+//! In: [`Cli`]. Out: text or JSON lines on stdout, messages on stderr. Called by `main` only. The reading commands use
+//! `query::client` and nothing else of the agent. Rendering is pure and tested apart from asking.
+
+mod check;
+mod config;
+mod json;
+mod losses;
+mod output;
+mod replay_events;
+mod slow;
+mod spans;
+mod status;
+mod text;
+mod trace;
+mod why;
+
+use std::{
+    process::ExitCode,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use crate::{
+    cli::{Cli, Command, FilterArgs, Kind, Outcome, Since},
+    config::RunArgs,
+    query::api::SpansRequest,
+};
+use output::Output;
+
+/// How a command ended, if not with an error.
+type Done = anyhow::Result<ExitCode>;
+
+/// Executes a command. `run` is what `spantap run` does.
+pub fn execute(cli: Cli, run: impl FnOnce(RunArgs) -> anyhow::Result<()>) -> ExitCode {
+    let mut output = Output::stdout();
+    let done = match cli.command {
+        Command::Run(args) => run(*args).map(|()| ExitCode::SUCCESS),
+        Command::Check(args) => check::check(&args, &mut output),
+        Command::Config(command) => config::config(command, &mut output),
+        Command::ReplayEvents(args) => replay_events::replay_events(&args, &mut output),
+        Command::Status(args) => ask(status::status(&args, &mut output)),
+        Command::Losses(args) => ask(losses::losses(&args, &mut output)),
+        Command::Spans(args) => ask(spans::spans(&args, &mut output)),
+        Command::Slow(args) => ask(slow::slow(&args, &mut output)),
+        Command::Trace(args) => ask(trace::trace(&args, &mut output)),
+        Command::Why(args) => ask(why::why(&args, &mut output)),
+    };
+    match done {
+        Ok(code) => code,
+        // The reader of a pipe had enough: that is its way of saying so.
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("spantap: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn ask(command: impl Future<Output = Done>) -> Done {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+}
+
+fn request(filter: &FilterArgs) -> SpansRequest {
+    SpansRequest {
+        since_unix_ns: filter.since.map_or(0, |since| since_unix_ns(since, SystemTime::now())),
+        service: filter.service.clone().unwrap_or_default(),
+        kind: filter.kind.map(kind_name).unwrap_or_default().to_owned(),
+        min_duration_ns: filter.min_duration.map_or(0, |least| u64::try_from(least.as_nanos()).unwrap_or(u64::MAX)),
+        status: filter.status.map(outcome_name).unwrap_or_default().to_owned(),
+        protocol: filter.protocol.clone().unwrap_or_default(),
+        peer: filter.peer.clone().unwrap_or_default(),
+        ..Default::default()
+    }
+}
+
+fn since_unix_ns(since: Since, now: SystemTime) -> u64 {
+    let time = match since {
+        Since::Ago(duration) => now.checked_sub(duration).unwrap_or(UNIX_EPOCH),
+        Since::At(time) => time,
+    };
+    u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Server => "server",
+        Kind::Client => "client",
+        Kind::Producer => "producer",
+        Kind::Consumer => "consumer",
+        Kind::Internal => "internal",
+    }
+}
+
+fn outcome_name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Ok => "ok",
+        Outcome::Error => "error",
+        Outcome::Unknown => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod fixtures;

@@ -1,0 +1,60 @@
+//! `spantap slow`: the slowest spans, each with the segment that took most of its time.
+
+use std::process::ExitCode;
+
+use super::{Done, Output, json, request, spans::row, text};
+use crate::{
+    cli::SlowArgs,
+    query::{
+        api::{Order, SpanView, SpansRequest, hex},
+        client::Client,
+    },
+};
+
+pub(super) async fn slow(args: &SlowArgs, output: &mut Output) -> Done {
+    let wanted = SpansRequest { limit: args.limit, order: Order::Slowest.into(), ..request(&args.filter) };
+    let mut answer = Client::connect(&args.read.socket).await?.spans(wanted).await?;
+    let mut spans = Vec::new();
+    while let Some(span) = answer.next().await? {
+        spans.push(span);
+    }
+    if args.read.json {
+        for span in &spans {
+            output.line(&json::span(span))?;
+        }
+    } else {
+        output.text(&render(&spans, output.colour))?;
+    }
+    output.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn render(spans: &[SpanView], colour: bool) -> String {
+    let Some(slowest) = spans.first() else {
+        return "no span matches; `spantap spans --follow` shows what arrives\n".to_owned();
+    };
+    let mut out = String::new();
+    for span in spans {
+        out.push_str(&row(span, colour));
+        out.push('\n');
+    }
+    let hint = format!("where the time of the slowest went: spantap why {}\n", hex(&slowest.span_id));
+    out.push_str(&text::dim(&hint, colour));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::fixtures;
+
+    #[test]
+    fn the_slowest_is_followed_by_what_to_ask_next() {
+        fixtures::check_golden("slow.txt", &render(&fixtures::trace(), false));
+    }
+
+    #[test]
+    fn no_match_says_what_to_do() {
+        assert!(render(&[], false).contains("--follow"));
+    }
+}

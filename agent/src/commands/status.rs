@@ -1,0 +1,138 @@
+//! `spantap status`: how the agent is, on one screen.
+
+use std::{
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
+
+use serde_json::{Value, json};
+
+use super::{Done, Output, losses, since_unix_ns, text};
+use crate::{
+    cli::{ReadArgs, Since},
+    query::{
+        api::{DestinationStatus, HookStatus, LogStatus, Loss, StatusReport},
+        client::Client,
+    },
+};
+
+pub(super) async fn status(args: &ReadArgs, output: &mut Output) -> Done {
+    let report = Client::connect(&args.socket).await?.status().await?;
+    if args.json {
+        output.line(&json(&report).to_string())?;
+    } else {
+        let now_unix_ns = since_unix_ns(Since::Ago(Duration::ZERO), SystemTime::now());
+        output.text(&render(&report, now_unix_ns, output.colour))?;
+    }
+    output.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn json(report: &StatusReport) -> Value {
+    let hook = |hook: &HookStatus| {
+        json!({ "name": hook.name, "means": hook.means, "attached": hook.attached, "detail": hook.detail })
+    };
+    let destination = |it: &DestinationStatus| {
+        json!({
+            "name": it.name, "url": it.url, "queued": it.queued, "delivered": it.delivered, "dead": it.dead,
+            "dropped": it.dropped, "last_error": it.last_error,
+        })
+    };
+    let log = |log: &LogStatus| {
+        json!({
+            "path": log.path, "bytes": log.bytes, "bytes_max": log.bytes_max, "segments": log.segments,
+            "oldest_unix_ns": log.oldest_unix_ns, "spans_appended": log.spans_appended, "spans_dropped": log.spans_dropped,
+            "blocks_damaged": log.blocks_damaged, "torn_bytes": log.torn_bytes, "last_error": log.last_error,
+        })
+    };
+    let loss = |loss: &Loss| json!({ "source": loss.source, "reason": loss.reason, "count": loss.count });
+    json!({
+        "version": report.version, "pid": report.pid, "started_unix_ns": report.started_unix_ns,
+        "hooks": report.hooks.iter().map(hook).collect::<Vec<_>>(),
+        "selection": report.selection, "connections": report.connections, "spans_total": report.spans_total,
+        "destinations": report.destinations.iter().map(destination).collect::<Vec<_>>(),
+        "log": report.log.as_ref().map(log),
+        "losses": report.losses.iter().map(loss).collect::<Vec<_>>(),
+    })
+}
+
+fn render(report: &StatusReport, now_unix_ns: u64, colour: bool) -> String {
+    let up = Duration::from_secs(now_unix_ns.saturating_sub(report.started_unix_ns) / 1_000_000_000);
+    let attached = report.hooks.iter().filter(|hook| hook.attached).count();
+    let selection = if report.selection.is_empty() {
+        "nothing in full; timing of every connection".to_owned()
+    } else {
+        report.selection.join(", ")
+    };
+    let title = format!("spantap {}", text::clean(&report.version));
+    let mut out = format!("{}, pid {}, up {}\n", text::bold(&title, colour), report.pid, humantime::format_duration(up));
+    let mut field = |name: &str, value: String| out.push_str(&format!("{name:<13} {}\n", text::clean(&value)));
+    field("selected", selection);
+    field("connections", report.connections.to_string());
+    field("spans", report.spans_total.to_string());
+    if let Some(log) = &report.log {
+        field("log", log_words(log));
+        if !log.last_error.is_empty() {
+            field("log error", log.last_error.clone());
+        }
+    }
+    field("hooks", format!("{attached} of {} attached", report.hooks.len()));
+    for hook in report.hooks.iter().filter(|hook| !hook.attached) {
+        field("  missing", format!("{} ({}): {}", hook.name, hook.means, hook.detail));
+    }
+    if report.destinations.is_empty() {
+        field("destinations", "none: spans stay in the log (--export URL adds one)".to_owned());
+    } else {
+        out.push_str(&destinations(&report.destinations));
+    }
+    out.push('\n');
+    out.push_str(&losses::render(&report.losses));
+    out
+}
+
+fn log_words(log: &LogStatus) -> String {
+    let since = if log.oldest_unix_ns == 0 { "empty".to_owned() } else { format!("since {}", text::time(log.oldest_unix_ns)) };
+    let (used, most) = (text::bytes(log.bytes), text::bytes(log.bytes_max));
+    format!("{used} of {most} in {} segments, {since}, in {}", log.segments, log.path)
+}
+
+fn destinations(list: &[DestinationStatus]) -> String {
+    let width = list.iter().map(|it| it.name.chars().count()).max().unwrap_or(0).max(11);
+    let mut out = format!(
+        "\n{:<width$}  {:>12}  {:>12}  {:>12}  {:>12}  {}\n",
+        "DESTINATION", "DELIVERED", "QUEUED", "DEAD", "DROPPED", "URL"
+    );
+    for it in list {
+        out.push_str(&format!(
+            "{:<width$}  {:>12}  {:>12}  {:>12}  {:>12}  {}\n",
+            text::clean(&it.name),
+            it.delivered,
+            it.queued,
+            it.dead,
+            it.dropped,
+            text::clean(&it.url)
+        ));
+        if !it.last_error.is_empty() {
+            out.push_str(&format!("{:<width$}  last error: {}\n", "", text::clean(&it.last_error)));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::fixtures;
+
+    #[test]
+    fn status_is_one_screen() {
+        let report = fixtures::status();
+        let now = report.started_unix_ns + 3_723_000_000_000;
+        fixtures::check_golden("status.txt", &render(&report, now, false));
+    }
+
+    #[test]
+    fn status_json_is_one_line_with_every_account() {
+        fixtures::check_golden("status.jsonl", &format!("{}\n", json(&fixtures::status())));
+    }
+}

@@ -1,0 +1,157 @@
+//! Words and columns for people.
+//!
+//! Pure. Durations are milliseconds with three digits after the point, everywhere, so that columns can be compared at a glance.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::query::api::{SegmentView, SpanView};
+
+/// `12.345 ms`.
+pub(super) fn ms(ns: u64) -> String {
+    // Rounded half up to the microsecond.
+    let us = (u128::from(ns) + 500) / 1_000;
+    format!("{}.{:03} ms", us / 1_000, us % 1_000)
+}
+
+/// `85.2 %`.
+pub(super) fn percent(part: u64, whole: u64) -> String {
+    if whole == 0 {
+        return "0.0 %".to_owned();
+    }
+    let tenths = (u128::from(part) * 2_000 + u128::from(whole)) / (u128::from(whole) * 2);
+    format!("{}.{} %", tenths / 10, tenths % 10)
+}
+
+/// `2025-01-31T12:00:00.123456Z`.
+pub(super) fn time(unix_ns: u64) -> String {
+    humantime::format_rfc3339_micros(UNIX_EPOCH + Duration::from_nanos(unix_ns)).to_string()
+}
+
+/// `1.5 GiB`.
+pub(super) fn bytes(count: u64) -> String {
+    bytesize::ByteSize(count).display().iec().to_string()
+}
+
+/// Dims a text.
+pub(super) fn dim(text: &str, colour: bool) -> String {
+    paint(text, "2", colour)
+}
+
+/// Makes a text bold.
+pub(super) fn bold(text: &str, colour: bool) -> String {
+    paint(text, "1", colour)
+}
+
+/// Makes a text red.
+pub(super) fn red(text: &str, colour: bool) -> String {
+    paint(text, "31", colour)
+}
+
+fn paint(text: &str, code: &str, colour: bool) -> String {
+    if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+/// Text from the network or from another process, without anything that a terminal would obey.
+pub(super) fn clean(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
+}
+
+/// The sum of a span's tiles of one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    pub name: String,
+    pub duration_ns: u64,
+    /// Durations by evidence, in the order of their first tile.
+    pub evidence: Vec<(String, u64)>,
+}
+
+impl Part {
+    /// `measured`, or with shares if the evidence is mixed.
+    pub fn evidence_words(&self) -> String {
+        match self.evidence.as_slice() {
+            [] => "unknown".to_owned(),
+            [(name, _)] => name.clone(),
+            many => {
+                let share = |(name, ns): &(String, u64)| format!("{} {name}", percent(*ns, self.duration_ns));
+                many.iter().map(share).collect::<Vec<_>>().join(", ")
+            }
+        }
+    }
+}
+
+/// Sums tiles by name, in the order of their first tile.
+pub(super) fn parts(segments: &[SegmentView]) -> Vec<Part> {
+    let mut parts: Vec<Part> = Vec::new();
+    for segment in segments {
+        let index = parts.iter().position(|part| part.name == segment.name).unwrap_or_else(|| {
+            parts.push(Part { name: segment.name.clone(), duration_ns: 0, evidence: Vec::new() });
+            parts.len() - 1
+        });
+        let part = &mut parts[index];
+        part.duration_ns += segment.duration_ns;
+        match part.evidence.iter_mut().find(|(name, _)| *name == segment.evidence) {
+            Some((_, sum)) => *sum += segment.duration_ns,
+            None => part.evidence.push((segment.evidence.clone(), segment.duration_ns)),
+        }
+    }
+    parts
+}
+
+/// The part that took the longest; of equal ones the first.
+pub(super) fn dominant(parts: &[Part]) -> Option<&Part> {
+    parts.iter().reduce(|longest, part| if part.duration_ns > longest.duration_ns { part } else { longest })
+}
+
+/// `remote 85.2 %`; `-`: the span has no segments.
+pub(super) fn dominant_words(span: &SpanView) -> String {
+    let parts = parts(&span.segments);
+    dominant(&parts).map_or_else(
+        || "-".to_owned(),
+        |part| format!("{} {}", part.name, percent(part.duration_ns, span.duration_ns)),
+    )
+}
+
+/// A value, or `-`.
+pub(super) fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { clean(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_three_digits() {
+        for (ns, expected) in
+            [(0, "0.000 ms"), (499, "0.000 ms"), (500, "0.001 ms"), (12_345_678, "12.346 ms"), (u64::MAX, "18446744073709.552 ms")]
+        {
+            assert_eq!(ms(ns), expected);
+        }
+    }
+
+    #[test]
+    fn shares_have_one_digit() {
+        for (part, whole, expected) in [(0, 0, "0.0 %"), (1, 3, "33.3 %"), (2, 3, "66.7 %"), (u64::MAX, u64::MAX, "100.0 %")] {
+            assert_eq!(percent(part, whole), expected);
+        }
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        assert_eq!(clean("a\x1b[31mb\r\n"), "a\u{fffd}[31mb\u{fffd}\u{fffd}");
+    }
+
+    #[test]
+    fn parts_keep_their_evidence_apart() {
+        let tile = |name: &str, start_ns, duration_ns, evidence: &str| SegmentView {
+            name: name.to_owned(),
+            start_ns,
+            duration_ns,
+            evidence: evidence.to_owned(),
+        };
+        let parts = parts(&[tile("send", 0, 1, "measured"), tile("remote", 1, 3, "derived"), tile("send", 4, 3, "derived")]);
+        assert_eq!(parts.len(), 2);
+        assert_eq!(parts[0].evidence_words(), "25.0 % measured, 75.0 % derived");
+        assert_eq!(dominant(&parts).map(|part| part.name.as_str()), Some("send"));
+    }
+}
