@@ -19,7 +19,9 @@ mod show;
 mod units;
 mod validate;
 
-pub use crate::kernel::attach::Rung;
+#[cfg(test)]
+mod samples;
+
 pub use self::{
     destination::{Batch, Compression, Destination, Export, HeaderValue, Retry, Tls, Transport, Url},
     file::check,
@@ -28,6 +30,7 @@ pub use self::{
     show::{schema, show},
     units::{Interval, Size},
 };
+pub use crate::kernel::attach::Rung;
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

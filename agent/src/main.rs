@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use agent::{cli::Cli, commands};
+use agent::{cli::Cli, commands, run};
 use clap::Parser;
 
 fn main() -> ExitCode {
-    commands::execute(Cli::parse(), |_| anyhow::bail!("`spantap run` is not wired yet"))
+    commands::execute(Cli::parse(), |args| run::run(&args))
 }

@@ -30,4 +30,4 @@ const PID: &str = "process.pid";
 const SERVICE_NAME: &str = "service.name";
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -67,7 +67,6 @@ const MUTATIONS: &[Mutation] = &[
     ("woken", kind::CALL, |call, _, _| call.woken_ns = 0),
     ("running", kind::CALL, |call, _, _| call.running_ns = 0),
     ("sched", kind::CALL, |call, _, _| call.flags &= !flag::SCHED),
-    ("run_queue_enter", kind::CALL, |call, _, _| call.run_queue_enter_ns = 0),
     ("transmitted", kind::SEND, |_, send, _| send.transmitted_ns = 0),
     ("acked", kind::SEND, |_, send, _| send.acked_ns = 0),
     ("locked", kind::SEND, |_, send, _| send.locked_ns = 0),

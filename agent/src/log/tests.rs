@@ -1,1 +1,453 @@
 //! The log as its callers see it, over real files.
+
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+
+use agent_core::redact::SafeSpan;
+use tempfile::TempDir;
+
+use super::{Batch, Cursor, DestinationCounts, LogConfig, LogError, SpanLog};
+use crate::otlp::{
+    self,
+    tests::{safe, span},
+};
+
+struct Fixture {
+    dir: TempDir,
+    config: LogConfig,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        Self { dir: TempDir::new().expect("a temporary folder"), config: LogConfig::default() }
+    }
+
+    fn open(&self) -> SpanLog {
+        SpanLog::open(self.dir.path(), self.config.clone()).expect("the log opens")
+    }
+
+    fn segments(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.dir.path().join("segments")).expect("the folder is there");
+        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+        paths.sort();
+        paths
+    }
+}
+
+fn spans(numbers: std::ops::Range<u64>) -> Vec<SafeSpan> {
+    numbers.map(|number| safe(span(number))).collect()
+}
+
+/// The span numbers in payload bytes.
+fn numbers(payload: &[u8]) -> Vec<u64> {
+    let views = otlp::decode(payload).expect("a block");
+    views.iter().map(|view| u64::from_be_bytes(view.span_id.as_slice().try_into().expect("8 bytes"))).collect()
+}
+
+fn all(log: &SpanLog) -> Vec<u64> {
+    let read = log.read_oldest().read(usize::MAX, usize::MAX).expect("readable");
+    read.blocks.iter().flat_map(|block| numbers(&block.payload)).collect()
+}
+
+fn batch(cursor: &mut Cursor) -> Batch {
+    cursor.next_batch(1_000, 1 << 20).expect("readable").expect("a batch")
+}
+
+fn batch_numbers(batch: &Batch) -> Vec<u64> {
+    batch.blocks.iter().flat_map(|block| numbers(block)).collect()
+}
+
+#[track_caller]
+fn check_counts(counts: DestinationCounts, delivered: u64, queued: u64, dead: u64, dropped: u64) {
+    let actual = (counts.delivered, counts.queued, counts.dead, counts.dropped);
+    assert_eq!(actual, (delivered, queued, dead, dropped), "delivered, queued, dead, dropped");
+}
+
+#[test]
+fn what_was_appended_is_read_in_order_also_after_a_restart() {
+    let fixture = Fixture::new();
+    let log = fixture.open();
+    log.append(&spans(0..3)).expect("appends");
+    log.append(&spans(3..4)).expect("appends");
+    assert_eq!(all(&log), [0, 1, 2, 3]);
+    drop(log);
+    let log = fixture.open();
+    log.append(&spans(4..6)).expect("appends");
+    assert_eq!(all(&log), [0, 1, 2, 3, 4, 5]);
+    assert_eq!(log.stats().next_span, 6);
+}
+
+#[test]
+fn many_spans_become_several_blocks() {
+    let fixture = Fixture::new();
+    let log = fixture.open();
+    log.append(&spans(0..2_000)).expect("appends");
+    let read = log.read_oldest().read(usize::MAX, usize::MAX).expect("readable");
+    assert!(read.blocks.iter().all(|block| block.header.span_count as usize <= super::BLOCK_SPANS_MAX));
+    assert_eq!(all(&log), (0..2_000).collect::<Vec<_>>());
+}
+
+#[test]
+fn blocks_of_large_spans_are_halved() {
+    let fixture = Fixture::new();
+    let log = fixture.open();
+    let large = |number| {
+        let mut span = span(number);
+        span.links = vec![span.links[0].clone(); 1_000];
+        safe(span)
+    };
+    log.append(&(0..100).map(large).collect::<Vec<_>>()).expect("appends");
+    let read = log.read_oldest().read(usize::MAX, usize::MAX).expect("readable");
+    assert!(read.blocks.len() > 1);
+    assert!(read.blocks.iter().all(|block| block.payload.len() <= super::BLOCK_BYTES_MAX));
+    assert_eq!(all(&log), (0..100).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_second_instance_is_refused_with_the_name_of_the_first() {
+    let fixture = Fixture::new();
+    let _log = fixture.open();
+    let error = SpanLog::open(fixture.dir.path(), LogConfig::default()).expect_err("it is in use");
+    assert!(matches!(error, LogError::InUse { .. }));
+    assert!(error.to_string().contains(&format!("pid {}", std::process::id())), "{error}");
+}
+
+#[test]
+fn a_tail_torn_at_any_byte_costs_only_the_torn_block() {
+    let fixture = Fixture::new();
+    let log = fixture.open();
+    log.append(&spans(0..2)).expect("appends");
+    let whole = log.stats().bytes;
+    log.append(&spans(2..3)).expect("appends");
+    drop(log);
+    let path = fixture.segments().remove(0);
+    let bytes = fs::read(&path).expect("readable");
+    for length in whole as usize..bytes.len() {
+        fs::write(&path, &bytes[..length]).expect("writable");
+        let log = fixture.open();
+        assert_eq!(log.stats().torn_bytes, length as u64 - whole, "cut at {length}");
+        assert_eq!(all(&log), [0, 1], "cut at {length}");
+        log.append(&spans(7..8)).expect("appends");
+        assert_eq!(all(&log), [0, 1, 7], "cut at {length}");
+    }
+}
+
+#[test]
+fn a_segment_cut_inside_its_header_does_not_keep_the_log_from_opening() {
+    let fixture = Fixture::new();
+    let log = fixture.open();
+    log.append(&spans(0..2)).expect("appends");
+    drop(log);
+    let path = fixture.segments().remove(0);
+    let bytes = fs::read(&path).expect("readable");
+    for length in 0..64 {
+        fs::write(&path, &bytes[..length]).expect("writable");
+        let log = fixture.open();
+        assert_eq!(log.stats().foreign_files, 1);
+        log.append(&spans(5..6)).expect("appends");
+        assert_eq!(all(&log), [5]);
+        drop(log);
+        for path in fixture.segments() {
+            fs::remove_file(path).expect("removable");
+        }
+    }
+}
+
+#[test]
+fn a_flipped_byte_costs_its_block_and_is_counted_at_each_destination() {
+    let fixture = Fixture::new();
+    let log = fixture.open();
+    let cursor = log.cursor("a").expect("a cursor");
+    log.append(&spans(0..2)).expect("appends");
+    let first = log.stats().bytes as usize;
+    log.append(&spans(2..5)).expect("appends");
+    log.append(&spans(5..6)).expect("appends");
+    drop((cursor, log));
+    let path = fixture.segments().remove(0);
+    let mut bytes = fs::read(&path).expect("readable");
+    bytes[first + 100] ^= 1;
+    fs::write(&path, bytes).expect("writable");
+    let log = fixture.open();
+    let mut cursor = log.cursor("a").expect("a cursor");
+    let batch = batch(&mut cursor);
+    assert_eq!(batch_numbers(&batch), [0, 1, 5]);
+    cursor.ack(batch, 0, "").expect("saved");
+    check_counts(cursor.counts(), 3, 0, 0, 3);
+    assert!(log.stats().blocks_damaged >= 1);
+}
+
+#[test]
+fn a_cursor_goes_on_where_it_was_settled() {
+    let fixture = Fixture::new();
+    let log = fixture.open();
+    let mut cursor = log.cursor("a").expect("a cursor");
+    for number in 0..4 {
+        log.append(&spans(number..number + 1)).expect("appends");
+    }
+    let two = cursor.next_batch(2, 1 << 20).expect("readable").expect("a batch");
+    assert_eq!(batch_numbers(&two), [0, 1]);
+    let again = cursor.next_batch(2, 1 << 20).expect("readable").expect("a batch");
+    assert_eq!(again, two, "what is not settled comes again");
+    cursor.ack(two, 0, "").expect("saved");
+    assert!(matches!(cursor.ack(again, 0, ""), Err(LogError::BatchOrder { .. })));
+    drop((cursor, log));
+    let log = fixture.open();
+    let mut cursor = log.cursor("a").expect("a cursor");
+    let rest = batch(&mut cursor);
+    assert_eq!(batch_numbers(&rest), [2, 3]);
+    check_counts(cursor.counts(), 2, 2, 0, 0);
+    cursor.ack(rest, 0, "").expect("saved");
+    assert_eq!(cursor.next_batch(10, 10).expect("readable"), None);
+    check_counts(cursor.counts(), 4, 0, 0, 0);
+}
+
+#[test]
+fn a_batch_has_at_least_one_block_and_respects_its_bounds() {
+    let fixture = Fixture::new();
+    let log = fixture.open();
+    let mut cursor = log.cursor("a").expect("a cursor");
+    log.append(&spans(0..10)).expect("appends");
+    log.append(&spans(10..11)).expect("appends");
+    let first = cursor.next_batch(1, 1).expect("readable").expect("a batch");
+    assert_eq!(first.span_count, 10);
+    assert_eq!(first.id(), (0, 0));
+    cursor.ack(first, 0, "").expect("saved");
+    assert_eq!(batch(&mut cursor).span_count, 1);
+}
+
+#[test]
+fn refused_spans_are_dead_with_their_reason() {
+    let fixture = Fixture::new();
+    let log = fixture.open();
+    let mut cursor = log.cursor("a").expect("a cursor");
+    log.append(&spans(0..3)).expect("appends");
+    let first = batch(&mut cursor);
+    cursor.ack(first, 1, "too old").expect("saved");
+    log.append(&spans(3..5)).expect("appends");
+    let second = batch(&mut cursor);
+    cursor.dead(second, "bad request").expect("saved");
+    check_counts(cursor.counts(), 2, 0, 3, 0);
+    assert_eq!(cursor.counts().generated(), log.stats().next_span);
+    let letters = log.inner.store.dead_letters("a");
+    assert_eq!(letters, [(0, 0, 1, "too old".to_owned()), (1, 1, 2, "bad request".to_owned())]);
+    assert_eq!(all(&log), [0, 1, 2, 3, 4], "dead letters stay in the log");
+}
+
+#[test]
+fn destinations_do_not_wait_for_each_other_and_new_ones_begin_now() {
+    let fixture = Fixture::new();
+    let log = fixture.open();
+    let mut fast = log.cursor("fast").expect("a cursor");
+    log.append(&spans(0..2)).expect("appends");
+    let slow = log.cursor("slow").expect("a cursor");
+    log.append(&spans(2..3)).expect("appends");
+    let first = batch(&mut fast);
+    fast.ack(first, 0, "").expect("saved");
+    check_counts(fast.counts(), 3, 0, 0, 0);
+    check_counts(slow.counts(), 0, 1, 0, 0);
+    assert!(matches!(log.cursor("slow"), Err(LogError::CursorOpen { .. })));
+    let names: Vec<String> = log.destinations().into_keys().collect();
+    assert_eq!(names, ["fast", "slow"]);
+    drop(slow);
+    assert!(log.cursor("slow").is_ok(), "a cursor can be opened again after it was dropped");
+}
+
+#[test]
+fn size_deletes_the_oldest_and_counts_it_as_dropped() {
+    let mut fixture = Fixture::new();
+    fixture.config.bytes_max = 1 << 20;
+    let log = fixture.open();
+    let mut cursor = log.cursor("a").expect("a cursor");
+    let mut appended = 0;
+    while log.stats().spans_expired == 0 {
+        log.append(&spans(appended..appended + 100)).expect("appends");
+        appended += 100;
+    }
+    assert!(log.stats().bytes <= 1 << 20);
+    let on_disk: u64 = fixture.segments().iter().map(|path| fs::metadata(path).expect("there").len()).sum();
+    assert_eq!(on_disk, log.stats().bytes);
+    let expired = log.stats().spans_expired;
+    check_counts(cursor.counts(), 0, appended - expired, 0, expired);
+    let kept: Vec<u64> = (expired..appended).collect();
+    assert_eq!(all(&log), kept);
+    let mut sent = Vec::new();
+    while let Some(batch) = cursor.next_batch(1_000, 1 << 20).expect("readable") {
+        sent.extend(batch_numbers(&batch));
+        cursor.ack(batch, 0, "").expect("saved");
+    }
+    assert_eq!(sent, kept);
+    check_counts(cursor.counts(), appended - expired, 0, 0, expired);
+}
+
+#[test]
+fn age_deletes_closed_segments() {
+    let mut fixture = Fixture::new();
+    fixture.config.age_max = Duration::ZERO;
+    let log = fixture.open();
+    let cursor = log.cursor("a").expect("a cursor");
+    log.append(&spans(0..2)).expect("appends");
+    // The first call closes the segment; what it deletes depends on the clock's resolution, so ask until it is gone.
+    let gone = (0..1_000).any(|_| {
+        log.maintain().expect("maintains");
+        log.stats().spans_expired == 2
+    });
+    assert!(gone, "{:?}", log.stats());
+    assert_eq!(all(&log), Vec::<u64>::new());
+    check_counts(cursor.counts(), 0, 0, 0, 2);
+}
+
+#[test]
+fn a_damaged_cursor_database_is_set_aside_and_destinations_begin_with_the_oldest_span() {
+    let fixture = Fixture::new();
+    let log = fixture.open();
+    let mut cursor = log.cursor("a").expect("a cursor");
+    log.append(&spans(0..2)).expect("appends");
+    let first = batch(&mut cursor);
+    cursor.ack(first, 0, "").expect("saved");
+    drop((cursor, log));
+    fs::write(fixture.dir.path().join("cursors.db"), vec![0x55; 8192]).expect("writable");
+    let log = fixture.open();
+    assert!(log.stats().cursors_rebuilt);
+    let mut cursor = log.cursor("a").expect("a cursor");
+    assert_eq!(batch_numbers(&batch(&mut cursor)), [0, 1]);
+    let names: Vec<String> = fs::read_dir(fixture.dir.path())
+        .expect("the folder is there")
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
+    assert!(names.iter().any(|name| name.starts_with("cursors.db.damaged-")), "{names:?}");
+}
+
+#[test]
+fn numbers_are_not_used_again_after_the_segments_were_lost() {
+    let fixture = Fixture::new();
+    let log = fixture.open();
+    let mut cursor = log.cursor("a").expect("a cursor");
+    log.append(&spans(0..5)).expect("appends");
+    let first = batch(&mut cursor);
+    cursor.ack(first, 0, "").expect("saved");
+    drop((cursor, log));
+    fs::remove_file(fixture.segments().remove(0)).expect("removable");
+    let log = fixture.open();
+    let mut cursor = log.cursor("a").expect("a cursor");
+    log.append(&spans(5..6)).expect("appends");
+    assert_eq!(batch_numbers(&batch(&mut cursor)), [5]);
+    check_counts(cursor.counts(), 5, 1, 0, 0);
+}
+
+#[test]
+fn files_of_another_version_are_left_alone() {
+    let fixture = Fixture::new();
+    drop(fixture.open());
+    let foreign = fixture.dir.path().join("segments").join("00000000000000000000.spans");
+    let mut bytes = super::block::SegmentHeader { first_block: 0, first_span: 0, created_unix_ns: 0 }.encode();
+    bytes[8] = 2;
+    fs::write(&foreign, bytes).expect("writable");
+    let log = fixture.open();
+    assert_eq!(log.stats().foreign_files, 1);
+    log.append(&spans(0..1)).expect("appends");
+    assert_eq!(all(&log), [0]);
+    assert_eq!(fs::read(foreign.with_extension("foreign")).expect("set aside"), bytes);
+}
+
+#[test]
+fn a_reader_survives_the_deletion_of_its_segment() {
+    let mut fixture = Fixture::new();
+    fixture.config.bytes_max = 1 << 20;
+    let log = fixture.open();
+    log.append(&spans(0..10)).expect("appends");
+    log.append(&spans(10..11)).expect("appends");
+    let mut reader = log.read_oldest();
+    let first = reader.read(10, 1 << 20).expect("readable");
+    assert_eq!(first.blocks.len(), 1);
+    let mut appended = 11;
+    while log.stats().spans_expired == 0 {
+        log.append(&spans(appended..appended + 100)).expect("appends");
+        appended += 100;
+    }
+    let mut read = 10;
+    let mut lost = 0;
+    loop {
+        let next = reader.read(1_000, 1 << 20).expect("readable");
+        lost += next.lost_spans;
+        if next.blocks.is_empty() {
+            break;
+        }
+        read += next.blocks.iter().map(|block| u64::from(block.header.span_count)).sum::<u64>();
+    }
+    assert_eq!(read + lost, appended);
+}
+
+#[test]
+fn readers_and_a_writer_at_once_see_every_span_once() {
+    const COUNT: u64 = 3_000;
+    let fixture = Fixture::new();
+    let log = fixture.open();
+    let mut cursors: Vec<Cursor> = ["a", "b"].iter().map(|name| log.cursor(name).expect("a cursor")).collect();
+    let follow = |cursor: &mut Cursor| {
+        let mut seen = Vec::new();
+        while (seen.len() as u64) < COUNT {
+            match cursor.next_batch(100, 1 << 16).expect("readable") {
+                Some(batch) => {
+                    seen.extend(batch_numbers(&batch));
+                    cursor.ack(batch, 0, "").expect("saved");
+                }
+                None => std::thread::yield_now(),
+            }
+        }
+        seen
+    };
+    let expected: Vec<u64> = (0..COUNT).collect();
+    std::thread::scope(|scope| {
+        let followers: Vec<_> = cursors.iter_mut().map(|cursor| scope.spawn(move || follow(cursor))).collect();
+        for number in (0..COUNT).step_by(10) {
+            log.append(&spans(number..number + 10)).expect("appends");
+        }
+        for follower in followers {
+            assert_eq!(follower.join().expect("no panic"), expected);
+        }
+    });
+}
+
+#[test]
+fn appending_tells_who_waits() {
+    let fixture = Fixture::new();
+    let log = fixture.open();
+    let mut appended = log.appended();
+    assert!(!appended.has_changed().expect("the log lives"));
+    log.append(&[]).expect("appends");
+    assert!(!appended.has_changed().expect("the log lives"), "nothing is no news");
+    log.append(&spans(0..1)).expect("appends");
+    assert_eq!(*appended.borrow_and_update(), 1);
+}
+
+#[test]
+fn random_damage_to_a_whole_log_never_keeps_it_from_working() {
+    let fixture = Fixture::new();
+    let log = fixture.open();
+    for number in 0..20 {
+        log.append(&spans(number * 3..number * 3 + 3)).expect("appends");
+    }
+    drop(log);
+    let path = fixture.segments().remove(0);
+    let original = fs::read(&path).expect("readable");
+    let mut random = fastrand::Rng::with_seed(7);
+    for round in 0..200 {
+        let mut bytes = original.clone();
+        for _ in 0..random.usize(1..8) {
+            let at = random.usize(64..bytes.len());
+            match random.u8(..3) {
+                0 => bytes[at] ^= 1 << random.u8(..8),
+                1 => bytes.truncate(at),
+                _ => bytes[at..].fill(0),
+            }
+        }
+        fs::write(&path, &bytes).expect("writable");
+        let log = fixture.open();
+        let before = all(&log);
+        let mut counts = BTreeMap::new();
+        before.iter().for_each(|number| *counts.entry(number).or_insert(0) += 1);
+        assert!(counts.iter().all(|(number, count)| **number < 60 && *count == 1), "round {round}: {before:?}");
+        log.append(&spans(100..101)).expect("appends");
+        let after = all(&log);
+        assert_eq!(after, [before, vec![100]].concat(), "round {round}");
+    }
+}

@@ -150,7 +150,7 @@ fn text_of(attributes: &[KeyValue], key: &str) -> Option<String> {
     }
 }
 
-fn int_of(attributes: &[KeyValue], key: &str) -> Option<i64> {
+pub(super) fn int_of(attributes: &[KeyValue], key: &str) -> Option<i64> {
     match find(attributes, key)? {
         any_value::Value::IntValue(value) => Some(*value),
         _ => None,

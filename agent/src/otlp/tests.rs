@@ -1,0 +1,157 @@
+//! Spans through OTLP bytes and back.
+
+use std::sync::Arc;
+
+use agent_core::{
+    redact::{RedactConfig, Redactor, SafeSpan},
+    span::{
+        Evidence, Link, ProcessFacts, Protocol, Segment, SegmentName, Span, SpanId, SpanKind, Status, TraceId, UnixNs,
+        Value,
+    },
+};
+use opentelemetry_proto::tonic::{collector::trace::v1::ExportTraceServiceRequest, trace::v1::TracesData};
+use prost::Message;
+
+use super::{Encoder, decode};
+use crate::query::api::{AttributeValue, SpanView};
+
+/// A client span with everything that a span can have.
+pub(crate) fn span(number: u64) -> Span {
+    let facts = ProcessFacts {
+        pid: 42,
+        executable_name: Some("curl".to_owned()),
+        executable_path: Some("/usr/bin/curl".to_owned()),
+        service_name: Some("shop".to_owned()),
+        service_version: Some("1.2".to_owned()),
+        ..ProcessFacts::default()
+    };
+    let tile = |name, offset_ns, duration_ns, evidence| Segment { name, offset_ns, duration_ns, evidence };
+    Span {
+        trace_id: TraceId([7; 16]),
+        span_id: SpanId(number.to_be_bytes()),
+        parent_span_id: Some(SpanId([9; 8])),
+        kind: SpanKind::Client,
+        name: "GET /orders".to_owned(),
+        process: Arc::new(facts),
+        start: UnixNs(1_000_000_000 + number),
+        duration_ns: 600,
+        status: Status::Ok,
+        protocol: Protocol::Http1,
+        local: "10.0.0.1:40000".parse().expect("an address"),
+        peer: "[2001:db8::1]:80".parse().expect("an address"),
+        attributes: vec![
+            ("http.response.status_code", Value::Int(200)),
+            ("spantap.connection.reused", Value::Bool(true)),
+            ("spantap.url.query_names", Value::Strings(vec!["page".to_owned()])),
+        ],
+        segments: vec![
+            tile(SegmentName::Send, 0, 100, Evidence::Measured),
+            tile(SegmentName::Remote, 100, 300, Evidence::Derived),
+            tile(SegmentName::Send, 400, 200, Evidence::Measured),
+        ],
+        links: vec![Link { trace_id: TraceId([3; 16]), span_id: SpanId([4; 8]), evidence: "tcp_sequence" }],
+    }
+}
+
+pub(crate) fn safe(span: Span) -> SafeSpan {
+    Redactor::new(RedactConfig::default()).redact(span)
+}
+
+fn round_trip(span: Span) -> SpanView {
+    let encoded = Encoder::new(Some("host-1".to_owned())).encode(&[safe(span)]);
+    let mut views = decode(&encoded.bytes).expect("the encoder's own bytes");
+    assert_eq!(views.len(), 1);
+    views.remove(0)
+}
+
+#[test]
+fn nothing_is_lost_on_the_way() {
+    let view = round_trip(span(5));
+    assert_eq!((view.trace_id.as_slice(), view.span_id.as_slice()), (&[7; 16][..], &5_u64.to_be_bytes()[..]));
+    assert_eq!(view.parent_span_id, [9; 8]);
+    assert_eq!((view.kind.as_str(), view.status.as_str(), view.protocol.as_str()), ("client", "ok", "http"));
+    assert_eq!((view.local.as_str(), view.peer.as_str()), ("10.0.0.1:40000", "[2001:db8::1]:80"));
+    assert_eq!((view.start_unix_ns, view.duration_ns, view.pid), (1_000_000_005, 600, 42));
+    assert_eq!(view.service, "shop");
+    let tiles: Vec<_> =
+        view.segments.iter().map(|tile| (tile.name.as_str(), tile.start_ns, tile.duration_ns, tile.evidence.as_str())).collect();
+    let expected = [("send", 0, 100, "measured"), ("remote", 100, 300, "derived"), ("send", 400, 200, "measured")];
+    assert_eq!(tiles, expected);
+    assert_eq!((view.links[0].trace_id.as_slice(), view.links[0].evidence.as_str()), (&[3; 16][..], "tcp_sequence"));
+    assert_eq!(view.int("http.response.status_code"), Some(200));
+    assert_eq!(view.attribute("spantap.connection.reused"), Some(&AttributeValue::Bool(true)));
+    assert_eq!(view.text("host.name"), Some("host-1"));
+    assert_eq!(view.text("process.executable.path"), Some("/usr/bin/curl"));
+    assert_eq!(view.text("service.version"), Some("1.2"));
+}
+
+#[test]
+fn every_outcome_comes_back() {
+    for (status, code) in [(Status::Ok, 0), (Status::Error, 2), (Status::Unknown, 0)] {
+        let view = round_trip(Span { status, ..span(1) });
+        assert_eq!(view.status, status.name());
+        let bytes = Encoder::default().encode(&[safe(Span { status, ..span(1) })]).bytes;
+        let data = TracesData::decode(bytes.as_slice()).expect("protobuf");
+        let sent = data.resource_spans[0].scope_spans[0].spans[0].status.clone().unwrap_or_default();
+        assert_eq!(sent.code, code, "{status:?}");
+    }
+}
+
+#[test]
+fn no_attribute_stands_twice() {
+    let mut span = span(1);
+    span.attributes.push(("network.peer.port", Value::Int(1)));
+    span.attributes.push(("process.pid", Value::Int(1)));
+    let data = TracesData::decode(Encoder::default().encode(&[safe(span)]).bytes.as_slice()).expect("protobuf");
+    let mut keys: Vec<_> =
+        data.resource_spans[0].scope_spans[0].spans[0].attributes.iter().map(|attribute| &attribute.key).collect();
+    let count = keys.len();
+    keys.sort();
+    keys.dedup();
+    assert_eq!(keys.len(), count);
+}
+
+#[test]
+fn segments_of_one_name_are_summed_for_backends_without_lists() {
+    let data = TracesData::decode(Encoder::default().encode(&[safe(span(1))]).bytes.as_slice()).expect("protobuf");
+    let attributes = &data.resource_spans[0].scope_spans[0].spans[0].attributes;
+    assert_eq!(super::decode::int_of(attributes, "spantap.segment.send.ns"), Some(300));
+    assert_eq!(super::decode::int_of(attributes, "spantap.segment.remote.ns"), Some(300));
+}
+
+#[test]
+fn spans_of_one_process_share_a_resource() {
+    let other = Span { process: Arc::new(ProcessFacts { pid: 1, ..ProcessFacts::default() }), ..span(3) };
+    let encoded = Encoder::default().encode(&[safe(span(1)), safe(other), safe(span(2))]);
+    let data = TracesData::decode(encoded.bytes.as_slice()).expect("protobuf");
+    let counts: Vec<_> = data.resource_spans.iter().map(|resource| resource.scope_spans[0].spans.len()).collect();
+    assert_eq!(counts, [2, 1]);
+    assert_eq!((encoded.span_count, encoded.start_unix_ns_min, encoded.end_unix_ns_max), (3, 1_000_000_001, 1_000_000_603));
+    assert_eq!(decode(&encoded.bytes).expect("own bytes")[2].service, "unknown_service");
+}
+
+#[test]
+fn blocks_one_after_the_other_are_one_request() {
+    let encoder = Encoder::default();
+    let bytes = [encoder.encode(&[safe(span(1))]).bytes, encoder.encode(&[safe(span(2))]).bytes].concat();
+    let request = ExportTraceServiceRequest::decode(bytes.as_slice()).expect("a request");
+    assert_eq!(request.resource_spans.len(), 2);
+}
+
+#[test]
+fn no_bytes_make_the_decoder_panic() {
+    let bytes = Encoder::default().encode(&[safe(span(1))]).bytes;
+    let mut random = fastrand::Rng::with_seed(1);
+    for _ in 0..20_000 {
+        let mut bytes = bytes.clone();
+        for _ in 0..random.usize(1..4) {
+            let at = random.usize(..bytes.len());
+            bytes[at] = random.u8(..);
+        }
+        bytes.truncate(random.usize(..=bytes.len()));
+        // Whatever it is, it is spans or an error.
+        if let Ok(views) = decode(&bytes) {
+            assert!(views.iter().all(|view| !view.kind.is_empty()));
+        }
+    }
+}

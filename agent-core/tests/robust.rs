@@ -1,0 +1,184 @@
+//! Whatever the records say: no panic, bounded state, exact sums. And recorded streams replay to the spans beside them.
+
+use agent_core::{
+    loss::Loss,
+    pipeline::{ClockOffset, Pipeline, PipelineConfig},
+    replay::{Writer, replay},
+    span::{MonotonicNs, ProcessFacts},
+    testing::{End, Kernel, segments},
+};
+
+/// A little of everything: HTTP and not, both roles, several connections.
+fn traffic() -> Kernel {
+    let mut kernel = Kernel::default();
+    for id in 0..4_u16 {
+        let port = 40_000 + id;
+        let mut client = End { id: u64::from(id) * 2 + 1, local: port, ..End::client() };
+        let mut server = End { id: u64::from(id) * 2 + 2, peer: port, ..End::server() };
+        let start = 1_000_000 + u64::from(id) * 100_000;
+        client.open(&mut kernel, start);
+        server.open(&mut kernel, start + 50);
+        for index in 0..3_u64 {
+            let at = start + 300 + index * 2_000;
+            let (request, response): (&[u8], &[u8]) = match (id, index) {
+                (3, _) => (b"*1\r\n$4\r\nPING\r\n", b"+PONG\r\n"),
+                (_, 0) => (b"GET /items/42?q=1 HTTP/1.1\r\nHost: shop.test\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"),
+                (_, 1) => (
+                    b"POST /orders HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 3\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\r\nabc",
+                    b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+                ),
+                _ => (b"GET /fail HTTP/1.1\r\nHost: shop.test\r\n\r\n", b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"),
+            };
+            client.write(&mut kernel, at, at + 30, request);
+            server.read_at(&mut kernel, at + 60, request);
+            server.write(&mut kernel, at + 560, at + 580, response);
+            client.acked(&mut kernel, at + 600, request.len() as u32, [at, at + 20, at + 595], agent_common::message::flag::PIGGYBACKED);
+            client.read_at(&mut kernel, at + 620, response);
+        }
+        client.close(&mut kernel, start + 9_000);
+        server.close(&mut kernel, start + 9_100);
+    }
+    kernel
+}
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self, below: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % below.max(1) as u64) as usize
+    }
+}
+
+#[test]
+fn damaged_lost_repeated_and_swapped_records_never_panic_and_sums_stay_exact() {
+    let clean = traffic();
+    let mut random = Random(0x9E37_79B9_7F4A_7C15);
+    let mut spans = 0;
+    for _ in 0..1500 {
+        let mut kernel = clean.clone();
+        for _ in 0..=random.next(6) {
+            let place = random.next(kernel.records.len());
+            let other = random.next(kernel.records.len());
+            match random.next(6) {
+                0 => drop(kernel.records.remove(place)),
+                1 => kernel.records.swap(place, other),
+                2 => kernel.records.insert(place, kernel.records[other].clone()),
+                3 => {
+                    let length = random.next(kernel.records[place].len());
+                    kernel.records[place].truncate(length);
+                }
+                _ => {
+                    let at = random.next(kernel.records[place].len());
+                    kernel.records[place][at] = random.next(256) as u8;
+                }
+            }
+        }
+        let run = kernel.run();
+        for span in run.spans.iter().chain(&run.flushed) {
+            segments(span);
+            spans += 1;
+        }
+    }
+    assert!(spans > 1500 * 10, "most of the traffic survives: {spans}");
+}
+
+#[test]
+fn every_table_is_bounded_and_says_what_it_gave_up() {
+    let config = PipelineConfig { connections_max: 64, processes_max: 32, spans_max: 100, reorder_records_max: 50, ..Default::default() };
+    let mut pipeline = Pipeline::new(config, ClockOffset::default());
+    let mut kernel = Kernel::default();
+    for id in 0..1000_u16 {
+        let mut client = End { id: u64::from(id), local: 10_000 + id, pid: u32::from(id) + 1, ..End::client() };
+        let at = 1_000_000 + u64::from(id) * 10;
+        client.open(&mut kernel, at);
+        client.write(&mut kernel, at + 1, at + 2, b"GET / HTTP/1.1\r\n\r\n");
+        client.read_at(&mut kernel, at + 20, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    }
+    for record in &kernel.records {
+        pipeline.record(record);
+        assert!(pipeline.connections() <= 64);
+    }
+    pipeline.flush(MonotonicNs(3_000_000_000));
+    assert_eq!(pipeline.drain().len(), 100);
+    for loss in [Loss::ConnectionEvicted, Loss::ProcessEvicted, Loss::SpanOverflow, Loss::ReorderOverflow] {
+        assert!(pipeline.losses().get(loss) > 0, "{}", loss.name());
+    }
+}
+
+#[test]
+fn facts_reach_spans_that_were_finished_before_they_came() {
+    let mut pipeline = Pipeline::new(PipelineConfig::default(), ClockOffset::default());
+    traffic().records.iter().for_each(|record| pipeline.record(record));
+    assert_eq!(pipeline.wanted_facts(), [11, 22]);
+    assert!(pipeline.wanted_facts().is_empty());
+    for (pid, name) in [(11, "curl"), (22, "shop")] {
+        pipeline.facts(ProcessFacts { pid, service_name: Some(name.into()), ..Default::default() });
+    }
+    pipeline.flush(MonotonicNs(3_000_000_000));
+    let spans = pipeline.drain();
+    assert_eq!(spans.len(), 24);
+    assert!(spans.iter().all(|span| span.span().process.service_name.is_some()));
+}
+
+#[test]
+fn ids_differ_between_seeds_and_are_never_zero() {
+    let ids = |seed| {
+        let run = traffic().run_with(PipelineConfig { seed, ..Default::default() });
+        run.spans.iter().map(|span| span.span_id).collect::<std::collections::HashSet<_>>()
+    };
+    let (one, two) = (ids([1; 16]), ids([2; 16]));
+    assert_eq!((one.len(), two.len()), (24, 24));
+    assert!(one.is_disjoint(&two) && one.iter().all(|id| id.0 != [0; 8]));
+}
+
+/// What the golden file holds: every span, in order.
+fn told(bytes: &[u8]) -> String {
+    let replayed = replay(bytes, PipelineConfig { seed: [7; 16], ..Default::default() }).expect("fixture is readable");
+    let mut out = String::new();
+    for safe in &replayed.spans {
+        let span = safe.span();
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        out += &format!(
+            "{} {} {} service={} start={} duration={} trace={} span={} parent={} links={}\n",
+            span.kind.name(),
+            span.status.name(),
+            span.name,
+            span.process.service_name.as_deref().unwrap_or("-"),
+            span.start.0,
+            span.duration_ns,
+            hex(&span.trace_id.0),
+            hex(&span.span_id.0),
+            span.parent_span_id.map_or("-".into(), |id| hex(&id.0)),
+            span.links.len(),
+        );
+        out += &format!("  {}\n", segments(span));
+        for (key, value) in &span.attributes {
+            out += &format!("  {key} = {value:?}\n");
+        }
+    }
+    for (_, name, count) in replayed.losses.iter().filter(|(_, _, count)| *count > 0) {
+        out += &format!("loss {name} {count}\n");
+    }
+    out
+}
+
+/// `SPANTAP_BLESS=1 cargo test -p agent-core` writes both files anew.
+#[test]
+fn recorded_events_replay_to_the_golden_spans() {
+    let fixture = |name: &str| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
+    let (events, golden) = (fixture("traffic.events"), fixture("traffic.spans"));
+    if std::env::var_os("SPANTAP_BLESS").is_some() {
+        let mut writer = Writer::default();
+        assert!(writer.clock(ClockOffset(1_700_000_000_000_000_000)));
+        assert!(writer.facts(&ProcessFacts { pid: 22, service_name: Some("shop".into()), ..Default::default() }));
+        traffic().records.iter().for_each(|record| assert!(writer.record(record)));
+        std::fs::write(&events, writer.take()).expect("fixture is written");
+        std::fs::write(&golden, told(&std::fs::read(&events).expect("just written"))).expect("golden file is written");
+    }
+    let bytes = std::fs::read(&events).expect("fixture is there");
+    let expected = std::fs::read_to_string(&golden).expect("golden file is there");
+    assert_eq!(told(&bytes), expected);
+}
