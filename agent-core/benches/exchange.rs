@@ -14,12 +14,11 @@ fn main() {
     divan::main();
 }
 
-/// Keep-alive exchanges, `one in ten` per millisecond, over `connections`.
+/// Keep-alive exchanges, ten per millisecond, spread over `connections`.
 fn records(connections: u64, selected: bool) -> Vec<Vec<u8>> {
     let mut kernel = Kernel::default();
-    let mut clients: Vec<End> = (0..connections)
-        .map(|id| End { id, local: 20_000 + id as u16, selected, ..End::client() })
-        .collect();
+    let mut clients: Vec<End> =
+        (0..connections).map(|id| End { id, local: 20_000 + id as u16, selected, ..End::client() }).collect();
     for client in &clients {
         client.open(&mut kernel, 1_000_000);
     }
@@ -40,20 +39,22 @@ fn records(connections: u64, selected: bool) -> Vec<Vec<u8>> {
 }
 
 fn bench(bencher: Bencher<'_, '_>, records: &[Vec<u8>]) {
-    bencher.counter(ItemsCount::new(EXCHANGES)).with_inputs(|| {
-        Pipeline::new(PipelineConfig::default(), ClockOffset::default())
-    }).bench_local_values(|mut pipeline| {
-        let mut spans = 0;
-        for chunk in records.chunks(64) {
-            chunk.iter().for_each(|record| pipeline.record(record));
-            let last = agent_common::read::<RecordHeader>(&chunk[chunk.len() - 1]).map_or(0, |header| header.time_ns);
-            pipeline.tick(MonotonicNs(last));
+    bencher
+        .counter(ItemsCount::new(EXCHANGES))
+        .with_inputs(|| Pipeline::new(PipelineConfig::default(), ClockOffset::default()))
+        .bench_local_values(|mut pipeline| {
+            let mut spans = 0;
+            for chunk in records.chunks(64) {
+                chunk.iter().for_each(|record| pipeline.record(record));
+                let last =
+                    agent_common::read::<RecordHeader>(&chunk[chunk.len() - 1]).map_or(0, |header| header.time_ns);
+                pipeline.tick(MonotonicNs(last));
+                spans += pipeline.drain().len();
+            }
+            pipeline.flush(MonotonicNs(10_000_000_000));
             spans += pipeline.drain().len();
-        }
-        pipeline.flush(MonotonicNs(10_000_000_000));
-        spans += pipeline.drain().len();
-        assert_eq!(spans, EXCHANGES as usize);
-    });
+            assert_eq!(spans, EXCHANGES as usize);
+        });
 }
 
 #[divan::bench(args = [1, 100])]

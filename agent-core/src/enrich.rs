@@ -175,7 +175,16 @@ mod tests {
         let mut filename = [0; 120];
         filename[..path.len()].copy_from_slice(path.as_bytes());
         let header = RecordHeader::default();
-        ProcessRecord { header, cgroup_id: 0, pid, parent_pid, comm: *b"comm\0\0\0\0\0\0\0\0\0\0\0\0", filename, change, padding: [0; 7] }
+        ProcessRecord {
+            header,
+            cgroup_id: 0,
+            pid,
+            parent_pid,
+            comm: *b"comm\0\0\0\0\0\0\0\0\0\0\0\0",
+            filename,
+            change,
+            padding: [0; 7],
+        }
     }
 
     fn setup() -> (Processes, Losses) {

@@ -100,10 +100,12 @@ fn call(bytes: &[u8]) -> Result<Event, Loss> {
     if !sane {
         return Err(Loss::RecordMalformed);
     }
-    // Another writer's bytes lie within the range: which of them are captured is not known.
-    let mixed = record.flags & flag::INTERLEAVED != 0 && usize::try_from(record.result) != Ok(length);
-    let payload = if mixed { Box::default() } else { payload.into() };
-    Ok(Event::Call(Call { record, payload }))
+    if record.flags & flag::INTERLEAVED != 0 {
+        // Another writer's bytes lie between those that were captured: which is where is not known.
+        let record = CallRecord { payload_len: 0, tail_len: 0, ..record };
+        return Ok(Event::Call(Call { record, payload: Box::default() }));
+    }
+    Ok(Event::Call(Call { record, payload: payload.into() }))
 }
 
 /// A range of at least 2 GiB cannot come from one call: its ends are not what they should be.
@@ -152,7 +154,7 @@ mod tests {
 
     #[test]
     fn interleaved_bytes_are_not_taken_for_the_range() {
-        let record = CallRecord { flags: flag::INTERLEAVED, result: 3, ..call_record(3, 0, 9) };
+        let record = CallRecord { flags: flag::INTERLEAVED, result: 9, ..call_record(3, 2, 9) };
         check(record, b"abc", Ok(0));
     }
 

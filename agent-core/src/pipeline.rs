@@ -96,7 +96,7 @@ impl Pipeline {
     /// Takes what is known of a process.
     pub fn facts(&mut self, facts: ProcessFacts) {
         self.processes.facts(facts, &mut self.losses);
-        self.finish_waiting(self.now_ns);
+        self.finish_waiting(0);
     }
 
     /// Takes a new offset between the clocks; spans that are finished from now on use it.
@@ -165,7 +165,13 @@ impl Pipeline {
     }
 
     fn parts(&mut self, now_ns: u64) -> (&mut Table, Context<'_>) {
-        let context = Context { config: &self.config, losses: &mut self.losses, now_ns, drafts: &mut self.drafts };
+        let context = Context {
+            config: &self.config,
+            numbering: &self.numbering,
+            losses: &mut self.losses,
+            now_ns,
+            drafts: &mut self.drafts,
+        };
         (&mut self.table, context)
     }
 

@@ -208,7 +208,16 @@ mod tests {
 
     #[test]
     fn words_stay() {
-        for path in ["/", "*", "/api/v1/users", "/apis/v1beta1/pods", "/static/app.css", "/a/very-long-hyphenated-word/x", "/index.html", "/deadbeef"] {
+        for path in [
+            "/",
+            "*",
+            "/api/v1/users",
+            "/apis/v1beta1/pods",
+            "/static/app.css",
+            "/a/very-long-hyphenated-word/x",
+            "/index.html",
+            "/deadbeef",
+        ] {
             check(path, path);
         }
     }

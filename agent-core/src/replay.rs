@@ -42,7 +42,9 @@ pub enum ReplayError {
     #[error("not an event stream: it does not begin with {MAGIC:?}")]
     NotEvents,
     /// Written by another version.
-    #[error("event stream of format {format}, layout {layout}; this program reads format {FORMAT_VERSION}, layout {LAYOUT_VERSION}")]
+    #[error(
+        "event stream of format {format}, layout {layout}; this program reads format {FORMAT_VERSION}, layout {LAYOUT_VERSION}"
+    )]
     Version {
         /// Format version of the file.
         format: u32,

@@ -177,6 +177,8 @@ impl End {
             pid: self.pid,
             send_base: self.send_base,
             receive_base: self.receive_base,
+            send_end: self.send_base.wrapping_add(self.moved[0]),
+            receive_end: self.receive_base.wrapping_add(self.moved[1]),
             role: self.role,
             change: what,
             ..Default::default()
@@ -223,7 +225,9 @@ impl End {
         let (payload, tail_len) = match (self.selected, truncated) {
             (false, _) => (Vec::new(), 0),
             (true, false) => (bytes.to_vec(), 0),
-            (true, true) => ([&bytes[..CAPTURED - TAIL_BYTES], &bytes[bytes.len() - TAIL_BYTES..]].concat(), TAIL_BYTES),
+            (true, true) => {
+                ([&bytes[..CAPTURED - TAIL_BYTES], &bytes[bytes.len() - TAIL_BYTES..]].concat(), TAIL_BYTES)
+            }
         };
         let selected = if self.selected { flag::SELECTED } else { 0 };
         let record = CallRecord {
@@ -275,7 +279,8 @@ impl End {
     /// A read call of a running thread, entered when its bytes had just arrived; it takes 10 us.
     pub fn read_at(&mut self, kernel: &mut Kernel, returned: u64, bytes: &[u8]) {
         let arrived = returned - 10;
-        let read = Read { enter: arrived, arrived: (arrived, arrived), woken: arrived - 5, running: arrived - 5, returned };
+        let read =
+            Read { enter: arrived, arrived: (arrived, arrived), woken: arrived - 5, running: arrived - 5, returned };
         self.read(kernel, read, bytes);
     }
 

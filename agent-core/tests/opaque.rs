@@ -18,7 +18,12 @@ fn check(run: &Run, expected: &[(SpanKind, u64, i64, i64)]) {
         .map(|span| {
             assert_eq!((span.protocol, span.name.as_str()), (Protocol::Tcp, "tcp"));
             segments(span);
-            (span.kind, span.duration_ns / 1000, bytes(span, "spantap.request.bytes"), bytes(span, "spantap.response.bytes"))
+            (
+                span.kind,
+                span.duration_ns / 1000,
+                bytes(span, "spantap.request.bytes"),
+                bytes(span, "spantap.response.bytes"),
+            )
         })
         .collect();
     assert_eq!(said, expected, "{:?}", run.losses);

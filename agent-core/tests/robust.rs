@@ -32,7 +32,13 @@ fn traffic() -> Kernel {
             client.write(&mut kernel, at, at + 30, request);
             server.read_at(&mut kernel, at + 60, request);
             server.write(&mut kernel, at + 560, at + 580, response);
-            client.acked(&mut kernel, at + 600, request.len() as u32, [at, at + 20, at + 595], agent_common::message::flag::PIGGYBACKED);
+            client.acked(
+                &mut kernel,
+                at + 600,
+                request.len() as u32,
+                [at, at + 20, at + 595],
+                agent_common::message::flag::PIGGYBACKED,
+            );
             client.read_at(&mut kernel, at + 620, response);
         }
         client.close(&mut kernel, start + 9_000);
@@ -87,7 +93,13 @@ fn damaged_lost_repeated_and_swapped_records_never_panic_and_sums_stay_exact() {
 
 #[test]
 fn every_table_is_bounded_and_says_what_it_gave_up() {
-    let config = PipelineConfig { connections_max: 64, processes_max: 32, spans_max: 100, reorder_records_max: 50, ..Default::default() };
+    let config = PipelineConfig {
+        connections_max: 64,
+        processes_max: 32,
+        spans_max: 100,
+        reorder_records_max: 50,
+        ..Default::default()
+    };
     let mut pipeline = Pipeline::new(config, ClockOffset::default());
     let mut kernel = Kernel::default();
     for id in 0..1000_u16 {
@@ -181,4 +193,64 @@ fn recorded_events_replay_to_the_golden_spans() {
     let bytes = std::fs::read(&events).expect("fixture is there");
     let expected = std::fs::read_to_string(&golden).expect("golden file is there");
     assert_eq!(told(&bytes), expected);
+}
+
+/// Every request's path names the status of its response, so that a wrong pair shows.
+fn numbered(role: u8, spacing_us: u64) -> Kernel {
+    let mut kernel = Kernel::default();
+    let mut end = if role == agent_common::connection::role::CLIENT { End::client() } else { End::server() };
+    end.open(&mut kernel, 1_000_000);
+    for index in 0..40_u64 {
+        let at = 2_000_000 + index * spacing_us;
+        let request = format!("GET /x{} HTTP/1.1\r\nHost: a\r\n\r\n", 200 + index);
+        let response =
+            format!("HTTP/1.1 {} OK\r\nContent-Length: {index}\r\n\r\n{}", 200 + index, "x".repeat(index as usize));
+        if role == agent_common::connection::role::CLIENT {
+            end.write(&mut kernel, at, at + 30, request.as_bytes());
+            end.acked(&mut kernel, at + 80, request.len() as u32, [at, at + 20, at + 80], 0);
+            end.read_at(&mut kernel, at + 500, response.as_bytes());
+        } else {
+            end.read_at(&mut kernel, at + 20, request.as_bytes());
+            end.write(&mut kernel, at + 500, at + 510, response.as_bytes());
+            end.acked(&mut kernel, at + 600, response.len() as u32, [at + 500, at + 505, at + 600], 0);
+        }
+    }
+    kernel
+}
+
+#[test]
+fn losses_never_pair_a_response_with_another_request() {
+    use agent_common::connection::role::{CLIENT, SERVER};
+    let config = || PipelineConfig {
+        redact: agent_core::redact::RedactConfig { paths: agent_core::redact::PathPolicy::Keep, ..Default::default() },
+        ..Default::default()
+    };
+    let mut random = Random(0x1234_5678_9ABC_DEF1);
+    for (role, spacing_us) in [(CLIENT, 700), (CLIENT, 60_000), (SERVER, 700), (SERVER, 60_000)] {
+        let clean = numbered(role, spacing_us);
+        let (mut sure, mut possible) = (0, 0);
+        for round in 0..200 {
+            let mut kernel = clean.clone();
+            // Single records, or bursts, as a full ring loses them.
+            let burst = if round % 2 == 0 { 1 } else { 12 };
+            for _ in 0..4 {
+                let from = 1 + random.next(kernel.records.len() - burst - 1);
+                kernel.records.drain(from..from + burst);
+            }
+            // Three records an exchange.
+            possible += 40 - 4 * (1 + burst / 3);
+            let run = kernel.run_with(config());
+            for span in run.spans.iter().chain(&run.flushed) {
+                segments(span);
+                let path = agent_core::testing::attribute(span, "url.path").cloned();
+                if let Some(agent_core::span::Value::Int(code)) =
+                    agent_core::testing::attribute(span, "http.response.status_code")
+                {
+                    assert_eq!(path, Some(agent_core::span::Value::String(format!("/x{code}"))), "{:?}", run.losses);
+                    sure += 1;
+                }
+            }
+        }
+        assert!(sure > possible * 8 / 10, "role {role}, {spacing_us} us apart: {sure} of {possible}");
+    }
 }

@@ -18,7 +18,7 @@ use crate::{
     emit::{self, now},
     maps::{Copy, SCRATCH, Scratch, TASKS},
     message, offsets, select,
-    state::{SEEN_BOTH, Task},
+    state::{SEEN_BOTH, Task, flag},
     walk,
 };
 
@@ -152,7 +152,8 @@ fn returned_from_read(settings: &Settings, task: &mut Task, id: u64, result: i64
 #[inline(always)]
 fn returned_empty(settings: &Settings, task: &mut Task, id: u64, result: i64) {
     let Some(sk) = walk::socket(task.fd) else { return };
-    let Some(conn) = connection::find(sk) else { return };
+    // A connection that never moved a byte was never told of, and its end says nothing about a request.
+    let Some(conn) = connection::find(sk).filter(|conn| conn.flags & flag::ANNOUNCED != 0) else { return };
     let by_connection = select::connection_mode(settings, conn);
     let combined = select::combined(task.mode, by_connection);
     if !select::records(combined) {
@@ -247,7 +248,10 @@ fn capture(settings: &Settings, task: &mut Task, scratch: &mut Scratch, id: u64,
     }
     scratch.copy = Copy { last_base: 0, last_size: 0, left: moved, length: 0, failed: 0 };
     match buffers(task, id) {
-        Some((base, count)) => copy_buffers(settings, scratch, base, count, moved),
+        Some((base, count)) => {
+            let limit = limit(settings, base, count, moved);
+            copy_buffers(limit, scratch, base, count, moved);
+        }
         None => scratch.copy.failed = 1,
     }
     let copy = volatile(&scratch.copy);
@@ -278,8 +282,40 @@ fn buffers(task: &Task, id: u64) -> Option<(u64, u64)> {
     }
 }
 
+/// How much of the call is captured: the configured limit, but as much as there is room for if the call begins an HTTP/1
+/// message: a cut within a head hides where the body ends, and pipelined heads follow each other.
 #[inline(always)]
-fn copy_buffers(settings: &Settings, scratch: &mut Scratch, base: u64, count: u64, moved: u32) {
+fn limit(settings: &Settings, base: u64, count: u64, moved: u32) -> u32 {
+    if moved <= settings.payload_bytes_max {
+        return settings.payload_bytes_max;
+    }
+    let first = if count == u64::MAX {
+        Ok(base)
+    } else {
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_user(base as *const u64) }
+    };
+    // SAFETY: as above.
+    match first.and_then(|first| unsafe { bpf_probe_read_user(first as *const [u8; 4]) }) {
+        Ok(start) if begins_http1(u32::from_be_bytes(start)) => PAYLOAD_BYTES_LIMIT as u32,
+        _ => settings.payload_bytes_max,
+    }
+}
+
+/// Whether these are the first four bytes of a response or of a request with a registered method.
+#[inline(always)]
+fn begins_http1(start: u32) -> bool {
+    const STARTS: [&[u8; 4]; 9] =
+        [b"HTTP", b"GET ", b"POST", b"PUT ", b"HEAD", b"DELE", b"OPTI", b"PATC", b"CONN"];
+    let mut found = false;
+    for known in STARTS {
+        found |= start == u32::from_be_bytes(*known);
+    }
+    found
+}
+
+#[inline(always)]
+fn copy_buffers(limit: u32, scratch: &mut Scratch, base: u64, count: u64, moved: u32) {
     for index in 0..BUFFERS as u64 {
         if index >= count || volatile(&scratch.copy).left == 0 {
             return;
@@ -296,7 +332,7 @@ fn copy_buffers(settings: &Settings, scratch: &mut Scratch, base: u64, count: u6
                 }
             }
         };
-        copy_piece(settings.payload_bytes_max, scratch, piece);
+        copy_piece(limit, scratch, piece);
     }
     if volatile(&scratch.copy).left != 0 {
         emit::lost(KernelLoss::TooManyBuffers);

@@ -194,7 +194,8 @@ fn parse_since(text: &str) -> Result<Since, String> {
         return Ok(Since::Ago(duration));
     }
     let time = humantime::parse_rfc3339_weak(text);
-    time.map(Since::At).map_err(|_| "give a duration like 10m or 1h, or a time like 2025-01-31T12:00:00Z (UTC)".to_owned())
+    time.map(Since::At)
+        .map_err(|_| "give a duration like 10m or 1h, or a time like 2025-01-31T12:00:00Z (UTC)".to_owned())
 }
 
 #[cfg(test)]

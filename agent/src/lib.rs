@@ -1,6 +1,8 @@
 //! The agent: kernel, files, network, command line.
 
 pub mod capture;
+pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod export;
 pub mod inventory;
@@ -11,5 +13,3 @@ pub mod otlp;
 pub mod query;
 pub mod run;
 pub mod telemetry;
-pub mod cli;
-pub mod commands;

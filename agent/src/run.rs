@@ -58,9 +58,11 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     let socket = QuerySocket::bind(&config.socket, None)?;
     let (ring, selection, capture) = load_kernel_side(&config)?;
     let pipeline = pipeline_config(&config)?;
+    // Before the first span: a new destination begins with the next span that is appended.
+    let exporter = Exporter::start(&config.export, |name| LogSource::open(&log, name))?;
+    let keeping = tokio::spawn(crate::log::keep(log.clone()));
     let looping = CaptureLoop::start(ring, Arc::clone(&selection), log.clone(), pipeline)
         .context("cannot start the capture loop")?;
-    let exporter = Exporter::start(&config.export, |name| LogSource::open(&log, name))?;
     let live = Arc::new(LiveFacts::new(capture, &looping, exporter.destinations(), log.clone(), selection_words(&config)));
     let (stop, stopped) = watch::channel(false);
     let answering = tokio::spawn(socket.serve(log.clone(), Arc::clone(&live) as _, ended(stopped.clone())));
@@ -79,6 +81,7 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     if let Some(metrics) = metrics {
         metrics.abort();
     }
+    keeping.abort();
     log.sync()?;
     tracing::info!("stopped");
     ending

@@ -43,9 +43,10 @@ impl PythonServer {
 
 /// Runs curl with these arguments and gives what it measured (`--write-out %{json}`), one value per transfer.
 pub fn curl(place: Place, args: &[&str]) -> Vec<Value> {
-    let launch =
-        Launch::new(tool("curl")).args(["-sS", "-o", "/dev/null", "--write-out", "%{json}\n", "--max-time", "20"]);
-    let text = place.apply(launch.args(args)).run();
+    let launch = Launch::new(tool("curl")).args(["-sS", "--write-out", "%{json}\n", "--max-time", "20"]);
+    // Each URL wants its own place for the body; without one the body would go to the standard output.
+    let urls = args.iter().filter(|arg| arg.starts_with("http://")).flat_map(|_| ["-o", "/dev/null"]);
+    let text = place.apply(launch.args(urls).args(args)).run();
     text.lines().map(|line| serde_json::from_str(line).expect("curl writes JSON")).collect()
 }
 

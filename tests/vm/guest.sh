@@ -16,12 +16,13 @@ fail() {
     exit 1
 }
 
-# Runs a command up to $1 times, a second apart, until it succeeds.
+# Runs a command up to $1 times, a second apart, until it succeeds; gives up early when the agent has ended.
 until_ok() {
     tries=$1
     shift
     while [ "$tries" -gt 0 ]; do
         "$@" && return 0
+        [ -n "$AGENT" ] && ! kill -0 "$AGENT" 2>/dev/null && return 1
         tries=$((tries - 1))
         sleep 1
     done

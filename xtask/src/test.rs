@@ -1,4 +1,5 @@
 //! `cargo xtask test`: everything that CI runs, in order, stopping at the first failure.
+use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -142,13 +143,23 @@ fn fuzz(repo: &Repo) -> Result<()> {
         bail!("{} has no targets", folder.display());
     }
     for name in targets {
-        // libFuzzer writes the input that it fails on into the working folder, which git ignores.
-        let mut run = Command::new(output.join(target).join("release").join(name));
+        // New inputs go to the first folder; the parser's fixtures are only read.
+        let corpus = output.join("corpus").join(&name);
+        fs::create_dir_all(&corpus).with_context(|| format!("create {}", corpus.display()))?;
+        let parser = name.split('_').next().unwrap_or(&name);
+        let fixtures = repo.path("agent-protocol/fixtures").join(parser);
+        let dictionary = folder.join(format!("{parser}.dict"));
+        let mut run = Command::new(output.join(target).join("release").join(&name));
         run.arg(format!("-max_total_time={FUZZ_SECONDS}")).args([
             "-max_len=65536",
             "-print_final_stats=1",
             "-verbosity=0",
         ]);
+        if dictionary.is_file() {
+            run.arg(format!("-dict={}", dictionary.display()));
+        }
+        run.arg(corpus).args(fixtures.is_dir().then_some(fixtures));
+        // An input that fails is written into the working folder, which git ignores.
         shell::run(run.current_dir(&output))?;
     }
     Ok(())

@@ -3,10 +3,10 @@
 //! In: the bytes of both directions, each in order; which direction comes first does not matter. Out: a [`Draft`] per
 //! exchange. Called by [`crate::flow`].
 //!
-//! A message that was hidden (by a hole, or beyond the captured prefix) keeps its place as one of which nothing is
-//! known, on the assumption that it was one: that holds unless requests were pipelined. If this client pipelines, or if
-//! a response came before its request, the exchanges in doubt are given up and counted, until the connection was silent
-//! for as long as ends an exchange.
+//! After a loss (a hole, or a head beyond the captured prefix) it is not known how many messages were hidden. Then time
+//! decides: without pipelining, a response answers the last request before it, and that is sure if no record was lost
+//! between the two. What is not sure is not paired. If this client pipelines, the exchanges in doubt are given up and
+//! counted, until the connection was silent for as long as ends an exchange.
 
 mod finish;
 
@@ -43,18 +43,15 @@ struct Message<H> {
     /// Past the head, and then past the last byte.
     end: u64,
     progress: Progress,
-    /// `None` for a message that was hidden.
-    head: Option<H>,
+    head: H,
     head_bytes: u64,
+    /// Messages before, or behind, may have been hidden.
+    near_loss: [bool; 2],
     /// When the end was noticed.
     noticed_ns: u64,
 }
 
 impl<H> Message<H> {
-    fn hidden(at: u64, noticed_ns: u64) -> Self {
-        Self { start: at, end: at, progress: Progress::Lost, head: None, head_bytes: 0, noticed_ns }
-    }
-
     fn is_over(&self) -> bool {
         self.progress != Progress::Open
     }
@@ -155,10 +152,10 @@ pub struct Http {
     answered: Half<ResponseHead>,
     /// Which response answers which request is not known any more.
     broken: bool,
+    /// Messages were given up: which response answers which request has to be found anew, by time.
+    doubt: bool,
     /// This client was seen to send a request before the one before was answered.
     pipelines: bool,
-    /// Responses that were given up because their requests had not come: the next requests are theirs.
-    orphans: u64,
     active_ns: u64,
     /// The connection went on with another protocol, once the exchanges that wait are finished.
     switched: bool,
@@ -170,28 +167,26 @@ pub struct Http {
 /// Most requests in [`Http::told`].
 const TOLD_MAX: usize = 64;
 
-impl Http {
-    /// At the first byte of a message. `unasked`: the first response belongs to a request that was not seen.
-    pub fn new(unasked: bool) -> Self {
-        let mut asked = Half::new();
-        if unasked {
-            asked.messages.push_back(Message::hidden(0, 0));
-        }
+impl Default for Http {
+    /// At the first byte of a message.
+    fn default() -> Self {
         Self {
             requests: Requests::default(),
             responses: Responses::default(),
-            asked,
+            asked: Half::new(),
             answered: Half::new(),
             broken: false,
+            doubt: false,
             pipelines: false,
-            orphans: 0,
             active_ns: 0,
             switched: false,
             not_mine: false,
             told: VecDeque::new(),
         }
     }
+}
 
+impl Http {
     /// Whether the bytes are of another protocol from here on.
     pub fn is_over(&self) -> bool {
         self.not_mine || (self.switched && self.asked.messages.is_empty())
@@ -199,8 +194,7 @@ impl Http {
 
     /// Whether a client span of the request that begins at `offset` exists or will.
     pub fn has_request(&self, offset: u64) -> bool {
-        let waits = |message: &Message<RequestHead>| message.start == offset && message.head.is_some();
-        self.told.contains(&offset) || self.asked.messages.iter().any(waits)
+        self.told.contains(&offset) || self.asked.messages.iter().any(|message| message.start == offset)
     }
 
     /// The message in progress in one direction.
@@ -216,7 +210,8 @@ impl Http {
         if self.switched || self.not_mine {
             return;
         }
-        if self.broken && context.now_ns.saturating_sub(self.active_ns) >= context.config.idle_exchange_ns && is_request {
+        if self.broken && context.now_ns.saturating_sub(self.active_ns) >= context.config.idle_exchange_ns && is_request
+        {
             self.broken = false;
         }
         self.active_ns = context.now_ns;
@@ -261,10 +256,7 @@ impl Http {
         for event in events.drain(..) {
             match event {
                 Event::Head { start, end, head } => {
-                    self.asked.lost = false;
-                    if self.belongs_to_orphan() {
-                        continue;
-                    }
+                    let after_loss = std::mem::take(&mut self.asked.lost);
                     if self.asked.messages.len() >= context.config.pending_exchanges_max {
                         self.give_up(Loss::ExchangeOverflow, context);
                     }
@@ -277,7 +269,8 @@ impl Http {
                         end: base + end,
                         progress: Progress::Open,
                         head_bytes: head.head_bytes,
-                        head: Some(head),
+                        head,
+                        near_loss: [after_loss, false],
                         noticed_ns: context.now_ns,
                     });
                 }
@@ -298,15 +291,12 @@ impl Http {
         self.asked.lost = true;
         if let Some(message) = self.asked.open() {
             message.close(at, Progress::Lost, context.now_ns);
-        } else if cause == Cause::Bytes {
-            let waiting = self.asked.messages.len().saturating_sub(self.answered.messages.len());
-            self.broken |= reason == Lost::Gap && self.hides_several(waiting);
-            if !self.belongs_to_orphan() {
-                self.responses.expect("GET");
-                self.asked.messages.push_back(Message::hidden(at, context.now_ns));
-            }
         }
         if cause == Cause::Bytes {
+            if let Some(message) = self.asked.messages.back_mut() {
+                message.near_loss[1] = true;
+            }
+            self.broken |= self.pipelines;
             count_lost(reason, fed, context);
         }
     }
@@ -319,13 +309,14 @@ impl Http {
                     if self.answered.messages.len() >= context.config.pending_exchanges_max {
                         self.give_up(Loss::ExchangeOverflow, context);
                     }
-                    self.answered.lost = false;
+                    let after_loss = std::mem::take(&mut self.answered.lost);
                     self.answered.messages.push_back(Message {
                         start: base + start,
                         end: base + end,
                         progress: Progress::Open,
                         head_bytes: head.head_bytes,
-                        head: Some(head),
+                        head,
+                        near_loss: [after_loss, false],
                         noticed_ns: context.now_ns,
                     });
                 }
@@ -352,43 +343,28 @@ impl Http {
     }
 
     fn response_lost(&mut self, at: u64, reason: Lost, fed: &Fed, cause: Cause, context: &mut Context<'_>) {
-        let waiting = self.asked.messages.len();
-        let over = self.answered.messages.iter().filter(|message| message.is_over()).count();
         self.answered.lost = true;
         if let Some(message) = self.answered.open() {
             message.close(at, Progress::Lost, context.now_ns);
-        } else if cause == Cause::Bytes {
-            self.answered.messages.push_back(Message::hidden(at, context.now_ns));
         }
-        if cause == Cause::End {
-            return;
+        if cause == Cause::Bytes {
+            self.broken |= self.pipelines;
+            count_lost(reason, fed, context);
+            // The parser forgot which requests wait; what comes next answers the last one.
+            if let Some(message) =
+                self.asked.messages.back().filter(|_| self.asked.messages.len() > self.answered.messages.len())
+            {
+                self.responses.expect(&message.head.method);
+            }
         }
-        self.broken |= reason == Lost::Gap && self.hides_several(waiting.saturating_sub(over));
-        // The parser forgot which requests wait.
-        for message in self.asked.messages.iter().skip(self.answered.messages.len()) {
-            self.responses.expect(message.head.as_ref().map_or("GET", |head| &head.method));
-        }
-        count_lost(reason, fed, context);
-    }
-
-    /// Whether a gap may have hidden more than one message while `waiting` requests have no answer. One waits in any
-    /// case, and the next may have been sent before the gap was noticed.
-    fn hides_several(&self, waiting: usize) -> bool {
-        waiting > 2 || (waiting > 1 && self.pipelines)
-    }
-
-    /// Whether the request that begins is that of a response which was given up.
-    fn belongs_to_orphan(&mut self) -> bool {
-        let belongs = self.orphans > 0;
-        self.orphans -= u64::from(belongs);
-        belongs
     }
 
     /// Forgets everything that waits.
     fn give_up(&mut self, reason: Loss, context: &mut Context<'_>) {
-        let (asked, answered) = (self.asked.clear(), self.answered.clear());
-        context.losses.add(reason, asked.max(answered));
-        (self.broken, self.orphans) = (true, 0);
+        let asked = self.asked.clear();
+        self.answered.clear();
+        context.losses.add(reason, asked);
+        self.broken = true;
     }
 
     /// When something is due without further bytes.
@@ -436,9 +412,7 @@ impl Http {
                 // Its request may still come: records of one connection are nearly, not wholly, in order.
                 let drop = due && answer.is_over();
                 if drop {
-                    self.answered.pop();
-                    self.orphans += 1;
-                    context.losses.add(Loss::MessageLost, 1);
+                    self.drop_answer(context);
                 }
                 drop
             }
@@ -448,8 +422,20 @@ impl Http {
                 if !over && ending.is_none() {
                     return false;
                 }
-                if self.came_before(connection, role, request, answer) {
-                    self.broken = true;
+                let times = Times::of(connection, role, request, answer, self.asked.messages.get(1));
+                if times.answer_came_before() {
+                    self.drop_answer(context);
+                    return true;
+                }
+                let checked = self.doubt || request.near_loss[0] || answer.near_loss[0];
+                if checked && let Some(next_ns) = times.next_asked_before_answer() {
+                    self.finish_hidden(connection, role, next_ns, context);
+                    return true;
+                }
+                if checked && (request.near_loss[1] || !times.all_is_known(context)) {
+                    let noticed_ns = answer.noticed_ns;
+                    self.finish_hidden(connection, role, noticed_ns, context);
+                    self.drop_answer(context);
                     return true;
                 }
                 let acknowledged = role == Role::Server
@@ -457,51 +443,83 @@ impl Http {
                 if !acknowledged && !due {
                     return false;
                 }
+                self.pipelines |= !checked && times.next_asked_before_answer().is_some();
+                self.doubt = false;
                 self.finish_answered(connection, role, ending, context);
                 true
             }
         }
     }
 
-    /// A response that was seen before the first byte of its request is another's.
-    fn came_before(
-        &self,
-        connection: &Connection,
-        role: Role,
-        request: &Message<RequestHead>,
-        answer: &Message<ResponseHead>,
-    ) -> bool {
-        if request.head.is_none() || answer.head.is_none() {
-            return false;
-        }
-        let (request_side, response_side) = connection.timings(role);
-        let (asked, answered) = (request_side.calls.holding(request.start), response_side.calls.holding(answer.start));
-        let (Some(asked), Some(answered)) = (asked, answered) else { return false };
-        match role {
-            Role::Client => answered.return_ns < asked.enter_ns,
-            Role::Server => {
-                let arrived_ns = request_side.arrival_of_first(request.start).map_or(asked.enter_ns, |moment| moment.ns);
-                answered.return_ns < arrived_ns
-            }
-        }
-    }
-
-    /// Notes whether the request after the one that `answer` is for was sent before that was answered.
-    fn note_pipelining(&mut self, connection: &Connection, role: Role, answer: &Message<ResponseHead>) {
-        let Some(next) = self.asked.messages.front().filter(|next| next.head.is_some()) else { return };
-        let answered_ns = self.end_ns(connection, role, answer);
-        let (request_side, _) = connection.timings(role);
-        let asked_ns = request_side.calls.holding(next.start).map(|call| match role {
-            Role::Client => call.enter_ns,
-            Role::Server => call.return_ns,
-        });
-        self.pipelines |= asked_ns.is_some_and(|asked_ns| asked_ns < answered_ns);
+    /// The oldest response answers a request that was not seen.
+    fn drop_answer(&mut self, context: &mut Context<'_>) {
+        self.answered.pop();
+        context.losses.add(Loss::MessageLost, 1);
+        self.doubt = true;
+        self.broken |= self.pipelines;
     }
 
     /// When this end saw the response's end.
     fn end_ns(&self, connection: &Connection, role: Role, answer: &Message<ResponseHead>) -> u64 {
         let (_, response_side) = connection.timings(role);
         response_side.calls.holding(answer.end.saturating_sub(1)).map_or(answer.noticed_ns, |call| call.return_ns)
+    }
+}
+
+/// When the oldest request, the one after it and the oldest response began, as far as that is known.
+struct Times {
+    asked_ns: Option<u64>,
+    answered_ns: Option<u64>,
+    next_ns: Option<u64>,
+    /// When the records of the oldest request and response were made.
+    told_ns: Option<(u64, u64)>,
+}
+
+impl Times {
+    /// A client asks before it enters the write, and has an answer when the read returns; a server the other way round.
+    fn of(
+        connection: &Connection,
+        role: Role,
+        request: &Message<RequestHead>,
+        answer: &Message<ResponseHead>,
+        next: Option<&Message<RequestHead>>,
+    ) -> Self {
+        let (request_side, response_side) = connection.timings(role);
+        let asked = |start: u64| {
+            request_side.calls.holding(start).map(|call| match role {
+                Role::Client => call.enter_ns,
+                Role::Server => call.return_ns,
+            })
+        };
+        let answered = response_side.calls.holding(answer.start);
+        let told_ns = request_side.calls.holding(request.start).zip(answered);
+        let answered_ns = answered.map(|call| match role {
+            Role::Client => call.return_ns,
+            Role::Server if call.enter_ns == 0 => call.return_ns,
+            Role::Server => call.enter_ns,
+        });
+        Self {
+            asked_ns: asked(request.start),
+            answered_ns,
+            next_ns: next.and_then(|next| asked(next.start)),
+            told_ns: told_ns.map(|(asked, answered)| (asked.return_ns, answered.return_ns)),
+        }
+    }
+
+    fn answer_came_before(&self) -> bool {
+        self.answered_ns.zip(self.asked_ns).is_some_and(|(answered_ns, asked_ns)| answered_ns < asked_ns)
+    }
+
+    /// Whether every record between the request and the response arrived.
+    fn all_is_known(&self, context: &Context<'_>) -> bool {
+        // What was lost before the request's own record is no request after it.
+        let lost = |(from_ns, to_ns): (u64, u64)| context.numbering.lost_within(from_ns.saturating_add(1), to_ns);
+        self.told_ns.map(lost) == Some(0)
+    }
+
+    /// When the request after the oldest began, if that was before the response did.
+    fn next_asked_before_answer(&self) -> Option<u64> {
+        self.next_ns.filter(|next_ns| self.answered_ns.is_some_and(|answered_ns| *next_ns < answered_ns))
     }
 }
 

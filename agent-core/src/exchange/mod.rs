@@ -14,6 +14,7 @@ use crate::{
     config::PipelineConfig,
     flow::connection::{Facts, Role},
     loss::Losses,
+    reorder::Numbering,
     segment::Timeline,
     span::{Protocol, Status, Value},
 };
@@ -23,6 +24,8 @@ use crate::{
 pub struct Context<'a> {
     /// Bounds and waits.
     pub config: &'a PipelineConfig,
+    /// Which records did not arrive.
+    pub numbering: &'a Numbering,
     /// Counters.
     pub losses: &'a mut Losses,
     /// Time of the event, or of the tick.

@@ -40,7 +40,13 @@ impl Opaque {
     }
 
     /// Bytes moved that had not moved before.
-    pub fn bytes(&mut self, connection: &mut Connection, direction: Direction, range: Range<u64>, context: &mut Context<'_>) {
+    pub fn bytes(
+        &mut self,
+        connection: &mut Connection,
+        direction: Direction,
+        range: Range<u64>,
+        context: &mut Context<'_>,
+    ) {
         if connection.facts.role.is_none() {
             connection.facts.guess_role();
         }

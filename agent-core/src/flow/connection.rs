@@ -45,6 +45,9 @@ pub struct Facts {
     pub preexisting: bool,
     /// Sequence numbers of the first bytes sent and received, if known.
     pub bases: Option<(u32, u32)>,
+    /// Whether bytes had been sent, and received, before or while it was first told of: then what is seen first need
+    /// not be what was moved first.
+    pub moved: (bool, bool),
     /// Client: when the SYN was about to leave; 0 if not observed.
     pub opened_ns: u64,
     /// When it was established; 0 if not observed.
@@ -69,6 +72,7 @@ impl Facts {
             role_guessed: false,
             preexisting: record.flags & flag::PREEXISTING != 0,
             bases: has_bases.then_some((record.send_base, record.receive_base)),
+            moved: (record.send_end != record.send_base, record.receive_end != record.receive_base),
             opened_ns: record.opened_ns,
             established_ns: record.established_ns,
             pid: record.pid,
@@ -167,13 +171,14 @@ pub enum Ending {
 impl Connection {
     /// A connection without data so far.
     pub fn new(facts: Facts) -> Self {
-        let side = |base| Side {
-            stream: Stream::new(base, facts.preexisting),
+        let side = |base, moved| Side {
+            stream: Stream::new(base, facts.preexisting || moved),
             timings: Timings::default(),
             ended_ns: None,
             end_told: false,
         };
-        let (send, receive) = (side(facts.bases.map(|bases| bases.0)), side(facts.bases.map(|bases| bases.1)));
+        let send = side(facts.bases.map(|bases| bases.0), facts.moved.0);
+        let receive = side(facts.bases.map(|bases| bases.1), facts.moved.1);
         Self { facts, receive, send, reset_ns: None, closed_ns: None, exchanges: 0 }
     }
 

@@ -147,8 +147,7 @@ impl Flow {
 
     fn called(&mut self, call: Call, context: &mut Context<'_>) {
         let record = &call.record;
-        let direction =
-            if record.direction == direction::SEND { Direction::Send } else { Direction::Receive };
+        let direction = if record.direction == direction::SEND { Direction::Send } else { Direction::Receive };
         if record.result == ECONNRESET {
             self.connection.reset_ns.get_or_insert(record.header.time_ns);
         }
@@ -305,7 +304,8 @@ impl Flow {
             return Some((Ending::Reset, ns));
         }
         let waits = connection.receive.stream.waiting_since_ns().is_some();
-        if let Some(ns) = connection.receive.ended_ns.filter(|_| !waits && connection.facts.role == Some(Role::Client)) {
+        if let Some(ns) = connection.receive.ended_ns.filter(|_| !waits && connection.facts.role == Some(Role::Client))
+        {
             return Some((Ending::PeerClosed, ns));
         }
         self.is_done(context).then(|| (Ending::Gone, connection.closed_ns.unwrap_or(context.now_ns)))
@@ -314,6 +314,7 @@ impl Flow {
     /// Which protocol is it?
     fn decide(&mut self, context: &mut Context<'_>) {
         let Kind::Undecided(held) = &self.kind else { return };
+        self.late |= begins_late(held, Direction::Send) || begins_late(held, Direction::Receive);
         let (sent, sent_hidden) = first_bytes(held, Direction::Send);
         let (received, received_hidden) = first_bytes(held, Direction::Receive);
         let role = self.connection.facts.role;
@@ -334,12 +335,7 @@ impl Flow {
         self.connection.facts.role = Some(role);
         let requests = self.connection.facts.request_direction();
         let Kind::Undecided(held) = std::mem::replace(&mut self.kind, Kind::Undecided(Vec::new())) else { return };
-        let fed = |held: &Held| match held {
-            Held::Fed(direction, _, _) => Some(*direction),
-            Held::Sent(..) => None,
-        };
-        let unasked = self.late && held.iter().find_map(fed) != requests;
-        let mut http = Http::new(unasked);
+        let mut http = Http::default();
         for held in &held {
             if let Held::Fed(direction, fed, _) = held {
                 http.feed(Some(*direction) == requests, fed, context);
@@ -364,9 +360,9 @@ impl Flow {
             Direction::Send => [Role::Client, Role::Server],
             Direction::Receive => [Role::Server, Role::Client],
         };
-        let (found, unasked) = match (is(true), is(false)) {
-            (true, _) => (sender[0], false),
-            (_, true) => (sender[1], true),
+        let found = match (is(true), is(false)) {
+            (true, _) => sender[0],
+            (_, true) => sender[1],
             _ => return false,
         };
         if role.is_some_and(|role| role != found) {
@@ -376,7 +372,7 @@ impl Flow {
             context.losses.add(Loss::MessageLost, 1);
         }
         (self.connection.facts.role, self.connection.facts.role_guessed) = (Some(found), false);
-        self.kind = Kind::Http(Box::new(Http::new(unasked)));
+        self.kind = Kind::Http(Box::default());
         true
     }
 
@@ -432,6 +428,15 @@ impl Flow {
         self.advance(context);
         context.now_ns = now_ns;
     }
+}
+
+/// Whether bytes of one direction moved before the first that were seen.
+fn begins_late(held: &[Held], wanted: Direction) -> bool {
+    let start = held.iter().find_map(|held| match held {
+        Held::Fed(direction, Fed::Piece(piece), _) if *direction == wanted => Some(piece.start),
+        _ => None,
+    });
+    start.is_some_and(|start| start > 0)
 }
 
 /// The bytes of one direction from where it was first seen, and whether more are hidden behind them.

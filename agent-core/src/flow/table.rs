@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
 };
 
-use agent_common::connection::{ConnectionRecord, change};
+use agent_common::connection::ConnectionRecord;
 
 use super::{Flow, connection::Role};
 use crate::{correlate::Origin, event::Event, exchange::Context, loss::Loss};
@@ -41,8 +41,7 @@ impl Table {
     /// Takes a record of a connection.
     pub fn event(&mut self, id: u64, event: Event, context: &mut Context<'_>) {
         let Some(flow) = self.flows.get_mut(&id) else {
-            let end = matches!(&event, Event::Connection(record) if record.change != change::OPENED);
-            return context.losses.add(Loss::ConnectionUnknown, u64::from(!end));
+            return context.losses.add(Loss::ConnectionUnknown, u64::from(moves_bytes(&event)));
         };
         flow.event(event, context);
         Self::settle(&mut self.due, id, flow, context);
@@ -142,5 +141,14 @@ impl Table {
         if self.by_endpoints.get(&endpoints) == Some(&id) {
             self.by_endpoints.remove(&endpoints);
         }
+    }
+}
+
+/// A connection that never moved bytes is not told of, but its end may be.
+fn moves_bytes(event: &Event) -> bool {
+    match event {
+        Event::Call(call) => call.record.start != call.record.end,
+        Event::Send(_) | Event::Arrival(_) => true,
+        Event::Connection(_) | Event::Process(_) => false,
     }
 }

@@ -320,8 +320,14 @@ mod tests {
         timings.arrivals.insert(arrival(0, 10, 5, 5));
         let first = |offset| timings.arrival_of_first(offset).map(|moment| (moment.ns, moment.exact));
         let last = |end| timings.arrival_of_last(end).map(|moment| (moment.ns, moment.exact));
-        assert_eq!((first(0), first(9), first(10), first(11), first(20)), (Some((5, true)), Some((5, true)), Some((1, true)), Some((2, false)), None));
-        assert_eq!((last(10), last(15), last(20), last(21), last(0)), (Some((5, true)), Some((2, false)), Some((2, true)), None, None));
+        assert_eq!(
+            (first(0), first(9), first(10), first(11), first(20)),
+            (Some((5, true)), Some((5, true)), Some((1, true)), Some((2, false)), None)
+        );
+        assert_eq!(
+            (last(10), last(15), last(20), last(21), last(0)),
+            (Some((5, true)), Some((2, false)), Some((2, true)), None, None)
+        );
     }
 
     #[test]
@@ -349,7 +355,14 @@ mod tests {
     #[test]
     fn merged_calls_keep_the_time_between_them() {
         let call = |start, enter_ns, return_ns, queued: [u64; 2]| {
-            let record = CallRecord { enter_ns, run_queue_enter_ns: queued[0], run_queue_exit_ns: queued[1], tid: 7, flags: flag::SCHED, ..Default::default() };
+            let record = CallRecord {
+                enter_ns,
+                run_queue_enter_ns: queued[0],
+                run_queue_exit_ns: queued[1],
+                tid: 7,
+                flags: flag::SCHED,
+                ..Default::default()
+            };
             CallTiming { return_ns, ..CallTiming::new(start, start + 1, &record) }
         };
         let merged = call(0, 10, 20, [0, 1]).merge(&call(1, 50, 60, [6, 8]));

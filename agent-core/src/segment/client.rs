@@ -16,7 +16,11 @@ pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
     let writes = parts.request_side.writes(parts.request.clone());
     let first = writes.first()?;
     let last_read = parts.response.as_ref().and_then(|response| {
-        response.end.checked_sub(1).and_then(|last| parts.response_side.calls.holding(last)).filter(|_| !response.is_empty())
+        response
+            .end
+            .checked_sub(1)
+            .and_then(|last| parts.response_side.calls.holding(last))
+            .filter(|_| !response.is_empty())
     });
     let end_ns = match (parts.cut_ns, last_read) {
         (Some(cut_ns), read) => cut_ns.max(read.map_or(0, |read| read.return_ns)),

@@ -13,7 +13,8 @@ pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
     let arrived = parts.request_side.arrival_of_first(parts.request.start);
     // A read call may have been entered long before its request existed: only its return is the request's.
     let start_ns = arrived.map(|moment| moment.ns).or(first_read.map(|read| read.return_ns))?;
-    let writes = parts.response.as_ref().map(|response| parts.response_side.writes(response.clone())).unwrap_or_default();
+    let writes =
+        parts.response.as_ref().map(|response| parts.response_side.writes(response.clone())).unwrap_or_default();
     let end_ns = match (parts.cut_ns, writes.last()) {
         (Some(cut_ns), last) => cut_ns.max(last.map_or(0, |write| write.return_ns)),
         (None, Some(last)) => last.return_ns,

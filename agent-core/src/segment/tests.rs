@@ -120,7 +120,9 @@ fn every_hook_of_the_client_has_its_segment() {
     let head = "connect:100:measured application:200:measured send:30:measured application:70:measured";
     assert_eq!(
         segments(&only(&kernel).unwrap()),
-        format!("{head} send:20:measured network:60:measured remote:420:measured transfer:100:measured receive_buffer:10:measured run_queue:240:measured receive_buffer:50:measured")
+        format!(
+            "{head} send:20:measured network:60:measured remote:420:measured transfer:100:measured receive_buffer:10:measured run_queue:240:measured receive_buffer:50:measured"
+        )
     );
     let tail = "transfer:100:measured receive_buffer:10:measured run_queue:240:measured receive_buffer:50:measured";
     assert_eq!(without("acked"), format!("{head} send:20:measured network:50:derived remote:430:derived {tail}"));
@@ -226,27 +228,57 @@ fn time() -> impl Strategy<Value = u64> {
 
 fn timings() -> impl Strategy<Value = Timings> {
     let ranges = || (0_u64..20, 1_u64..8);
-    let call = (ranges(), prop::array::uniform4(time()), prop::array::uniform2(time()), any::<bool>(), 0_u32..3, prop::array::uniform2(time()));
+    let call = (
+        ranges(),
+        prop::array::uniform4(time()),
+        prop::array::uniform2(time()),
+        any::<bool>(),
+        0_u32..3,
+        prop::array::uniform2(time()),
+    );
     let send = (ranges(), prop::array::uniform4(time()), any::<[u32; 2]>(), any::<u16>());
     let arrival = (ranges(), prop::array::uniform2(time()));
-    (prop::collection::vec(call, 0..5), prop::collection::vec(send, 0..4), prop::collection::vec(arrival, 0..4)).prop_map(
-        |(calls, sends, arrivals)| {
+    (prop::collection::vec(call, 0..5), prop::collection::vec(send, 0..4), prop::collection::vec(arrival, 0..4))
+        .prop_map(|(calls, sends, arrivals)| {
             let mut timings = Timings::default();
-            for ((start, length), [enter_ns, return_ns, woken_ns, running_ns], run_queue_ns, sched, tid, between_ns) in calls {
+            for ((start, length), [enter_ns, return_ns, woken_ns, running_ns], run_queue_ns, sched, tid, between_ns) in
+                calls
+            {
                 let end = start + length;
-                let call = CallTiming { start, end, enter_ns, return_ns, woken_ns, running_ns, run_queue_ns, sched, pid: 1, tid, between_ns };
+                let call = CallTiming {
+                    start,
+                    end,
+                    enter_ns,
+                    return_ns,
+                    woken_ns,
+                    running_ns,
+                    run_queue_ns,
+                    sched,
+                    pid: 1,
+                    tid,
+                    between_ns,
+                };
                 timings.calls.insert(call);
             }
-            for ((start, length), [locked_ns, done_ns, transmitted_ns, acked_ns], [srtt_us, min_rtt_us], flags) in sends {
-                let record = SendRecord { locked_ns, done_ns, transmitted_ns, acked_ns, srtt_us, min_rtt_us, flags, ..Default::default() };
+            for ((start, length), [locked_ns, done_ns, transmitted_ns, acked_ns], [srtt_us, min_rtt_us], flags) in sends
+            {
+                let record = SendRecord {
+                    locked_ns,
+                    done_ns,
+                    transmitted_ns,
+                    acked_ns,
+                    srtt_us,
+                    min_rtt_us,
+                    flags,
+                    ..Default::default()
+                };
                 timings.sends.insert(SendTiming { start, end: start + length, record });
             }
             for ((start, length), [first_ns, last_ns]) in arrivals {
                 timings.arrivals.insert(Arrival { start, end: start + length, first_ns, last_ns });
             }
             timings
-        },
-    )
+        })
 }
 
 proptest! {

@@ -41,7 +41,13 @@ fn findings(report: &Report) -> Vec<JsonFinding<'_>> {
     let host = |it: &Finding| (it.name, it.ok, it.required, it.detail.clone());
     let hook = |it: &HookState| (it.name, it.rung.is_some(), it.required, hook_detail(it));
     let named = |about| {
-        move |(name, ok, required, detail): (&'static str, bool, bool, String)| JsonFinding { about, name, ok, required, detail }
+        move |(name, ok, required, detail): (&'static str, bool, bool, String)| JsonFinding {
+            about,
+            name,
+            ok,
+            required,
+            detail,
+        }
     };
     let host = report.findings.iter().map(host).map(named("host"));
     host.chain(report.hooks.iter().map(hook).map(named("hook"))).collect()
@@ -74,7 +80,9 @@ fn render(report: &Report, colour: bool) -> String {
     let degraded = findings.iter().filter(|finding| !finding.ok).count();
     let verdict = match (report.can_run(), degraded) {
         (true, 0) => "the agent can run here".to_owned(),
-        (true, count) => format!("the agent can run here, degraded in {count} ways: each line above says what is missing"),
+        (true, count) => {
+            format!("the agent can run here, degraded in {count} ways: each line above says what is missing")
+        }
         (false, _) => "the agent cannot run here: each line with `missing` says what to do".to_owned(),
     };
     out.push_str(&format!("\n{}\n", text::bold(&verdict, colour)));
@@ -98,7 +106,9 @@ mod tests {
     #[test]
     fn the_verdict_tells_degraded_from_impossible() {
         assert!(render(&report(&[("BTF", true, true)]), false).ends_with("\nthe agent can run here\n"));
-        assert!(render(&report(&[("BTF", true, true), ("cgroup", false, false)]), false).contains("degraded in 1 ways"));
+        assert!(
+            render(&report(&[("BTF", true, true), ("cgroup", false, false)]), false).contains("degraded in 1 ways")
+        );
         assert!(render(&report(&[("BTF", false, true)]), false).contains("cannot run here"));
     }
 }

@@ -11,7 +11,8 @@ use crate::{cli::ReplayArgs, otlp};
 pub(super) fn replay_events(args: &ReplayArgs, output: &mut Output) -> Done {
     let path = args.file.display();
     let bytes = std::fs::read(&args.file).with_context(|| format!("cannot read the event stream {path}"))?;
-    let replayed = replay::replay(&bytes, PipelineConfig::default()).with_context(|| format!("cannot replay {path}"))?;
+    let replayed =
+        replay::replay(&bytes, PipelineConfig::default()).with_context(|| format!("cannot replay {path}"))?;
     // Through OTLP and back, as the agent's own log: what is printed is what a destination would get.
     let encoded = otlp::Encoder::default().encode(&replayed.spans);
     let views = otlp::decode(&encoded.bytes).context("the encoder and the decoder disagree")?;

@@ -2,7 +2,11 @@
 
 use std::process::ExitCode;
 
-use super::{Done, Output, json, request, spans::row, text};
+use super::{
+    Done, Output, json, request,
+    spans::{header, row},
+    text,
+};
 use crate::{
     cli::SlowArgs,
     query::{
@@ -33,7 +37,7 @@ fn render(spans: &[SpanView], colour: bool) -> String {
     let Some(slowest) = spans.first() else {
         return "no span matches; `spantap spans --follow` shows what arrives\n".to_owned();
     };
-    let mut out = String::new();
+    let mut out = text::dim(&header(), colour) + "\n";
     for span in spans {
         out.push_str(&row(span, colour));
         out.push('\n');

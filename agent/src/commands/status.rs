@@ -29,9 +29,7 @@ pub(super) async fn status(args: &ReadArgs, output: &mut Output) -> Done {
 }
 
 fn json(report: &StatusReport) -> Value {
-    let hook = |hook: &HookStatus| {
-        json!({ "name": hook.name, "means": hook.means, "attached": hook.attached, "detail": hook.detail })
-    };
+    let hook = |hook: &HookStatus| json!({ "name": hook.name, "means": hook.means, "attached": hook.attached, "detail": hook.detail });
     let destination = |it: &DestinationStatus| {
         json!({
             "name": it.name, "url": it.url, "queued": it.queued, "delivered": it.delivered, "dead": it.dead,
@@ -65,7 +63,8 @@ fn render(report: &StatusReport, now_unix_ns: u64, colour: bool) -> String {
         report.selection.join(", ")
     };
     let title = format!("spantap {}", text::clean(&report.version));
-    let mut out = format!("{}, pid {}, up {}\n", text::bold(&title, colour), report.pid, humantime::format_duration(up));
+    let mut out =
+        format!("{}, pid {}, up {}\n", text::bold(&title, colour), report.pid, humantime::format_duration(up));
     let mut field = |name: &str, value: String| out.push_str(&format!("{name:<13} {}\n", text::clean(&value)));
     field("selected", selection);
     field("connections", report.connections.to_string());
@@ -91,7 +90,8 @@ fn render(report: &StatusReport, now_unix_ns: u64, colour: bool) -> String {
 }
 
 fn log_words(log: &LogStatus) -> String {
-    let since = if log.oldest_unix_ns == 0 { "empty".to_owned() } else { format!("since {}", text::time(log.oldest_unix_ns)) };
+    let since =
+        if log.oldest_unix_ns == 0 { "empty".to_owned() } else { format!("since {}", text::time(log.oldest_unix_ns)) };
     let (used, most) = (text::bytes(log.bytes), text::bytes(log.bytes_max));
     format!("{used} of {most} in {} segments, {since}, in {}", log.segments, log.path)
 }

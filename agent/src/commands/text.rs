@@ -105,10 +105,8 @@ pub(super) fn dominant(parts: &[Part]) -> Option<&Part> {
 /// `remote 85.2 %`; `-`: the span has no segments.
 pub(super) fn dominant_words(span: &SpanView) -> String {
     let parts = parts(&span.segments);
-    dominant(&parts).map_or_else(
-        || "-".to_owned(),
-        |part| format!("{} {}", part.name, percent(part.duration_ns, span.duration_ns)),
-    )
+    dominant(&parts)
+        .map_or_else(|| "-".to_owned(), |part| format!("{} {}", part.name, percent(part.duration_ns, span.duration_ns)))
 }
 
 /// A value, or `-`.
@@ -122,16 +120,22 @@ mod tests {
 
     #[test]
     fn durations_have_three_digits() {
-        for (ns, expected) in
-            [(0, "0.000 ms"), (499, "0.000 ms"), (500, "0.001 ms"), (12_345_678, "12.346 ms"), (u64::MAX, "18446744073709.552 ms")]
-        {
+        for (ns, expected) in [
+            (0, "0.000 ms"),
+            (499, "0.000 ms"),
+            (500, "0.001 ms"),
+            (12_345_678, "12.346 ms"),
+            (u64::MAX, "18446744073709.552 ms"),
+        ] {
             assert_eq!(ms(ns), expected);
         }
     }
 
     #[test]
     fn shares_have_one_digit() {
-        for (part, whole, expected) in [(0, 0, "0.0 %"), (1, 3, "33.3 %"), (2, 3, "66.7 %"), (u64::MAX, u64::MAX, "100.0 %")] {
+        for (part, whole, expected) in
+            [(0, 0, "0.0 %"), (1, 3, "33.3 %"), (2, 3, "66.7 %"), (u64::MAX, u64::MAX, "100.0 %")]
+        {
             assert_eq!(percent(part, whole), expected);
         }
     }
@@ -149,7 +153,8 @@ mod tests {
             duration_ns,
             evidence: evidence.to_owned(),
         };
-        let parts = parts(&[tile("send", 0, 1, "measured"), tile("remote", 1, 3, "derived"), tile("send", 4, 3, "derived")]);
+        let parts =
+            parts(&[tile("send", 0, 1, "measured"), tile("remote", 1, 3, "derived"), tile("send", 4, 3, "derived")]);
         assert_eq!(parts.len(), 2);
         assert_eq!(parts[0].evidence_words(), "25.0 % measured, 75.0 % derived");
         assert_eq!(dominant(&parts).map(|part| part.name.as_str()), Some("send"));

@@ -47,7 +47,8 @@ impl Axis {
     fn bar(self, start_unix_ns: u64, duration_ns: u64, fill: char) -> String {
         let column = |unix_ns: u64| {
             let offset = u128::from(unix_ns.saturating_sub(self.start_unix_ns));
-            let column = (offset * AXIS as u128 + u128::from(self.duration_ns) / 2) / u128::from(self.duration_ns.max(1));
+            let column =
+                (offset * AXIS as u128 + u128::from(self.duration_ns) / 2) / u128::from(self.duration_ns.max(1));
             usize::try_from(column).unwrap_or(AXIS).min(AXIS)
         };
         let start = column(start_unix_ns).min(AXIS - 1);
@@ -98,7 +99,8 @@ fn title(span: &SpanView) -> String {
 
 fn notes(span: &SpanView) -> String {
     let mut notes = format!("{} span {}", span.status, hex(&span.span_id));
-    for link in &span.links {
+    // The parent is where the indentation says.
+    for link in span.links.iter().filter(|link| link.span_id != span.parent_span_id) {
         notes.push_str(&format!(", see {} ({})", hex(&link.span_id), text::clean(&link.evidence)));
     }
     notes

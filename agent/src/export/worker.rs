@@ -64,6 +64,15 @@ impl<S: BatchSource> Worker<S> {
 
     /// Ends when told to stop and nothing waits, or at the deadline.
     pub(super) async fn run(mut self) {
+        self.work().await;
+        let left = self.source.queued().spans;
+        self.stats.set_queued(left);
+        if left > 0 {
+            warn!(destination = self.stats.name(), "{left} spans wait in the log for the next start");
+        }
+    }
+
+    async fn work(&mut self) {
         let mut backoff = Backoff::new(&self.retry);
         loop {
             self.fill().await;

@@ -195,7 +195,9 @@ impl<'a> Walk<'a> {
     /// Bytes from here to the next thing that is surely a block's header.
     fn damaged(&self) -> Option<usize> {
         let rest = &self.bytes[self.position..];
-        memchr::memmem::find_iter(rest.get(1..)?, &MARKER).map(|at| at + 1).find(|at| BlockHeader::parse(&rest[*at..]).is_some())
+        memchr::memmem::find_iter(rest.get(1..)?, &MARKER)
+            .map(|at| at + 1)
+            .find(|at| BlockHeader::parse(&rest[*at..]).is_some())
     }
 }
 

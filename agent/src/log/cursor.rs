@@ -220,7 +220,8 @@ impl State {
 /// A new destination gets what comes from now on, unless its place was lost: then everything that is there.
 fn new_counts(state: &State, is_rebuilt: bool) -> DestinationCounts {
     let end = Position { block: state.next_block, span: state.next_span };
-    let oldest = state.segments.first().map_or(end, |segment| Position { block: segment.first_block, span: segment.first_span });
+    let oldest =
+        state.segments.first().map_or(end, |segment| Position { block: segment.first_block, span: segment.first_span });
     let next = if is_rebuilt { oldest } else { end };
     DestinationCounts { start_span: next.span, next, ..Default::default() }
 }

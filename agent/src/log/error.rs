@@ -1,4 +1,5 @@
-//! What can go wrong with the span log; every variant names the operation and the file.
+//! What can go wrong with the span log; every variant names the operation and the file. The messages are whole: the cause stands in
+//! them, and is not also given as `source()`, so that no chain prints it twice.
 
 use std::{io, path::PathBuf};
 
@@ -6,7 +7,9 @@ use std::{io, path::PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// Another agent uses the folder.
-    #[error("{path} is in use by another spantap agent ({holder}): stop that agent, or give this one its own --data-dir")]
+    #[error(
+        "{path} is in use by another spantap agent ({holder}): stop that agent, or give this one its own --data-dir"
+    )]
     InUse {
         /// The lock file.
         path: PathBuf,
@@ -14,24 +17,24 @@ pub enum LogError {
         holder: String,
     },
     /// A file operation failed.
-    #[error("cannot {operation} {path}: {source}")]
+    #[error("cannot {operation} {path}: {cause}")]
     Io {
         /// In words: `append to`, `create`, `read`.
         operation: &'static str,
         /// The file or folder.
         path: PathBuf,
         /// The system's reason.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The cursor database failed.
-    #[error("cannot {operation} in the cursor database {path}: {source}")]
+    #[error("cannot {operation} in the cursor database {path}: {cause}")]
     Store {
         /// In words.
         operation: &'static str,
         /// The database.
         path: PathBuf,
         /// SQLite's reason.
-        source: rusqlite::Error,
+        cause: rusqlite::Error,
     },
     /// One span is larger than a block may be.
     #[error("a span of {bytes} bytes is larger than a block may be ({max})")]
@@ -63,6 +66,6 @@ impl LogError {
     /// For `map_err` on a file operation.
     pub(super) fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { operation, path, source }
+        move |cause| Self::Io { operation, path, cause }
     }
 }

@@ -27,7 +27,7 @@ impl InstanceLock {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(LogError::InUse { holder: holder(&mut file), path }),
-            Err(TryLockError::Error(source)) => return Err(LogError::Io { operation: "lock", path, source }),
+            Err(TryLockError::Error(cause)) => return Err(LogError::Io { operation: "lock", path, cause }),
         }
         // Best effort: a full disk must not keep the agent from starting.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "pid {}", std::process::id()));

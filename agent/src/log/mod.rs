@@ -25,7 +25,8 @@ mod tests;
 mod writer;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -52,6 +53,11 @@ pub const BLOCK_BYTES_MAX: usize = 1 << 20;
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = (256 << 10)..=(16 << 20);
 /// A segment is closed after this part of the greatest age, so that age deletes little at a time.
 const SEGMENT_AGE_PART: u32 = 24;
+
+/// Most places of damage that are remembered; more are not counted apart.
+const DAMAGE_MAX: usize = 10_000;
+/// How often [`keep`] maintains the log.
+const KEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Bounds and habits of the log.
 #[derive(Clone, Debug)]
@@ -101,7 +107,7 @@ pub struct LogStats {
     pub append_errors: u64,
     /// Forcing to disk that failed.
     pub sync_errors: u64,
-    /// Blocks (or runs of bytes) that readers skipped as damaged; a reader that meets the same damage again counts it again.
+    /// Blocks (or runs of bytes) that readers skipped as damaged; each place counts once.
     pub blocks_damaged: u64,
     /// Bytes cut from a torn tail when the log was opened.
     pub torn_bytes: u64,
@@ -144,6 +150,8 @@ struct State {
     next_span: u64,
     stats: LogStats,
     cursors: BTreeMap<String, DestinationCounts>,
+    /// Places (segment, offset) of the damage that is counted already, up to [`DAMAGE_MAX`].
+    damaged: BTreeSet<(u64, u64)>,
 }
 
 impl SpanLog {
@@ -154,7 +162,10 @@ impl SpanLog {
     /// Another agent has it open, or the folder or the database cannot be made or read.
     pub fn open(dir: &Path, config: LogConfig) -> Result<Self, LogError> {
         let segments_dir = dir.join("segments");
-        std::fs::create_dir_all(&segments_dir).map_err(LogError::io("create the folder", &segments_dir))?;
+        // Spans tell who talks to whom: not for everyone on the host.
+        let mut folders = std::fs::DirBuilder::new();
+        folders.recursive(true).mode(0o750);
+        folders.create(&segments_dir).map_err(LogError::io("create the folder", &segments_dir))?;
         let lock = InstanceLock::acquire(dir)?;
         let mut state = segment::open_all(&segments_dir)?;
         let store = Store::open(&dir.join("cursors.db"), !state.segments.is_empty())?;
@@ -228,7 +239,7 @@ impl SpanLog {
         Reader::segments_newest_first(&self.inner, since_unix_ns)
     }
 
-    /// Forces what is due to the disk and deletes what is too old. To be called about once a second.
+    /// Forces what is due to the disk and deletes what is too old. To be called about once a second; see [`keep`].
     ///
     /// # Errors
     /// A file operation failed; it is counted, and tried again the next time.
@@ -273,6 +284,32 @@ impl SpanLog {
     }
 }
 
+/// Maintains the log once a second, until the task is aborted. A failure is in [`LogStats::last_error`], and tried again.
+pub async fn keep(log: SpanLog) {
+    let mut ticks = tokio::time::interval(KEEP_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut said = String::new();
+    loop {
+        ticks.tick().await;
+        let log = log.clone();
+        let Ok(result) = tokio::task::spawn_blocking(move || log.maintain()).await else { return };
+        let now = result.err().map(|error| error.to_string()).unwrap_or_default();
+        // Once per kind of failure, not once a second.
+        if !now.is_empty() && now != said {
+            tracing::error!(error = %now, "the span log could not be maintained");
+        }
+        said = now;
+    }
+}
+
+impl State {
+    fn note_damage(&mut self, segment: u64, offset: u64) {
+        if self.damaged.len() < DAMAGE_MAX && self.damaged.insert((segment, offset)) {
+            self.stats.blocks_damaged += 1;
+        }
+    }
+}
+
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         // The state is changed in single steps that leave it whole; a panic elsewhere does not spoil it.
@@ -306,9 +343,9 @@ impl Inner {
         let files = self.writer().take_unsynced(everything, self.config.sync_interval);
         for (file, path) in files {
             // Outside of every lock: forcing may take long, and appends go on.
-            if let Err(source) = file.sync_data() {
+            if let Err(cause) = file.sync_data() {
                 self.state().stats.sync_errors += 1;
-                return Err(LogError::Io { operation: "force to disk", path, source });
+                return Err(LogError::Io { operation: "force to disk", path, cause });
             }
         }
         Ok(())

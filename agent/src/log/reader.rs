@@ -194,7 +194,7 @@ impl Reader {
             _ => match File::open(&meta.path) {
                 Ok(file) => Open { file, meta, offset: SEGMENT_HEADER_BYTES as u64 },
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(self.skip(&meta, read)),
-                Err(source) => return Err(LogError::Io { operation: "open", path: meta.path, source }),
+                Err(cause) => return Err(LogError::Io { operation: "open", path: meta.path, cause }),
             },
         };
         let open = self.open.insert(open);
@@ -203,8 +203,13 @@ impl Reader {
         let mut taken = 0;
         let mut has_room = true;
         while let Some(item) = walk.next() {
-            if let Item::Block { header, payload, payload_at } = item {
-                if header.block >= self.position.block {
+            match item {
+                Item::Damaged { bytes } => {
+                    let at = open.offset + (walk.position() - bytes) as u64;
+                    self.inner.state().note_damage(open.meta.first_block, at);
+                }
+                Item::Block { header, .. } if header.block < self.position.block => {}
+                Item::Block { header, payload, payload_at } => {
                     if !room.take(&header) {
                         has_room = false;
                         break;
@@ -213,15 +218,13 @@ impl Reader {
                     self.position = Position { block: header.block + 1, span: header.end_span() };
                     read.blocks.push(Block { header, payload: window.slice(payload_at..payload_at + payload.len()) });
                 }
-            } else {
-                self.inner.state().stats.blocks_damaged += 1;
             }
             taken = walk.position();
         }
         // No whole block up to the end: the file is shorter or worse than it was when it was written.
         let is_stuck = has_room && taken == 0;
         if is_stuck {
-            self.inner.state().stats.blocks_damaged += 1;
+            self.inner.state().note_damage(open.meta.first_block, open.offset);
         }
         open.offset = if is_stuck { open.meta.bytes } else { open.offset + taken as u64 };
         Ok(has_room)
@@ -260,7 +263,7 @@ fn read_at(open: &Open, bytes: usize) -> Result<Bytes, LogError> {
             Ok(0) => break,
             Ok(count) => filled += count,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(source) => return Err(LogError::Io { operation: "read", path: open.meta.path.clone(), source }),
+            Err(cause) => return Err(LogError::Io { operation: "read", path: open.meta.path.clone(), cause }),
         }
     }
     buffer.truncate(filled);

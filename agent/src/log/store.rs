@@ -58,7 +58,7 @@ impl Store {
                 set_aside(path)?;
                 (connect(path).map_err(error_of("open", path))?, true)
             }
-            Err(source) => return Err(error_of("open", path)(source)),
+            Err(cause) => return Err(error_of("open", path)(cause)),
         };
         let rebuilt = has_spans && (is_new || damaged);
         Ok(Self { path: path.to_owned(), connection: Mutex::new(connection), rebuilt })
@@ -166,22 +166,29 @@ fn save(
     dead: Option<DeadLetter<'_>>,
 ) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    transaction.prepare_cached("INSERT OR REPLACE INTO cursor VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?.execute(params![
-        name,
-        signed(counts.start_span),
-        signed(counts.next.block),
-        signed(counts.next.span),
-        signed(counts.delivered),
-        signed(counts.dead),
-        signed(counts.dropped),
-    ])?;
+    transaction.prepare_cached("INSERT OR REPLACE INTO cursor VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?.execute(
+        params![
+            name,
+            signed(counts.start_span),
+            signed(counts.next.block),
+            signed(counts.next.span),
+            signed(counts.delivered),
+            signed(counts.dead),
+            signed(counts.dropped),
+        ],
+    )?;
     if let Some(dead) = dead {
         let sql = "INSERT INTO dead_letter (destination, first_block, last_block, spans, reason, at_unix_ns)
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
         let (first, last) = (signed(dead.first_block), signed(dead.last_block));
-        transaction
-            .prepare_cached(sql)?
-            .execute(params![name, first, last, signed(dead.spans), dead.reason, signed(now_unix_ns())])?;
+        transaction.prepare_cached(sql)?.execute(params![
+            name,
+            first,
+            last,
+            signed(dead.spans),
+            dead.reason,
+            signed(now_unix_ns())
+        ])?;
         let sql = "DELETE FROM dead_letter WHERE destination = ?1 AND id <= (
                        SELECT id FROM dead_letter WHERE destination = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)";
         transaction.prepare_cached(sql)?.execute(params![name, signed(DEAD_LETTERS_MAX)])?;
@@ -191,7 +198,7 @@ fn save(
 
 fn error_of(operation: &'static str, path: &Path) -> impl FnOnce(rusqlite::Error) -> LogError {
     let path = path.to_owned();
-    move |source| LogError::Store { operation, path, source }
+    move |cause| LogError::Store { operation, path, cause }
 }
 
 /// SQLite's integers are signed; numbers of spans and blocks never get that large.

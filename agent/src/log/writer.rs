@@ -6,7 +6,7 @@
 use std::{
     fs::{File, OpenOptions},
     io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -94,10 +94,10 @@ impl Writer {
         let block = self.block(encoded, inner, now);
         self.roll_if_full(block.len() as u64, now, inner)?;
         let active = self.active.as_mut().expect("roll_if_full leaves a segment to write to");
-        if let Err(source) = active.file.write_all_at(&block, active.bytes) {
+        if let Err(cause) = active.file.write_all_at(&block, active.bytes) {
             // A part may be there. Nobody reads it, and the next append writes over it; cutting it only saves a start the trouble.
             let _ = active.file.set_len(active.bytes);
-            return Err(LogError::Io { operation: "append to", path: active.path.clone(), source });
+            return Err(LogError::Io { operation: "append to", path: active.path.clone(), cause });
         }
         active.bytes += block.len() as u64;
         self.is_active_unsynced = true;
@@ -176,9 +176,10 @@ impl Writer {
                 break;
             }
         }
-        let is_stale = self.active.as_ref().is_some_and(|active| {
-            active.created_unix_ns < oldest_kept && active.bytes > SEGMENT_HEADER_BYTES as u64
-        });
+        let is_stale = self
+            .active
+            .as_ref()
+            .is_some_and(|active| active.created_unix_ns < oldest_kept && active.bytes > SEGMENT_HEADER_BYTES as u64);
         if is_stale { self.roll(0, now_unix_ns(), inner) } else { Ok(()) }
     }
 
@@ -191,7 +192,7 @@ impl Writer {
         };
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(LogError::Io { operation: "delete", path, source: error });
+                return Err(LogError::Io { operation: "delete", path, cause: error });
             }
             _ => {}
         }
@@ -237,11 +238,11 @@ impl Active {
             // Not in the list, so it is not ours to read (another version, or damaged): people may want to look at it.
             std::fs::rename(path, path.with_extension("foreign")).map_err(LogError::io("set aside", path))?;
         }
-        let file = OpenOptions::new().write(true).create_new(true).open(path);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(path);
         let file = file.map_err(LogError::io("create", path))?;
-        if let Err(source) = file.write_all_at(&header.encode(), 0) {
+        if let Err(cause) = file.write_all_at(&header.encode(), 0) {
             let _ = std::fs::remove_file(path);
-            return Err(LogError::Io { operation: "write the header of", path: path.to_owned(), source });
+            return Err(LogError::Io { operation: "write the header of", path: path.to_owned(), cause });
         }
         Ok(Self {
             file: Arc::new(file),

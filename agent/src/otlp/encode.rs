@@ -49,7 +49,11 @@ impl Encoder {
         for span in spans.iter().map(SafeSpan::span) {
             let encoded = otlp_span(span);
             // Blocks are small and hold few processes; the last group is the likely one.
-            match groups.iter_mut().rev().find(|(facts, _)| Arc::ptr_eq(facts, &span.process) || **facts == span.process) {
+            match groups
+                .iter_mut()
+                .rev()
+                .find(|(facts, _)| Arc::ptr_eq(facts, &span.process) || **facts == span.process)
+            {
                 Some((_, list)) => list.push(encoded),
                 None => groups.push((&span.process, vec![encoded])),
             }

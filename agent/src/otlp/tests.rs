@@ -73,8 +73,11 @@ fn nothing_is_lost_on_the_way() {
     assert_eq!((view.local.as_str(), view.peer.as_str()), ("10.0.0.1:40000", "[2001:db8::1]:80"));
     assert_eq!((view.start_unix_ns, view.duration_ns, view.pid), (1_000_000_005, 600, 42));
     assert_eq!(view.service, "shop");
-    let tiles: Vec<_> =
-        view.segments.iter().map(|tile| (tile.name.as_str(), tile.start_ns, tile.duration_ns, tile.evidence.as_str())).collect();
+    let tiles: Vec<_> = view
+        .segments
+        .iter()
+        .map(|tile| (tile.name.as_str(), tile.start_ns, tile.duration_ns, tile.evidence.as_str()))
+        .collect();
     let expected = [("send", 0, 100, "measured"), ("remote", 100, 300, "derived"), ("send", 400, 200, "measured")];
     assert_eq!(tiles, expected);
     assert_eq!((view.links[0].trace_id.as_slice(), view.links[0].evidence.as_str()), (&[3; 16][..], "tcp_sequence"));
@@ -126,7 +129,10 @@ fn spans_of_one_process_share_a_resource() {
     let data = TracesData::decode(encoded.bytes.as_slice()).expect("protobuf");
     let counts: Vec<_> = data.resource_spans.iter().map(|resource| resource.scope_spans[0].spans.len()).collect();
     assert_eq!(counts, [2, 1]);
-    assert_eq!((encoded.span_count, encoded.start_unix_ns_min, encoded.end_unix_ns_max), (3, 1_000_000_001, 1_000_000_603));
+    assert_eq!(
+        (encoded.span_count, encoded.start_unix_ns_min, encoded.end_unix_ns_max),
+        (3, 1_000_000_001, 1_000_000_603)
+    );
     assert_eq!(decode(&encoded.bytes).expect("own bytes")[2].service, "unknown_service");
 }
 

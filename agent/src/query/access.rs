@@ -28,14 +28,14 @@ pub enum BindError {
         path: PathBuf,
     },
     /// A file operation failed.
-    #[error("cannot {operation} {path}: {source}")]
+    #[error("cannot {operation} {path}: {cause}")]
     Io {
         /// In words.
         operation: &'static str,
         /// The socket or its folder.
         path: PathBuf,
         /// The system's reason.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -83,7 +83,7 @@ fn replace_dead(path: &Path) -> Result<(), BindError> {
     let is_socket = |metadata: Metadata| metadata.file_type().is_socket();
     match std::fs::symlink_metadata(path).map(is_socket) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(error_of("look at", path)(source)),
+        Err(cause) => return Err(error_of("look at", path)(cause)),
         Ok(false) => return Err(BindError::NotASocket { path: path.to_owned() }),
         Ok(true) => {}
     }
@@ -93,7 +93,7 @@ fn replace_dead(path: &Path) -> Result<(), BindError> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path).map_err(error_of("remove the dead socket", path))
         }
-        Err(source) => Err(error_of("try", path)(source)),
+        Err(cause) => Err(error_of("try", path)(cause)),
     }
 }
 
@@ -106,7 +106,7 @@ fn groups(pid: i32) -> Vec<u32> {
 
 fn error_of(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BindError {
     let path = path.to_owned();
-    move |source| BindError::Io { operation, path, source }
+    move |cause| BindError::Io { operation, path, cause }
 }
 
 #[cfg(test)]

@@ -3,7 +3,10 @@
 //! In: the socket's path and a request. Out: messages of `api`. Called by `commands`. Never prints; its errors say which socket was
 //! tried and what to do.
 
-use std::{io, path::{Path, PathBuf}};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -27,20 +30,24 @@ const MESSAGE_BYTES_MAX: usize = 16 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nothing listens on the socket.
-    #[error("no agent answers on {path} ({source})\n  start one with `spantap run`, or name its socket with --socket PATH (or SPANTAP_SOCKET)")]
+    #[error(
+        "no agent answers on {path} ({cause})\n  start one with `spantap run`, or name its socket with --socket PATH (or SPANTAP_SOCKET)"
+    )]
     NotRunning {
         /// The socket that was tried.
         path: PathBuf,
         /// The system's reason.
-        source: io::Error,
+        cause: io::Error,
     },
     /// This user may not use it.
-    #[error("not allowed to use {path} ({source})\n  run as root, or as a member of the socket's group: `ls -l {path}` names it")]
+    #[error(
+        "not allowed to use {path} ({cause})\n  run as root, or as a member of the socket's group: `ls -l {path}` names it"
+    )]
     NotAllowed {
         /// The socket that was tried.
         path: PathBuf,
         /// The system's reason.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The agent refused or broke off.
     #[error("the agent on {path} says: {message}")]
@@ -65,7 +72,7 @@ impl Client {
     /// # Errors
     /// No agent listens there, or this user may not use it.
     pub async fn connect(path: &Path) -> Result<Self, ClientError> {
-        let stream = UnixStream::connect(path).await.map_err(|source| connect_error(path, source))?;
+        let stream = UnixStream::connect(path).await.map_err(|cause| connect_error(path, cause))?;
         // The transport asks for a connection once; if the agent goes away, the command ends and is run again.
         let mut stream = Some(stream);
         let connector = tower::service_fn(move |_| {
@@ -159,11 +166,11 @@ impl Spans {
     }
 }
 
-fn connect_error(path: &Path, source: io::Error) -> ClientError {
+fn connect_error(path: &Path, cause: io::Error) -> ClientError {
     let path = path.to_owned();
-    match source.kind() {
-        io::ErrorKind::PermissionDenied => ClientError::NotAllowed { path, source },
-        _ => ClientError::NotRunning { path, source },
+    match cause.kind() {
+        io::ErrorKind::PermissionDenied => ClientError::NotAllowed { path, cause },
+        _ => ClientError::NotRunning { path, cause },
     }
 }
 

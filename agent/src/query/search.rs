@@ -101,9 +101,8 @@ pub fn by_id(log: &SpanLog, prefix: &str) -> Result<Vec<SpanView>, LogError> {
             }
             // Ids stand in the protobuf as they are, so that blocks without the bytes need no decoding.
             let candidates = read.blocks.iter().filter(|block| finder.find(&block.payload).is_some());
-            let is_it = |span: &SpanView| {
-                hex(&span.trace_id).starts_with(prefix) || hex(&span.span_id).starts_with(prefix)
-            };
+            let is_it =
+                |span: &SpanView| hex(&span.trace_id).starts_with(prefix) || hex(&span.span_id).starts_with(prefix);
             found.extend(candidates.flat_map(views).filter(is_it));
         }
     }

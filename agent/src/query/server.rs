@@ -62,10 +62,10 @@ pub struct QuerySocket {
 
 /// Serving failed.
 #[derive(Debug, thiserror::Error)]
-#[error("the query socket {path} failed: {source}")]
+#[error("the query socket {path} failed: {cause}")]
 pub struct ServeError {
     path: PathBuf,
-    source: tonic::transport::Error,
+    cause: tonic::transport::Error,
 }
 
 impl QuerySocket {
@@ -103,7 +103,7 @@ impl QuerySocket {
                 tokio::time::timeout(SHUTDOWN_WAIT, &mut serve).await.unwrap_or(Ok(()))
             }
         };
-        result.map_err(|source| ServeError { path: self.path.clone(), source })
+        result.map_err(|cause| ServeError { path: self.path.clone(), cause })
     }
 }
 
@@ -164,9 +164,7 @@ impl Query {
             LOSSES_PATH => {
                 let method = service_fn(|_: Request<LossesRequest>| {
                     let query = self.clone();
-                    async move {
-                        blocking(move || Ok(Response::new(LossesReport { losses: query.status().losses }))).await
-                    }
+                    async move { blocking(move || Ok(Response::new(LossesReport { losses: query.status().losses }))).await }
                 });
                 Grpc::new(ProstCodec::default()).unary(method, request).await
             }
@@ -351,8 +349,14 @@ fn one_trace(log: &SpanLog, prefix: &str) -> Result<Vec<SpanView>, Status> {
     traces.sort();
     traces.dedup();
     let mut spans = match traces.as_slice() {
-        [] => return Err(Status::not_found(format!("the log has no trace or span {prefix}: `spantap spans` lists them"))),
-        [trace] if trace.starts_with(prefix) => found.into_iter().filter(|span| hex(&span.trace_id) == *trace).collect(),
+        [] => {
+            return Err(Status::not_found(format!(
+                "the log has no trace or span {prefix}: `spantap spans` lists them"
+            )));
+        }
+        [trace] if trace.starts_with(prefix) => {
+            found.into_iter().filter(|span| hex(&span.trace_id) == *trace).collect()
+        }
         [trace] => search::by_id(log, trace).map_err(internal)?,
         many => {
             let shown = many.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -364,9 +368,7 @@ fn one_trace(log: &SpanLog, prefix: &str) -> Result<Vec<SpanView>, Status> {
     Ok(spans)
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Status> + Send + 'static,
-) -> Result<T, Status> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Status> + Send + 'static) -> Result<T, Status> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(Status::internal(error.to_string())))
 }
 

@@ -99,7 +99,7 @@ impl Reader {
         if self.peek {
             self.look()?;
         }
-        let mut part = [0; 65_536];
+        let mut part = [0; 4096];
         let length = self.stream.read(&mut part)?;
         self.buffer.extend_from_slice(&part[..length]);
         Ok(length)

@@ -47,24 +47,29 @@ impl Http {
         context: &mut Context<'_>,
     ) {
         let (Some(request), Some(answer)) = (self.asked.pop(), self.answered.pop()) else { return };
-        self.note_pipelining(connection, role, &answer);
         let reset = matches!(ending, Some((Ending::Reset, _)));
-        let Some(head) = &answer.head else {
-            // Something was hidden where the response is: that it ended is known, when and how is not.
-            context.losses.add(Loss::MessageLost, 1);
-            return self.draft(connection, role, &request, None, Some(answer.noticed_ns), Outcome::UNKNOWN, context);
-        };
         let outcome = match answer.progress {
-            Progress::Ended(_) => Outcome::of_status(head.status, role),
+            Progress::Ended(_) => Outcome::of_status(answer.head.status, role),
             _ if reset => Outcome::error("connection_reset"),
             _ => Outcome::UNKNOWN,
         };
         let whole = matches!(answer.progress, Progress::Ended(_));
         let cut_ns = if whole { None } else { Some(ending.map_or(answer.noticed_ns, |(_, ns)| ns)) };
-        if request.head.is_none() {
-            context.losses.add(Loss::MessageLost, 1);
-        }
         self.draft(connection, role, &request, Some(&answer), cut_ns, outcome, context);
+    }
+
+    /// The oldest request's response was lost: it came before the next request began, when is not known.
+    pub(super) fn finish_hidden(
+        &mut self,
+        connection: &mut Connection,
+        role: Role,
+        next_ns: u64,
+        context: &mut Context<'_>,
+    ) {
+        let Some(request) = self.asked.pop() else { return };
+        self.doubt = true;
+        context.losses.add(Loss::MessageLost, 1);
+        self.draft(connection, role, &request, None, Some(next_ns), Outcome::UNKNOWN, context);
     }
 
     /// The oldest request will have no response.
@@ -77,7 +82,8 @@ impl Http {
     ) -> bool {
         let Some(request) = self.asked.pop() else { return false };
         let answers = connection.facts.request_direction().map_or(Direction::Receive, Direction::other);
-        let silent = connection.side(answers).stream.next() <= self.answered.done_end.max(self.answered.base.unwrap_or(0));
+        let silent =
+            connection.side(answers).stream.next() <= self.answered.done_end.max(self.answered.base.unwrap_or(0));
         let outcome = match (ending, role) {
             (Ending::Reset, _) => Outcome::error("connection_reset"),
             (Ending::PeerClosed, Role::Client) if silent => Outcome::error("connection_closed"),
@@ -98,7 +104,7 @@ impl Http {
         outcome: Outcome,
         context: &mut Context<'_>,
     ) {
-        let Some(head) = &request.head else { return };
+        let head = &request.head;
         let (request_side, response_side) = connection.timings(role);
         let first_write_ns = request_side.writes(request.range()).first().map_or(0, |write| write.enter_ns);
         let parts = Parts {
@@ -149,13 +155,13 @@ fn attributes(
     outcome: &Outcome,
 ) -> Attributes {
     let mut attributes = Vec::with_capacity(24);
-    let Some(head) = &request.head else { return attributes };
+    let head = &request.head;
     semconv::request(&mut attributes, head);
     if let Some(size) = body_bytes(request) {
         attributes.push(("http.request.body.size", int(size)));
     }
-    if let Some((answer, head)) = answer.and_then(|answer| Some((answer, answer.head.as_ref()?))) {
-        semconv::response(&mut attributes, head);
+    if let Some(answer) = answer {
+        semconv::response(&mut attributes, &answer.head);
         if let Some(size) = body_bytes(answer) {
             attributes.push(("http.response.body.size", int(size)));
         }
@@ -171,9 +177,8 @@ fn attributes(
 /// Bytes between the head's end and the message's, if both were seen. With chunks, that is what was sent, framing
 /// included, and not the body's size.
 fn body_bytes<H: Framed>(message: &Message<H>) -> Option<u64> {
-    let head = message.head.as_ref()?;
     let body = (message.end - message.start).saturating_sub(message.head_bytes);
-    (message.is_exact() && !head.is_chunked()).then_some(body)
+    (message.is_exact() && !message.head.is_chunked()).then_some(body)
 }
 
 trait Framed {

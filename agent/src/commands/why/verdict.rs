@@ -33,7 +33,12 @@ impl Verdict {
 fn first(span: &SpanView, part: &Part) -> String {
     let share = text::percent(part.duration_ns, span.duration_ns);
     let (duration, evidence) = (text::ms(part.duration_ns), part.evidence_words());
-    format!("verdict: {} took {duration} of {}, {share} ({evidence}): {}", part.name, text::ms(span.duration_ns), meaning(span, &part.name))
+    format!(
+        "verdict: {} took {duration} of {}, {share} ({evidence}): {}",
+        part.name,
+        text::ms(span.duration_ns),
+        meaning(span, &part.name)
+    )
 }
 
 /// What a segment means for this kind of span.
@@ -47,7 +52,9 @@ fn meaning(span: &SpanView, name: &str) -> String {
         "transfer" => "the message was arriving, from its first byte to its last".to_owned(),
         "receive_buffer" => format!("the bytes were here, and {} had not read them yet", text::or_dash(&span.service)),
         "run_queue" => format!("{} was ready to run and waited for a CPU", text::or_dash(&span.service)),
-        "application" => format!("{} itself, or what it waited for other than this socket", text::or_dash(&span.service)),
+        "application" => {
+            format!("{} itself, or what it waited for other than this socket", text::or_dash(&span.service))
+        }
         "unexplained" => "no hook saw where this time went".to_owned(),
         other => format!("time in {}", text::clean(other)),
     }
@@ -55,7 +62,9 @@ fn meaning(span: &SpanView, name: &str) -> String {
 
 fn others(span: &SpanView, parts: &[Part], longest: &Part) -> Option<String> {
     let mut rest: Vec<&Part> = parts.iter().filter(|part| *part != longest && part.name != "unexplained").collect();
-    rest.retain(|part| u128::from(part.duration_ns) * 100 >= u128::from(span.duration_ns) * u128::from(MENTIONED_PERCENT));
+    rest.retain(|part| {
+        u128::from(part.duration_ns) * 100 >= u128::from(span.duration_ns) * u128::from(MENTIONED_PERCENT)
+    });
     rest.sort_by_key(|part| std::cmp::Reverse(part.duration_ns));
     let describe = |part: &&Part| {
         format!("{} {} ({})", part.name, text::ms(part.duration_ns), text::percent(part.duration_ns, span.duration_ns))
@@ -70,7 +79,9 @@ fn tcp(span: &SpanView) -> Option<String> {
     if let Some(count) = span.int("spantap.tcp.retransmits").filter(|count| *count > 0) {
         facts.push(format!("{count} retransmitted segments"));
     }
-    for (key, name) in [("spantap.tcp.srtt_us", "smoothed round trip"), ("spantap.tcp.min_rtt_us", "shortest round trip")] {
+    for (key, name) in
+        [("spantap.tcp.srtt_us", "smoothed round trip"), ("spantap.tcp.min_rtt_us", "shortest round trip")]
+    {
         if let Some(us) = span.int(key).and_then(|us| u64::try_from(us).ok()) {
             facts.push(format!("{name} {}", text::ms(us.saturating_mul(1_000))));
         }
@@ -89,7 +100,8 @@ fn not_measured(span: &SpanView, parts: &[Part]) -> Option<String> {
             sums.push((format!("{} {evidence}", part.name), *ns));
         }
     }
-    let describe = |(name, ns): &(String, u64)| format!("{name} {} ({})", text::ms(*ns), text::percent(*ns, span.duration_ns));
+    let describe =
+        |(name, ns): &(String, u64)| format!("{name} {} ({})", text::ms(*ns), text::percent(*ns, span.duration_ns));
     let list = sums.iter().filter(|(_, ns)| *ns > 0).map(describe).collect::<Vec<_>>().join(", ");
     Some(if list.is_empty() { "not measured: nothing".to_owned() } else { format!("not measured: {list}") })
 }
@@ -114,7 +126,9 @@ fn next(span: &SpanView, longest: &Part, trace: &[SpanView]) -> String {
             let address = span.peer.rsplit_once(':').map_or(span.peer.as_str(), |(address, _)| address);
             format!("spantap slow --peer {}   (does every request to it wait?)", text::clean(address))
         }
-        "run_queue" => "cat /proc/pressure/cpu   (is the host short of CPUs, or this cgroup throttled: cpu.max?)".to_owned(),
+        "run_queue" => {
+            "cat /proc/pressure/cpu   (is the host short of CPUs, or this cgroup throttled: cpu.max?)".to_owned()
+        }
         "unexplained" => "spantap check   (which hooks are missing), and spantap losses".to_owned(),
         _ => format!("{}   (the whole trace)", command("trace", &span.trace_id)),
     }

@@ -1,0 +1,102 @@
+//! What `deploy/` ships is usable: the manifests and the unit by the judgement of their own tools, the samples by that
+//! of the built agent, and the capabilities that both grant by an agent that has no others.
+
+use std::{fs, path::PathBuf, process::Output, time::Duration};
+
+use spantap_tests::{
+    agent::{binary, repository},
+    clock,
+    process::{Launch, require_root, tool},
+    temp::TempDir,
+};
+
+/// What the agent needs, and nothing else. In the words of capabilities(7), without the prefix.
+const CAPABILITIES: [&str; 4] = ["BPF", "PERFMON", "SYS_PTRACE", "DAC_READ_SEARCH"];
+/// `systemd-analyze security` in tenths; 10.0 is an unprotected service.
+const EXPOSURE_MAX: &str = "35";
+
+fn deploy(path: &str) -> PathBuf {
+    repository().join("deploy").join(path)
+}
+
+fn text(output: &Output) -> String {
+    [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat()
+}
+
+/// Values of the lines `- value` that follow the line `key:`.
+fn list(manifest: &str, key: &str) -> Vec<String> {
+    let lines = manifest.lines().map(str::trim).skip_while(|line| *line != format!("{key}:")).skip(1);
+    lines.map_while(|line| line.strip_prefix("- ").map(str::to_owned)).collect()
+}
+
+#[test]
+fn samples_are_valid_for_the_built_agent() {
+    for sample in ["spantap.yaml", "kubernetes/base/spantap.yaml"] {
+        let output = Launch::new(binary()).args(["config", "check"]).arg(deploy(sample)).output();
+        assert!(output.status.success(), "{sample}: {}", text(&output));
+    }
+}
+
+#[test]
+fn the_manifests_build_with_few_capabilities_and_few_mounts() {
+    let manifest = Launch::new(tool("kubectl")).arg("kustomize").arg(deploy("kubernetes/base")).run();
+    let kinds: Vec<&str> = manifest.lines().filter_map(|line| line.strip_prefix("kind: ")).collect();
+    assert_eq!(kinds, ["Namespace", "ServiceAccount", "ConfigMap", "DaemonSet"]);
+    assert_eq!(list(&manifest, "add"), CAPABILITIES);
+    assert_eq!(list(&manifest, "drop"), ["ALL"]);
+    assert!(manifest.contains("privileged: false") && manifest.contains("readOnlyRootFilesystem: true"));
+    let lines: Vec<&str> = manifest.lines().map(str::trim).collect();
+    let mounts = lines.windows(2).filter(|pair| pair[0].ends_with("hostPath:")).map(|pair| pair[1]);
+    let mounts: Vec<&str> = mounts.collect();
+    assert_eq!(mounts, ["path: /var/lib/spantap", "path: /sys/fs/cgroup", "path: /sys/kernel/tracing"]);
+}
+
+#[test]
+fn the_unit_is_valid_and_hardened() {
+    let unit = fs::read_to_string(deploy("systemd/spantap.service")).expect("read the unit");
+    let granted = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).expect("capabilities");
+    let expected = CAPABILITIES.map(|name| format!("CAP_{name}")).join(" ");
+    assert_eq!(granted, expected);
+    // The agent is not installed here; everything else is judged as it is.
+    let folder = TempDir::new("unit");
+    let path = folder.write("spantap.service", unit.replace("/usr/bin/spantap", &binary().display().to_string()));
+    let verified = Launch::new(tool("systemd-analyze")).args(["verify", "--man=no"]).arg(&path).output();
+    assert!(verified.status.success() && !text(&verified).contains("spantap.service"), "{}", text(&verified));
+    let threshold = format!("--threshold={EXPOSURE_MAX}");
+    let security = Launch::new(tool("systemd-analyze")).args(["security", "--offline=true", &threshold]);
+    let security = security.arg(&path).output();
+    assert!(security.status.success(), "{}", text(&security));
+}
+
+#[test]
+fn the_granted_capabilities_are_enough() {
+    require_root();
+    let folder = TempDir::new("grants");
+    let config = folder.write("spantap.yaml", "capture: { unselected: none }\n");
+    let grants = CAPABILITIES.map(|name| format!("+{}", name.to_lowercase())).join(",");
+    let mut agent = Launch::new(tool("setpriv"))
+        .arg(format!("--bounding-set=-all,{grants}"))
+        .args(["--inh-caps=-all", "--no-new-privs"])
+        .arg(binary())
+        .args(["run", "--config"])
+        .arg(config)
+        .arg("--data-dir")
+        .arg(folder.join("data"))
+        .arg("--socket")
+        .arg(folder.join("run/s.sock"))
+        .stderr_to(&folder.join("stderr"))
+        .spawn();
+    let said = || fs::read_to_string(folder.join("stderr")).unwrap_or_default();
+    let status = clock::poll(Duration::from_secs(60), || {
+        assert!(agent.ended().is_none(), "{}", said());
+        let ask = Launch::new(binary()).args(["status", "--json", "--socket"]).arg(folder.join("run/s.sock"));
+        let output = ask.output();
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    });
+    let status: serde_json::Value =
+        serde_json::from_str(&status.unwrap_or_else(|| panic!("{}", said()))).expect("JSON");
+    let hooks = status["hooks"].as_array().expect("hooks");
+    let missing: Vec<_> = hooks.iter().filter(|hook| hook["attached"] != true).collect();
+    assert!(!hooks.is_empty() && missing.is_empty(), "{missing:?}");
+    assert!(agent.terminate(Duration::from_secs(30)).success(), "{}", said());
+}
