@@ -38,7 +38,7 @@ pub mod flag {
     pub const OUT_OF_ORDER: u16 = 1024;
     /// End of stream: the call returned 0 because the peer had closed. `CallRecord`
     pub const END_OF_STREAM: u16 = 2048;
-    /// The thread's run-queue times are observed. `CallRecord`, `SendRecord`
+    /// Both scheduler hooks work, so the thread's run-queue times are complete. `CallRecord`, `SendRecord`
     pub const SCHED: u16 = 4096;
 }
 

@@ -17,8 +17,8 @@ use crate::{
     connection,
     emit::{self, now},
     maps::{Copy, SCRATCH, Scratch, TASKS},
-    message, offsets, select,
-    state::{SEEN_BOTH, Task, flag},
+    message, offsets, sched, select,
+    state::{Task, flag},
     walk,
 };
 
@@ -198,7 +198,7 @@ fn tell(settings: &Settings, task: &mut Task, connection_id: u64, call: Call) {
     if call.selected {
         flags |= wire::SELECTED;
     }
-    if task.scheduled == SEEN_BOTH {
+    if sched::works() {
         flags |= wire::SCHED;
     }
     scratch.call = CallRecord {

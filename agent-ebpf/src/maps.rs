@@ -29,6 +29,10 @@ pub static SEQUENCE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(KERNEL_LOSSES, 0);
 
+/// Which scheduler hooks have fired.
+#[map]
+pub static SCHED_SEEN: Array<u32> = Array::with_max_entries(2, 0);
+
 /// Settings; one entry.
 #[map]
 pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);

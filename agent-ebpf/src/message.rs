@@ -14,8 +14,8 @@ use crate::{
     connection,
     emit::{self, now},
     offsets::{self, read, read_at},
-    select,
-    state::{Conn, RxSlot, SEEN_BOTH, SLOTS, Task, TxSlot, flag},
+    sched, select,
+    state::{Conn, RxSlot, SLOTS, Task, TxSlot, flag},
 };
 
 const MASK: u32 = SLOTS - 1;
@@ -89,7 +89,7 @@ fn open_tx(sk: u64, conn: &mut Conn, task: &mut Task, tid: u32, start: u32, end:
         tid,
         retrans: read(sk, &offsets::TCP_TOTAL_RETRANS).unwrap_or(0),
         index: conn.tx_head,
-        flags: if task.scheduled == SEEN_BOTH { u32::from(wire::SCHED) } else { 0 },
+        flags: if sched::works() { u32::from(wire::SCHED) } else { 0 },
         padding: 0,
     };
     conn.tx_head = conn.tx_head.wrapping_add(1);

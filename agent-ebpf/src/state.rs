@@ -93,13 +93,6 @@ pub struct Conn {
     pub rx: [RxSlot; SLOTS as usize],
 }
 
-/// `sched_waking` works for the thread.
-pub const SEEN_WAKING: u32 = 1;
-/// `sched_switch` works for the thread.
-pub const SEEN_SWITCH: u32 = 2;
-/// Both do, so that its run-queue times can be believed.
-pub const SEEN_BOTH: u32 = SEEN_WAKING | SEEN_SWITCH;
-
 /// One thread that does socket or file I/O, from its first call to its exit.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -137,6 +130,5 @@ pub struct Task {
     pub runnable_ns: u64,
     /// 1 if it became runnable by a wake-up, 0 if by losing its CPU.
     pub woken_from_sleep: u32,
-    /// Scheduler hooks that have seen it: [`SEEN_WAKING`], [`SEEN_SWITCH`].
-    pub scheduled: u32,
+    pub padding: u32,
 }

@@ -16,6 +16,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use agent_common::{
+    header::{RecordHeader, kind},
+    process::{ProcessRecord, change},
+};
 use agent_core::{
     config::PipelineConfig,
     pipeline::{ClockOffset, Pipeline},
@@ -31,9 +35,14 @@ use crate::{
 
 /// Records taken before finished spans are passed on.
 const BATCH_RECORDS: usize = 16_384;
-/// How long to sleep after each drain in a row that found nothing. The first is a plain nap; in the others a record wakes
-/// the loop at once. They end at the longest time that something in the pipeline may wait.
+/// How long to sleep after each drain in a row that found nothing; a record ends the sleep at once. They end at the
+/// longest time that something in the pipeline may wait.
 const QUIET_SLEEPS_MS: &[u64] = &[10, 35, 100, 250, 500, 1_000];
+/// While there are records, naps begin with this and double, up to [`NAP_MAX`]: a burst after silence finds the ring empty.
+const NAP_MIN: Duration = Duration::from_millis(1);
+const NAP_MAX: Duration = Duration::from_millis(10);
+/// A drain of more than this shortens the next nap, so that the ring never fills within one at twice the rate.
+const BUSY_BYTES: usize = 256 << 10;
 /// The offset between the clocks follows adjustments of the wall clock this often.
 const CLOCK_INTERVAL_NS: u64 = 1_000_000_000;
 
@@ -120,28 +129,38 @@ impl CaptureLoop {
 impl Worker {
     fn run(mut self) {
         let mut quiet = 0;
+        let mut nap = NAP_MIN;
         while !self.stop.load(Ordering::Acquire) {
             let taken = self.turn();
-            quiet = if taken > 0 { 0 } else { (quiet + 1).min(QUIET_SLEEPS_MS.len() - 1) };
-            if taken == BATCH_RECORDS {
-                continue;
-            }
-            match quiet {
-                0 => self.ring.sleep_busy(self.interrupt.as_raw_fd()),
-                _ => {
-                    let timeout = Duration::from_millis(QUIET_SLEEPS_MS[quiet]);
-                    self.ring.sleep_until_record(timeout, self.interrupt.as_raw_fd());
+            let interrupt = self.interrupt.as_raw_fd();
+            match taken {
+                Taken { records: 0, .. } => {
+                    self.ring.sleep_until_record(Duration::from_millis(QUIET_SLEEPS_MS[quiet]), interrupt);
+                    quiet = (quiet + 1).min(QUIET_SLEEPS_MS.len() - 1);
+                    nap = NAP_MIN;
+                }
+                Taken { records: BATCH_RECORDS, .. } => quiet = 0,
+                Taken { bytes, .. } => {
+                    quiet = 0;
+                    nap = if bytes > BUSY_BYTES { nap / 2 } else { nap * 2 }.clamp(NAP_MIN, NAP_MAX);
+                    self.ring.nap(nap, interrupt);
                 }
             }
         }
-        while self.turn() > 0 {}
+        while self.turn().records > 0 {}
         self.pipeline.flush(MonotonicNs(monotonic_ns()));
         self.pass_on();
     }
 
-    fn turn(&mut self) -> usize {
+    fn turn(&mut self) -> Taken {
         let pipeline = &mut self.pipeline;
-        let taken = self.ring.drain(BATCH_RECORDS, |record| pipeline.record(record));
+        let (mut bytes, mut programs) = (0, Vec::new());
+        let records = self.ring.drain(BATCH_RECORDS, |record| {
+            bytes += record.len();
+            programs.extend(new_program(record));
+            pipeline.record(record);
+        });
+        self.offer_executables(&programs);
         self.gather_facts();
         let now = monotonic_ns();
         if now - self.clock_set_ns >= CLOCK_INTERVAL_NS {
@@ -149,28 +168,29 @@ impl Worker {
             self.clock_set_ns = now;
         }
         self.pipeline.tick(MonotonicNs(now));
-        self.figures.records.fetch_add(taken as u64, Ordering::Relaxed);
+        self.figures.records.fetch_add(records as u64, Ordering::Relaxed);
         self.pass_on();
-        taken
+        Taken { records, bytes }
     }
 
     fn gather_facts(&mut self) {
         for pid in self.pipeline.wanted_facts() {
-            self.offer_executable(pid);
             self.pipeline.facts(process::facts(pid));
         }
     }
 
     /// A new program may be one that the selection names.
-    fn offer_executable(&mut self, pid: u32) {
+    fn offer_executables(&mut self, pids: &[u32]) {
         let mut selection = lock(&self.selection);
-        if !selection.has_executable_rules() {
+        if pids.is_empty() || !selection.has_executable_rules() {
             return;
         }
-        let path = std::path::PathBuf::from(format!("/proc/{pid}/exe"));
-        let applied = selection.offer_executable(&path).and_then(|new| if new { selection.refresh() } else { Ok(()) });
-        if let Err(error) = applied {
-            tracing::warn!(%error, pid, "cannot select an executable");
+        for pid in pids {
+            let path = std::path::PathBuf::from(format!("/proc/{pid}/exe"));
+            let applied = selection.offer_executable(&path).and_then(|new| if new { selection.refresh() } else { Ok(()) });
+            if let Err(error) = applied {
+                tracing::warn!(%error, pid, "cannot select an executable");
+            }
         }
     }
 
@@ -189,6 +209,22 @@ impl Worker {
             tracing::error!(%error, spans = spans.len(), suppressed, "spans could not be written to the span log and are dropped");
         }
     }
+}
+
+/// What one turn of the loop took from the ring.
+struct Taken {
+    records: usize,
+    bytes: usize,
+}
+
+/// The process that replaced its program, if the record says so.
+fn new_program(record: &[u8]) -> Option<u32> {
+    let header: RecordHeader = agent_common::read(record)?;
+    if header.kind != kind::PROCESS {
+        return None;
+    }
+    let event: ProcessRecord = agent_common::read(record)?;
+    (event.change == change::EXEC).then_some(event.pid)
 }
 
 /// A poisoned lock holds plain values that are valid at every moment.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -215,12 +215,14 @@ fn print_next(repo: &Repo, binary: &Path, socket: &Path, workload: bool) {
 
 /// The id of the slowest request so far, once there is one with a whole slow hop in it.
 fn slowest(binary: &Path, socket: &Path) -> Option<String> {
+    // The log is durable: spans of an earlier run are in it as well.
+    let since_ns = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_nanos() as u64;
     let deadline = Instant::now() + FIRST_SPAN_MAX;
     while Instant::now() < deadline && !STOP.load(Ordering::SeqCst) {
         let mut command = Command::new(binary);
         command.args(["spans", "--json", "--kind", "server", "--protocol", "http", "--min-duration", "30ms"]);
         let found = shell::output(command.arg("--socket").arg(socket)).ok();
-        if let Some(id) = found.and_then(|lines| slowest_id(&lines)) {
+        if let Some(id) = found.and_then(|lines| slowest_id(&lines, since_ns)) {
             return Some(id);
         }
         thread::sleep(Duration::from_millis(250));
@@ -228,10 +230,11 @@ fn slowest(binary: &Path, socket: &Path) -> Option<String> {
     None
 }
 
-/// The span id with the longest duration among lines of `spantap spans --json`.
-fn slowest_id(lines: &str) -> Option<String> {
+/// The span id with the longest duration among lines of `spantap spans --json` that started since then.
+fn slowest_id(lines: &str, since_ns: u64) -> Option<String> {
     let spans = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let slowest = spans.max_by_key(|span| span["duration_ns"].as_u64().unwrap_or(0))?;
+    let recent = spans.filter(|span| span["start_unix_ns"].as_u64().is_some_and(|start| start >= since_ns));
+    let slowest = recent.max_by_key(|span| span["duration_ns"].as_u64().unwrap_or(0))?;
     slowest["span_id"].as_str().map(str::to_owned)
 }
 
@@ -265,9 +268,12 @@ mod tests {
     }
 
     #[test]
-    fn the_slowest_span_is_chosen() {
-        let lines = "{\"span_id\":\"aa\",\"duration_ns\":5}\n{\"span_id\":\"bb\",\"duration_ns\":50}\n";
-        assert_eq!(slowest_id(lines).as_deref(), Some("bb"));
-        assert_eq!(slowest_id(""), None);
+    fn the_slowest_span_of_this_run_is_chosen() {
+        let span = |id: &str, start: u64, duration: u64| {
+            format!("{{\"span_id\":\"{id}\",\"start_unix_ns\":{start},\"duration_ns\":{duration}}}\n")
+        };
+        let lines = span("earlier", 99, 500) + &span("fast", 100, 5) + &span("slow", 101, 50);
+        assert_eq!(slowest_id(&lines, 100).as_deref(), Some("slow"));
+        assert_eq!(slowest_id("", 0), None);
     }
 }

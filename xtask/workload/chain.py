@@ -9,6 +9,7 @@ Standard library only. Each role ends with the process that started it.
 import ctypes
 import http.client
 import http.server
+import secrets
 import signal
 import sys
 import time
@@ -72,7 +73,8 @@ def client(port):
         number += 1
         path = f"/checkout/{number}" if number % 4 == 0 else f"/item/{number}"
         try:
-            front.request("GET", path)
+            # One trace per request; the front passes it on, so that `spantap trace` shows every hop.
+            front.request("GET", path, headers={"traceparent": f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"})
             front.getresponse().read()
         except (OSError, http.client.HTTPException):
             front.close()  # the next request opens a new connection

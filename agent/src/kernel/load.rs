@@ -41,6 +41,12 @@ pub enum LoadError {
     /// Built without the kernel programs.
     #[error("this spantap was built without its kernel programs (a stub); build it with: cargo xtask build")]
     Stub,
+    /// The kernel will refuse.
+    #[error(
+        "missing {}: run as root, or grant it (systemd AmbientCapabilities=, Kubernetes securityContext); see: spantap check",
+        .0.join(", ")
+    )]
+    Privilege(Vec<&'static str>),
     /// No usable type information.
     #[error(transparent)]
     Btf(#[from] BtfError),
@@ -89,6 +95,10 @@ pub struct Loaded {
 /// Loads and attaches. Nothing is traced before [`Selection`] is given its first settings.
 pub fn load(options: &LoadOptions) -> Result<Loaded, LoadError> {
     let bytes = object::embedded().ok_or(LoadError::Stub)?;
+    let missing = super::preflight::missing_capabilities();
+    if !missing.is_empty() {
+        return Err(LoadError::Privilege(missing));
+    }
     let offsets = btf::offsets(&btf::Btf::from_running_kernel()?)?;
     let kernel_btf = Btf::from_sys_fs().map_err(LoadError::KernelBtf)?;
     let mut loader = EbpfLoader::new();

@@ -54,7 +54,7 @@ pub fn check(attach: AttachOptions) -> Report {
     report.findings.extend([type_information(), cgroup_v2(), tracefs()]);
     match load::load(&LoadOptions { attach, ..LoadOptions::default() }) {
         Ok(loaded) => report.hooks = loaded.capture.hooks().to_vec(),
-        Err(LoadError::Stub) => {} // said above
+        Err(LoadError::Stub | LoadError::Privilege(_)) => {} // said above
         Err(error) => report.findings.push(Finding { name: "load", ok: false, required: true, detail: error.to_string() }),
     }
     report
@@ -75,6 +75,11 @@ fn kernel_programs() -> Finding {
         None => (false, LoadError::Stub.to_string()),
     };
     Finding { name: "kernel programs", ok, required: true, detail }
+}
+
+/// Names of the capabilities that the kernel side needs and this process has not.
+pub(super) fn missing_capabilities() -> Vec<&'static str> {
+    capabilities().iter().filter(|finding| finding.required && !finding.ok).map(|finding| finding.name).collect()
 }
 
 fn capabilities() -> Vec<Finding> {

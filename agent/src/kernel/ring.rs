@@ -7,9 +7,6 @@ use std::{os::fd::AsRawFd, time::Duration};
 
 use aya::maps::{Array, MapData, RingBuf};
 
-/// Time between drains while there is traffic.
-pub const BUSY_INTERVAL: Duration = Duration::from_millis(10);
-
 /// The sole reader of the ring.
 pub struct Ring {
     records: RingBuf<MapData>,
@@ -37,16 +34,16 @@ impl Ring {
     /// Sleeps until a record comes, `timeout` passes or `interrupt` (a descriptor) becomes readable.
     pub fn sleep_until_record(&mut self, timeout: Duration, interrupt: i32) {
         if self.wake.set(0, 1, 0).is_err() {
-            return poll(&[interrupt], BUSY_INTERVAL.min(timeout));
+            return poll(&[interrupt], timeout.min(Duration::from_millis(10)));
         }
         // A record that came before arming would not wake anybody, but it makes the descriptor readable at once.
         poll(&[self.records.as_raw_fd(), interrupt], timeout);
         let _ = self.wake.set(0, 0, 0);
     }
 
-    /// Sleeps for the interval of busy times; the ring is not watched.
-    pub fn sleep_busy(&self, interrupt: i32) {
-        poll(&[interrupt], BUSY_INTERVAL);
+    /// Sleeps this long, or until `interrupt` becomes readable; records do not wake it and cost nobody a wake-up.
+    pub fn nap(&self, length: Duration, interrupt: i32) {
+        poll(&[interrupt], length);
     }
 }
 
