@@ -305,8 +305,7 @@ fn limit(settings: &Settings, base: u64, count: u64, moved: u32) -> u32 {
 /// Whether these are the first four bytes of a response or of a request with a registered method.
 #[inline(always)]
 fn begins_http1(start: u32) -> bool {
-    const STARTS: [&[u8; 4]; 9] =
-        [b"HTTP", b"GET ", b"POST", b"PUT ", b"HEAD", b"DELE", b"OPTI", b"PATC", b"CONN"];
+    const STARTS: [&[u8; 4]; 9] = [b"HTTP", b"GET ", b"POST", b"PUT ", b"HEAD", b"DELE", b"OPTI", b"PATC", b"CONN"];
     let mut found = false;
     for known in STARTS {
         found |= start == u32::from_be_bytes(*known);
@@ -371,16 +370,16 @@ fn copy_piece(limit: u32, scratch: &mut Scratch, [base, size]: [u64; 2]) {
 #[inline(always)]
 fn copy_tail(scratch: &mut Scratch, copy: &Copy, moved: u32) -> u32 {
     let tail = TAIL_BYTES as u32;
-    let at = copy.length;
-    if copy.failed != 0
-        || copy.left != 0
-        || copy.last_size < tail
-        || moved - at < tail
-        || at > PAYLOAD_BYTES_LIMIT as u32
-    {
+    if copy.failed != 0 || copy.left != 0 || copy.last_size < tail || moved - copy.length < tail {
         return 0;
     }
     let from = copy.last_base + u64::from(copy.last_size - tail);
+    // Linux 6.1 forgets the bounds of a 32-bit comparison when the value comes back from the stack: compare all 64 bits,
+    // on the very value that is used.
+    let at = core::hint::black_box(u64::from(copy.length));
+    if at > PAYLOAD_BYTES_LIMIT as u64 {
+        return 0;
+    }
     // SAFETY: at <= LIMIT and tail <= LIMIT, and the payload has twice LIMIT bytes; the helper checks the source.
     let result = unsafe {
         helpers::bpf_probe_read_user(scratch.payload.as_mut_ptr().add(at as usize).cast(), tail, from as *const _)

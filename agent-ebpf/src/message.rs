@@ -4,6 +4,7 @@
 //! time stamp.
 
 use agent_common::{
+    connection::TcpSnapshot,
     header::kind,
     loss::KernelLoss,
     message::{ArrivalRecord, SendRecord, flag as wire},
@@ -66,7 +67,7 @@ pub fn on_send(sk: u64, left: u32) {
 fn open_tx(sk: u64, conn: &mut Conn, task: &mut Task, tid: u32, start: u32, end: u32) {
     if conn.tx_head.wrapping_sub(conn.tx_tail) >= SLOTS {
         emit::lost(KernelLoss::SendSlotEvicted);
-        retire(sk, conn, 0, u32::from(wire::EVICTED));
+        retire(conn, &connection::snapshot(sk), 0, u32::from(wire::EVICTED));
     }
     if task.tx_sock != sk {
         task.tx_sock = sk;
@@ -131,22 +132,29 @@ pub fn on_segment(sk: u64, skb: u64) {
 #[inline(always)]
 fn acknowledge(sk: u64, conn: &mut Conn, ack: u32, time_ns: u64, carries_data: bool) {
     let flags = if carries_data { u32::from(wire::PIGGYBACKED) } else { 0 };
-    for _ in 0..SLOTS {
-        if conn.tx_tail == conn.tx_head {
-            return;
-        }
-        if !reached(ack, conn.tx[(conn.tx_tail & MASK) as usize].end) {
-            return;
-        }
-        retire(sk, conn, time_ns, flags);
+    if !acknowledges_oldest(conn, ack) {
+        return;
     }
+    // Read once: in the loop its outcomes would multiply per slot, beyond what Linux 6.1 verifies.
+    let tcp = connection::snapshot(sk);
+    for _ in 0..SLOTS {
+        if !acknowledges_oldest(conn, ack) {
+            return;
+        }
+        retire(conn, &tcp, time_ns, flags);
+    }
+}
+
+/// Whether there is a write call in flight, and its last byte is acknowledged.
+#[inline(always)]
+fn acknowledges_oldest(conn: &Conn, ack: u32) -> bool {
+    conn.tx_tail != conn.tx_head && reached(ack, conn.tx[(conn.tx_tail & MASK) as usize].end)
 }
 
 /// Tells of the oldest write call and frees its slot.
 #[inline(always)]
-fn retire(sk: u64, conn: &mut Conn, acked_ns: u64, flags: u32) {
+fn retire(conn: &mut Conn, tcp: &TcpSnapshot, acked_ns: u64, flags: u32) {
     let slot: &TxSlot = &conn.tx[(conn.tx_tail & MASK) as usize];
-    let tcp = connection::snapshot(sk);
     let header = emit::header(kind::SEND, now());
     let id = conn.id;
     emit::record::<SendRecord>(|record| {
@@ -178,11 +186,15 @@ fn retire(sk: u64, conn: &mut Conn, acked_ns: u64, flags: u32) {
 /// The socket goes: no acknowledgement will be seen any more.
 #[inline(always)]
 pub fn retire_all(sk: u64, conn: &mut Conn) {
+    if conn.tx_tail == conn.tx_head {
+        return;
+    }
+    let tcp = connection::snapshot(sk); // once, as above
     for _ in 0..SLOTS {
         if conn.tx_tail == conn.tx_head {
             return;
         }
-        retire(sk, conn, 0, u32::from(wire::DESTROYED));
+        retire(conn, &tcp, 0, u32::from(wire::DESTROYED));
     }
 }
 

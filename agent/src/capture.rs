@@ -187,7 +187,8 @@ impl Worker {
         }
         for pid in pids {
             let path = std::path::PathBuf::from(format!("/proc/{pid}/exe"));
-            let applied = selection.offer_executable(&path).and_then(|new| if new { selection.refresh() } else { Ok(()) });
+            let applied =
+                selection.offer_executable(&path).and_then(|new| if new { selection.refresh() } else { Ok(()) });
             if let Err(error) = applied {
                 tracing::warn!(%error, pid, "cannot select an executable");
             }

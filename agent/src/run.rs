@@ -63,7 +63,8 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     let keeping = tokio::spawn(crate::log::keep(log.clone()));
     let looping = CaptureLoop::start(ring, Arc::clone(&selection), log.clone(), pipeline)
         .context("cannot start the capture loop")?;
-    let live = Arc::new(LiveFacts::new(capture, &looping, exporter.destinations(), log.clone(), selection_words(&config)));
+    let live =
+        Arc::new(LiveFacts::new(capture, &looping, exporter.destinations(), log.clone(), selection_words(&config)));
     let (stop, stopped) = watch::channel(false);
     let answering = tokio::spawn(socket.serve(log.clone(), Arc::clone(&live) as _, ended(stopped.clone())));
     let metrics = start_metrics(&config, &live).await?;
@@ -88,7 +89,12 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
 }
 
 /// Waits for the signal that ends the agent, and obeys the others.
-async fn supervise(args: &RunArgs, live: &LiveFacts, selection: &Mutex<Selection>, looping: &CaptureLoop) -> Result<()> {
+async fn supervise(
+    args: &RunArgs,
+    live: &LiveFacts,
+    selection: &Mutex<Selection>,
+    looping: &CaptureLoop,
+) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;

@@ -92,7 +92,8 @@ impl Step {
                 shell::run(command.current_dir(&repo.root))
             }
             Self::Setup => setup::setup(repo, &SetupArgs { tests: true, toolchain: None }),
-            Self::Object => build::build(repo, &BuildArgs { release: true, toolchain: None }),
+            // The same profile as the unit tests: a release build would take CI several minutes more and show nothing else.
+            Self::Object => build::build(repo, &BuildArgs { release: false, toolchain: None }),
             Self::Privileged => privileged(repo),
             Self::Fuzz => fuzz(repo),
             Self::Vm => vm::for_ci(repo),
@@ -122,7 +123,7 @@ fn privileged(repo: &Repo) -> Result<()> {
     }
     let mut command = shell::cargo();
     command.args(["test", "-p", "spantap-tests", "--", "--test-threads=1"]);
-    command.env("SPANTAP_BIN", repo.agent_binary("release"));
+    command.env("SPANTAP_BIN", repo.agent_binary("debug"));
     shell::run(command.current_dir(&repo.root))
 }
 

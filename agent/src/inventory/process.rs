@@ -135,7 +135,8 @@ mod tests {
     #[test]
     fn declared_attributes_are_taken_and_the_name_variable_wins() {
         let mut facts = ProcessFacts::default();
-        let environment = b"HOME=/x\0OTEL_RESOURCE_ATTRIBUTES=service.name=a,service.version=1%2E2,x=y\0OTEL_SERVICE_NAME=b\0";
+        let environment =
+            b"HOME=/x\0OTEL_RESOURCE_ATTRIBUTES=service.name=a,service.version=1%2E2,x=y\0OTEL_SERVICE_NAME=b\0";
         declare(&mut facts, environment);
         assert_eq!(facts.service_name.as_deref(), Some("b"));
         assert_eq!(facts.service_version.as_deref(), Some("1.2"));

@@ -69,7 +69,11 @@ pub const HOOKS: &[Hook] = &[
     hook("tcp_probe", "arrival and acknowledgement times: network, remote, transfer, receive_buffer"),
     Hook { required: true, ..hook("tcp_rcv_space_adjust", "what was read") },
     Hook { function: true, required: true, ..hook("tcp_sendmsg_locked", "what was written") },
-    Hook { tracepoint: Some("raw_syscalls"), required: true, ..hook("sys_enter", "when calls began, and their buffers") },
+    Hook {
+        tracepoint: Some("raw_syscalls"),
+        required: true,
+        ..hook("sys_enter", "when calls began, and their buffers")
+    },
     Hook { tracepoint: Some("raw_syscalls"), required: true, ..hook("sys_exit", "when calls returned, and payload") },
 ];
 

@@ -1,10 +1,10 @@
 //! Loads the kernel programs, attaches them, and owns them while the agent runs.
 
+use agent_common::{loss::KernelLoss, settings::Settings};
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, MapData, PerCpuArray, RingBuf},
 };
-use agent_common::{loss::KernelLoss, settings::Settings};
 
 use super::{
     attach::{AttachOptions, HookState, attach_all},

@@ -55,7 +55,9 @@ pub fn check(attach: AttachOptions) -> Report {
     match load::load(&LoadOptions { attach, ..LoadOptions::default() }) {
         Ok(loaded) => report.hooks = loaded.capture.hooks().to_vec(),
         Err(LoadError::Stub | LoadError::Privilege(_)) => {} // said above
-        Err(error) => report.findings.push(Finding { name: "load", ok: false, required: true, detail: error.to_string() }),
+        Err(error) => {
+            report.findings.push(Finding { name: "load", ok: false, required: true, detail: error.to_string() })
+        }
     }
     report
 }
@@ -83,7 +85,8 @@ pub(super) fn missing_capabilities() -> Vec<&'static str> {
 }
 
 fn capabilities() -> Vec<Finding> {
-    let effective = procfs::process::Process::myself().and_then(|me| me.status()).map(|status| status.capeff).unwrap_or(0);
+    let effective =
+        procfs::process::Process::myself().and_then(|me| me.status()).map(|status| status.capeff).unwrap_or(0);
     let has = |bit: u32| effective >> bit & 1 == 1;
     let finding = |(bit, name, purpose): &(u32, &'static str, &str)| {
         let admin = has(CAP_SYS_ADMIN) && *bit != 19;
@@ -113,7 +116,9 @@ fn cgroup_v2() -> Finding {
     });
     let (ok, detail) = match mount {
         Some(path) => (true, format!("mounted at {path}")),
-        None => (false, "not mounted: selection by cgroup is not available; mount -t cgroup2 none /sys/fs/cgroup".into()),
+        None => {
+            (false, "not mounted: selection by cgroup is not available; mount -t cgroup2 none /sys/fs/cgroup".into())
+        }
     };
     Finding { name: "cgroup v2", ok, required: false, detail }
 }

@@ -1,12 +1,15 @@
 //! What is traced, as the kernel side sees it. Can change while running.
 
-use std::{os::unix::fs::MetadataExt, path::{Path, PathBuf}};
+use std::{
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
+use agent_common::settings::{ExeKey, Settings, mode, rule};
 use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData, MapError},
 };
-use agent_common::settings::{ExeKey, Settings, mode, rule};
 
 use super::load::{LoadError, PodSettings, take};
 
@@ -210,7 +213,12 @@ impl Selection {
     }
 }
 
-fn put<K: aya::Pod>(map: &mut HashMap<MapData, K, u32>, key: K, value: u32, what: &'static str) -> Result<(), SelectError> {
+fn put<K: aya::Pod>(
+    map: &mut HashMap<MapData, K, u32>,
+    key: K,
+    value: u32,
+    what: &'static str,
+) -> Result<(), SelectError> {
     // Exclusion wins: it is inserted after selection, and selection never overwrites it.
     map.insert(key, value, 0).map_err(|source| SelectError::Map { what, source })
 }
@@ -276,9 +284,11 @@ fn cgroup_id(path: &Path) -> Result<u64, SelectError> {
 }
 
 fn netns_inode(path: &Path) -> Result<u32, SelectError> {
-    let fail = |reason: String| SelectError::Path { what: "network namespace", path: path.display().to_string(), reason };
+    let fail =
+        |reason: String| SelectError::Path { what: "network namespace", path: path.display().to_string(), reason };
     let metadata = std::fs::metadata(path).map_err(|error| fail(error.to_string()))?;
-    u32::try_from(metadata.ino()).map_err(|_| fail("is not a network namespace file (/run/netns/NAME, /proc/PID/ns/net)".into()))
+    u32::try_from(metadata.ino())
+        .map_err(|_| fail("is not a network namespace file (/run/netns/NAME, /proc/PID/ns/net)".into()))
 }
 
 #[cfg(test)]
@@ -287,7 +297,8 @@ mod tests {
 
     #[test]
     fn executable_patterns_match_names_or_whole_paths() {
-        let check = |pattern, path, expected| assert_eq!(matches(pattern, Path::new(path)), expected, "{pattern} {path}");
+        let check =
+            |pattern, path, expected| assert_eq!(matches(pattern, Path::new(path)), expected, "{pattern} {path}");
         check("nginx", "/usr/sbin/nginx", true);
         check("python3*", "/usr/bin/python3.11", true);
         check("nginx", "/opt/nginx/bin/run", false);
