@@ -1,6 +1,6 @@
 //! HTTP/1: the k-th response on a connection answers the k-th request.
 //!
-//! In: the bytes of both directions, each in order; which direction comes first does not matter. Out: a [`Draft`] per
+//! In: the bytes of both directions, each in order; which direction comes first does not matter. Out: a `Draft` per
 //! exchange. Called by [`crate::flow`].
 //!
 //! After a loss (a hole, or a head beyond the captured prefix) it is not known how many messages were hidden. Then time

@@ -96,7 +96,7 @@ pub fn for_ci(repo: &Repo) -> Result<()> {
         &VmArgs {
             kernel: vec![],
             file: vec![],
-            release: true,
+            release: false,
             agent: None,
             list: false,
             timeout: 300,
