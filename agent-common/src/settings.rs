@@ -2,9 +2,9 @@
 
 use crate::Plain;
 
-/// What to do with a task or connection, in selection maps and [`Settings::unselected`].
+/// What to do with a task or connection, in selection maps and [`super::Settings::unselected`].
 pub mod mode {
-    /// No rule names it. As [`Settings::unselected`]: nothing is recorded unless the connection or task is selected.
+    /// No rule names it. As [`super::Settings::unselected`]: nothing is recorded unless the connection or task is selected.
     pub const NONE: u32 = 0;
     /// A rule excludes it: nothing is recorded, whatever other rules say.
     pub const EXCLUDE: u32 = 1;
