@@ -2,7 +2,7 @@
 
 use crate::Plain;
 
-/// What to do with a task or connection, in selection maps and [`super::Settings::unselected`].
+/// What to do with a task or connection, in selection maps and [`Settings::unselected`].
 pub mod mode {
     /// No rule names it. As [`super::Settings::unselected`]: nothing is recorded unless the connection or task is selected.
     pub const NONE: u32 = 0;
