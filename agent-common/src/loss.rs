@@ -26,10 +26,14 @@ pub enum KernelLoss {
     Collision = 9,
     /// A payload had more buffers than are walked.
     TooManyBuffers = 10,
+    /// No room in the table of selected processes for a child.
+    SelectionTableFull = 11,
+    /// Bytes of a traced connection were read outside a system call (io_uring, readers in the kernel).
+    ReadOutsideCall = 12,
 }
 
 /// Number of reasons.
-pub const KERNEL_LOSSES: u32 = 11;
+pub const KERNEL_LOSSES: u32 = 13;
 
 impl KernelLoss {
     /// Every reason, in index order.
@@ -45,6 +49,8 @@ impl KernelLoss {
         Self::KernelReadFailed,
         Self::Collision,
         Self::TooManyBuffers,
+        Self::SelectionTableFull,
+        Self::ReadOutsideCall,
     ];
 
     /// Stable name for output and metrics.
@@ -61,6 +67,8 @@ impl KernelLoss {
             Self::KernelReadFailed => "kernel_read_failed",
             Self::Collision => "collision",
             Self::TooManyBuffers => "too_many_buffers",
+            Self::SelectionTableFull => "selection_table_full",
+            Self::ReadOutsideCall => "read_outside_call",
         }
     }
 }

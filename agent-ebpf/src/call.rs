@@ -24,6 +24,8 @@ use crate::{
 
 /// Buffers of one call that are looked at.
 const BUFFERS: usize = 8;
+/// `recv` with it discards bytes instead of copying them.
+const MSG_TRUNC: u32 = 0x20;
 const EAGAIN: i64 = -11;
 const EINTR: i64 = -4;
 
@@ -39,24 +41,24 @@ pub fn on_enter(pt_regs: u64, id: u64) {
         return;
     }
     let Some(registers) = offsets::read_at::<[u64; regs::COUNT]>(pt_regs + regs::FIRST as u64) else { return };
-    begin(task, id, registers[regs::ARG0], registers[regs::ARG1], registers[regs::ARG2]);
+    begin(task, id, [registers[regs::ARG0], registers[regs::ARG1], registers[regs::ARG2], registers[regs::ARG3]]);
 }
 
 /// `sys_enter` for the tracepoint form, whose arguments lie in the record itself.
 #[inline(always)]
-pub fn on_enter_arguments(id: u64, fd: u64, buffer: u64, count: u64) {
+pub fn on_enter_arguments(id: u64, arguments: [u64; 4]) {
     if !moves_bytes(id) {
         return;
     }
     let Some(settings) = select::settings() else { return };
     let Some(task) = select::current_task(settings) else { return };
     if !select::hopeless(settings, task.mode) {
-        begin(task, id, fd, buffer, count);
+        begin(task, id, arguments);
     }
 }
 
 #[inline(always)]
-fn begin(task: &mut Task, id: u64, fd: u64, buffer: u64, count: u64) {
+fn begin(task: &mut Task, id: u64, [fd, buffer, count, fourth]: [u64; 4]) {
     task.enter_ns = now();
     task.number = id + 1; // 0 means "in no call"
     task.fd = fd;
@@ -66,6 +68,11 @@ fn begin(task: &mut Task, id: u64, fd: u64, buffer: u64, count: u64) {
     task.tx_sock = 0;
     task.rx_sock = 0;
     task.call_flags = 0;
+    task.message_flags = match id {
+        number::RECVFROM | number::RECVMMSG => fourth as u32,
+        number::RECVMSG => count as u32,
+        _ => 0,
+    };
 }
 
 /// `sys_exit`.
@@ -100,7 +107,8 @@ pub fn on_exit(result: i64) {
 /// A read that met the end of the stream, or a call that failed for good.
 #[inline(always)]
 fn ended_or_failed(task: &Task, id: u64, result: i64) -> bool {
-    (result == 0 && is_read(id) && task.count != 0)
+    let wanted_bytes = task.count != 0 || id == number::RECVMSG; // whose third argument is its flags
+    (result == 0 && is_read(id) && wanted_bytes)
         || (result < 0 && result != EAGAIN && result != EINTR && (is_read(id) || is_write(id)))
 }
 
@@ -136,6 +144,10 @@ fn returned_from_read(settings: &Settings, task: &mut Task, id: u64, result: i64
     if result > 0 && id != number::RECVMMSG && task.rx_end.wrapping_sub(task.rx_start) != result as u32 {
         task.rx_start = task.rx_end.wrapping_sub(result as u32);
         task.call_flags |= u32::from(wire::INFERRED_RANGE);
+        // What had arrived is of bytes that others may have read long ago.
+        task.arrival_first_ns = 0;
+        task.arrival_last_ns = 0;
+        task.arrival_end = task.rx_start;
     }
     let by_connection = select::connection_mode(settings, conn);
     let combined = select::combined(task.mode, by_connection);
@@ -190,7 +202,7 @@ fn tell(settings: &Settings, task: &mut Task, connection_id: u64, call: Call) {
     // SAFETY: this CPU's own scratch; see `maps::SCRATCH`.
     let scratch = unsafe { &mut *scratch };
     let mut captured = Captured { length: 0, tail: 0 };
-    if call.selected && call.moved != 0 {
+    if call.selected && call.moved != 0 && settings.payload_bytes_max != 0 {
         captured = capture(settings, task, scratch, call.id, call.moved);
     }
     let receives = call.direction == direction::RECEIVE;
@@ -242,15 +254,16 @@ const NOTHING: Captured = Captured { length: 0, tail: 0 };
 /// Copies the first bytes that moved, and the last few if the middle is left out.
 #[inline(always)]
 fn capture(settings: &Settings, task: &mut Task, scratch: &mut Scratch, id: u64, moved: u32) -> Captured {
-    if id == number::SENDFILE || id == number::SPLICE {
+    if id == number::SENDFILE || id == number::SPLICE || task.message_flags & MSG_TRUNC != 0 {
         task.call_flags |= u32::from(wire::NO_BUFFER);
         return NOTHING;
     }
-    scratch.copy = Copy { last_base: 0, last_size: 0, left: moved, length: 0, failed: 0 };
+    let first = first_message(task, id, moved);
+    scratch.copy = Copy { last_base: 0, last_size: 0, left: first, length: 0, failed: 0 };
     match buffers(task, id) {
         Some((base, count)) => {
             let limit = limit(settings, base, count, moved);
-            copy_buffers(limit, scratch, base, count, moved);
+            copy_buffers(limit, scratch, base, count, first);
         }
         None => scratch.copy.failed = 1,
     }
@@ -264,7 +277,23 @@ fn capture(settings: &Settings, task: &mut Task, scratch: &mut Scratch, id: u64,
     }
     task.call_flags |= u32::from(wire::TRUNCATED);
     emit::lost(KernelLoss::PayloadTruncated);
-    Captured { length: copy.length, tail: copy_tail(scratch, &copy, moved) }
+    let tail = if first == moved { copy_tail(scratch, &copy, moved) } else { 0 };
+    Captured { length: copy.length, tail }
+}
+
+/// How many of the bytes are in the first message's buffers: all, but for `recvmmsg` and `sendmmsg`.
+#[inline(always)]
+fn first_message(task: &Task, id: u64, moved: u32) -> u32 {
+    if id != number::RECVMMSG && id != number::SENDMMSG {
+        return moved;
+    }
+    // mmsghdr: msghdr 56, msg_len 4.
+    // SAFETY: the helper checks the address.
+    match unsafe { bpf_probe_read_user((task.buffer + 56) as *const u32) } {
+        Ok(length) if length < moved => length,
+        Ok(_) => moved,
+        Err(_) => 0,
+    }
 }
 
 /// Where the buffers are: a vector of `count`, or one buffer if `count` is `u64::MAX`.

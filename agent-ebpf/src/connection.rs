@@ -35,6 +35,7 @@ pub mod tcp {
     pub const FIN_WAIT1: u8 = 4;
     pub const CLOSE: u8 = 7;
     pub const CLOSE_WAIT: u8 = 8;
+    pub const LAST_ACK: u8 = 9;
 }
 
 /// The connection of a socket, if it is known.
@@ -118,7 +119,7 @@ pub fn on_state(sk: u64, old: u8, new: u8) {
         (tcp::SYN_RECV, tcp::ESTABLISHED) => opened_by_peer(sk),
         (tcp::SYN_SENT, tcp::CLOSE) => changed(sk, change::CONNECT_FAILED, old, new),
         (_, tcp::CLOSE_WAIT) => changed(sk, change::REMOTE_CLOSED, old, new),
-        (_, tcp::FIN_WAIT1) => changed(sk, change::LOCAL_CLOSED, old, new),
+        (_, tcp::FIN_WAIT1 | tcp::LAST_ACK) => changed(sk, change::LOCAL_CLOSED, old, new),
         (_, tcp::CLOSE) => note_reset(sk),
         _ => {}
     }
@@ -216,8 +217,10 @@ pub fn announce(sk: u64, conn: &mut Conn) {
         // SAFETY: the helper takes no arguments.
         conn.cgroup_id = unsafe { helpers::bpf_get_current_cgroup_id() };
     }
-    if read_bases(sk, conn).is_none() {
-        emit::lost(KernelLoss::KernelReadFailed);
+    match read_bases(sk, conn) {
+        Some(()) if conn.role != u16::from(role::UNKNOWN) => conn.flags |= flag::BASES,
+        Some(()) => {} // which end sent the SYN decides about one byte
+        None => emit::lost(KernelLoss::KernelReadFailed),
     }
     conn.flags |= flag::ANNOUNCED;
     debug!(&NoContext, "connection {} -> {} of process {}", conn.local_port, conn.remote_port, conn.pid);
@@ -268,7 +271,7 @@ fn emit_change(sk: u64, conn: &Conn, what: u8, old: u8, new: u8) {
     if conn.flags & flag::PREEXISTING != 0 {
         flags |= wire::PREEXISTING;
     }
-    if conn.flags & flag::ANNOUNCED != 0 {
+    if conn.flags & flag::BASES != 0 {
         flags |= wire::BASES;
     }
     if conn.flags & flag::RESET != 0 {

@@ -90,11 +90,9 @@ hook!(sched_process_exit__tp_btf, sched_process_exit__raw_tp, "sched_process_exi
 #[tracepoint]
 pub fn sys_enter__tracepoint(context: TracePointContext) -> u32 {
     // SAFETY: the offsets are those of the event's format, which is part of the kernel's interface.
-    let fields = unsafe {
-        (context.read_at::<u64>(8), context.read_at::<u64>(16), context.read_at::<u64>(24), context.read_at::<u64>(32))
-    };
-    if let (Ok(id), Ok(fd), Ok(buffer), Ok(count)) = fields {
-        call::on_enter_arguments(id, fd, buffer, count);
+    let fields = unsafe { (context.read_at::<u64>(8), context.read_at::<[u64; 4]>(16)) };
+    if let (Ok(id), Ok(arguments)) = fields {
+        call::on_enter_arguments(id, arguments);
     }
     0
 }

@@ -21,6 +21,7 @@ use crate::{
 
 const MASK: u32 = SLOTS - 1;
 const TCP_FLAG_FIN: u8 = 1;
+const MSG_PEEK: u32 = 2;
 
 /// Whether sequence number `a` is at or after `b`.
 #[inline(always)]
@@ -125,7 +126,9 @@ pub fn on_segment(sk: u64, skb: u64) {
     let carries_data = end != seq;
     acknowledge(sk, conn, ack, time_ns, carries_data);
     if carries_data {
-        arrive(conn, seq, end, time_ns);
+        // What was in order before this segment.
+        let Some(in_order) = read::<u32>(sk, &offsets::TCP_RCV_NXT) else { return };
+        arrive(conn, (seq, end), in_order, time_ns);
     }
 }
 
@@ -198,34 +201,52 @@ pub fn retire_all(sk: u64, conn: &mut Conn) {
     }
 }
 
-/// Notes when bytes arrived. The slots stay in sequence order and without holes between them: a slot that begins after
-/// a hole covers the hole, and its last byte counts as arrived when the hole is filled.
+/// Notes when bytes arrived; `in_order` is the next byte that TCP waits for. The slots stay in sequence order and without
+/// holes between them: a slot that begins after a hole covers the hole. A slot beyond `in_order` cannot be read yet, so
+/// its time of completeness is that of the latest segment that may have filled what was missing before it.
 #[inline(always)]
-fn arrive(conn: &mut Conn, seq: u32, end: u32, time_ns: u64) {
+fn arrive(conn: &mut Conn, (seq, end): (u32, u32), in_order: u32, time_ns: u64) {
+    if reached(in_order, end) {
+        return; // known already
+    }
+    let hole = if reached(in_order, seq) { 0 } else { u32::from(wire::OUT_OF_ORDER) };
     if conn.rx_head == conn.rx_tail {
-        open_rx(conn, seq, end, time_ns, 0);
+        open_rx(conn, in_order, end, time_ns, hole);
         return;
     }
-    let last: &mut RxSlot = &mut conn.rx[(conn.rx_head.wrapping_sub(1) & MASK) as usize];
-    let known_end = last.end;
+    let known_end = conn.rx[(conn.rx_head.wrapping_sub(1) & MASK) as usize].end;
     if reached(known_end, end) {
-        // A retransmission, perhaps of what was missing.
-        if last.flags & u32::from(wire::OUT_OF_ORDER) != 0 {
-            last.last_ns = time_ns;
-        }
+        fill(conn, in_order, time_ns);
         return;
     }
-    let out_of_order = if reached(known_end, seq) { 0 } else { u32::from(wire::OUT_OF_ORDER) };
     if conn.rx_head.wrapping_sub(conn.rx_tail) >= SLOTS {
+        let last: &mut RxSlot = &mut conn.rx[(conn.rx_head.wrapping_sub(1) & MASK) as usize];
         last.end = end;
         last.last_ns = time_ns;
-        last.flags |= u32::from(wire::MERGED) | out_of_order;
+        last.flags |= u32::from(wire::MERGED) | hole;
         if conn.flags & flag::ANNOUNCED != 0 {
             emit::lost(KernelLoss::ArrivalMerged); // of others nobody will ever ask
         }
         return;
     }
-    open_rx(conn, known_end, end, time_ns, out_of_order);
+    let late = if reached(known_end, seq) { 0 } else { u32::from(wire::OUT_OF_ORDER) };
+    open_rx(conn, known_end, end, time_ns, late);
+}
+
+/// A retransmission, perhaps of what was missing.
+#[inline(always)]
+fn fill(conn: &mut Conn, in_order: u32, time_ns: u64) {
+    for step in 0..SLOTS {
+        let index = conn.rx_tail.wrapping_add(step);
+        if index == conn.rx_head {
+            return;
+        }
+        let slot = &mut conn.rx[(index & MASK) as usize];
+        if !reached(in_order, slot.end) {
+            slot.last_ns = time_ns;
+            slot.flags |= u32::from(wire::OUT_OF_ORDER);
+        }
+    }
 }
 
 #[inline(always)]
@@ -261,8 +282,11 @@ fn consume(task: &mut Task, conn: &mut Conn, sk: u64, copied: u32, wanted: bool)
         conn.flags |= flag::CURSOR;
     }
     let start = conn.read_cursor;
-    if start == copied && known {
-        return; // a peek
+    if start == copied && (known || task.message_flags & MSG_PEEK != 0) {
+        return;
+    }
+    if task.number == 0 && wanted {
+        emit::lost(KernelLoss::ReadOutsideCall);
     }
     conn.read_cursor = copied;
     if task.rx_sock != sk {

@@ -2,6 +2,7 @@
 
 use agent_common::{
     header::kind,
+    loss::KernelLoss,
     process::{ProcessRecord, change},
     settings::rule,
 };
@@ -34,7 +35,9 @@ pub fn on_fork(parent: u64, child: u64) {
     if let Some(inherited) = SELECT_PID.get_ptr(&parent_pid) {
         // SAFETY: a live map value.
         let inherited = unsafe { *inherited };
-        let _ = SELECT_PID.insert(&child_pid, &inherited, 0);
+        if SELECT_PID.insert(&child_pid, &inherited, 0).is_err() {
+            emit::lost(KernelLoss::SelectionTableFull);
+        }
     }
 }
 
@@ -60,21 +63,26 @@ pub fn on_exec(bprm: u64) {
 pub fn on_exit() {
     let pid_tgid = bpf_get_current_pid_tgid();
     let (pid, tid) = ((pid_tgid >> 32) as u32, pid_tgid as u32);
-    let Some(task) = TASKS.get_ptr(&tid) else {
-        if pid == tid {
-            let _ = SELECT_PID.remove(&pid);
-        }
-        return;
-    };
+    let ends = process_ends();
+    if ends {
+        let _ = SELECT_PID.remove(&pid);
+    }
+    let Some(task) = TASKS.get_ptr(&tid) else { return };
     // SAFETY: a live map value of the current thread.
     let (mode, cgroup_id) = unsafe { ((*task).mode, (*task).cgroup_id) };
     let _ = TASKS.remove(&tid);
-    if pid == tid {
-        let _ = SELECT_PID.remove(&pid);
-        if select::records(mode) {
-            emit_process(change::EXIT, cgroup_id, 0);
-        }
+    if ends && select::records(mode) {
+        emit_process(change::EXIT, cgroup_id, 0);
     }
+}
+
+/// Whether the current thread is the last of its process; the first thread may end long before.
+#[inline(always)]
+fn process_ends() -> bool {
+    // SAFETY: the helper takes no arguments.
+    let task = unsafe { helpers::bpf_get_current_task() };
+    let live = read::<u64>(task, &offsets::TASK_SIGNAL).and_then(|signal| read::<i32>(signal, &offsets::SIGNAL_LIVE));
+    live == Some(0)
 }
 
 #[inline(always)]

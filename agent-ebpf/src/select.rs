@@ -4,7 +4,7 @@
 
 use agent_common::settings::{ExeKey, Settings, mode, rule};
 use aya_ebpf::{
-    bindings::BPF_NOEXIST,
+    bindings::BPF_ANY,
     helpers::{bpf_get_current_pid_tgid, generated as helpers},
 };
 
@@ -29,9 +29,11 @@ pub fn settings() -> Option<&'static Settings> {
 pub fn current_task(settings: &Settings) -> Option<&'static mut Task> {
     let pid_tgid = bpf_get_current_pid_tgid();
     let tid = pid_tgid as u32;
+    let pid = (pid_tgid >> 32) as u32;
     let found = match TASKS.get_ptr_mut(&tid) {
-        Some(task) => task,
-        None => insert_task(tid)?,
+        // SAFETY: a live map value. Another process: the thread of that number ended unseen.
+        Some(task) if unsafe { (*task).pid == pid || (*task).pid == 0 } => task,
+        _ => insert_task(tid)?,
     };
     // SAFETY: a live map value; only its own thread and the scheduler hooks (other fields) write it.
     let task = unsafe { &mut *found };
@@ -42,7 +44,7 @@ pub fn current_task(settings: &Settings) -> Option<&'static mut Task> {
         task.cgroup_id
     };
     if task.generation != settings.generation || task.cgroup_id != cgroup_id {
-        task.pid = (pid_tgid >> 32) as u32;
+        task.pid = pid;
         task.cgroup_id = cgroup_id;
         task.mode = decide_task(settings, task.pid);
         task.generation = settings.generation;
@@ -54,7 +56,7 @@ pub fn current_task(settings: &Settings) -> Option<&'static mut Task> {
 fn insert_task(tid: u32) -> Option<*mut Task> {
     let empty = EMPTY_TASK.get_ptr(0)?;
     // SAFETY: `empty` is a live map value that nobody writes.
-    if TASKS.insert(&tid, unsafe { &*empty }, u64::from(BPF_NOEXIST)).is_err() {
+    if TASKS.insert(&tid, unsafe { &*empty }, u64::from(BPF_ANY)).is_err() {
         crate::emit::lost(agent_common::loss::KernelLoss::TaskTableFull);
     }
     TASKS.get_ptr_mut(&tid)

@@ -55,6 +55,8 @@ pub mod flag {
     pub const CURSOR: u32 = 4;
     /// Ended by a reset.
     pub const RESET: u32 = 8;
+    /// `send_base` and `receive_base` are valid.
+    pub const BASES: u32 = 16;
 }
 
 /// One TCP connection, keyed by the address of its `struct sock`, from its first sight to `tcp_destroy_sock`.
@@ -130,5 +132,6 @@ pub struct Task {
     pub runnable_ns: u64,
     /// 1 if it became runnable by a wake-up, 0 if by losing its CPU.
     pub woken_from_sleep: u32,
-    pub padding: u32,
+    /// `MSG_*` flags of the call in progress.
+    pub message_flags: u32,
 }

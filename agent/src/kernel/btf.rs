@@ -221,6 +221,8 @@ const FIELDS: &[(&str, &str, &[&str])] = &[
     ("TASK_MM", "task_struct", &["mm"]),
     ("TASK_COMM", "task_struct", &["comm"]),
     ("TASK_PARENT", "task_struct", &["real_parent"]),
+    ("TASK_SIGNAL", "task_struct", &["signal"]),
+    ("SIGNAL_LIVE", "signal_struct", &["live.counter"]),
     ("FILES_FDT", "files_struct", &["fdt"]),
     ("FDT_FD", "fdtable", &["fd"]),
     ("FDT_MAX_FDS", "fdtable", &["max_fds"]),
