@@ -20,7 +20,9 @@ struct Entry {
     asked: bool,
     /// Whether they came.
     read: bool,
-    exited: bool,
+    /// When it was executed; 0 if that was not seen.
+    since_ns: u64,
+    exited_ns: Option<u64>,
     used: u64,
 }
 
@@ -40,12 +42,17 @@ impl Processes {
         Self { known: HashMap::new(), wanted: Vec::new(), max: max.max(1), uses: 0 }
     }
 
-    /// A process was seen to use the network.
-    pub fn see(&mut self, pid: u32, losses: &mut Losses) {
+    /// A process was seen to use the network at `at_ns`; 0 if it is not known when.
+    pub fn see(&mut self, pid: u32, at_ns: u64, losses: &mut Losses) {
         if pid == 0 {
             return;
         }
         let entry = self.entry(pid, losses);
+        if entry.exited_ns.is_some_and(|exited_ns| at_ns > exited_ns) {
+            // The pid is used again: another process.
+            let facts = Arc::new(ProcessFacts { pid, ..ProcessFacts::default() });
+            *entry = Entry { facts, asked: false, read: false, since_ns: 0, exited_ns: None, used: entry.used };
+        }
         if !entry.asked {
             entry.asked = true;
             self.wanted.push(pid);
@@ -56,10 +63,11 @@ impl Processes {
     pub fn record(&mut self, record: &ProcessRecord, losses: &mut Losses) {
         match record.change {
             change::EXEC => self.exec(record, losses),
-            change::FORK => self.fork(record, losses),
             change::EXIT => {
-                if let Some(entry) = self.known.get_mut(&record.pid) {
-                    entry.exited = true;
+                let at_ns = record.header.time_ns;
+                // The end of the process before may be told late.
+                if let Some(entry) = self.known.get_mut(&record.pid).filter(|entry| entry.since_ns <= at_ns) {
+                    entry.exited_ns = Some(at_ns);
                 }
             }
             _ => losses.add(Loss::RecordMalformed, 1),
@@ -83,20 +91,10 @@ impl Processes {
         };
         let entry = self.entry(record.pid, losses);
         let was_asked = std::mem::take(&mut entry.asked);
-        (entry.facts, entry.read, entry.exited) = (Arc::new(facts), false, false);
+        (entry.facts, entry.read, entry.exited_ns) = (Arc::new(facts), false, None);
+        entry.since_ns = record.header.time_ns;
         if was_asked {
-            self.see(record.pid, losses);
-        }
-    }
-
-    /// A child starts as its parent.
-    fn fork(&mut self, record: &ProcessRecord, losses: &mut Losses) {
-        let parent = self.known.get(&record.parent_pid).map(|parent| Arc::clone(&parent.facts));
-        let facts = parent.map(|facts| ProcessFacts { pid: record.pid, ..(*facts).clone() });
-        // A pid that is used again is another process.
-        self.known.remove(&record.pid);
-        if let Some(facts) = facts {
-            self.entry(record.pid, losses).facts = Arc::new(facts);
+            self.see(record.pid, 0, losses);
         }
     }
 
@@ -140,7 +138,8 @@ impl Processes {
             facts: Arc::new(ProcessFacts { pid, ..ProcessFacts::default() }),
             asked: false,
             read: false,
-            exited: false,
+            since_ns: 0,
+            exited_ns: None,
             used,
         });
         entry.used = used;
@@ -149,7 +148,8 @@ impl Processes {
 
     /// Forgets the least recently used sixteenth, so that the search is paid rarely; ended processes count as oldest.
     fn evict(&mut self, losses: &mut Losses) {
-        let mut ages: Vec<_> = self.known.iter().map(|(pid, entry)| ((!entry.exited, entry.used), *pid)).collect();
+        let mut ages: Vec<_> =
+            self.known.iter().map(|(pid, entry)| ((entry.exited_ns.is_none(), entry.used), *pid)).collect();
         let count = (self.max / 16).clamp(1, ages.len());
         ages.select_nth_unstable(count - 1);
         for ((alive, _), pid) in ages.drain(..count) {
@@ -194,8 +194,8 @@ mod tests {
     #[test]
     fn facts_are_wanted_once_and_again_after_exec() {
         let (mut processes, mut losses) = setup();
-        processes.see(7, &mut losses);
-        processes.see(7, &mut losses);
+        processes.see(7, 1, &mut losses);
+        processes.see(7, 2, &mut losses);
         assert_eq!(processes.take_wanted(), [7]);
         processes.record(&record(7, 1, change::EXEC, "/bin/curl"), &mut losses);
         processes.record(&record(8, 1, change::EXEC, "/bin/ls"), &mut losses);
@@ -213,22 +213,44 @@ mod tests {
         assert_eq!(facts.executable_path.as_deref(), Some("/usr/bin/curl"));
     }
 
+    fn at(time_ns: u64, mut record: ProcessRecord) -> ProcessRecord {
+        record.header.time_ns = time_ns;
+        record
+    }
+
     #[test]
-    fn a_child_starts_as_its_parent_under_its_own_pid() {
+    fn a_pid_that_is_used_again_is_another_process() {
         let (mut processes, mut losses) = setup();
+        processes.see(7, 10, &mut losses);
         processes.facts(ProcessFacts { pid: 7, service_name: Some("shop".into()), ..Default::default() }, &mut losses);
-        processes.record(&record(8, 7, change::FORK, ""), &mut losses);
-        assert_eq!((processes.get(8).pid, processes.get(8).service_name.as_deref()), (8, Some("shop")));
+        assert_eq!(processes.take_wanted(), [7]);
+        processes.record(&at(20, record(7, 1, change::EXIT, "")), &mut losses);
+        processes.see(7, 19, &mut losses);
+        processes.see(7, 0, &mut losses);
+        assert_eq!(processes.get(7).service_name.as_deref(), Some("shop"), "told late, but done before the end");
+        processes.see(7, 21, &mut losses);
+        assert_eq!((processes.get(7).pid, processes.get(7).service_name.as_deref()), (7, None));
+        assert!(processes.is_awaited(7));
+        assert_eq!(processes.take_wanted(), [7]);
+    }
+
+    #[test]
+    fn the_end_of_the_process_before_does_not_end_the_next() {
+        let (mut processes, mut losses) = setup();
+        processes.record(&at(30, record(7, 1, change::EXEC, "/bin/curl")), &mut losses);
+        processes.record(&at(20, record(7, 1, change::EXIT, "")), &mut losses);
+        processes.see(7, 31, &mut losses);
+        assert_eq!(processes.get(7).executable_name.as_deref(), Some("curl"));
     }
 
     #[test]
     fn the_table_is_bounded_and_ended_processes_go_first() {
         let (mut processes, mut losses) = setup();
-        (1..=16).for_each(|pid| processes.see(pid, &mut losses));
+        (1..=16).for_each(|pid| processes.see(pid, 1, &mut losses));
         processes.record(&record(16, 1, change::EXIT, ""), &mut losses);
-        processes.see(17, &mut losses);
+        processes.see(17, 1, &mut losses);
         assert!(losses.is_empty());
-        processes.see(18, &mut losses);
+        processes.see(18, 1, &mut losses);
         assert_eq!(losses.get(Loss::ProcessEvicted), 1);
         assert_eq!(processes.known.len(), 16);
     }

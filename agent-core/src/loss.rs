@@ -33,7 +33,7 @@ pub enum Loss {
     HttpMalformed,
     /// A head longer than the parser's limit.
     HttpTooLarge,
-    /// A message that was seen only in part, so that its exchange has no span.
+    /// A message that was seen only in part, so that its exchange has no span or an unknown outcome.
     MessageLost,
     /// Requests and responses could not be told apart any more after a loss; the exchanges in doubt have no span or an
     /// unknown outcome.

@@ -73,14 +73,17 @@ impl Pipeline {
         match &event {
             // A connection is opened before anything about it, whatever the times say.
             Event::Connection(record) => {
-                self.processes.see(record.pid, &mut self.losses);
+                // Told when the connection was first used, or went away: that need not be this process's doing.
+                let at_ns = if record.change == change::OPENED { record.opened_ns } else { 0 };
+                self.processes.see(record.pid, at_ns, &mut self.losses);
                 if record.change == change::OPENED {
                     let (table, mut context) = self.parts(self.now_ns);
                     table.open(record, &mut context);
                 }
             }
-            Event::Call(call) => self.processes.see(call.record.pid, &mut self.losses),
-            Event::Send(record) => self.processes.see(record.pid, &mut self.losses),
+            Event::Call(call) => self.processes.see(call.record.pid, call.record.header.time_ns, &mut self.losses),
+            // Acknowledgements may outlive who wrote.
+            Event::Send(record) => self.processes.see(record.pid, record.locked_ns, &mut self.losses),
             Event::Process(record) => self.processes.record(record, &mut self.losses),
             Event::Arrival(_) => {}
         }

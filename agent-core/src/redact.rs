@@ -5,7 +5,9 @@
 //! [`crate::pipeline`] for every span. Never: fails; what looks like a value is treated as one.
 //!
 //! A path segment becomes `{id}` if it holds a number, or long hexadecimal digits; `{uuid}`, `{email}`; `{token}` if it
-//! is long and mixed, or not plain text. Common versions (`v1`) stay. Every text is cut to [`TEXT_BYTES_MAX`].
+//! is long and mixed, is one word of at least [`WORD_BYTES_MAX`] bytes, is a `key=value`, or not plain text. What
+//! follows a `;` (a segment's parameters, RFC 3986, 3.3) is cut. Common versions (`v1`) stay. Every text is cut to
+//! [`TEXT_BYTES_MAX`].
 
 use crate::span::{Protocol, Span, SpanKind, Value};
 
@@ -15,6 +17,9 @@ pub const TEXT_BYTES_MAX: usize = 1024;
 pub const TEXTS_MAX: usize = 64;
 /// Path segments beyond this many become one `{rest}`.
 pub const SEGMENTS_MAX: usize = 32;
+
+/// Words without separators are shorter than this.
+pub const WORD_BYTES_MAX: usize = 20;
 
 /// What `url.path` may show. The span's name and `http.route` are always redacted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,7 +119,8 @@ impl Redactor {
         if self.config.keep_segments.iter().any(|kept| kept == segment) {
             return segment;
         }
-        placeholder(segment).unwrap_or(segment)
+        let name = segment.split(';').next().unwrap_or_default();
+        placeholder(name).unwrap_or(name)
     }
 }
 
@@ -138,8 +144,10 @@ fn placeholder(segment: &str) -> Option<&'static str> {
         return Some("{id}");
     }
     let mixed = count(u8::is_ascii_uppercase) > 0 && count(u8::is_ascii_lowercase) > 0;
-    let wordlike = bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~!$+,;:=*'()".contains(byte));
-    if !wordlike || bytes.len() > 64 || (bytes.len() >= 16 && (digits > 0 || (mixed && !has_separator(bytes)))) {
+    let wordlike = bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~!$+,:*'()".contains(byte));
+    let one_word = !has_separator(bytes);
+    let long = bytes.len() > 64 || (one_word && bytes.len() >= WORD_BYTES_MAX);
+    if !wordlike || long || (bytes.len() >= 16 && (digits > 0 || (mixed && one_word))) {
         return Some("{token}");
     }
     // A word with numbers among it (`order-1234`, `12.5`, `42.json`) names one of many.
@@ -217,6 +225,7 @@ mod tests {
             "/a/very-long-hyphenated-word/x",
             "/index.html",
             "/deadbeef",
+            "/notifications/abcdefghijklmnopqrs",
         ] {
             check(path, path);
         }
@@ -234,6 +243,9 @@ mod tests {
         check("/reset/AbCdEfGhIjKlMnOpQr", "/reset/{token}");
         check("/name/J%C3%BCrgen", "/name/{token}");
         check("/order-1234", "/{id}");
+        check("/login;user=alice;password=hunter/next", "/login/next");
+        check("/x/token=abcdef/y", "/x/{token}/y");
+        check("/reset/abcdefghijklmnopqrst", "/reset/{token}");
     }
 
     #[test]

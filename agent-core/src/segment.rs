@@ -121,27 +121,31 @@ impl Tiles {
     /// From the last byte's arrival (now) to the return of the read call that handed it over.
     ///
     /// A thread that was last woken before that was running, and busy elsewhere. One of which no wake-up was ever seen
-    /// may have slept and waited for a CPU: then nothing tells the parts apart.
-    fn reading(&mut self, read: &CallTiming) {
+    /// may have slept and waited for a CPU: then nothing tells the parts apart. If the arrival is not `exact`, the part
+    /// that begins with it is not measured.
+    fn reading(&mut self, read: &CallTiming, exact: bool) {
+        let mut evidence = if exact { Measured } else { Derived };
         if !read.sched || read.woken_ns == 0 {
             return self.unexplained(read.return_ns);
         }
         if read.running_ns < read.woken_ns {
-            self.until(read.woken_ns, ReceiveBuffer, Measured);
+            self.until(read.woken_ns, ReceiveBuffer, evidence);
             return self.unexplained(read.return_ns);
         }
         let mut queued_ns = read.run_queue_inside();
         if read.running_ns > self.now_ns {
-            self.until(read.woken_ns, ReceiveBuffer, Measured);
-            self.until(read.running_ns, RunQueue, Measured);
+            let slept = read.woken_ns >= self.now_ns;
+            self.until(read.woken_ns, ReceiveBuffer, evidence);
+            self.until(read.running_ns, RunQueue, if slept { Measured } else { evidence });
+            evidence = Measured;
             // Run-queue time inside the call is then that of the wake-up, or older than the message.
             if read.enter_ns <= read.woken_ns {
                 queued_ns = Some(0);
             }
         }
         let Some(queued_ns) = queued_ns else { return self.until(read.return_ns, ReceiveBuffer, Derived) };
-        self.until(self.now_ns.saturating_add(queued_ns).min(read.return_ns), RunQueue, Measured);
-        self.until(read.return_ns, ReceiveBuffer, Measured);
+        self.until(self.now_ns.saturating_add(queued_ns).min(read.return_ns), RunQueue, evidence);
+        self.until(read.return_ns, ReceiveBuffer, evidence);
     }
 
     /// A write call; what is before it has its tile.

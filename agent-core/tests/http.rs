@@ -5,8 +5,8 @@ use agent_core::{
     loss::Loss,
     pipeline::PipelineConfig,
     redact::{PathPolicy, RedactConfig},
-    span::{Protocol, SpanKind, Status, Value},
-    testing::{End, Kernel, Read, Run, attribute, segments},
+    span::{Evidence, Protocol, SegmentName, SpanKind, Status, Value},
+    testing::{End, Kernel, Read, Run, attribute, segments, total},
 };
 
 const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: shop.test\r\n\r\n";
@@ -346,6 +346,88 @@ fn who_has_no_answer_is_told_why_only_if_that_was_seen() {
     end.read_at(&mut kernel, 2_000_000, GET);
     end.close(&mut kernel, 2_006_000);
     check(&kernel.run(), &["GET /a unknown"]);
+}
+
+#[test]
+fn an_answer_that_was_lost_is_no_missing_answer() {
+    // The end of the stream is read at a position beyond what was seen.
+    let (mut kernel, mut end) = client();
+    end.write(&mut kernel, 2_000_000, 2_000_010, GET);
+    end.moved[1] += OK.len() as u32;
+    end.read_end(&mut kernel, 62_000_000);
+    end.close(&mut kernel, 62_001_000);
+    let run = kernel.run();
+    check(&run, &["GET /a unknown"]);
+    assert_eq!((run.spans[0].duration_ns, run.losses.get(Loss::MessageLost)), (10_000, 1));
+    // The numbering tells of it, and the connection is reset later.
+    let (mut kernel, mut end) = client();
+    end.write(&mut kernel, 2_000_000, 2_000_010, GET);
+    kernel.header(5, 0);
+    end.reset(&mut kernel, 2_006_000);
+    check(&kernel.run(), &["GET /a unknown"]);
+    // What was lost before the request is no answer to it.
+    let (mut kernel, mut end) = client();
+    kernel.header(5, 0);
+    end.write(&mut kernel, 2_000_000, 2_000_010, GET);
+    end.read_end(&mut kernel, 2_005_000);
+    end.close(&mut kernel, 2_006_000);
+    check(&kernel.run(), &["GET /a error connection_closed"]);
+    // Half of it was lost.
+    let (mut kernel, mut end) = client();
+    end.write(&mut kernel, 2_000_000, 2_000_010, GET);
+    end.read_at(&mut kernel, 2_004_000, &OK[..OK.len() - 1]);
+    kernel.header(5, 0);
+    end.reset(&mut kernel, 2_006_000);
+    check(&kernel.run(), &["GET /a unknown 200"]);
+}
+
+#[test]
+fn a_lost_response_does_not_make_its_request_last_until_the_next() {
+    let (mut kernel, mut end) = server();
+    serve(&mut kernel, &mut end, 2_000_000, GET, OK);
+    serve(&mut kernel, &mut end, 3_000_000, b"GET /two HTTP/1.1\r\n\r\n", OK);
+    kernel.lose();
+    serve(&mut kernel, &mut end, 63_000_000, GET, OK);
+    let run = kernel.run();
+    check(&run, &["GET /a ok 200", "GET /two unknown", "GET /a ok 200"]);
+    assert_eq!(run.spans[1].duration_ns, 60_000);
+    assert_eq!(total(&run.spans[1], SegmentName::Application), 0);
+    assert!(run.spans[1].segments.iter().all(|segment| segment.evidence != Evidence::Measured));
+    assert_eq!(run.losses.get(Loss::MessageLost), 1);
+    // Nor until the connection is closed.
+    let (mut kernel, mut end) = server();
+    serve(&mut kernel, &mut end, 2_000_000, GET, OK);
+    kernel.lose();
+    end.close(&mut kernel, 62_000_000);
+    let run = kernel.run();
+    check(&run, &["GET /a unknown"]);
+    assert_eq!((run.spans[0].duration_ns, total(&run.spans[0], SegmentName::Application)), (60_000, 0));
+}
+
+#[test]
+fn a_parent_has_a_span_even_if_its_connection_is_given_up() {
+    let (mut kernel, mut client, mut server) = (Kernel::default(), End::client(), End::server());
+    client.open(&mut kernel, 1_000_000);
+    server.open(&mut kernel, 1_000_050);
+    let two = GET.repeat(2);
+    let answers = OK.repeat(2);
+    client.write(&mut kernel, 2_000_000, 2_000_030, &two);
+    server.read_at(&mut kernel, 2_000_050, &two);
+    server.write(&mut kernel, 2_000_300, 2_000_310, &answers);
+    // The client's read of both answers is lost; another pair follows.
+    client.moved[1] += answers.len() as u32;
+    kernel.header(1, 0);
+    client.write(&mut kernel, 2_100_000, 2_100_030, &two);
+    client.read_at(&mut kernel, 2_100_330, &answers);
+    let run = kernel.run();
+    let spans: Vec<_> = run.spans.iter().chain(&run.flushed).collect();
+    let servers: Vec<_> = spans.iter().filter(|span| span.kind == SpanKind::Server).collect();
+    assert_eq!(servers.len(), 2);
+    for server in servers {
+        let parent = server.parent_span_id.expect("the client is on this host");
+        assert!(spans.iter().any(|span| span.span_id == parent && span.kind == SpanKind::Client), "{spans:#?}");
+    }
+    assert!(run.losses.get(Loss::PairingLost) > 0, "{:?}", run.losses);
 }
 
 #[test]

@@ -116,6 +116,17 @@ fn a_reset_is_an_error_and_a_close_is_not() {
 }
 
 #[test]
+fn a_reset_after_the_answer_is_no_error_of_it() {
+    let (mut kernel, mut client) = unselected(End::client());
+    client.write_unselected(&mut kernel, [2_000_000, 2_000_020, 2_000_080], 100, 0);
+    client.read_at(&mut kernel, 2_000_500, &[0; 50]);
+    client.reset(&mut kernel, 2_001_000);
+    let run = kernel.run();
+    check(&run, &[(SpanKind::Client, 500, 100, 50)]);
+    assert_eq!((run.spans[0].status, attribute(&run.spans[0], "error.type")), (Status::Unknown, None));
+}
+
+#[test]
 fn the_role_of_an_old_connection_is_inferred_from_ports_or_not_at_all() {
     let exchange = |local, peer| {
         let (mut kernel, mut end) = (Kernel::default(), End { selected: false, role: 0, local, peer, ..End::client() });

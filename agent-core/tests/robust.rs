@@ -136,6 +136,35 @@ fn facts_reach_spans_that_were_finished_before_they_came() {
 }
 
 #[test]
+fn who_uses_a_pid_after_its_process_ended_is_asked_for_anew() {
+    use agent_common::{header::kind, process};
+    let mut pipeline = Pipeline::new(PipelineConfig::default(), ClockOffset::default());
+    let (mut kernel, mut client) = (Kernel::default(), End::client());
+    let mut wanted = |kernel: &mut Kernel| {
+        kernel.records.drain(..).for_each(|record| pipeline.record(&record));
+        pipeline.wanted_facts()
+    };
+    client.open(&mut kernel, 1_000_000);
+    client.write(&mut kernel, 2_000_000, 2_000_010, b"x");
+    assert_eq!(wanted(&mut kernel), [11]);
+    let header = kernel.header(kind::PROCESS, 2_100_000);
+    let exit = process::ProcessRecord {
+        header,
+        pid: 11,
+        change: process::change::EXIT,
+        ..agent_common::read(&[0; 512]).unwrap()
+    };
+    kernel.emit(&exit, &[]);
+    // The acknowledgement and the end of its connection are not its successor's.
+    client.acked(&mut kernel, 2_200_000, 1, [2_000_000, 2_000_020, 2_200_000], 0);
+    client.close(&mut kernel, 2_200_010);
+    assert!(wanted(&mut kernel).is_empty());
+    let mut next = End { id: 9, local: 41_000, ..End::client() };
+    next.write(&mut kernel, 2_300_000, 2_300_010, b"x");
+    assert_eq!(wanted(&mut kernel), [11]);
+}
+
+#[test]
 fn ids_differ_between_seeds_and_are_never_zero() {
     let ids = |seed| {
         let run = traffic().run_with(PipelineConfig { seed, ..Default::default() });

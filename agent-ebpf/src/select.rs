@@ -24,9 +24,17 @@ pub fn settings() -> Option<&'static Settings> {
     SETTINGS.get_ptr(0).map(|settings| unsafe { &*settings })
 }
 
+#[inline(always)]
+fn volatile_generation(settings: &Settings) -> u32 {
+    // SAFETY: a live reference.
+    unsafe { (&raw const settings.generation).read_volatile() }
+}
+
 /// The current thread's state, made on first use, with its mode up to date.
 #[inline(always)]
 pub fn current_task(settings: &Settings) -> Option<&'static mut Task> {
+    // Taken before deciding: a decision that straddles a change of settings is taken again.
+    let generation = volatile_generation(settings);
     let pid_tgid = bpf_get_current_pid_tgid();
     let tid = pid_tgid as u32;
     let pid = (pid_tgid >> 32) as u32;
@@ -37,17 +45,17 @@ pub fn current_task(settings: &Settings) -> Option<&'static mut Task> {
     };
     // SAFETY: a live map value; only its own thread and the scheduler hooks (other fields) write it.
     let task = unsafe { &mut *found };
-    let cgroup_id = if settings.rules & rule::CGROUP != 0 || task.generation != settings.generation {
+    let cgroup_id = if settings.rules & rule::CGROUP != 0 || task.generation != generation {
         // SAFETY: the helper takes no arguments.
         unsafe { helpers::bpf_get_current_cgroup_id() }
     } else {
         task.cgroup_id
     };
-    if task.generation != settings.generation || task.cgroup_id != cgroup_id {
+    if task.generation != generation || task.cgroup_id != cgroup_id {
         task.pid = pid;
         task.cgroup_id = cgroup_id;
         task.mode = decide_task(settings, task.pid);
-        task.generation = settings.generation;
+        task.generation = generation;
     }
     Some(task)
 }
@@ -122,7 +130,8 @@ fn current_exe() -> Option<ExeKey> {
 /// The mode by the connection's own rules.
 #[inline(always)]
 pub fn connection_mode(settings: &Settings, conn: &mut Conn) -> u32 {
-    if conn.generation == settings.generation {
+    let generation = volatile_generation(settings);
+    if conn.generation == generation {
         return conn.mode;
     }
     let mut decided = mode::NONE;
@@ -135,7 +144,7 @@ pub fn connection_mode(settings: &Settings, conn: &mut Conn) -> u32 {
         decided = stronger(decided, SELECT_NETNS.get_ptr(&netns));
     }
     conn.mode = decided;
-    conn.generation = settings.generation;
+    conn.generation = generation;
     decided
 }
 

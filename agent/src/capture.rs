@@ -1,8 +1,8 @@
 //! The capture loop: ring buffer -> pipeline -> span log, on one thread of its own.
 //!
 //! In: kernel records. Out: finished spans in the log, and figures for `status` and metrics ([`Figures`]). Started and
-//! stopped by `run`. Gathers process facts when the pipeline asks for them, before short-lived processes are gone. Never
-//! blocks on a destination.
+//! stopped by `run`. Has process facts read when the pipeline asks for them, before short-lived processes are gone, on
+//! another thread: a process that is stuck holds up facts, never records. Never blocks on a destination.
 
 use std::{
     fs::File,
@@ -27,7 +27,7 @@ use agent_core::{
 };
 
 use crate::{
-    inventory::process,
+    inventory::{process, reader::FactsReader},
     kernel::{ring::Ring, select::Selection},
     log::SpanLog,
     telemetry::log::RateLimit,
@@ -43,6 +43,8 @@ const NAP_MIN: Duration = Duration::from_millis(1);
 const NAP_MAX: Duration = Duration::from_millis(10);
 /// A drain of more than this shortens the next nap, so that the ring never fills within one at twice the rate.
 const BUSY_BYTES: usize = 256 << 10;
+/// How long the end waits for facts that were asked for.
+const LAST_FACTS_WAIT: Duration = Duration::from_millis(200);
 /// The offset between the clocks follows adjustments of the wall clock this often.
 const CLOCK_INTERVAL_NS: u64 = 1_000_000_000;
 
@@ -57,6 +59,24 @@ pub struct Figures {
     pub connections: AtomicU64,
     /// Losses in the pipeline, by reason.
     pub losses: Mutex<Vec<(&'static str, u64)>>,
+    /// The loop ended, by request or by itself.
+    pub ended: AtomicBool,
+}
+
+impl Figures {
+    /// `Err` with the reason if records are no longer taken.
+    pub fn healthy(&self) -> Result<(), String> {
+        if self.ended.load(Ordering::Acquire) { Err("the capture loop ended".into()) } else { Ok(()) }
+    }
+}
+
+/// Tells the end of the loop, a panic included.
+struct TellsEnd(Arc<Figures>);
+
+impl Drop for TellsEnd {
+    fn drop(&mut self) {
+        self.0.ended.store(true, Ordering::Release);
+    }
 }
 
 /// The running loop.
@@ -70,6 +90,7 @@ pub struct CaptureLoop {
 struct Worker {
     ring: Ring,
     pipeline: Pipeline,
+    facts: FactsReader,
     selection: Arc<Mutex<Selection>>,
     log: SpanLog,
     figures: Arc<Figures>,
@@ -93,6 +114,7 @@ impl CaptureLoop {
         let worker = Worker {
             ring,
             pipeline: Pipeline::new(config, clock_offset()),
+            facts: FactsReader::start(process::facts)?,
             selection,
             log,
             figures: Arc::clone(&figures),
@@ -128,6 +150,7 @@ impl CaptureLoop {
 
 impl Worker {
     fn run(mut self) {
+        let _tells_end = TellsEnd(Arc::clone(&self.figures));
         let mut quiet = 0;
         let mut nap = NAP_MIN;
         while !self.stop.load(Ordering::Acquire) {
@@ -148,6 +171,9 @@ impl Worker {
             }
         }
         while self.turn().records > 0 {}
+        for facts in self.facts.last_answers(LAST_FACTS_WAIT) {
+            self.pipeline.facts(facts);
+        }
         self.pipeline.flush(MonotonicNs(monotonic_ns()));
         self.pass_on();
     }
@@ -174,8 +200,9 @@ impl Worker {
     }
 
     fn gather_facts(&mut self) {
-        for pid in self.pipeline.wanted_facts() {
-            self.pipeline.facts(process::facts(pid));
+        self.facts.ask(self.pipeline.wanted_facts());
+        for facts in self.facts.answers() {
+            self.pipeline.facts(facts);
         }
     }
 
@@ -199,7 +226,8 @@ impl Worker {
         let spans = self.pipeline.drain();
         self.figures.spans.fetch_add(spans.len() as u64, Ordering::Relaxed);
         self.figures.connections.store(self.pipeline.connections() as u64, Ordering::Relaxed);
-        *lock(&self.figures.losses) = self.pipeline.losses().iter().map(|(_, name, count)| (name, count)).collect();
+        let losses = self.pipeline.losses().iter().map(|(_, name, count)| (name, count));
+        *lock(&self.figures.losses) = losses.chain([("process_facts_unread", self.facts.unread())]).collect();
         if spans.is_empty() {
             return;
         }
@@ -257,4 +285,22 @@ fn clock_offset() -> ClockOffset {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
     let after = monotonic_ns();
     ClockOffset::between(MonotonicNs(before.midpoint(after)), UnixNs(unix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_the_loop_is_told_even_if_it_panics() {
+        let figures = Arc::new(Figures::default());
+        assert_eq!(figures.healthy(), Ok(()));
+        let tells_end = TellsEnd(Arc::clone(&figures));
+        let looping = std::thread::spawn(move || {
+            let _tells_end = tells_end;
+            std::panic::resume_unwind(Box::new("the loop panics"));
+        });
+        assert!(looping.join().is_err());
+        assert!(figures.healthy().is_err());
+    }
 }

@@ -70,8 +70,15 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Capture {
-    /// Payload bytes captured per read or write of what is selected; at most 4096.
+    /// Payload bytes captured per read or write of what is selected; at most 4096. Of a call that begins an HTTP/1
+    /// message up to 4096 are captured, so that heads are whole. 0 turns payload off.
     pub payload_bytes_max: u32,
+    /// Buffer between kernel and agent; a power of two, at least 64KiB. Records that find it full are lost, and counted.
+    pub ring_bytes: Size,
+    /// Connections tracked in the kernel at the same time.
+    pub connections_max: u32,
+    /// Threads tracked in the kernel at the same time.
+    pub threads_max: u32,
     /// Select everything.
     pub select_all: bool,
     /// What is traced in full: payload, and so protocols.
@@ -231,6 +238,9 @@ impl Default for Capture {
     fn default() -> Self {
         Self {
             payload_bytes_max: 1024,
+            ring_bytes: Size::mib(4),
+            connections_max: 8_192,
+            threads_max: 16_384,
             select_all: false,
             select: Rules::default(),
             exclude: Rules::default(),

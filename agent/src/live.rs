@@ -141,7 +141,7 @@ impl Facts for LiveFacts {
     }
 
     fn healthy(&self) -> Result<(), String> {
-        Ok(())
+        self.figures.healthy()
     }
 
     fn ready(&self) -> Result<(), String> {

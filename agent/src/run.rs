@@ -1,7 +1,8 @@
 //! `spantap run`: what is started, in which order, and how it ends.
 //!
-//! Start: configuration, span log, query socket, kernel programs, capture loop, destinations, metrics. What can fail for
-//! an operator's reason fails before anything is attached. End, on SIGTERM or SIGINT: detach, finish what is known,
+//! Start: configuration, span log, query socket, metrics address, destinations, kernel programs, capture loop. What can
+//! fail for an operator's reason fails before anything is attached, and once the capture loop runs every end goes
+//! through its orderly stop. End, on SIGTERM or SIGINT: detach, finish what is known,
 //! append it, send what waits for as long as the configuration allows, close. SIGHUP applies the selection of the
 //! configuration anew.
 
@@ -56,18 +57,21 @@ pub fn run(args: &RunArgs) -> Result<()> {
 async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     let log = SpanLog::open(&config.data_dir, log_config(&config))?;
     let socket = QuerySocket::bind(&config.socket, None)?;
-    let (ring, selection, capture) = load_kernel_side(&config)?;
+    let metrics = bind_metrics(&config).await?;
+    wanted(&config).check()?;
     let pipeline = pipeline_config(&config)?;
     // Before the first span: a new destination begins with the next span that is appended.
     let exporter = Exporter::start(&config.export, |name| LogSource::open(&log, name))?;
+    let (ring, selection, capture) = load_kernel_side(&config)?;
     let keeping = tokio::spawn(crate::log::keep(log.clone()));
     let looping = CaptureLoop::start(ring, Arc::clone(&selection), log.clone(), pipeline)
         .context("cannot start the capture loop")?;
+    // From here on nothing returns before the loop was stopped: what it has not finished would be lost.
     let live =
         Arc::new(LiveFacts::new(capture, &looping, exporter.destinations(), log.clone(), selection_words(&config)));
     let (stop, stopped) = watch::channel(false);
     let answering = tokio::spawn(socket.serve(log.clone(), Arc::clone(&live) as _, ended(stopped.clone())));
-    let metrics = start_metrics(&config, &live).await?;
+    let metrics = metrics.map(|server| tokio::spawn(server.serve(Arc::clone(&live) as _)));
     tracing::info!(pid = std::process::id(), socket = %config.socket.display(), data_dir = %config.data_dir.display(), "ready");
 
     let ending = supervise(args, &live, &selection, &looping).await;
@@ -122,13 +126,24 @@ fn reselect(args: &RunArgs, selection: &Mutex<Selection>) -> Result<Vec<String>>
 
 fn load_kernel_side(config: &Config) -> Result<(Ring, Arc<Mutex<Selection>>, Capture)> {
     let attach = AttachOptions { rung: config.capture.attach, without: config.capture.without_hooks.clone() };
-    let loaded = load::load(&LoadOptions { attach, log_level: kernel_log_level(), ..LoadOptions::default() })?;
+    let loaded = load::load(&load_options(&config.capture, attach))?;
     let mut selection = loaded.selection;
     selection.replace(&wanted(config))?;
     for hook in loaded.capture.hooks().iter().filter(|hook| hook.rung.is_none()) {
         tracing::warn!(hook = hook.name, reason = hook.detail, "not attached; unknown without it: {}", hook.gives);
     }
     Ok((Ring::new(loaded.records, loaded.wake), Arc::new(Mutex::new(selection)), loaded.capture))
+}
+
+fn load_options(capture: &config::Capture, attach: AttachOptions) -> LoadOptions {
+    LoadOptions {
+        attach,
+        // Checked with the configuration to be far below.
+        ring_bytes: u32::try_from(capture.ring_bytes.0).unwrap_or(u32::MAX),
+        connections_max: capture.connections_max,
+        tasks_max: capture.threads_max,
+        log_level: kernel_log_level(),
+    }
 }
 
 /// Kernel-side diagnostics are for developers and cost the traced programs: off unless `SPANTAP_KERNEL_LOG` asks.
@@ -213,12 +228,11 @@ fn seed() -> std::io::Result<[u8; 16]> {
     Ok(seed)
 }
 
-async fn start_metrics(config: &Config, live: &Arc<LiveFacts>) -> Result<Option<tokio::task::JoinHandle<()>>> {
+async fn bind_metrics(config: &Config) -> Result<Option<telemetry::health::Server>> {
     let Some(address) = config.metrics.address else { return Ok(None) };
     let server = telemetry::health::Server::bind(address).await?;
     tracing::info!(address = %server.address(), "serving metrics");
-    let facts: Arc<dyn telemetry::health::Facts> = Arc::clone(live) as _;
-    Ok(Some(tokio::spawn(server.serve(facts))))
+    Ok(Some(server))
 }
 
 async fn ended(mut stopped: watch::Receiver<bool>) {
@@ -229,4 +243,69 @@ async fn ended(mut stopped: watch::Receiver<bool>) {
 /// Nanoseconds since the Unix epoch.
 pub(crate) fn unix_ns() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configured_sizes_reach_the_kernel_side() {
+        let capture = config::Capture {
+            ring_bytes: config::Size(1 << 16),
+            connections_max: 7,
+            threads_max: 9,
+            ..Default::default()
+        };
+        let options = load_options(&capture, AttachOptions::default());
+        assert_eq!((options.ring_bytes, options.connections_max, options.tasks_max), (1 << 16, 7, 9));
+    }
+
+    #[test]
+    fn the_default_sizes_are_the_same_in_both_places() {
+        let (ours, theirs) =
+            (load_options(&config::Capture::default(), AttachOptions::default()), LoadOptions::default());
+        assert_eq!(
+            (ours.ring_bytes, ours.connections_max, ours.tasks_max),
+            (theirs.ring_bytes, theirs.connections_max, theirs.tasks_max)
+        );
+    }
+
+    /// Whatever an operator got wrong is said before anything is attached, and so also without privileges.
+    fn check_start_fails(yaml: &str, part: &str) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("spantap.yaml");
+        std::fs::write(&file, yaml).unwrap();
+        let args = RunArgs {
+            config: Some(file),
+            data_dir: Some(folder.path().join("data")),
+            socket: Some(folder.path().join("s.sock")),
+            ..RunArgs::default()
+        };
+        let mut config = Loaded::load(&args, []).unwrap().config;
+        // No kernel makes a ring of one byte: a start that gets as far as loading says so on every host.
+        config.capture.ring_bytes = config::Size(1);
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let error = runtime.block_on(serve(&args, config)).unwrap_err();
+        assert!(format!("{error:#}").contains(part), "{error:#}");
+    }
+
+    #[test]
+    fn a_busy_metrics_address_is_said_before_attaching() {
+        let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = busy.local_addr().unwrap();
+        check_start_fails(&format!("metrics: {{ address: '{address}' }}"), "cannot serve metrics");
+    }
+
+    #[test]
+    fn a_selection_that_names_nothing_is_said_before_attaching() {
+        check_start_fails("capture: { exclude: { cgroup: [/nowhere/cgroup] } }", "/nowhere/cgroup");
+        check_start_fails("capture: { select: { netns: [/dev/null] } }", "network namespace");
+    }
+
+    #[test]
+    fn a_missing_ca_file_is_said_before_attaching() {
+        let destination = "{ url: 'otlp+grpcs://127.0.0.1:1', tls: { ca_file: /nowhere/ca.pem } }";
+        check_start_fails(&format!("export: {{ destinations: [ {destination} ] }}"), "/nowhere/ca.pem");
+    }
 }

@@ -108,10 +108,8 @@ impl<H> Half<H> {
         Some(message)
     }
 
-    fn clear(&mut self) -> u64 {
-        let count = self.messages.len() as u64;
+    fn clear(&mut self) {
         while self.pop().is_some() {}
-        count
     }
 
     /// Feeds what came, and answers the events with stream offsets.
@@ -206,7 +204,7 @@ impl Http {
     }
 
     /// The next bytes of one direction.
-    pub fn feed(&mut self, is_request: bool, fed: &Fed, context: &mut Context<'_>) {
+    pub fn feed(&mut self, is_request: bool, fed: &Fed, connection: &mut Connection, context: &mut Context<'_>) {
         if self.switched || self.not_mine {
             return;
         }
@@ -218,16 +216,16 @@ impl Http {
         if is_request {
             let parser = &mut self.requests;
             let base = self.asked.feed(fed, |input, events| parser.feed(input, events));
-            self.request_events(base, fed, Cause::Bytes, context);
+            self.request_events(base, fed, Cause::Bytes, connection, context);
         } else {
             let parser = &mut self.responses;
             let base = self.answered.feed(fed, |input, events| parser.feed(input, events));
-            self.response_events(base, fed, Cause::Bytes, context);
+            self.response_events(base, fed, Cause::Bytes, connection, context);
         }
     }
 
     /// One direction ended: in order, or because the connection is gone.
-    pub fn end(&mut self, is_request: bool, orderly: bool, context: &mut Context<'_>) {
+    pub fn end(&mut self, is_request: bool, orderly: bool, connection: &mut Connection, context: &mut Context<'_>) {
         let nothing = Fed::Hole { start: 0, length: 0 };
         let now_ns = context.now_ns;
         if !orderly {
@@ -243,14 +241,21 @@ impl Http {
             }
         } else if is_request {
             self.requests.feed(Input::End, &mut self.asked.events);
-            self.request_events(self.asked.base.unwrap_or(0), &nothing, Cause::End, context);
+            self.request_events(self.asked.base.unwrap_or(0), &nothing, Cause::End, connection, context);
         } else {
             self.responses.feed(Input::End, &mut self.answered.events);
-            self.response_events(self.answered.base.unwrap_or(0), &nothing, Cause::End, context);
+            self.response_events(self.answered.base.unwrap_or(0), &nothing, Cause::End, connection, context);
         }
     }
 
-    fn request_events(&mut self, base: u64, fed: &Fed, cause: Cause, context: &mut Context<'_>) {
+    fn request_events(
+        &mut self,
+        base: u64,
+        fed: &Fed,
+        cause: Cause,
+        connection: &mut Connection,
+        context: &mut Context<'_>,
+    ) {
         let mut events = std::mem::take(&mut self.asked.events);
         self.pipelines |= events.iter().filter(|event| matches!(event, Event::Head { .. })).count() > 1;
         for event in events.drain(..) {
@@ -258,7 +263,7 @@ impl Http {
                 Event::Head { start, end, head } => {
                     let after_loss = std::mem::take(&mut self.asked.lost);
                     if self.asked.messages.len() >= context.config.pending_exchanges_max {
-                        self.give_up(Loss::ExchangeOverflow, context);
+                        self.give_up(Loss::ExchangeOverflow, connection, context);
                     }
                     self.responses.expect(&head.method);
                     if self.answered.lost || self.answered.open().is_some() {
@@ -301,13 +306,20 @@ impl Http {
         }
     }
 
-    fn response_events(&mut self, base: u64, fed: &Fed, cause: Cause, context: &mut Context<'_>) {
+    fn response_events(
+        &mut self,
+        base: u64,
+        fed: &Fed,
+        cause: Cause,
+        connection: &mut Connection,
+        context: &mut Context<'_>,
+    ) {
         let mut events = std::mem::take(&mut self.answered.events);
         for event in events.drain(..) {
             match event {
                 Event::Head { start, end, head } => {
                     if self.answered.messages.len() >= context.config.pending_exchanges_max {
-                        self.give_up(Loss::ExchangeOverflow, context);
+                        self.give_up(Loss::ExchangeOverflow, connection, context);
                     }
                     let after_loss = std::mem::take(&mut self.answered.lost);
                     self.answered.messages.push_back(Message {
@@ -359,11 +371,14 @@ impl Http {
         }
     }
 
-    /// Forgets everything that waits.
-    fn give_up(&mut self, reason: Loss, context: &mut Context<'_>) {
-        let asked = self.asked.clear();
+    /// Forgets everything that waits. A client's request has a span nevertheless: the server's may name it as parent.
+    fn give_up(&mut self, reason: Loss, connection: &mut Connection, context: &mut Context<'_>) {
+        context.losses.add(reason, self.asked.messages.len() as u64);
+        if connection.facts.role == Some(Role::Client) {
+            while self.finish_cut(connection, Role::Client, context) {}
+        }
+        self.asked.clear();
         self.answered.clear();
-        context.losses.add(reason, asked);
         self.broken = true;
     }
 
@@ -380,7 +395,7 @@ impl Http {
         let Some(role) = connection.facts.role else { return };
         loop {
             if self.broken {
-                self.give_up(Loss::PairingLost, context);
+                self.give_up(Loss::PairingLost, connection, context);
                 break;
             }
             if !self.advance_one(connection, role, ending, context) {
@@ -428,13 +443,12 @@ impl Http {
                     return true;
                 }
                 let checked = self.doubt || request.near_loss[0] || answer.near_loss[0];
-                if checked && let Some(next_ns) = times.next_asked_before_answer() {
-                    self.finish_hidden(connection, role, next_ns, context);
+                if checked && times.next_asked_before_answer().is_some() {
+                    self.finish_hidden(connection, role, context);
                     return true;
                 }
                 if checked && (request.near_loss[1] || !times.all_is_known(context)) {
-                    let noticed_ns = answer.noticed_ns;
-                    self.finish_hidden(connection, role, noticed_ns, context);
+                    self.finish_hidden(connection, role, context);
                     self.drop_answer(context);
                     return true;
                 }

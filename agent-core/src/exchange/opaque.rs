@@ -2,7 +2,7 @@
 //!
 //! An exchange is bytes in the direction of requests followed by bytes in the other. It ends with the next byte in the
 //! first direction, after a silence, or with the connection. Bytes of a server that speaks first belong to none. Its
-//! status stays unknown unless the connection was reset: what the bytes mean is not understood.
+//! status stays unknown unless the connection was reset before an answer: what the bytes mean is not understood.
 
 use std::ops::Range;
 
@@ -131,7 +131,7 @@ impl Opaque {
             Role::Server => segment::server(&parts),
         };
         let Some(timeline) = timeline else { return context.losses.add(Loss::MessageLost, 1) };
-        let reset = matches!(ending, Some((Ending::Reset, _)));
+        let reset = !answered && matches!(ending, Some((Ending::Reset, _)));
         let mut attributes = Vec::new();
         attributes.push(("spantap.request.bytes", int(current.request.end - current.request.start)));
         attributes.push(("spantap.response.bytes", int(current.response.end - current.response.start)));

@@ -136,6 +136,8 @@ pub struct Side {
     pub timings: Timings,
     /// When its orderly end was seen: end of stream read, or sending closed by the application.
     pub ended_ns: Option<u64>,
+    /// The stream goes at least this far, by the position at which its end was read.
+    pub ended_at: u64,
     /// Whether the parser was told.
     pub end_told: bool,
 }
@@ -175,6 +177,7 @@ impl Connection {
             stream: Stream::new(base, facts.preexisting || moved),
             timings: Timings::default(),
             ended_ns: None,
+            ended_at: 0,
             end_told: false,
         };
         let send = side(facts.bases.map(|bases| bases.0), facts.moved.0);

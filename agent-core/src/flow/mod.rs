@@ -152,7 +152,10 @@ impl Flow {
             self.connection.reset_ns.get_or_insert(record.header.time_ns);
         }
         if record.flags & flag::END_OF_STREAM != 0 && direction == Direction::Receive {
-            self.connection.receive.ended_ns.get_or_insert(record.header.time_ns);
+            let side = &mut self.connection.receive;
+            side.ended_ns.get_or_insert(record.header.time_ns);
+            // The end of a stream takes a sequence number of its own (RFC 9293, 3.4), which may be counted here.
+            side.ended_at = side.stream.next() + side.stream.ahead(record.start).saturating_sub(1);
         }
         if record.start == record.end {
             return;
@@ -185,10 +188,12 @@ impl Flow {
         let side = self.connection.side_mut(direction);
         let (start, end) = side.stream.range(record.start, record.end);
         side.timings.calls.insert(CallTiming::new(start, end, record));
-        let known = u64::from(record.arrival_end.wrapping_sub(record.start)).min(end - start);
+        // Arrivals that end before the call's range, or whose range was not observed, are those of older bytes.
+        let known = i64::from(record.arrival_end.wrapping_sub(record.start).cast_signed()).max(0).cast_unsigned();
+        let known = if record.flags & flag::INFERRED_RANGE == 0 { known.min(end - start) } else { 0 };
         if direction == Direction::Receive && record.arrival_first_ns != 0 && known > 0 {
-            let (first_ns, last_ns) = (record.arrival_first_ns, record.arrival_last_ns);
-            side.timings.arrivals.insert(Arrival { start, end: start + known, first_ns, last_ns });
+            let times_ns = [record.arrival_first_ns, record.arrival_last_ns];
+            side.timings.arrivals.insert(Arrival::new(start, start + known, times_ns, record.flags));
         }
         start..end
     }
@@ -197,7 +202,8 @@ impl Flow {
         let side = &mut self.connection.receive;
         let (start, end) = side.stream.range(record.start, record.end);
         if start < end && record.first_ns != 0 {
-            side.timings.arrivals.insert(Arrival { start, end, first_ns: record.first_ns, last_ns: record.last_ns });
+            let times_ns = [record.first_ns, record.last_ns];
+            side.timings.arrivals.insert(Arrival::new(start, end, times_ns, record.flags));
         }
     }
 
@@ -266,7 +272,7 @@ impl Flow {
         while let Some(fed) = self.connection.side_mut(direction).stream.pop(hole_before_ns, context.losses) {
             let is_request = self.connection.facts.request_direction() == Some(direction);
             match &mut self.kind {
-                Kind::Http(http) => http.feed(is_request, &fed, context),
+                Kind::Http(http) => http.feed(is_request, &fed, &mut self.connection, context),
                 Kind::Undecided(held) => {
                     held.push(Held::Fed(direction, fed, context.now_ns));
                     self.decide(context);
@@ -292,7 +298,7 @@ impl Flow {
             let now = side.ended_ns.is_some() || gone;
             if now && !side.end_told && side.stream.waiting_since_ns().is_none() {
                 side.end_told = true;
-                http.end(is_request, orderly && !reset, context);
+                http.end(is_request, orderly && !reset, &mut self.connection, context);
             }
         }
     }
@@ -338,7 +344,7 @@ impl Flow {
         let mut http = Http::default();
         for held in &held {
             if let Held::Fed(direction, fed, _) = held {
-                http.feed(Some(*direction) == requests, fed, context);
+                http.feed(Some(*direction) == requests, fed, &mut self.connection, context);
             }
         }
         self.kind = Kind::Http(Box::new(http));
@@ -384,11 +390,12 @@ impl Flow {
         }
         match std::mem::replace(&mut self.kind, Kind::Opaque(Opaque::new(undecided))) {
             Kind::Undecided(held) => held.into_iter().for_each(|held| self.replay(held, context)),
-            Kind::Http(mut http) if !http.is_over() => {
+            // Who waits still has a span: the other end's may name it as parent.
+            Kind::Http(mut http) => {
                 let ending = Some((Ending::Gone, context.now_ns));
                 http.advance(&mut self.connection, ending, context);
             }
-            _ => {}
+            Kind::Opaque(_) => {}
         }
     }
 

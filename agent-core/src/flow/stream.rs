@@ -104,6 +104,13 @@ impl Stream {
         self.next
     }
 
+    /// How far `sequence` is beyond the next byte that is expected; 0 if it is not, or none is expected yet.
+    pub fn ahead(&self, sequence: u32) -> u64 {
+        let Some(base) = self.base.filter(|_| self.started || !self.late) else { return 0 };
+        let expected = base.wrapping_add(self.next as u32);
+        i64::from(sequence.wrapping_sub(expected).cast_signed()).max(0).cast_unsigned()
+    }
+
     /// Goes on at `offset`, whatever is missing before it.
     pub fn restart(&mut self, offset: u64) {
         (self.next, self.started, self.late) = (offset, true, false);

@@ -65,6 +65,8 @@ pub struct Arrival {
     pub first_ns: u64,
     /// Arrival of the last byte.
     pub last_ns: u64,
+    /// Whether the times are those of exactly these bytes: they came in order, and as one entry.
+    pub sure: bool,
 }
 
 macro_rules! ranged {
@@ -180,15 +182,15 @@ impl Timings {
     /// When the byte at `offset` had arrived, taken as the first byte of something.
     pub fn arrival_of_first(&self, offset: u64) -> Option<Moment> {
         let arrival = self.arrivals.holding(offset)?;
-        let exact = arrival.start == offset || arrival.first_ns == arrival.last_ns;
-        let ns = if exact { arrival.first_ns } else { arrival.last_ns };
-        (ns != 0).then_some(Moment { ns, exact })
+        let first = arrival.start == offset || arrival.first_ns == arrival.last_ns;
+        let ns = if first { arrival.first_ns } else { arrival.last_ns };
+        (ns != 0).then_some(Moment { ns, exact: first && arrival.sure })
     }
 
     /// When the byte before `end` and all before it had arrived.
     pub fn arrival_of_last(&self, end: u64) -> Option<Moment> {
         let arrival = self.arrivals.holding(end.checked_sub(1)?)?;
-        let exact = arrival.end == end || arrival.first_ns == arrival.last_ns;
+        let exact = arrival.sure && (arrival.end == end || arrival.first_ns == arrival.last_ns);
         (arrival.last_ns != 0).then_some(Moment { ns: arrival.last_ns, exact })
     }
 
@@ -300,8 +302,16 @@ impl SendTiming {
 }
 
 impl Arrival {
+    /// From the flags of its record: bytes out of order came later than the entry's first segment says, and an entry for
+    /// several segments may be read in parts, each told with the times of all.
+    pub fn new(start: u64, end: u64, times_ns: [u64; 2], flags: u16) -> Self {
+        let sure = flags & (flag::OUT_OF_ORDER | flag::MERGED) == 0;
+        Self { start, end, first_ns: times_ns[0], last_ns: times_ns[1], sure }
+    }
+
     fn merge(&self, next: &Self) -> Self {
-        Self { start: self.start, end: next.end, first_ns: self.first_ns, last_ns: next.last_ns }
+        let sure = self.sure && next.sure;
+        Self { start: self.start, end: next.end, first_ns: self.first_ns, last_ns: next.last_ns, sure }
     }
 }
 
@@ -310,7 +320,7 @@ mod tests {
     use super::*;
 
     fn arrival(start: u64, end: u64, first_ns: u64, last_ns: u64) -> Arrival {
-        Arrival { start, end, first_ns, last_ns }
+        Arrival::new(start, end, [first_ns, last_ns], 0)
     }
 
     #[test]

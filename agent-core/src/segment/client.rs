@@ -59,7 +59,7 @@ pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
             let exact = arrived.exact && last.exact;
             tiles.until(last.ns, Transfer, if exact { Measured } else { Derived });
             if let Some(read) = last_read {
-                tiles.reading(read);
+                tiles.reading(read, last.exact);
             }
         }
     }

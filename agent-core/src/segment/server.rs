@@ -27,7 +27,7 @@ pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
             tiles.until(last.ns, Transfer, if first.exact && last.exact { Measured } else { Derived });
         }
         match (last, last_read) {
-            (Some(_), Some(read)) => tiles.reading(read),
+            (Some(last), Some(read)) => tiles.reading(read, last.exact),
             (None, Some(read)) => tiles.unexplained(read.return_ns),
             _ => {}
         }
@@ -43,7 +43,7 @@ pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
         tiles.writing(write);
         before = Some(*write);
     }
-    if writes.is_empty() && last_read.is_some() {
+    if writes.is_empty() && last_read.is_some() && parts.exact {
         // Given up without an answer: the application had the request all the while.
         tiles.until(end_ns, Application, Derived);
     }

@@ -64,6 +64,10 @@ const MUTATIONS: &[Mutation] = &[
     ("enter", kind::CALL, |call, _, _| call.enter_ns = 0),
     ("arrival_first", kind::CALL, |call, _, _| call.arrival_first_ns = 0),
     ("arrival_last", kind::CALL, |call, _, _| call.arrival_last_ns = 0),
+    ("out_of_order", kind::CALL, |call, _, _| call.flags |= flag::OUT_OF_ORDER),
+    ("merged", kind::CALL, |call, _, _| call.flags |= flag::MERGED),
+    ("inferred_range", kind::CALL, |call, _, _| call.flags |= flag::INFERRED_RANGE),
+    ("stale", kind::CALL, |call, _, _| call.arrival_end = call.start.wrapping_sub(10)),
     ("woken", kind::CALL, |call, _, _| call.woken_ns = 0),
     ("running", kind::CALL, |call, _, _| call.running_ns = 0),
     ("sched", kind::CALL, |call, _, _| call.flags &= !flag::SCHED),
@@ -129,6 +133,12 @@ fn every_hook_of_the_client_has_its_segment() {
     assert_eq!(without("piggybacked"), without("acked"));
     assert_eq!(without("transmitted"), format!("{head} send:30:derived network:50:derived remote:420:derived {tail}"));
     assert_eq!(without("arrival_first"), format!("{head} send:20:measured unexplained:880:derived"));
+    let unsure = "network:60:measured remote:420:derived transfer:100:derived receive_buffer:10:derived";
+    let read = "run_queue:240:measured receive_buffer:50:measured";
+    assert_eq!(without("out_of_order"), format!("{head} send:20:measured {unsure} {read}"));
+    assert_eq!(without("merged"), without("out_of_order"));
+    assert_eq!(without("stale"), without("arrival_first"));
+    assert_eq!(without("inferred_range"), without("arrival_first"));
     assert!(without("woken").ends_with("transfer:100:measured unexplained:300:derived"));
     assert!(without("running").ends_with("transfer:100:measured receive_buffer:10:measured unexplained:290:derived"));
 }
@@ -181,6 +191,16 @@ fn a_request_whose_arrival_is_unknown_starts_when_it_is_read() {
     server.write(&mut kernel, 2_000_360, 2_000_400, OK);
     let span = only(&kernel).unwrap();
     assert_eq!(segments(&span), "application:300:measured send:40:measured");
+    let evidence = crate::testing::attribute(&span, "spantap.start.evidence");
+    assert_eq!(evidence, Some(&crate::span::Value::String("derived".into())));
+}
+
+#[test]
+fn a_request_that_arrived_out_of_order_has_no_measured_start() {
+    let (_, _, out_of_order) = MUTATIONS.iter().find(|(name, ..)| *name == "out_of_order").unwrap();
+    let span = only(&mutated(&server_records(), &("", kind::CALL, *out_of_order))).unwrap();
+    let text = segments(&span);
+    assert!(text.starts_with("transfer:20:derived receive_buffer:10:derived run_queue:20:measured"), "{text}");
     let evidence = crate::testing::attribute(&span, "spantap.start.evidence");
     assert_eq!(evidence, Some(&crate::span::Value::String("derived".into())));
 }
@@ -275,7 +295,7 @@ fn timings() -> impl Strategy<Value = Timings> {
                 timings.sends.insert(SendTiming { start, end: start + length, record });
             }
             for ((start, length), [first_ns, last_ns]) in arrivals {
-                timings.arrivals.insert(Arrival { start, end: start + length, first_ns, last_ns });
+                timings.arrivals.insert(Arrival::new(start, start + length, [first_ns, last_ns], 0));
             }
             timings
         })

@@ -4,12 +4,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Config, ConfigError, Destination, HeaderValue, Interval, Rules, Size, Source};
+use super::{Capture, Config, ConfigError, Destination, HeaderValue, Interval, Rules, Size, Source};
 
 /// Longest path of a unix socket that the kernel takes (`sun_path` without the closing zero).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Smaller logs would be deleted faster than a person reads.
 const LOG_BYTES_MIN: u64 = 1 << 20;
+/// A smaller ring would be full within a burst; a larger one is memory that the kernel cannot swap.
+const RING_BYTES: std::ops::RangeInclusive<u64> = 64 << 10..=1 << 30;
 /// Set by the protocols themselves.
 const RESERVED_HEADERS: [&str; 6] = ["content-type", "content-length", "content-encoding", "host", "te", "user-agent"];
 
@@ -56,6 +58,7 @@ impl Check<'_> {
         self.require(config.capture.payload_bytes_max <= limit, "capture.payload_bytes_max", || {
             format!("is {}, at most {limit}", config.capture.payload_bytes_max)
         });
+        self.kernel_sizes(&config.capture);
         self.require(config.assembly.connections_max > 0, "assembly.connections_max", || "must be at least 1".into());
         self.positive("assembly.idle_exchange", config.assembly.idle_exchange);
         self.require(config.log.max_bytes.0 >= LOG_BYTES_MIN, "log.max_bytes", || {
@@ -63,6 +66,16 @@ impl Check<'_> {
         });
         self.positive("log.max_age", config.log.max_age);
         self.positive("log.fsync_interval", config.log.fsync_interval);
+    }
+
+    fn kernel_sizes(&mut self, capture: &Capture) {
+        let ring = capture.ring_bytes;
+        self.require(ring.0.is_power_of_two() && RING_BYTES.contains(&ring.0), "capture.ring_bytes", || {
+            let (least, most) = (Size(*RING_BYTES.start()), Size(*RING_BYTES.end()));
+            format!("is {ring}; must be a power of two, at least {least} and at most {most}")
+        });
+        self.require(capture.connections_max > 0, "capture.connections_max", || "must be at least 1".into());
+        self.require(capture.threads_max > 0, "capture.threads_max", || "must be at least 1".into());
     }
 
     fn rules(&mut self, path: &str, rules: &Rules) {
@@ -124,6 +137,12 @@ mod tests {
     fn limits_are_kept_and_all_problems_told_at_once() {
         check("capture: { payload_bytes_max: 4096 }", &[]);
         check("capture: { payload_bytes_max: 4097 }\nlog: { max_bytes: 1KiB }", &["at most 4096", "at least 1MiB"]);
+        check("capture: { ring_bytes: 64KiB, connections_max: 1, threads_max: 1 }", &[]);
+        for ring in ["3MiB", "32KiB", "2GiB", "0"] {
+            check(&format!("capture: {{ ring_bytes: {ring} }}"), &["capture.ring_bytes (file", "power of two"]);
+        }
+        let zeros = "capture: { connections_max: 0, threads_max: 0 }";
+        check(zeros, &["capture.connections_max (file", "capture.threads_max (file"]);
         check("capture: { select: { pid: [0] }, exclude: { port: [0] } }", &["select.pid (file", "exclude.port"]);
         check(&format!("socket: /{}", "x".repeat(107)), &["107"]);
         check("log: { max_age: 0s }", &["longer than 0s"]);

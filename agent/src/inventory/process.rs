@@ -2,7 +2,8 @@
 //!
 //! In: a process id. Out: executable, and the service that it says it is. Called by the capture loop for each process
 //! once, and again after it replaced its program. Of the environment only `OTEL_SERVICE_NAME` and
-//! `OTEL_RESOURCE_ATTRIBUTES` are looked at. A process that is gone gives facts without content.
+//! `OTEL_RESOURCE_ATTRIBUTES` are looked at, of the command line only the name of the script that an interpreter runs:
+//! program text and arguments never become a name. A process that is gone gives facts without content.
 
 use std::{fs, path::Path};
 
@@ -10,6 +11,8 @@ use agent_core::span::ProcessFacts;
 
 /// Most bytes of an environment or command line that are read.
 const PROC_BYTES_MAX: u64 = 1 << 20;
+/// Longest name that is taken from a command line.
+const NAME_BYTES_MAX: usize = 64;
 
 /// What is known of process `pid` now.
 pub fn facts(pid: u32) -> ProcessFacts {
@@ -93,39 +96,86 @@ fn percent_decoded(text: &str) -> String {
     String::from_utf8_lossy(&decoded).into_owned()
 }
 
-/// What an interpreter runs: the script or module, without folder and ending.
-fn script(executable: Option<&str>, arguments: &[String]) -> Option<String> {
-    let interpreter = executable?.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
-    let (module_flag, takes_value): (&str, &[&str]) = match interpreter {
-        "python" | "pypy" => ("-m", &["-W", "-X"]),
-        "java" => ("-jar", &["-cp", "-classpath", "--class-path"]),
-        "node" | "nodejs" => ("", &["-r", "--require"]),
-        "ruby" | "perl" | "php" => ("", &["-I"]),
-        "bash" | "sh" | "dash" => ("", &[]),
+/// Short options that take program text in some interpreter. Others with these letters are rare, and cost only a name.
+const TEXT_OPTIONS: &str = "cep";
+/// Long options that take program text, or that what follows belongs to the program.
+const TEXT_OPTIONS_LONG: &[&str] =
+    &["--eval", "--print", "--command", "--run", "--process-begin", "--process-code", "--process-end"];
+
+/// How the command line of an interpreter is read.
+struct Interpreter {
+    /// The option before the name of what it runs.
+    names_module: &'static str,
+    /// Options whose value is the next argument.
+    takes_value: &'static [&'static str],
+    /// Letters of short options after which there is no name: program text, or a program from standard input.
+    no_name: &'static str,
+}
+
+fn interpreter(executable: &str) -> Option<Interpreter> {
+    let name = executable.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let (names_module, takes_value, more): (_, &[_], _) = match name {
+        "python" | "pypy" => ("-m", &["-W", "-X"], ""),
+        // Java takes no program text, and its options are words.
+        "java" => {
+            let takes_value = &["-cp", "-classpath", "--class-path"];
+            return Some(Interpreter { names_module: "-jar", takes_value, no_name: "" });
+        }
+        "node" | "nodejs" => ("", &["-r", "--require", "--import", "--loader", "-C", "--conditions"], ""),
+        "ruby" => ("", &["-I", "-r", "-C"], ""),
+        "perl" => ("", &["-I"], "E"),
+        "php" => ("", &["-d"], "rRBE"),
+        "bash" | "sh" | "dash" => ("", &["-o", "-O", "--rcfile", "--init-file"], "s"),
         _ => return None,
     };
+    Some(Interpreter { names_module, takes_value, no_name: more })
+}
+
+impl Interpreter {
+    /// Whether what follows this argument may be program text.
+    fn hides(&self, argument: &str) -> bool {
+        if self.names_module == "-jar" {
+            return false;
+        }
+        if argument.starts_with("--") {
+            let name = argument.split('=').next().unwrap_or(argument);
+            return TEXT_OPTIONS_LONG.contains(&name);
+        }
+        // A lone dash is a program from standard input; what follows are its arguments.
+        argument == "-" || argument[1..].contains(|c| TEXT_OPTIONS.contains(c) || self.no_name.contains(c))
+    }
+}
+
+/// What an interpreter runs: the script or module, without folder and ending.
+fn script(executable: Option<&str>, arguments: &[String]) -> Option<String> {
+    let interpreter = interpreter(executable?)?;
     let mut rest = arguments.iter().skip(1);
     while let Some(argument) = rest.next() {
-        if !module_flag.is_empty() && argument == module_flag {
-            return rest.next().and_then(|module| stem(module));
+        if argument == "--" || (!argument.is_empty() && *argument == interpreter.names_module) {
+            return rest.next().and_then(|name| stem(name));
         }
-        if takes_value.contains(&argument.as_str()) {
+        if interpreter.takes_value.contains(&argument.as_str()) {
             rest.next();
-        } else if argument == "-c" || argument == "-e" {
-            return None;
-        } else if !argument.starts_with('-') && !argument.is_empty() {
+        } else if argument.starts_with('-') {
+            if interpreter.hides(argument) {
+                return None;
+            }
+        } else if !argument.is_empty() {
             return stem(argument);
         }
     }
     None
 }
 
+/// The file's name without its ending, if it is one that a file of programs would have.
 fn stem(path: &str) -> Option<String> {
     let name = file_name(path)?;
     let stem = ["py", "js", "mjs", "rb", "pl", "php", "sh", "jar"]
         .iter()
-        .find_map(|ending| name.strip_suffix(&format!(".{ending}")).map(str::to_owned));
-    Some(stem.unwrap_or(name))
+        .find_map(|ending| name.strip_suffix(&format!(".{ending}")).map(str::to_owned))
+        .unwrap_or(name);
+    let plain = stem.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    Some(stem).filter(|stem| plain && (1..=NAME_BYTES_MAX).contains(&stem.len()))
 }
 
 #[cfg(test)]
@@ -162,7 +212,52 @@ mod tests {
         check("java", "java -Xmx1g -cp a:b com.example.Main", Some("com.example.Main"));
         check("java", "java -jar /app/shop.jar", Some("shop"));
         check("node", "node -r ./trace.js server.mjs", Some("server"));
+        check("ruby", "ruby -r bundler/setup /srv/app.rb", Some("app"));
+        check("bash", "bash -o pipefail -x /srv/start.sh", Some("start"));
+        check("bash", "bash -- /srv/start.sh", Some("start"));
         check("nginx", "nginx: worker process", None);
+    }
+
+    #[test]
+    fn program_text_and_its_arguments_never_become_a_name() {
+        let check = |executable, options: &[&str]| {
+            for text in ["secret", "/srv/secret.sh"] {
+                let arguments: Vec<String> =
+                    [executable].iter().chain(options).chain([&text]).map(|text| (*text).to_owned()).collect();
+                assert_eq!(script(Some(executable), &arguments), None, "{arguments:?}");
+            }
+        };
+        for options in [["-c"], ["-lc"], ["-ec"], ["-euxc"], ["-s"], ["-"]] {
+            check("bash", &options);
+            check("sh", &options);
+        }
+        check("bash", &["-x", "-c"]);
+        check("bash", &["-o", "pipefail", "-lc"]);
+        check("python3.11", &["-uc"]);
+        check("python3", &["-X", "dev", "-c"]);
+        check("python3", &["-"]);
+        for options in [["-e"], ["-pe"], ["-ne"], ["-E"], ["-lanE"]] {
+            check("perl", &options);
+        }
+        for options in [["-r"], ["-R"], ["--run"]] {
+            check("php", &options);
+        }
+        for options in [["-e"], ["-p"], ["-pe"], ["--eval"], ["--print"], ["--eval=1"]] {
+            check("node", &options);
+        }
+        check("ruby", &["-e"]);
+    }
+
+    #[test]
+    fn only_plain_short_names_are_taken() {
+        let check = |path: &str, expected: Option<&str>| assert_eq!(stem(path).as_deref(), expected, "{path}");
+        check("/srv/a-b_c.1.py", Some("a-b_c.1"));
+        check("curl -H 'token: x' https://host/path with spaces", None);
+        check("key=value", None);
+        check("\u{e9}.py", None);
+        check(".py", None);
+        check(&"x".repeat(64), Some(&"x".repeat(64)));
+        check(&"x".repeat(65), None);
     }
 
     #[test]

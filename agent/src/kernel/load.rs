@@ -47,6 +47,12 @@ pub enum LoadError {
         .0.join(", ")
     )]
     Privilege(Vec<&'static str>),
+    /// Process ids are others' than the kernel's.
+    #[error(
+        "the agent runs in a process id namespace of its own, where it would take other processes for itself and for \
+         each other; run it with hostPID: true (Kubernetes) or --pid=host (docker)"
+    )]
+    PidNamespace,
     /// No usable type information.
     #[error(transparent)]
     Btf(#[from] BtfError),
@@ -98,6 +104,9 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, LoadError> {
     let missing = super::preflight::missing_capabilities();
     if !missing.is_empty() {
         return Err(LoadError::Privilege(missing));
+    }
+    if !super::preflight::pid_namespace().ok {
+        return Err(LoadError::PidNamespace);
     }
     let offsets = btf::offsets(&btf::Btf::from_running_kernel()?)?;
     let kernel_btf = Btf::from_sys_fs().map_err(LoadError::KernelBtf)?;

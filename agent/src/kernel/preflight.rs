@@ -1,6 +1,6 @@
 //! Can the agent run here, and what would be missing?
 
-use std::path::Path;
+use std::{os::unix::fs::MetadataExt, path::Path};
 
 use super::{
     attach::{AttachOptions, HookState},
@@ -51,10 +51,10 @@ const CAP_SYS_ADMIN: u32 = 21;
 pub fn check(attach: AttachOptions) -> Report {
     let mut report = Report { findings: vec![kernel(), kernel_programs()], hooks: Vec::new() };
     report.findings.extend(capabilities());
-    report.findings.extend([type_information(), cgroup_v2(), tracefs()]);
+    report.findings.extend([pid_namespace(), type_information(), cgroup_v2(), tracefs()]);
     match load::load(&LoadOptions { attach, ..LoadOptions::default() }) {
         Ok(loaded) => report.hooks = loaded.capture.hooks().to_vec(),
-        Err(LoadError::Stub | LoadError::Privilege(_)) => {} // said above
+        Err(LoadError::Stub | LoadError::Privilege(_) | LoadError::PidNamespace) => {} // said above
         Err(error) => {
             report.findings.push(Finding { name: "load", ok: false, required: true, detail: error.to_string() })
         }
@@ -96,6 +96,21 @@ fn capabilities() -> Vec<Finding> {
         Finding { name, ok, required: *bit != 19, detail }
     };
     CAPABILITIES.iter().map(finding).collect()
+}
+
+/// Number of the initial process id namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
+const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+
+/// Whether process ids here are the kernel's own: records, selection and the agent's exclusion of itself use them.
+pub(super) fn pid_namespace() -> Finding {
+    // Without the file the kernel has no such namespaces.
+    pid_namespace_finding(std::fs::metadata("/proc/self/ns/pid").ok().map(|file| file.ino()))
+}
+
+fn pid_namespace_finding(inode: Option<u64>) -> Finding {
+    let ok = inode.is_none_or(|inode| inode == INITIAL_PID_NAMESPACE);
+    let detail = if ok { "the host's".to_owned() } else { LoadError::PidNamespace.to_string() };
+    Finding { name: "process ids", ok, required: true, detail }
 }
 
 fn type_information() -> Finding {
@@ -150,5 +165,21 @@ pub(super) fn mount_private_tracefs() -> std::io::Result<()> {
         check(libc::mount(c"none".as_ptr(), c"/".as_ptr(), std::ptr::null(), private, std::ptr::null()))?;
         let target = c"/sys/kernel/tracing".as_ptr();
         check(libc::mount(c"tracefs".as_ptr(), target, c"tracefs".as_ptr(), 0, std::ptr::null()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_initial_pid_namespace_will_do() {
+        let check = |inode, expected| assert_eq!(pid_namespace_finding(inode).ok, expected, "{inode:?}");
+        check(Some(4_026_531_836), true);
+        check(None, true);
+        check(Some(4_026_532_200), false);
+        let finding = pid_namespace_finding(Some(1));
+        assert!(finding.required);
+        assert!(finding.detail.contains("hostPID: true") && finding.detail.contains("--pid=host"), "{finding:?}");
     }
 }

@@ -1,7 +1,11 @@
 //! What is traced, as the kernel side sees it. Can change while running.
 
 use std::{
-    os::unix::fs::MetadataExt,
+    fs::File,
+    os::{
+        fd::AsRawFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -41,6 +45,38 @@ pub struct Wanted {
     pub unselected_timing: bool,
     /// Payload bytes per call.
     pub payload_bytes_max: u32,
+}
+
+impl Wanted {
+    /// Whether what the rules name is there. Touches nothing, and needs no kernel side.
+    ///
+    /// # Errors
+    /// The first rule that cannot be applied.
+    pub fn check(&self) -> Result<(), SelectError> {
+        for rules in [&self.select, &self.exclude] {
+            rules.cgroups.iter().try_for_each(|path| cgroup_id(path).map(drop))?;
+            rules.netns.iter().try_for_each(|path| netns_inode(path).map(drop))?;
+        }
+        Ok(())
+    }
+
+    /// Without the rules that name what is gone, of which nothing can run any more.
+    fn still_there(&self) -> Self {
+        let mut wanted = self.clone();
+        for rules in [&mut wanted.select, &mut wanted.exclude] {
+            rules.cgroups.retain(|path| cgroup_id(path).is_ok());
+            rules.netns.retain(|path| netns_inode(path).is_ok());
+        }
+        wanted
+    }
+
+    fn unselected(&self) -> u32 {
+        match (self.select_all, self.unselected_timing) {
+            (true, _) => mode::PAYLOAD,
+            (false, true) => mode::TIMING,
+            (false, false) => mode::NONE,
+        }
+    }
 }
 
 /// Why a rule cannot be applied.
@@ -101,41 +137,53 @@ impl Selection {
         })
     }
 
-    /// Replaces the selection. On error the previous one is put back.
+    /// Replaces the selection. On error the previous one stays, or is put back. While the maps change nothing is
+    /// recorded, as an exclusion that is not written yet would not hold.
     pub fn replace(&mut self, wanted: &Wanted) -> Result<(), SelectError> {
-        let result = self.apply(wanted);
+        wanted.check()?;
+        let result = apply(self, wanted);
         match (&result, self.applied.take()) {
             (Ok(()), _) => self.applied = Some(wanted.clone()),
             (Err(_), Some(previous)) => {
-                // What it names may be gone by now; then as much of it as can be.
-                let _ = self.apply(&previous);
+                if let Err(error) = apply(self, &previous.still_there()) {
+                    tracing::error!(%error, "the previous selection cannot be put back; nothing is recorded");
+                }
                 self.applied = Some(previous);
             }
             (Err(_), None) => {}
         }
         result
     }
+}
 
-    fn apply(&mut self, wanted: &Wanted) -> Result<(), SelectError> {
-        self.clear()?;
-        let mut rules = 0;
-        for (set, value) in [(&wanted.select, mode::PAYLOAD), (&wanted.exclude, mode::EXCLUDE)] {
-            rules |= self.insert(set, value)?;
-        }
-        let unselected = match (wanted.select_all, wanted.unselected_timing) {
-            (true, _) => mode::PAYLOAD,
-            (false, true) => mode::TIMING,
-            (false, false) => mode::NONE,
-        };
+/// What replacing a selection does to the kernel side.
+trait Maps {
+    /// Writes the settings, under a generation that was not used before.
+    fn publish(&mut self, settings: Settings) -> Result<(), SelectError>;
+    /// Empties the maps of rules.
+    fn clear(&mut self) -> Result<(), SelectError>;
+    /// Writes rules, and says which [`rule`]s they are.
+    fn insert(&mut self, set: &Rules, value: u32) -> Result<u32, SelectError>;
+}
+
+/// Nothing is recorded from the first change of a map until the last.
+fn apply(maps: &mut impl Maps, wanted: &Wanted) -> Result<(), SelectError> {
+    let agent_pid = std::process::id();
+    let silence = Settings { unselected: mode::NONE, agent_pid, ..Settings::default() };
+    maps.publish(silence)?;
+    maps.clear()?;
+    let mut rules = 0;
+    for (set, value) in [(&wanted.select, mode::PAYLOAD), (&wanted.exclude, mode::EXCLUDE)] {
+        rules |= maps.insert(set, value)?;
+    }
+    let unselected = wanted.unselected();
+    maps.publish(Settings { unselected, payload_bytes_max: wanted.payload_bytes_max, rules, ..silence })
+}
+
+impl Maps for Selection {
+    fn publish(&mut self, settings: Settings) -> Result<(), SelectError> {
         self.generation = self.generation.wrapping_add(1).max(1);
-        let settings = Settings {
-            generation: self.generation,
-            unselected,
-            payload_bytes_max: wanted.payload_bytes_max,
-            agent_pid: std::process::id(),
-            rules,
-            padding: 0,
-        };
+        let settings = Settings { generation: self.generation, ..settings };
         self.settings.set(0, PodSettings(settings), 0).map_err(|source| SelectError::Map { what: "settings", source })
     }
 
@@ -181,7 +229,9 @@ impl Selection {
         }
         Ok(rules)
     }
+}
 
+impl Selection {
     /// Applies the executable rules to a file, found at start or by a later `execve`.
     pub fn offer_executable(&mut self, path: &Path) -> Result<bool, SelectError> {
         let matching = self.exe_patterns.iter().filter(|(pattern, _)| matches(pattern, path)).map(|(_, value)| *value);
@@ -206,10 +256,8 @@ impl Selection {
     /// Makes the kernel side take its cached decisions anew, after [`Self::offer_executable`] found one.
     pub fn refresh(&mut self) -> Result<(), SelectError> {
         let error = |source| SelectError::Map { what: "settings", source };
-        let PodSettings(mut settings) = self.settings.get(&0, 0).map_err(error)?;
-        self.generation = self.generation.wrapping_add(1).max(1);
-        settings.generation = self.generation;
-        self.settings.set(0, PodSettings(settings), 0).map_err(error)
+        let PodSettings(settings) = self.settings.get(&0, 0).map_err(error)?;
+        self.publish(settings)
     }
 }
 
@@ -265,15 +313,11 @@ fn with_descendants(pid: u32) -> Vec<u32> {
 /// The id that the kernel's helpers report for a cgroup v2 folder: its inode number.
 fn cgroup_id(path: &Path) -> Result<u64, SelectError> {
     let fail = |reason: String| SelectError::Path { what: "cgroup", path: path.display().to_string(), reason };
-    let metadata = std::fs::metadata(path).map_err(|error| fail(error.to_string()))?;
-    let file = std::fs::File::open(path).map_err(|error| fail(error.to_string()))?;
-    // SAFETY: `statfs` is plain old data, and fstatfs fills it for a valid descriptor.
-    let kind = unsafe {
-        let mut buffer: libc::statfs = std::mem::zeroed();
-        (libc::fstatfs(std::os::fd::AsRawFd::as_raw_fd(&file), &mut buffer) == 0).then_some(buffer.f_type)
-    };
-    match kind {
-        Some(libc::CGROUP2_SUPER_MAGIC) => Ok(metadata.ino()),
+    let file = open(path).map_err(|error| fail(error.to_string()))?;
+    match file_system(&file) {
+        Some(libc::CGROUP2_SUPER_MAGIC) => {
+            file.metadata().map(|metadata| metadata.ino()).map_err(|error| fail(error.to_string()))
+        }
         Some(libc::CGROUP_SUPER_MAGIC) => Err(fail(
             "is a cgroup v1 folder, and v1 ids cannot be asked for in the kernel without kprobes; name the process's \
              cgroup v2 folder, or select by --select-pid or --select-exe"
@@ -283,12 +327,35 @@ fn cgroup_id(path: &Path) -> Result<u64, SelectError> {
     }
 }
 
+/// Type of the file system of namespaces (include/uapi/linux/magic.h).
+const NSFS_MAGIC: libc::__fsword_t = 0x6e73_6673;
+/// Asks a namespace for its kind, as its `CLONE_NEW*` (include/uapi/linux/nsfs.h).
+const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+
+/// The number that the kernel gives a network namespace: the inode number of its file.
 fn netns_inode(path: &Path) -> Result<u32, SelectError> {
     let fail =
         |reason: String| SelectError::Path { what: "network namespace", path: path.display().to_string(), reason };
-    let metadata = std::fs::metadata(path).map_err(|error| fail(error.to_string()))?;
-    u32::try_from(metadata.ino())
-        .map_err(|_| fail("is not a network namespace file (/run/netns/NAME, /proc/PID/ns/net)".into()))
+    let file = open(path).map_err(|error| fail(error.to_string()))?;
+    // SAFETY: this request takes no argument; on a descriptor of another kind it fails.
+    let is_netns = file_system(&file) == Some(NSFS_MAGIC)
+        && unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE as _) } == libc::CLONE_NEWNET;
+    let inode = file.metadata().ok().and_then(|metadata| u32::try_from(metadata.ino()).ok()).filter(|_| is_netns);
+    inode.ok_or_else(|| fail("is not a network namespace file (/run/netns/NAME, /proc/PID/ns/net)".into()))
+}
+
+/// Opens what an operator names, which may be anything: a FIFO must not block.
+fn open(path: &Path) -> std::io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+/// Type of the file system that the file is in.
+fn file_system(file: &File) -> Option<libc::__fsword_t> {
+    // SAFETY: `statfs` is plain old data, and fstatfs fills it for a valid descriptor.
+    unsafe {
+        let mut buffer: libc::statfs = std::mem::zeroed();
+        (libc::fstatfs(file.as_raw_fd(), &mut buffer) == 0).then_some(buffer.f_type)
+    }
 }
 
 #[cfg(test)]
@@ -315,5 +382,84 @@ mod tests {
     #[test]
     fn descendants_include_the_process_itself() {
         assert!(with_descendants(std::process::id()).contains(&std::process::id()));
+    }
+    #[test]
+    fn only_a_network_namespace_is_one() {
+        let check = |path: &str, expected: bool| {
+            let result = netns_inode(Path::new(path));
+            assert_eq!(result.is_ok(), expected, "{path}: {result:?}");
+        };
+        check("/proc/self/ns/net", true);
+        check("/proc/self/ns/uts", false);
+        check("/dev/null", false);
+        check("/proc/self", false);
+        check("/nowhere", false);
+        let inode = std::fs::metadata("/proc/self/ns/net").unwrap().ino();
+        assert_eq!(u64::from(netns_inode(Path::new("/proc/self/ns/net")).unwrap()), inode);
+    }
+
+    #[test]
+    fn a_rule_that_names_nothing_is_found_without_the_kernel_side() {
+        let mut wanted = wanted();
+        assert!(wanted.check().is_ok());
+        wanted.exclude.cgroups.push("/tmp".into());
+        assert!(wanted.check().unwrap_err().to_string().contains("/tmp"));
+        assert_eq!(wanted.still_there(), self::wanted());
+    }
+
+    fn wanted() -> Wanted {
+        Wanted {
+            select: Rules { ports: vec![80], ..Rules::default() },
+            exclude: Rules { ports: vec![22], ..Rules::default() },
+            select_all: true,
+            unselected_timing: true,
+            payload_bytes_max: 100,
+        }
+    }
+
+    /// Notes what the kernel side would see, in order.
+    #[derive(Default)]
+    struct Seen(Vec<Step>);
+
+    #[derive(Debug, PartialEq)]
+    enum Step {
+        Settings { unselected: u32, rules: u32, payload_bytes_max: u32 },
+        Clear,
+        Insert(u32),
+    }
+
+    impl Maps for Seen {
+        fn publish(&mut self, settings: Settings) -> Result<(), SelectError> {
+            assert_eq!(settings.agent_pid, std::process::id());
+            let Settings { unselected, rules, payload_bytes_max, .. } = settings;
+            self.0.push(Step::Settings { unselected, rules, payload_bytes_max });
+            Ok(())
+        }
+
+        fn clear(&mut self) -> Result<(), SelectError> {
+            self.0.push(Step::Clear);
+            Ok(())
+        }
+
+        fn insert(&mut self, _: &Rules, value: u32) -> Result<u32, SelectError> {
+            self.0.push(Step::Insert(value));
+            Ok(rule::PORT)
+        }
+    }
+
+    #[test]
+    fn nothing_is_recorded_while_the_maps_change() {
+        let mut seen = Seen::default();
+        apply(&mut seen, &wanted()).unwrap();
+        assert_eq!(
+            seen.0,
+            [
+                Step::Settings { unselected: mode::NONE, rules: 0, payload_bytes_max: 0 },
+                Step::Clear,
+                Step::Insert(mode::PAYLOAD),
+                Step::Insert(mode::EXCLUDE),
+                Step::Settings { unselected: mode::PAYLOAD, rules: rule::PORT, payload_bytes_max: 100 },
+            ]
+        );
     }
 }

@@ -3,9 +3,11 @@
 //! In: a request and readers of the log. Out: the spans that match. Called by the server, on threads that may block. Blocks that cannot
 //! match by their header or by a byte search are not decoded.
 //!
-//! Limits: a search with a limit holds that many spans in memory; one without streams them.
+//! Limits: a search with a limit holds that many spans in memory, encoded; one without streams them.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
+
+use prost::Message;
 
 use super::api::{Order, SpanView, SpansRequest, hex};
 use crate::{
@@ -58,16 +60,26 @@ pub fn next_spans(reader: &mut Reader, request: &SpansRequest, until: u64) -> Re
 ///
 /// # Errors
 /// The log cannot be read.
-pub fn best(log: &SpanLog, request: &SpansRequest, until: u64) -> Result<Vec<SpanView>, LogError> {
+pub fn best(
+    log: &SpanLog,
+    request: &SpansRequest,
+    until: u64,
+) -> Result<impl Iterator<Item = SpanView> + use<>, LogError> {
     let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
     let is_slowest = request.order == Order::Slowest as i32;
-    let mut kept: BinaryHeap<Reverse<Ranked>> = BinaryHeap::new();
+    let mut kept: BinaryHeap<Reverse<(Ranked, Box<[u8]>)>> = BinaryHeap::new();
     for mut reader in log.segments_newest_first(request.since_unix_ns) {
         while let Some(spans) = next_spans(&mut reader, request, until)? {
             for span in spans {
                 let rank = if is_slowest { span.duration_ns } else { span.end_unix_ns() };
-                kept.push(Reverse(Ranked { rank, span }));
-                if kept.len() > limit {
+                let ranked = Ranked { rank, span_id: span_id(&span) };
+                let is_full = kept.len() >= limit;
+                if is_full && kept.peek().is_some_and(|Reverse((least, _))| ranked <= *least) {
+                    continue;
+                }
+                // Encoded a span is a fraction of what it is decoded.
+                kept.push(Reverse((ranked, span.encode_to_vec().into_boxed_slice())));
+                if is_full {
                     kept.pop();
                 }
             }
@@ -77,12 +89,13 @@ pub fn best(log: &SpanLog, request: &SpansRequest, until: u64) -> Result<Vec<Spa
             break;
         }
     }
-    let mut ranked: Vec<Ranked> = kept.into_iter().map(|Reverse(ranked)| ranked).collect();
-    ranked.sort();
-    if is_slowest {
+    // Descending, as the heap holds them reversed.
+    let mut ranked = kept.into_sorted_vec();
+    if !is_slowest {
         ranked.reverse();
     }
-    Ok(ranked.into_iter().map(|ranked| ranked.span).collect())
+    // What was encoded here decodes.
+    Ok(ranked.into_iter().filter_map(|Reverse((_, bytes))| SpanView::decode(&*bytes).ok()))
 }
 
 /// Every span whose trace or span id begins with the digits `prefix` (lower-case), in no order.
@@ -122,30 +135,15 @@ fn views(block: &Block) -> Vec<SpanView> {
     otlp::decode(&block.payload).unwrap_or_default()
 }
 
+/// Equal ranks keep a stable order in the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Ranked {
     rank: u64,
-    span: SpanView,
+    span_id: [u8; 8],
 }
 
-impl PartialEq for Ranked {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Ranked {}
-
-impl PartialOrd for Ranked {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Ranked {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        // Equal ranks keep a stable order in the output.
-        self.rank.cmp(&other.rank).then_with(|| self.span.span_id.cmp(&other.span.span_id))
-    }
+fn span_id(span: &SpanView) -> [u8; 8] {
+    span.span_id.as_slice().try_into().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -21,19 +21,22 @@ use crate::{
 struct Outcome {
     status: Status,
     error_type: Option<String>,
+    /// How it ended was not seen: nothing after the request's last byte is known to be part of it.
+    cut: bool,
 }
 
 impl Outcome {
-    const UNKNOWN: Self = Self { status: Status::Unknown, error_type: None };
+    const UNKNOWN: Self = Self { status: Status::Unknown, error_type: None, cut: false };
+    const CUT: Self = Self { cut: true, ..Self::UNKNOWN };
 
     fn error(error_type: impl Into<String>) -> Self {
-        Self { status: Status::Error, error_type: Some(error_type.into()) }
+        Self { status: Status::Error, error_type: Some(error_type.into()), cut: false }
     }
 
     /// Semantic conventions: 4xx is an error to who asked, not to who answered.
     fn of_status(code: u16, role: Role) -> Self {
         let least = if role == Role::Client { 400 } else { 500 };
-        if code >= least { Self::error(code.to_string()) } else { Self { status: Status::Ok, error_type: None } }
+        if code >= least { Self::error(code.to_string()) } else { Self { status: Status::Ok, ..Self::UNKNOWN } }
     }
 }
 
@@ -47,7 +50,8 @@ impl Http {
         context: &mut Context<'_>,
     ) {
         let (Some(request), Some(answer)) = (self.asked.pop(), self.answered.pop()) else { return };
-        let reset = matches!(ending, Some((Ending::Reset, _)));
+        let reset =
+            matches!(ending, Some((Ending::Reset, _))) && !lost_since(connection, role, &request, ending, context);
         let outcome = match answer.progress {
             Progress::Ended(_) => Outcome::of_status(answer.head.status, role),
             _ if reset => Outcome::error("connection_reset"),
@@ -58,18 +62,19 @@ impl Http {
         self.draft(connection, role, &request, Some(&answer), cut_ns, outcome, context);
     }
 
-    /// The oldest request's response was lost: it came before the next request began, when is not known.
-    pub(super) fn finish_hidden(
-        &mut self,
-        connection: &mut Connection,
-        role: Role,
-        next_ns: u64,
-        context: &mut Context<'_>,
-    ) {
-        let Some(request) = self.asked.pop() else { return };
+    /// The oldest request's response was lost; when it came is not known.
+    pub(super) fn finish_hidden(&mut self, connection: &mut Connection, role: Role, context: &mut Context<'_>) {
         self.doubt = true;
         context.losses.add(Loss::MessageLost, 1);
-        self.draft(connection, role, &request, None, Some(next_ns), Outcome::UNKNOWN, context);
+        self.finish_cut(connection, role, context);
+    }
+
+    /// The oldest request has a span up to its own last byte; answers whether there was one.
+    pub(super) fn finish_cut(&mut self, connection: &mut Connection, role: Role, context: &mut Context<'_>) -> bool {
+        let Some(request) = self.asked.pop() else { return false };
+        let cut_ns = last_seen_ns(connection, role, &request);
+        self.draft(connection, role, &request, None, Some(cut_ns), Outcome::CUT, context);
+        true
     }
 
     /// The oldest request will have no response.
@@ -80,10 +85,17 @@ impl Http {
         (ending, ns): (Ending, u64),
         context: &mut Context<'_>,
     ) -> bool {
+        let Some(request) = self.asked.messages.front() else { return false };
+        let answers =
+            connection.side(connection.facts.request_direction().map_or(Direction::Receive, Direction::other));
+        let hidden = answers.ended_at > answers.stream.next();
+        if hidden || lost_since(connection, role, request, Some((ending, ns)), context) {
+            // Its answer may be among what was lost, and then it did not last until now.
+            context.losses.add(Loss::MessageLost, 1);
+            return self.finish_cut(connection, role, context);
+        }
+        let silent = answers.stream.next() <= self.answered.done_end.max(self.answered.base.unwrap_or(0));
         let Some(request) = self.asked.pop() else { return false };
-        let answers = connection.facts.request_direction().map_or(Direction::Receive, Direction::other);
-        let silent =
-            connection.side(answers).stream.next() <= self.answered.done_end.max(self.answered.base.unwrap_or(0));
         let outcome = match (ending, role) {
             (Ending::Reset, _) => Outcome::error("connection_reset"),
             (Ending::PeerClosed, Role::Client) if silent => Outcome::error("connection_closed"),
@@ -114,7 +126,7 @@ impl Http {
             response_side,
             connect_ns: (role == Role::Client).then(|| connection.connect_ns(first_write_ns)).flatten(),
             cut_ns,
-            exact: request.is_exact() && answer.is_none_or(Message::is_exact),
+            exact: !outcome.cut && request.is_exact() && answer.is_none_or(Message::is_exact),
         };
         let timeline = match role {
             Role::Client => segment::client(&parts),
@@ -145,6 +157,28 @@ impl Http {
         }
         self.told.push_back(request.start);
     }
+}
+
+/// When the request's last byte was seen to move at this end.
+fn last_seen_ns(connection: &Connection, role: Role, request: &Message<RequestHead>) -> u64 {
+    let (side, _) = connection.timings(role);
+    let writes = side.writes(request.range());
+    let sent = side.sends.within(request.range()).map(|send| send.record.transmitted_ns);
+    writes.iter().map(|call| call.return_ns).chain(sent).max().unwrap_or(0)
+}
+
+/// Whether records were lost between the request and the connection's end.
+fn lost_since(
+    connection: &Connection,
+    role: Role,
+    request: &Message<RequestHead>,
+    ending: Option<(Ending, u64)>,
+    context: &Context<'_>,
+) -> bool {
+    // What was lost before the request's own record is no answer to it.
+    let told_ns =
+        connection.timings(role).0.calls.holding(request.start).map_or(request.noticed_ns, |call| call.return_ns);
+    ending.is_some_and(|(_, ns)| context.numbering.lost_within(told_ns.saturating_add(1), ns) > 0)
 }
 
 fn attributes(
