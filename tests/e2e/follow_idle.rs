@@ -12,11 +12,11 @@ use spantap_tests::{
     follow::Follow,
     http::{Client, Server},
     schedstat,
-    stats::{median, percentile},
+    stats::percentile,
     traced::Traced,
 };
 
-const VISIBLE_WITHIN_NS: u64 = 100_000_000;
+const VISIBLE_WITHIN_MS: f64 = 100.0;
 const WAKEUPS_PER_SECOND: f64 = 20.0;
 const IDLE_WINDOW: Duration = Duration::from_secs(5);
 
@@ -36,9 +36,11 @@ fn a_request_is_visible_within_100_ms_of_its_end() {
         }
     }
     let ms = |ns: u64| ns as f64 / 1e6;
-    let (middle, late) = (median(&delays), percentile(&delays, 0.99));
-    println!("visible after: median {:.1} ms, p99 {:.1} ms", ms(middle), ms(late));
-    assert!(middle <= VISIBLE_WITHIN_NS, "median {:.1} ms, p99 {:.1} ms", ms(middle), ms(late));
+    let [middle, most, last] = [0.5, 0.95, 1.0].map(|share| ms(percentile(&delays, share)));
+    let text = format!("visible after: median {middle:.1} ms, p95 {most:.1} ms, at most {last:.1} ms");
+    println!("{text}");
+    // The host is busy with other things too: one in twenty may be later.
+    assert!(most <= VISIBLE_WITHIN_MS, "{text}");
 }
 
 #[test]

@@ -52,9 +52,41 @@ fn two_writers_on_one_socket_mix_requests_but_not_bytes() {
 
 #[test]
 fn peeked_bytes_are_counted_once() {
-    let (own, spans) = check("peek", &["peek=1"], &["mode=peek", "count=50", "path=/big/1000/"]);
+    let (own, spans) = check("peek", &["read=peek"], &["mode=peek", "count=50", "path=/big/1000/"]);
     assert_eq!(own.len(), 50);
     assert!(spans.iter().all(|span| size(span, "http.response.body.size") == 1000));
+}
+
+#[test]
+fn what_is_read_by_recvmsg_is_seen() {
+    let (own, _) = check("recvmsg", &["read=recvmsg"], &["mode=recvmsg", "count=20", "path=/big/9000/"]);
+    assert_eq!(own.len(), 20);
+}
+
+fn check_until_close(mode: &str) {
+    let (own, spans) = check("rest", &[], &[mode, "path=/rest/5000/"]);
+    assert_eq!((own.len(), own[0].bytes), (1, 5000));
+    assert!(spans.iter().all(|span| size(span, "http.response.body.size") == 5000), "{spans:#?}");
+}
+
+#[test]
+fn an_answer_that_ends_with_the_connection_is_whole() {
+    check_until_close("mode=steady");
+}
+
+#[test]
+fn an_end_of_the_connection_that_recvmsg_reads_ends_the_answer() {
+    check_until_close("mode=recvmsg");
+}
+
+#[test]
+fn a_client_that_ends_its_side_first_gets_a_span_at_each_end() {
+    // At once, and with the end of the stream there before the server's first read.
+    for late in ["late_ms=0", "late_ms=50"] {
+        let (own, spans) = check("half-close", &[late], &["mode=half_close", "path=/half_close/"]);
+        assert_eq!(own.len(), 1);
+        assert_eq!(spans[0].trace_id, spans[1].trace_id, "{late}: {spans:#?}");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod errors;
 mod follow_idle;
 mod framing;
 mod http_exact;
+mod lossy;
 mod otlp_rotel;
 mod preexisting;
 mod rig;

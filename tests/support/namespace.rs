@@ -1,6 +1,6 @@
 //! Network namespaces of a test's own, and links between them.
 //!
-//! In: nothing. Out: guards that remove the namespace, and with it every device in it. Uses `ip` from iproute2.
+//! In: nothing. Out: guards that remove the namespace, and with it every device in it. Uses `ip` from iproute2 and `nft`.
 
 use std::{
     fs::File,
@@ -42,6 +42,11 @@ impl Namespace {
     /// Runs `ip` with these arguments inside.
     pub fn ip(&self, args: &[&str]) {
         ip(["-n", self.name.as_str()].iter().chain(args));
+    }
+
+    /// Loads a ruleset of `nft` inside.
+    pub fn nft(&self, rules: &str) {
+        Launch::new(tool("nft")).in_namespace(self).arg(rules).run();
     }
 
     /// Joins two namespaces by a veth pair: 10.99.0.1 here, 10.99.0.2 there.

@@ -6,21 +6,27 @@
 //!
 //! Modes: `steady` one after the other at `rate` per second (0: at once); `pipelined` `depth` requests in one write;
 //! `split` each in writes of `chunk` bytes; `late` reads `late_ms` after writing; `peek` looks with `MSG_PEEK` before each
-//! read; `writers` two threads write whole requests on one socket; `duplex` writes bodies of `body` bytes while it
+//! read; `recvmsg` reads by that call; `half_close` ends its side after the request, like `nc -N`; `writers` two threads write whole requests on one socket; `duplex` writes bodies of `body` bytes while it
 //! reads answers; `abort_request` closes in the middle of a request; `abort_response` in the middle of an answer;
 //! `garbage` sends `bytes` bytes that are no HTTP; `huge_header` sends a header of `bytes` bytes. With `linger_ms` the
-//! connection stays open that long after the last answer.
+//! connection stays open that long after the last answer. With `gate=FOLDER` the client makes the file `connected` there
+//! and writes nothing until there is a file `go`.
 
 use std::{
     io::{self, Read, Write},
-    net::TcpStream,
+    net::{Shutdown, TcpStream},
     num::NonZeroU64,
+    path::Path,
     time::Duration,
 };
 
-use super::{Arguments, message::Reader};
+use super::{
+    Arguments,
+    message::{How, Reader},
+};
 use crate::clock;
 
+const GATE_BOUND: Duration = Duration::from_secs(60);
 const READ_TIMEOUT: Duration = Duration::from_secs(20);
 
 struct Client<'a> {
@@ -39,16 +45,23 @@ pub fn run(arguments: &Arguments) {
     let stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("connect to {address}: {error}"));
     stream.set_nodelay(true).expect("TCP_NODELAY");
     stream.set_read_timeout(Some(READ_TIMEOUT)).expect("SO_RCVTIMEO");
+    gate(arguments.get("gate", String::new()).as_ref());
+    let how = match mode.as_str() {
+        "peek" => How::Peek,
+        "recvmsg" => How::Recvmsg,
+        _ => How::Plain,
+    };
     let mut client = Client {
         arguments,
-        reader: Reader::new(&stream, mode == "peek"),
+        reader: Reader::new(&stream, how),
         stream,
         path: arguments.get("path", "/r/".to_owned()),
         method: arguments.get("method", "GET".to_owned()),
         lines: Vec::new(),
     };
     let result = match mode.as_str() {
-        "steady" | "peek" => client.steady(),
+        "steady" | "peek" | "recvmsg" => client.steady(),
+        "half_close" => client.half_close(),
         "pipelined" => client.pipelined(),
         "split" => client.split(),
         "late" => client.late(),
@@ -64,6 +77,15 @@ pub fn run(arguments: &Arguments) {
     let text: String = client.lines.iter().map(|line| format!("{line}\n")).collect();
     io::stdout().write_all(text.as_bytes()).expect("write the lines");
     clock::pace(Duration::from_millis(arguments.get("linger_ms", 0)));
+}
+
+/// Says in `folder` that it is connected, and waits there for leave to go on; no folder, no gate.
+fn gate(folder: &Path) {
+    if folder.as_os_str().is_empty() {
+        return;
+    }
+    std::fs::write(folder.join("connected"), "").expect("say that it is connected");
+    clock::wait_for("leave to go on", GATE_BOUND, || folder.join("go").exists().then_some(()));
 }
 
 impl Client<'_> {
@@ -124,6 +146,14 @@ impl Client<'_> {
         Ok(())
     }
 
+    fn half_close(&mut self) -> io::Result<()> {
+        let start = clock::monotonic_ns();
+        self.stream.write_all(&self.request(0, 0))?;
+        let written = clock::monotonic_ns();
+        self.stream.shutdown(Shutdown::Write)?;
+        self.answer(0, start, written)
+    }
+
     fn writers(&mut self) -> io::Result<()> {
         let half = self.count() / 2;
         let halves = [0..half, half..self.count()].map(|range| range.map(|n| self.request(n, 0)).collect::<Vec<_>>());
@@ -169,7 +199,7 @@ impl Client<'_> {
         // Zero first: no method begins so. A server may close or reset before it has read everything.
         let _ = self.stream.write_all(&[0; 8]);
         let _ = self.stream.write_all(&bytes);
-        self.stream.shutdown(std::net::Shutdown::Write).or_else(not_connected)?;
+        self.stream.shutdown(Shutdown::Write).or_else(not_connected)?;
         let _ = self.stream.read_to_end(&mut Vec::new());
         Ok(())
     }

@@ -10,7 +10,18 @@ use std::{
 pub struct Reader {
     stream: TcpStream,
     buffer: Vec<u8>,
-    peek: bool,
+    how: How,
+}
+
+/// By which call bytes are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// `read`.
+    Plain,
+    /// Three looks at the same bytes with `MSG_PEEK`, then `read`.
+    Peek,
+    /// `recvmsg`.
+    Recvmsg,
 }
 
 /// First line and header fields of a message.
@@ -22,9 +33,9 @@ pub struct Head {
 }
 
 impl Reader {
-    /// Reads from `stream`; with `peek`, looks at the same bytes with `MSG_PEEK` three times before each read.
-    pub fn new(stream: &TcpStream, peek: bool) -> Self {
-        Self { stream: stream.try_clone().expect("second handle of a socket"), buffer: Vec::new(), peek }
+    /// Reads from `stream`.
+    pub fn new(stream: &TcpStream, how: How) -> Self {
+        Self { stream: stream.try_clone().expect("second handle of a socket"), buffer: Vec::new(), how }
     }
 
     /// The next message's head; `None` at a clean end of the stream.
@@ -49,9 +60,18 @@ impl Reader {
         if head.field("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
             return self.chunks();
         }
+        if head.is_response() && head.field("connection") == Some("close") && head.field("content-length").is_none() {
+            return self.rest();
+        }
         let length = head.field("content-length").map_or(0, |value| value.parse().unwrap_or(0));
         self.skip(length)?;
         Ok(length)
+    }
+
+    /// Everything up to the end of the stream.
+    fn rest(&mut self) -> io::Result<usize> {
+        while self.fill()? > 0 {}
+        Ok(std::mem::take(&mut self.buffer).len())
     }
 
     fn chunks(&mut self) -> io::Result<usize> {
@@ -96,13 +116,28 @@ impl Reader {
     }
 
     fn fill(&mut self) -> io::Result<usize> {
-        if self.peek {
-            self.look()?;
-        }
         let mut part = [0; 4096];
-        let length = self.stream.read(&mut part)?;
+        let length = match self.how {
+            How::Plain => self.stream.read(&mut part)?,
+            How::Peek => {
+                self.look()?;
+                self.stream.read(&mut part)?
+            }
+            How::Recvmsg => self.recvmsg(&mut part)?,
+        };
         self.buffer.extend_from_slice(&part[..length]);
         Ok(length)
+    }
+
+    fn recvmsg(&self, part: &mut [u8]) -> io::Result<usize> {
+        let mut room = libc::iovec { iov_base: part.as_mut_ptr().cast(), iov_len: part.len() };
+        // SAFETY: a zeroed msghdr is valid: no name, no control data.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = &mut room;
+        message.msg_iovlen = 1;
+        // SAFETY: the header points to one live vector and that to a live buffer.
+        let result = unsafe { libc::recvmsg(self.stream.as_raw_fd(), &mut message, 0) };
+        usize::try_from(result).map_err(|_| io::Error::last_os_error())
     }
 
     fn look(&self) -> io::Result<()> {
@@ -133,6 +168,11 @@ impl Head {
     /// A field's value by its lower-case name.
     pub fn field(&self, name: &str) -> Option<&str> {
         self.fields.iter().find(|(candidate, _)| candidate == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether it is a response.
+    pub fn is_response(&self) -> bool {
+        self.first.starts_with("HTTP/")
     }
 
     /// Status code of a response, 0 if it has none.

@@ -1,9 +1,11 @@
-//! A small HTTP/1.1 server, one blocking thread per connection: `address=IP:PORT [log=1] [peek=1]`.
+//! A small HTTP/1.1 server, one blocking thread per connection: `address=IP:PORT [log=1] [read=HOW]
+//! [late_ms=N]`.
 //!
 //! Prints `ready` and its address, then with `log=1` one JSON line per request: `path`, `read_ns` (the request's last
 //! byte was read), `written_ns` (the answer's last byte was written). Routes: `/sleep/MS…` waits, `/spin/US…` burns that
 //! much CPU time, `/big/N…` answers N bytes, `/chunked…` answers in chunks, `/continue…` sends `100 Continue` first,
-//! `/close…` closes without an answer, anything else answers `ok`.
+//! `/close…` closes without an answer, `/rest/N…` answers N bytes that end with the connection, anything else answers
+//! `ok`. Reads by `read=plain`, `peek` (before each read) or `recvmsg`; with `late_ms`, that long after the accept.
 
 use std::{
     io::{self, Write},
@@ -13,7 +15,7 @@ use std::{
 
 use super::{
     Arguments,
-    message::{Head, Reader},
+    message::{Head, How, Reader},
 };
 use crate::clock;
 
@@ -22,17 +24,25 @@ pub fn run(arguments: &Arguments) {
     let address = arguments.need("address");
     let listener = TcpListener::bind(address).unwrap_or_else(|error| panic!("listen on {address}: {error}"));
     println!("ready {}", listener.local_addr().expect("address of a listener"));
-    let (log, peek) = (arguments.get("log", 0) == 1, arguments.get("peek", 0) == 1);
+    let log = arguments.get("log", 0) == 1;
+    let how = match arguments.get("read", "plain".to_owned()).as_str() {
+        "plain" => How::Plain,
+        "peek" => How::Peek,
+        "recvmsg" => How::Recvmsg,
+        other => panic!("no way of reading `{other}`"),
+    };
+    let late = Duration::from_millis(arguments.get("late_ms", 0));
     for stream in listener.incoming().flatten() {
         std::thread::spawn(move || {
-            let _ = serve(&stream, log, peek);
+            clock::pace(late);
+            let _ = serve(&stream, log, how);
         });
     }
 }
 
-fn serve(stream: &TcpStream, log: bool, peek: bool) -> io::Result<()> {
+fn serve(stream: &TcpStream, log: bool, how: How) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut reader = Reader::new(stream, peek);
+    let mut reader = Reader::new(stream, how);
     while let Some(head) = reader.head()? {
         reader.body(&head, false)?;
         let read_ns = clock::monotonic_ns();
@@ -59,6 +69,11 @@ fn answer(mut stream: &TcpStream, head: &Head) -> io::Result<bool> {
         ("sleep", Some(ms)) => clock::pace(Duration::from_millis(ms)),
         ("spin", Some(us)) => spin(Duration::from_micros(us)),
         ("big", Some(length)) => body = vec![b'x'; length.min(64 << 20) as usize],
+        ("rest", Some(length)) => {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")?;
+            stream.write_all(&vec![b'x'; length.min(64 << 20) as usize])?;
+            return Ok(false);
+        }
         ("continue", _) => stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?,
         ("chunked", _) => {
             stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
