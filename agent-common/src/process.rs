@@ -8,8 +8,6 @@ pub mod change {
     pub const EXEC: u8 = 1;
     /// The last thread of the process ended.
     pub const EXIT: u8 = 2;
-    /// A process was created; `pid` is the child.
-    pub const FORK: u8 = 3;
 }
 
 /// One process event. 176 bytes.

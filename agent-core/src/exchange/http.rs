@@ -52,6 +52,12 @@ struct Message<H> {
 }
 
 impl<H> Message<H> {
+    /// A message whose head is complete.
+    fn begin(range: Range<u64>, head_bytes: u64, head: H, after_loss: bool, noticed_ns: u64) -> Self {
+        let Range { start, end } = range;
+        Self { start, end, progress: Progress::Open, head, head_bytes, near_loss: [after_loss, false], noticed_ns }
+    }
+
     fn is_over(&self) -> bool {
         self.progress != Progress::Open
     }
@@ -269,15 +275,13 @@ impl Http {
                     if self.answered.lost || self.answered.open().is_some() {
                         self.responses.hint_message_start();
                     }
-                    self.asked.messages.push_back(Message {
-                        start: base + start,
-                        end: base + end,
-                        progress: Progress::Open,
-                        head_bytes: head.head_bytes,
+                    self.asked.messages.push_back(Message::begin(
+                        base + start..base + end,
+                        head.head_bytes,
                         head,
-                        near_loss: [after_loss, false],
-                        noticed_ns: context.now_ns,
-                    });
+                        after_loss,
+                        context.now_ns,
+                    ));
                 }
                 Event::End { end, boundary } => {
                     if let Some(message) = self.asked.open() {
@@ -322,15 +326,13 @@ impl Http {
                         self.give_up(Loss::ExchangeOverflow, connection, context);
                     }
                     let after_loss = std::mem::take(&mut self.answered.lost);
-                    self.answered.messages.push_back(Message {
-                        start: base + start,
-                        end: base + end,
-                        progress: Progress::Open,
-                        head_bytes: head.head_bytes,
+                    self.answered.messages.push_back(Message::begin(
+                        base + start..base + end,
+                        head.head_bytes,
                         head,
-                        near_loss: [after_loss, false],
-                        noticed_ns: context.now_ns,
-                    });
+                        after_loss,
+                        context.now_ns,
+                    ));
                 }
                 Event::End { end, boundary } => {
                     if let Some(message) = self.answered.open() {

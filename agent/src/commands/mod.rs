@@ -24,7 +24,7 @@ use std::{
 use crate::{
     cli::{Cli, Command, FilterArgs, Kind, Outcome, Since},
     config::RunArgs,
-    query::api::SpansRequest,
+    query::api::{SpanView, SpansRequest},
 };
 use output::Output;
 
@@ -59,6 +59,24 @@ pub fn execute(cli: Cli, run: impl FnOnce(RunArgs) -> anyhow::Result<()>) -> Exi
 
 fn ask(command: impl Future<Output = Done>) -> Done {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+}
+
+/// Prints a whole answer: one object per line, or as `render` has it.
+fn answer(
+    spans: &[SpanView],
+    as_json: bool,
+    render: impl FnOnce(&[SpanView], bool) -> String,
+    output: &mut Output,
+) -> Done {
+    if as_json {
+        for span in spans {
+            output.line(&json::span(span))?;
+        }
+    } else {
+        output.text(&render(spans, output.colour))?;
+    }
+    output.flush()?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn request(filter: &FilterArgs) -> SpansRequest {

@@ -1,9 +1,7 @@
 //! `spantap slow`: the slowest spans, each with the segment that took most of its time.
 
-use std::process::ExitCode;
-
 use super::{
-    Done, Output, json, request,
+    Done, Output, answer, request,
     spans::{header, row},
     text,
 };
@@ -17,20 +15,12 @@ use crate::{
 
 pub(super) async fn slow(args: &SlowArgs, output: &mut Output) -> Done {
     let wanted = SpansRequest { limit: args.limit, order: Order::Slowest.into(), ..request(&args.filter) };
-    let mut answer = Client::connect(&args.read.socket).await?.spans(wanted).await?;
+    let mut found = Client::connect(&args.read.socket).await?.spans(wanted).await?;
     let mut spans = Vec::new();
-    while let Some(span) = answer.next().await? {
+    while let Some(span) = found.next().await? {
         spans.push(span);
     }
-    if args.read.json {
-        for span in &spans {
-            output.line(&json::span(span))?;
-        }
-    } else {
-        output.text(&render(&spans, output.colour))?;
-    }
-    output.flush()?;
-    Ok(ExitCode::SUCCESS)
+    answer(&spans, args.read.json, render, output)
 }
 
 fn render(spans: &[SpanView], colour: bool) -> String {

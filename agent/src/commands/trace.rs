@@ -1,8 +1,6 @@
 //! `spantap trace ID`: the spans of a trace below each other, each with its segments, on one time axis.
 
-use std::process::ExitCode;
-
-use super::{Done, Output, json, text};
+use super::{Done, Output, answer, text};
 use crate::{
     cli::IdArgs,
     query::{
@@ -18,15 +16,7 @@ const DEPTH_MAX: usize = 12;
 
 pub(super) async fn trace(args: &IdArgs, output: &mut Output) -> Done {
     let spans = Client::connect(&args.read.socket).await?.trace(&args.id).await?;
-    if args.read.json {
-        for span in &spans {
-            output.line(&json::span(span))?;
-        }
-    } else {
-        output.text(&render(&spans, output.colour))?;
-    }
-    output.flush()?;
-    Ok(ExitCode::SUCCESS)
+    answer(&spans, args.read.json, render, output)
 }
 
 /// Start and length of the time axis.

@@ -219,7 +219,6 @@ const FIELDS: &[(&str, &str, &[&str])] = &[
     ("TASK_PID", "task_struct", &["pid"]),
     ("TASK_TGID", "task_struct", &["tgid"]),
     ("TASK_MM", "task_struct", &["mm"]),
-    ("TASK_COMM", "task_struct", &["comm"]),
     ("TASK_PARENT", "task_struct", &["real_parent"]),
     ("TASK_SIGNAL", "task_struct", &["signal"]),
     ("SIGNAL_LIVE", "signal_struct", &["live.counter"]),
