@@ -36,9 +36,28 @@ pub mod flag {
     pub const BASES: u16 = 4;
     /// The connection ended by a reset.
     pub const RESET: u16 = 8;
+    /// This end sent the reset.
+    pub const RESET_SENT: u16 = 16;
+    /// A reset arrived.
+    pub const RESET_RECEIVED: u16 = 32;
+    /// One of those that were left out by sampling while the host is busy; nothing but this is told of it.
+    pub const SAMPLED_OUT: u16 = 64;
 }
 
-/// The congestion and loss state that the kernel keeps for the socket, read when the record was made.
+/// Bits of [`TcpSnapshot::flags`].
+pub mod tcp_flag {
+    /// The congestion window was what limited sending (`tcp_sock.is_cwnd_limited`).
+    pub const CWND_LIMITED: u8 = 1;
+    /// TCP paces (`sk_pacing_status`).
+    pub const PACED: u8 = 2;
+    /// The application limited the pacing rate (`SO_MAX_PACING_RATE`).
+    pub const PACED_BY_APPLICATION: u8 = 4;
+    /// The peer's window was closed.
+    pub const ZERO_WINDOW: u8 = 8;
+}
+
+/// The congestion and loss state that the kernel keeps for the socket, read when the record was made. Counters and times
+/// are totals of the connection's life; differences of two records are what happened between them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpSnapshot {
@@ -48,11 +67,34 @@ pub struct TcpSnapshot {
     pub min_rtt_us: u32,
     /// Congestion window, segments.
     pub cwnd: u32,
-    /// Segments retransmitted in the connection's life (`tcp_sock.total_retrans`).
+    /// Segments retransmitted in the connection's life (`tcp_sock.total_retrans`), of the handshake too.
     pub total_retrans: u32,
+    /// Mean deviation of the round-trip time, microseconds.
+    pub rttvar_us: u32,
+    /// Segments that arrived out of order (`tcp_sock.rcv_ooopack`).
+    pub out_of_order: u32,
+    /// How long the peer's window was what limited sending, milliseconds, to the kernel's tick.
+    pub rwnd_limited_ms: u32,
+    /// How long the send buffer was, likewise.
+    pub sndbuf_limited_ms: u32,
+    /// How long the peer's window was closed altogether, microseconds, from one segment to another.
+    pub zero_window_us: u32,
+    /// The peer's window, bytes.
+    pub send_window: u32,
+    /// Pacing rate, KiB per second, saturating; 0 if not known.
+    pub pacing_rate_kib: u32,
+    /// `TCP_CA_*`: 0 open, 1 disorder, 2 cwr, 3 recovery, 4 loss.
+    pub ca_state: u8,
+    /// Bits of [`tcp_flag`].
+    pub flags: u8,
+    /// Zero.
+    pub padding: u16,
 }
 
-/// One connection event. 152 bytes.
+/// One connection event.
+///
+/// Unix stream sockets are connections too: `family` is 1, the first 8 bytes of both addresses are the inode numbers of
+/// this and the other socket (host byte order), sequence numbers count from 0, and there is no `tcp`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionRecord {
@@ -78,7 +120,7 @@ pub struct ConnectionRecord {
     pub local_port: u16,
     /// Remote port.
     pub remote_port: u16,
-    /// `AF_INET` (2) or `AF_INET6` (10).
+    /// `AF_INET` (2), `AF_INET6` (10) or `AF_UNIX` (1).
     pub family: u16,
     /// Bits of [`flag`].
     pub flags: u16,
@@ -106,8 +148,20 @@ pub struct ConnectionRecord {
     pub new_state: u8,
     /// The kernel's view of the path.
     pub tcp: TcpSnapshot,
+    /// Segments retransmitted until it was established: SYN at the client, SYN-ACK at the server.
+    pub handshake_retransmits: u32,
+    /// Connections that waited for `accept` when it returned this one.
+    pub accept_backlog: u32,
+    /// Most that may; 0 if not observed.
+    pub accept_backlog_max: u32,
+    /// Length of `path`.
+    pub path_len: u32,
+    /// Unix: the name that the listening end is bound to; begins with 0 if it is abstract.
+    pub path: [[u8; 16]; 7],
 }
+
+const _: () = assert!(size_of::<TcpSnapshot>() == 48);
 
 // SAFETY: repr(C), integers only; the size assertion below equals the sum of the fields.
 unsafe impl Plain for ConnectionRecord {}
-const _: () = assert!(size_of::<ConnectionRecord>() == 152);
+const _: () = assert!(size_of::<ConnectionRecord>() == 136 + 48 + 16 + 112);

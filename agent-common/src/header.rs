@@ -4,7 +4,7 @@ use crate::Plain;
 
 /// Version of all layouts in this crate. The loader refuses an object that was built with another one, and the
 /// decoder refuses a record.
-pub const LAYOUT_VERSION: u8 = 1;
+pub const LAYOUT_VERSION: u8 = 2;
 
 /// The kinds of records, in [`RecordHeader::kind`].
 pub mod kind {
@@ -18,6 +18,10 @@ pub mod kind {
     pub const ARRIVAL: u8 = 4;
     /// [`crate::process::ProcessRecord`]
     pub const PROCESS: u8 = 5;
+    /// [`crate::message::RetransmitRecord`]
+    pub const RETRANSMIT: u8 = 6;
+    /// [`crate::datagram::DatagramRecord`], followed by its payload
+    pub const DATAGRAM: u8 = 7;
 }
 
 /// The first 16 bytes of every record.

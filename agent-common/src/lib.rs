@@ -8,10 +8,12 @@
 #![no_std]
 
 pub mod connection;
+pub mod datagram;
 pub mod header;
 pub mod loss;
 pub mod message;
 pub mod process;
+pub mod sched;
 pub mod settings;
 
 /// A type whose every bit pattern is valid and that has no padding.

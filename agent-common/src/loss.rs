@@ -28,12 +28,19 @@ pub enum KernelLoss {
     TooManyBuffers = 10,
     /// No room in the table of selected processes for a child.
     SelectionTableFull = 11,
-    /// Bytes of a traced connection were read outside a system call (io_uring, readers in the kernel).
+    /// Bytes of a traced connection moved outside a system call (io_uring, readers in the kernel): their calls' times and
+    /// payload are not known.
     ReadOutsideCall = 12,
+    /// A connection was left out by sampling, because the budget was exceeded.
+    ConnectionSampledOut = 13,
+    /// Payload was left out, because the budget was exceeded.
+    PayloadShed = 14,
+    /// No room in the table of datagram sockets.
+    DatagramTableFull = 15,
 }
 
 /// Number of reasons.
-pub const KERNEL_LOSSES: u32 = 13;
+pub const KERNEL_LOSSES: u32 = 16;
 
 impl KernelLoss {
     /// Every reason, in index order.
@@ -51,6 +58,9 @@ impl KernelLoss {
         Self::TooManyBuffers,
         Self::SelectionTableFull,
         Self::ReadOutsideCall,
+        Self::ConnectionSampledOut,
+        Self::PayloadShed,
+        Self::DatagramTableFull,
     ];
 
     /// Stable name for output and metrics.
@@ -69,6 +79,9 @@ impl KernelLoss {
             Self::TooManyBuffers => "too_many_buffers",
             Self::SelectionTableFull => "selection_table_full",
             Self::ReadOutsideCall => "read_outside_call",
+            Self::ConnectionSampledOut => "connection_sampled_out",
+            Self::PayloadShed => "payload_shed",
+            Self::DatagramTableFull => "datagram_table_full",
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! All ranges are TCP sequence numbers `[start, end)` modulo 2^32, in the stream of their direction.
 
-use crate::{Plain, header::RecordHeader};
+use crate::{Plain, connection::TcpSnapshot, header::RecordHeader, sched::BLOCKED};
 
 /// Direction of a call, in [`CallRecord::direction`].
 pub mod direction {
@@ -40,9 +40,12 @@ pub mod flag {
     pub const END_OF_STREAM: u16 = 2048;
     /// Both scheduler hooks work, so the thread's run-queue times are complete. `CallRecord`, `SendRecord`
     pub const SCHED: u16 = 4096;
+    /// Bytes moved outside a system call of their own (io_uring): entry, return and payload are not known. `CallRecord`,
+    /// `SendRecord`
+    pub const OUTSIDE_CALL: u16 = 8192;
 }
 
-/// A read or write call that returned, at its return. 128 bytes, followed by `payload_len` bytes of payload: the first
+/// A read or write call that returned, at its return, followed by `payload_len` bytes of payload: the first
 /// bytes that moved, then, if `tail_len` is not 0, the last `tail_len` bytes that moved (after a gap).
 ///
 /// Emitted for selected tasks and connections for each call that moved bytes, met the end of the stream or failed; for
@@ -56,6 +59,8 @@ pub struct CallRecord {
     pub connection_id: u64,
     /// When the call was entered.
     pub enter_ns: u64,
+    /// When the softirq that brought the first byte was raised; reads only; 0 if not observed.
+    pub softirq_ns: u64,
     /// When the first byte of the range had arrived from the network; reads only; 0 if not observed.
     pub arrival_first_ns: u64,
     /// When the last byte of `[start, arrival_end)` had arrived; reads only; 0 if not observed.
@@ -68,6 +73,16 @@ pub struct CallRecord {
     pub run_queue_enter_ns: u64,
     /// The same up to the return.
     pub run_queue_exit_ns: u64,
+    /// The part of `run_queue_enter_ns` in which its cgroup was throttled (`cpu.max`).
+    pub throttled_enter_ns: u64,
+    /// The same up to the return.
+    pub throttled_exit_ns: u64,
+    /// The thread's total time asleep up to the return, by [`crate::sched::Blocked`]; valid with [`flag::SCHED`].
+    pub off_cpu_ns: [u64; BLOCKED],
+    /// How long it slept inside the call.
+    pub off_cpu_inside_ns: u64,
+    /// When the last byte of a write left for the device, if that was before the return; else 0.
+    pub transmitted_ns: u64,
     /// The thread's cgroup v2 id.
     pub cgroup_id: u64,
     /// First byte moved.
@@ -78,6 +93,10 @@ pub struct CallRecord {
     pub arrival_end: u32,
     /// What the call returned: bytes, or a negative errno.
     pub result: i32,
+    /// Bytes that had arrived and were not read when a read began to take its own; 0 for writes.
+    pub receive_queue: u32,
+    /// Segments that arrived out of order in the connection's life, so far; reads only.
+    pub out_of_order: u32,
     /// Process (thread group) id in the initial namespace.
     pub pid: u32,
     /// Thread id in the initial namespace.
@@ -92,13 +111,16 @@ pub struct CallRecord {
     pub syscall: u16,
     /// One of [`direction`].
     pub direction: u8,
+    /// What the thread slept in before it was last woken: a [`crate::sched::Blocked`], or
+    /// [`crate::sched::NEVER_SLEPT`].
+    pub slept_in: u8,
     /// Zero.
-    pub padding: [u8; 7],
+    pub padding: [u8; 6],
 }
 
 // SAFETY: repr(C), integers only; the size assertion below equals the sum of the fields.
 unsafe impl Plain for CallRecord {}
-const _: () = assert!(size_of::<CallRecord>() == 16 + 9 * 8 + 6 * 4 + 4 * 2 + 8);
+const _: () = assert!(size_of::<CallRecord>() == 16 + 10 * 8 + (2 + BLOCKED + 2) * 8 + 8 * 4 + 4 * 2 + 8);
 
 /// What became of the bytes of one write call: emitted when they were acknowledged, or can no longer be watched.
 #[repr(C)]
@@ -112,8 +134,16 @@ pub struct SendRecord {
     pub enter_ns: u64,
     /// When TCP took the first byte.
     pub locked_ns: u64,
+    /// When TCP began to take the last piece; 0 if only the call's begin is observed (function entry).
+    pub locked_last_ns: u64,
     /// When the call returned; 0 if it had not yet or that was not observed.
     pub done_ns: u64,
+    /// When the last byte of the range was given to the device's queue; 0 if not observed.
+    pub queued_ns: u64,
+    /// For how long, between `locked_ns` and `transmitted_ns`, bytes of the connection were in the device's queue.
+    pub queue_ns: u64,
+    /// The part of it up to `locked_last_ns`.
+    pub queue_before_last_ns: u64,
     /// When the last byte of the range left for the device; 0 if not observed.
     pub transmitted_ns: u64,
     /// When the acknowledgement of the last byte arrived; 0 if not observed.
@@ -130,19 +160,17 @@ pub struct SendRecord {
     pub tid: u32,
     /// Segments that the connection retransmitted between the write and this record.
     pub retransmits: u32,
-    /// Smoothed round-trip time before this acknowledgement was counted, microseconds.
-    pub srtt_us: u32,
-    /// Smallest round-trip time of the kernel's window, microseconds.
-    pub min_rtt_us: u32,
     /// Bits of [`flag`].
     pub flags: u16,
     /// Zero.
     pub padding: u16,
+    /// The kernel's view of the path, before this acknowledgement was counted.
+    pub tcp: TcpSnapshot,
 }
 
 // SAFETY: repr(C), integers only; the size assertion below equals the sum of the fields.
 unsafe impl Plain for SendRecord {}
-const _: () = assert!(size_of::<SendRecord>() == 16 + 7 * 8 + 7 * 4 + 4);
+const _: () = assert!(size_of::<SendRecord>() == 16 + 11 * 8 + 5 * 4 + 4 + 48);
 
 /// When bytes that a call is about to return had arrived, for those that its [`CallRecord`] does not describe itself.
 #[repr(C)]
@@ -152,6 +180,8 @@ pub struct ArrivalRecord {
     pub header: RecordHeader,
     /// As in the connection's `ConnectionRecord`.
     pub connection_id: u64,
+    /// When the softirq that brought the first byte was raised; 0 if not observed.
+    pub softirq_ns: u64,
     /// When the first byte had arrived.
     pub first_ns: u64,
     /// When the last byte had arrived and nothing before it was missing.
@@ -168,7 +198,49 @@ pub struct ArrivalRecord {
 
 // SAFETY: repr(C), integers only; the size assertion below equals the sum of the fields.
 unsafe impl Plain for ArrivalRecord {}
-const _: () = assert!(size_of::<ArrivalRecord>() == 16 + 3 * 8 + 2 * 4 + 8);
+const _: () = assert!(size_of::<ArrivalRecord>() == 16 + 4 * 8 + 2 * 4 + 8);
+
+/// Why TCP retransmitted, in [`RetransmitRecord::reason`].
+pub mod retransmit {
+    /// Not known.
+    pub const UNKNOWN: u8 = 0;
+    /// The SYN was not answered.
+    pub const SYN: u8 = 1;
+    /// Tail loss probe (RFC 8985, 7).
+    pub const TAIL_LOSS_PROBE: u8 = 2;
+    /// Fast retransmit, in recovery.
+    pub const FAST: u8 = 3;
+    /// The retransmission timer (RFC 6298) expired.
+    pub const TIMEOUT: u8 = 4;
+}
+
+/// Segments that TCP sent again.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RetransmitRecord {
+    /// `kind` is `RETRANSMIT`.
+    pub header: RecordHeader,
+    /// As in the connection's `ConnectionRecord`.
+    pub connection_id: u64,
+    /// First byte of the buffer that was sent again; the SYN's own sequence number for a SYN.
+    pub start: u32,
+    /// Past its last byte.
+    pub end: u32,
+    /// Segments that this connection sent again since its last such record: usually those of this buffer.
+    pub segments: u32,
+    /// One of [`retransmit`].
+    pub reason: u8,
+    /// TCP state.
+    pub state: u8,
+    /// `TCP_CA_*`.
+    pub ca_state: u8,
+    /// Zero.
+    pub padding: u8,
+}
+
+// SAFETY: repr(C), integers only; the size assertion below equals the sum of the fields.
+unsafe impl Plain for RetransmitRecord {}
+const _: () = assert!(size_of::<RetransmitRecord>() == 16 + 8 + 3 * 4 + 4);
 
 /// Most payload bytes that a [`CallRecord`] can carry, whatever the settings say.
 pub const PAYLOAD_BYTES_LIMIT: usize = 4096;

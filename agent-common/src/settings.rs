@@ -28,8 +28,20 @@ pub struct Settings {
     pub agent_pid: u32,
     /// Bits of [`rule`]: which selection maps have entries.
     pub rules: u32,
+    /// Bits of [`shed`]: detail that is left out while the host is busy.
+    pub shed: u32,
+    /// New connections are recorded only if this many low bits of a hash of theirs are 0; 0 records all.
+    pub sample_bits: u32,
     /// Zero.
     pub padding: u32,
+}
+
+/// Detail that can be left out, in the order in which it is.
+pub mod shed {
+    /// No payload: what is selected is timed only.
+    pub const PAYLOAD: u32 = 1;
+    /// No run-queue and off-CPU times.
+    pub const SCHED: u32 = 2;
 }
 
 /// Which selection maps are worth asking.
@@ -46,9 +58,9 @@ pub mod rule {
     pub const NETNS: u32 = 16;
 }
 
-// SAFETY: repr(C), six u32.
+// SAFETY: repr(C), eight u32.
 unsafe impl Plain for Settings {}
-const _: () = assert!(size_of::<Settings>() == 24);
+const _: () = assert!(size_of::<Settings>() == 32);
 
 /// Key of the map of executables.
 #[repr(C)]

@@ -6,8 +6,9 @@
 use agent_common::{
     Plain,
     connection::ConnectionRecord,
+    datagram::DatagramRecord,
     header::{LAYOUT_VERSION, RecordHeader, kind},
-    message::{ArrivalRecord, CallRecord, SendRecord, direction, flag},
+    message::{ArrivalRecord, CallRecord, RetransmitRecord, SendRecord, direction, flag},
     process::ProcessRecord,
 };
 
@@ -19,6 +20,15 @@ pub struct Call {
     /// The record.
     pub record: CallRecord,
     /// First bytes that moved, then the last `record.tail_len`.
+    pub payload: Box<[u8]>,
+}
+
+/// A datagram with the bytes that were captured of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Datagram {
+    /// The record.
+    pub record: DatagramRecord,
+    /// Its first bytes.
     pub payload: Box<[u8]>,
 }
 
@@ -35,6 +45,10 @@ pub enum Event {
     Arrival(ArrivalRecord),
     /// Process life.
     Process(Box<ProcessRecord>),
+    /// Segments were sent again.
+    Retransmit(RetransmitRecord),
+    /// A datagram was sent or received.
+    Datagram(Box<Datagram>),
 }
 
 impl Event {
@@ -46,6 +60,8 @@ impl Event {
             Self::Call(call) => &call.record.header,
             Self::Arrival(record) => &record.header,
             Self::Process(record) => &record.header,
+            Self::Retransmit(record) => &record.header,
+            Self::Datagram(datagram) => &datagram.record.header,
         }
     }
 
@@ -55,6 +71,11 @@ impl Event {
         match self {
             Self::Call(call) if call.record.direction == direction::SEND && call.record.enter_ns != 0 => {
                 call.record.enter_ns
+            }
+            Self::Datagram(datagram)
+                if datagram.record.direction == direction::SEND && datagram.record.enter_ns != 0 =>
+            {
+                datagram.record.enter_ns
             }
             _ => self.header().time_ns,
         }
@@ -75,13 +96,35 @@ pub fn decode(bytes: &[u8]) -> Result<Event, Loss> {
             Ok(Event::Arrival(checked(read(bytes)?, |record: &ArrivalRecord| range_ok(record.start, record.end))?))
         }
         kind::PROCESS => Ok(Event::Process(Box::new(read(bytes)?))),
+        kind::RETRANSMIT => Ok(Event::Retransmit(checked(read(bytes)?, |record: &RetransmitRecord| {
+            range_ok(record.start, record.end)
+        })?)),
+        kind::DATAGRAM => datagram(bytes),
         _ => Err(Loss::RecordKindUnknown),
     }
 }
 
+const AF_UNIX: u16 = 1;
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+
+fn datagram(bytes: &[u8]) -> Result<Event, Loss> {
+    let record: DatagramRecord = read(bytes)?;
+    let payload = bytes.get(size_of::<DatagramRecord>()..).and_then(|rest| rest.get(..usize::from(record.payload_len)));
+    let payload = payload.ok_or(Loss::RecordMalformed)?;
+    let sane = matches!(record.family, AF_INET | AF_INET6)
+        && record.direction <= direction::SEND
+        && payload.len() <= record.length as usize;
+    if !sane {
+        return Err(Loss::RecordMalformed);
+    }
+    Ok(Event::Datagram(Box::new(Datagram { record, payload: payload.into() })))
+}
+
 fn connection(bytes: &[u8]) -> Result<Event, Loss> {
     let record: ConnectionRecord = read(bytes)?;
-    if record.family != 2 && record.family != 10 {
+    let known = matches!(record.family, AF_UNIX | AF_INET | AF_INET6);
+    if !known || record.path_len as usize > size_of_val(&record.path) {
         return Err(Loss::RecordMalformed);
     }
     Ok(Event::Connection(Box::new(record)))

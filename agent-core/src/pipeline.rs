@@ -85,7 +85,10 @@ impl Pipeline {
             // Acknowledgements may outlive who wrote.
             Event::Send(record) => self.processes.see(record.pid, record.locked_ns, &mut self.losses),
             Event::Process(record) => self.processes.record(record, &mut self.losses),
-            Event::Arrival(_) => {}
+            Event::Datagram(datagram) => {
+                self.processes.see(datagram.record.pid, datagram.record.header.time_ns, &mut self.losses);
+            }
+            Event::Arrival(_) | Event::Retransmit(_) => {}
         }
         self.reorder.push(event);
         self.release(self.now_ns.saturating_sub(self.config.reorder_ns));
@@ -159,7 +162,8 @@ impl Pipeline {
                 Event::Call(call) => call.record.connection_id,
                 Event::Send(record) => record.connection_id,
                 Event::Arrival(record) => record.connection_id,
-                Event::Process(_) => continue,
+                Event::Retransmit(record) => record.connection_id,
+                Event::Process(_) | Event::Datagram(_) => continue,
             };
             let (table, mut context) = self.parts(self.now_ns);
             table.event(id, event, &mut context);
@@ -252,6 +256,7 @@ impl Pipeline {
             peer: facts.peer,
             attributes,
             segments: timeline.segments,
+            cause: None,
             links: place.links,
         }
     }

@@ -270,6 +270,7 @@ mod tests {
             peer: "127.0.0.1:2".parse().unwrap(),
             attributes,
             segments: vec![],
+            cause: None,
             links: vec![],
         }
     }

@@ -24,6 +24,28 @@ mod server;
 /// Most tiles of a span.
 pub const TILES_MAX: usize = 64;
 
+/// A step of which both ends are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Begin.
+    pub start_ns: u64,
+    /// End.
+    pub end_ns: u64,
+    /// How they are known.
+    pub evidence: Evidence,
+}
+
+/// What a connection's first request waited for before it could be written, in the order in which it happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Before {
+    /// Name resolution.
+    pub dns: Option<Step>,
+    /// TCP handshake.
+    pub connect: Option<Step>,
+    /// TLS handshake.
+    pub tls: Option<Step>,
+}
+
 /// What is known of an exchange when its segments are made.
 #[derive(Clone, Debug)]
 pub struct Parts<'a> {
@@ -102,7 +124,7 @@ impl Tiles {
     fn until(&mut self, ns: u64, name: SegmentName, evidence: Evidence) {
         let ns = ns.clamp(self.now_ns, self.end_ns);
         let (offset_ns, duration_ns) = (self.now_ns - self.start_ns, ns - self.now_ns);
-        self.segments.push(Segment { name, offset_ns, duration_ns, evidence });
+        self.segments.push(Segment { name, offset_ns, duration_ns, evidence, by: None, lost_records: 0 });
         self.now_ns = ns;
     }
 
@@ -180,7 +202,7 @@ fn merged(segments: Vec<Segment>) -> Vec<Segment> {
     let mut out: Vec<Segment> = Vec::with_capacity(segments.len());
     for segment in segments.into_iter().filter(|segment| segment.duration_ns > 0) {
         match out.last_mut() {
-            Some(last) if (last.name, last.evidence) == (segment.name, segment.evidence) => {
+            Some(last) if (last.name, last.evidence, last.by) == (segment.name, segment.evidence, segment.by) => {
                 last.duration_ns += segment.duration_ns;
             }
             _ => out.push(segment),
@@ -199,7 +221,8 @@ fn shortened(segments: Vec<Segment>) -> Vec<Segment> {
     let (middle, tail) = rest.split_at(rest.len() - KEPT);
     let mut sums: Vec<Segment> = Vec::new();
     for segment in middle {
-        match sums.iter_mut().find(|sum| (sum.name, sum.evidence) == (segment.name, segment.evidence)) {
+        let key = (segment.name, segment.evidence, segment.by);
+        match sums.iter_mut().find(|sum| (sum.name, sum.evidence, sum.by) == key) {
             Some(sum) => sum.duration_ns += segment.duration_ns,
             None => sums.push(*segment),
         }

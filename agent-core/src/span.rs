@@ -58,21 +58,37 @@ pub enum Evidence {
 /// Where time can go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SegmentName {
+    /// Name resolution that the request waited for.
+    Dns,
     /// TCP handshake, as the client waits for it.
     Connect,
-    /// From the application into the socket and out of the host, including waiting for send-buffer room.
+    /// In the queue of established connections, until the server accepted this one.
+    AcceptQueue,
+    /// TLS handshake.
+    Tls,
+    /// From the application into the socket, including waiting for send-buffer room.
     Send,
+    /// In the socket, held back by the congestion window, the peer's window or pacing.
+    Held,
+    /// In the queueing discipline and driver of this host.
+    Queue,
     /// On the path: to the peer's kernel and back.
     Network,
     /// In the peer: from its kernel having the request to the first byte of its answer leaving.
     Remote,
     /// First to last byte of a message on the wire.
     Transfer,
+    /// From the network interface's interrupt to TCP.
+    Softirq,
     /// In the receive buffer, while the reader did something else.
     ReceiveBuffer,
+    /// In the receive buffer, while the reader slept waiting for it and was not yet woken.
+    Wakeup,
     /// Runnable, waiting for a CPU.
     RunQueue,
-    /// In the application.
+    /// In the application, asleep; [`Segment::by`] says in what.
+    OffCpu,
+    /// In the application, on a CPU or not known to be off one.
     Application,
     /// Nothing that was observed says where.
     Unexplained,
@@ -89,6 +105,29 @@ pub struct Segment {
     pub duration_ns: u64,
     /// How that is known.
     pub evidence: Evidence,
+    /// What the time was spent on in particular, if that is known.
+    pub by: Option<By>,
+    /// Kernel records that were lost while it ran.
+    pub lost_records: u32,
+}
+
+/// What a segment's time was spent on in particular.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum By {
+    /// `off_cpu`: waiting for a lock (futex).
+    Lock,
+    /// `off_cpu`: waiting for a disk.
+    Disk,
+    /// `off_cpu`: in a call on a socket, pipe or the like that reads, writes, connects or accepts.
+    Socket,
+    /// `off_cpu`: asleep by its own wish.
+    Sleep,
+    /// `off_cpu`: waiting for whatever event comes first.
+    Poll,
+    /// `off_cpu`: something else.
+    Other,
+    /// `run_queue`: the cgroup had used up its CPU quota.
+    Throttled,
 }
 
 /// An attribute value.
@@ -120,8 +159,14 @@ pub struct Link {
 pub enum Protocol {
     /// HTTP/1.0 or HTTP/1.1.
     Http1,
-    /// Bytes over TCP that no parser knows or that were not captured.
+    /// Bytes over TCP or a unix socket that no parser knows or that were not captured.
     Tcp,
+    /// TLS records whose content is not seen.
+    Tls,
+    /// Domain names.
+    Dns,
+    /// Datagrams that no parser knows or that were not captured.
+    Udp,
 }
 
 /// What is known of the process behind a span.
@@ -176,6 +221,8 @@ pub struct Span {
     pub attributes: Vec<(&'static str, Value)>,
     /// Tiles of `[0, duration_ns)`.
     pub segments: Vec<Segment>,
+    /// The dominant cause of its duration, by its stable id.
+    pub cause: Option<&'static str>,
     /// Related spans.
     pub links: Vec<Link>,
 }
@@ -219,16 +266,76 @@ impl SegmentName {
     /// Stable lower-case name.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Dns => "dns",
             Self::Connect => "connect",
+            Self::AcceptQueue => "accept_queue",
+            Self::Tls => "tls",
             Self::Send => "send",
+            Self::Held => "held",
+            Self::Queue => "queue",
             Self::Network => "network",
             Self::Remote => "remote",
             Self::Transfer => "transfer",
+            Self::Softirq => "softirq",
             Self::ReceiveBuffer => "receive_buffer",
+            Self::Wakeup => "wakeup",
             Self::RunQueue => "run_queue",
+            Self::OffCpu => "off_cpu",
             Self::Application => "application",
             Self::Unexplained => "unexplained",
         }
+    }
+}
+
+impl SegmentName {
+    /// Every name, in the order of a request's way.
+    pub const ALL: [Self; 17] = [
+        Self::Dns,
+        Self::Connect,
+        Self::AcceptQueue,
+        Self::Tls,
+        Self::Send,
+        Self::Held,
+        Self::Queue,
+        Self::Network,
+        Self::Remote,
+        Self::Transfer,
+        Self::Softirq,
+        Self::ReceiveBuffer,
+        Self::Wakeup,
+        Self::RunQueue,
+        Self::OffCpu,
+        Self::Application,
+        Self::Unexplained,
+    ];
+
+    /// The name that [`SegmentName::name`] gives.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|it| it.name() == name)
+    }
+}
+
+impl By {
+    /// Every one.
+    pub const ALL: [Self; 7] =
+        [Self::Lock, Self::Disk, Self::Socket, Self::Sleep, Self::Poll, Self::Other, Self::Throttled];
+
+    /// Stable lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lock => "lock",
+            Self::Disk => "disk",
+            Self::Socket => "socket",
+            Self::Sleep => "sleep",
+            Self::Poll => "poll",
+            Self::Other => "other",
+            Self::Throttled => "throttled",
+        }
+    }
+
+    /// The one that [`By::name`] gives.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|it| it.name() == name)
     }
 }
 
@@ -238,6 +345,9 @@ impl Protocol {
         match self {
             Self::Http1 => "http",
             Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Dns => "dns",
+            Self::Udp => "udp",
         }
     }
 }

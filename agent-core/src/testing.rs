@@ -5,7 +5,7 @@
 
 use agent_common::{
     Plain, bytes_of,
-    connection::{ConnectionRecord, change, flag as connection_flag, role},
+    connection::{ConnectionRecord, TcpSnapshot, change, flag as connection_flag, role},
     header::{LAYOUT_VERSION, RecordHeader, kind},
     message::{CallRecord, SendRecord, TAIL_BYTES, direction, flag},
 };
@@ -306,8 +306,7 @@ impl End {
             end,
             pid: self.pid,
             tid: self.pid,
-            srtt_us: 60,
-            min_rtt_us: 50,
+            tcp: TcpSnapshot { srtt_us: 60, min_rtt_us: 50, ..Default::default() },
             flags,
             ..Default::default()
         };

@@ -8,6 +8,7 @@ use agent_common::{
     header::kind,
     loss::KernelLoss,
     message::{CallRecord, PAYLOAD_BYTES_LIMIT, TAIL_BYTES, direction, flag as wire},
+    sched::{BLOCKED, NEVER_SLEPT},
     settings::{Settings, mode},
 };
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, generated as helpers};
@@ -217,17 +218,25 @@ fn tell(settings: &Settings, task: &mut Task, connection_id: u64, call: Call) {
         header: emit::header(kind::CALL, call.time_ns),
         connection_id,
         enter_ns: task.enter_ns,
+        softirq_ns: 0,
         arrival_first_ns: if receives { task.arrival_first_ns } else { 0 },
         arrival_last_ns: if receives { task.arrival_last_ns } else { 0 },
         woken_ns: task.woken_ns,
         running_ns: task.running_ns,
         run_queue_enter_ns: task.run_queue_enter_ns,
         run_queue_exit_ns: task.run_queue_ns,
+        throttled_enter_ns: 0,
+        throttled_exit_ns: 0,
+        off_cpu_ns: [0; BLOCKED],
+        off_cpu_inside_ns: 0,
+        transmitted_ns: 0,
         cgroup_id: task.cgroup_id,
         start: call.range.0,
         end: call.range.1,
         arrival_end: if receives { task.arrival_end } else { call.range.0 },
         result: call.result as i32,
+        receive_queue: 0,
+        out_of_order: 0,
         pid: task.pid,
         tid: bpf_get_current_pid_tgid() as u32,
         flags,
@@ -235,7 +244,8 @@ fn tell(settings: &Settings, task: &mut Task, connection_id: u64, call: Call) {
         tail_len: captured.tail as u16,
         syscall: call.id as u16,
         direction: call.direction,
-        padding: [0; 7],
+        slept_in: NEVER_SLEPT,
+        padding: [0; 6],
     };
     let mut length = core::hint::black_box(captured.length + captured.tail);
     if length > (PAYLOAD_BYTES_LIMIT + TAIL_BYTES) as u32 {

@@ -261,6 +261,16 @@ pub fn snapshot(sk: u64) -> TcpSnapshot {
         min_rtt_us: read(sk, &offsets::TCP_RTT_MIN).unwrap_or(u32::MAX),
         cwnd: read(sk, &offsets::TCP_SND_CWND).unwrap_or(0),
         total_retrans: read(sk, &offsets::TCP_TOTAL_RETRANS).unwrap_or(0),
+        rttvar_us: 0,
+        out_of_order: 0,
+        rwnd_limited_ms: 0,
+        sndbuf_limited_ms: 0,
+        zero_window_us: 0,
+        send_window: 0,
+        pacing_rate_kib: 0,
+        ca_state: 0,
+        flags: 0,
+        padding: 0,
     }
 }
 
@@ -310,6 +320,11 @@ fn emit_change(sk: u64, conn: &Conn, what: u8, old: u8, new: u8) {
             old_state: old,
             new_state: new,
             tcp,
+            handshake_retransmits: 0,
+            accept_backlog: 0,
+            accept_backlog_max: 0,
+            path_len: 0,
+            path: [[0; 16]; 7],
         };
         // SAFETY: `record` is the reserved entry of exactly this size.
         unsafe { record.write(value) }

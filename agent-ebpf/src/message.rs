@@ -166,7 +166,11 @@ fn retire(conn: &mut Conn, tcp: &TcpSnapshot, acked_ns: u64, flags: u32) {
             connection_id: id,
             enter_ns: slot.enter_ns,
             locked_ns: slot.locked_ns,
+            locked_last_ns: 0,
             done_ns: slot.done_ns,
+            queued_ns: 0,
+            queue_ns: 0,
+            queue_before_last_ns: 0,
             transmitted_ns: slot.transmitted_ns,
             acked_ns,
             run_queue_enter_ns: slot.run_queue_ns,
@@ -175,10 +179,9 @@ fn retire(conn: &mut Conn, tcp: &TcpSnapshot, acked_ns: u64, flags: u32) {
             pid: slot.pid,
             tid: slot.tid,
             retransmits: tcp.total_retrans.wrapping_sub(slot.retrans),
-            srtt_us: tcp.srtt_us,
-            min_rtt_us: tcp.min_rtt_us,
             flags: (slot.flags | flags) as u16,
             padding: 0,
+            tcp: *tcp,
         };
         // SAFETY: `record` is the reserved entry of exactly this size.
         unsafe { record.write(value) }
@@ -333,6 +336,7 @@ fn describe_arrival(task: &mut Task, connection_id: u64, slot: &RxSlot) {
         let value = ArrivalRecord {
             header,
             connection_id,
+            softirq_ns: 0,
             first_ns: slot.first_ns,
             last_ns: slot.last_ns,
             start: slot.start,

@@ -106,7 +106,7 @@ pub(super) fn tcp(attributes: &mut Attributes, parts: &Parts<'_>, timeline: &Tim
     if let Some(last) = sends.last() {
         let known = |us: u32| us != 0 && us != u32::MAX;
         for (key, us) in
-            [("spantap.tcp.srtt_us", last.record.srtt_us), ("spantap.tcp.min_rtt_us", last.record.min_rtt_us)]
+            [("spantap.tcp.srtt_us", last.record.tcp.srtt_us), ("spantap.tcp.min_rtt_us", last.record.tcp.min_rtt_us)]
         {
             if known(us) {
                 attributes.push((key, Value::Int(i64::from(us))));

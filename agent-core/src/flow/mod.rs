@@ -86,7 +86,7 @@ impl Flow {
             Event::Call(call) => self.called(call, context),
             Event::Send(record) => self.sent(&record, context),
             Event::Arrival(record) => self.arrived(&record),
-            Event::Process(_) => {}
+            Event::Process(_) | Event::Retransmit(_) | Event::Datagram(_) => {}
         }
         self.advance(context);
     }

@@ -149,6 +149,6 @@ fn moves_bytes(event: &Event) -> bool {
     match event {
         Event::Call(call) => call.record.start != call.record.end,
         Event::Send(_) | Event::Arrival(_) => true,
-        Event::Connection(_) | Event::Process(_) => false,
+        Event::Connection(_) | Event::Process(_) | Event::Retransmit(_) | Event::Datagram(_) => false,
     }
 }

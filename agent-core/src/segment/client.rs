@@ -95,5 +95,5 @@ fn round_trip(tiles: &mut Tiles, sent: Option<&SendRecord>, arrived_ns: u64, exa
 /// The smallest round-trip time, else the smoothed one, if the kernel had a sample.
 fn rtt_ns(sent: &SendRecord) -> Option<u64> {
     let known = |us: u32| us != 0 && us != u32::MAX;
-    [sent.min_rtt_us, sent.srtt_us].into_iter().find(|us| known(*us)).map(|us| u64::from(us) * 1000)
+    [sent.tcp.min_rtt_us, sent.tcp.srtt_us].into_iter().find(|us| known(*us)).map(|us| u64::from(us) * 1000)
 }

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use agent_common::{
-    connection::{ConnectionRecord, change, role},
+    connection::{ConnectionRecord, TcpSnapshot, change, role},
     header::kind,
     message::{CallRecord, SendRecord, flag},
 };
@@ -75,7 +75,7 @@ const MUTATIONS: &[Mutation] = &[
     ("acked", kind::SEND, |_, send, _| send.acked_ns = 0),
     ("locked", kind::SEND, |_, send, _| send.locked_ns = 0),
     ("done", kind::SEND, |_, send, _| send.done_ns = 0),
-    ("rtt", kind::SEND, |_, send, _| (send.min_rtt_us, send.srtt_us) = (u32::MAX, 0)),
+    ("rtt", kind::SEND, |_, send, _| (send.tcp.min_rtt_us, send.tcp.srtt_us) = (u32::MAX, 0)),
     ("piggybacked", kind::SEND, |_, send, _| send.flags |= flag::PIGGYBACKED),
     ("opened", kind::CONNECTION, |_, _, connection| connection.opened_ns = 0),
     ("established", kind::CONNECTION, |_, _, connection| connection.established_ns = 0),
@@ -163,7 +163,7 @@ fn a_slow_path_is_the_network_even_if_no_faster_one_is_known() {
     client.acked(&mut kernel, 2_030_020, GET.len() as u32, [2_000_000, 2_000_020, 2_030_020], 0);
     let send = kernel.records.last_mut().unwrap();
     let mut record: SendRecord = agent_common::read(send).unwrap();
-    record.min_rtt_us = 29_800;
+    record.tcp.min_rtt_us = 29_800;
     send.copy_from_slice(agent_common::bytes_of(&record));
     client.read_at(&mut kernel, 2_090_020, OK);
     let text = segments(&only(&kernel).unwrap());
@@ -287,8 +287,7 @@ fn timings() -> impl Strategy<Value = Timings> {
                     done_ns,
                     transmitted_ns,
                     acked_ns,
-                    srtt_us,
-                    min_rtt_us,
+                    tcp: TcpSnapshot { srtt_us, min_rtt_us, ..Default::default() },
                     flags,
                     ..Default::default()
                 };

@@ -148,6 +148,7 @@ mod tests {
             peer: "127.0.0.1:2".parse().unwrap(),
             attributes: Vec::new(),
             segments: Vec::new(),
+            cause: None,
             links: Vec::new(),
         };
         Redactor::new(RedactConfig::default()).redact(span)

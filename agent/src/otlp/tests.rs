@@ -25,7 +25,14 @@ pub(crate) fn span(number: u64) -> Span {
         service_version: Some("1.2".to_owned()),
         ..ProcessFacts::default()
     };
-    let tile = |name, offset_ns, duration_ns, evidence| Segment { name, offset_ns, duration_ns, evidence };
+    let tile = |name, offset_ns, duration_ns, evidence| Segment {
+        name,
+        offset_ns,
+        duration_ns,
+        evidence,
+        by: None,
+        lost_records: 0,
+    };
     Span {
         trace_id: TraceId([7; 16]),
         span_id: SpanId(number.to_be_bytes()),
@@ -49,6 +56,7 @@ pub(crate) fn span(number: u64) -> Span {
             tile(SegmentName::Remote, 100, 300, Evidence::Derived),
             tile(SegmentName::Send, 400, 200, Evidence::Measured),
         ],
+        cause: None,
         links: vec![Link { trace_id: TraceId([3; 16]), span_id: SpanId([4; 8]), evidence: "tcp_sequence" }],
     }
 }

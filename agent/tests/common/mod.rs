@@ -12,7 +12,14 @@ pub fn span(number: u64, duration_ns: u64) -> SafeSpan {
     let mut trace_id = [0xee; 16];
     trace_id[..8].copy_from_slice(&number.to_be_bytes());
     let facts = ProcessFacts { pid: 42, service_name: Some("shop".to_owned()), ..ProcessFacts::default() };
-    let segment = Segment { name: SegmentName::Remote, offset_ns: 0, duration_ns, evidence: Evidence::Measured };
+    let segment = Segment {
+        name: SegmentName::Remote,
+        offset_ns: 0,
+        duration_ns,
+        evidence: Evidence::Measured,
+        by: None,
+        lost_records: 0,
+    };
     let span = Span {
         trace_id: TraceId(trace_id),
         span_id: SpanId(number.to_be_bytes()),
@@ -28,6 +35,7 @@ pub fn span(number: u64, duration_ns: u64) -> SafeSpan {
         peer: "10.0.0.2:80".parse().expect("an address"),
         attributes: Vec::new(),
         segments: vec![segment],
+        cause: None,
         links: Vec::new(),
     };
     Redactor::new(RedactConfig::default()).redact(span)
