@@ -11,6 +11,7 @@
 
 mod decode;
 mod encode;
+mod wire;
 
 pub use decode::decode;
 pub use encode::{Encoded, Encoder};

@@ -4,18 +4,13 @@ use std::{net::SocketAddr, sync::Arc};
 
 use agent_core::{
     redact::SafeSpan,
-    span::{Link, ProcessFacts, Segment, Span, SpanKind, Status, Value},
+    span::{ProcessFacts, Segment, SegmentName, Span, SpanKind, Status, Value},
 };
-use opentelemetry_proto::tonic::{
-    common::v1::{AnyValue, ArrayValue, InstrumentationScope, KeyValue, KeyValueList, any_value},
-    resource::v1::Resource,
-    trace::v1::{ResourceSpans, ScopeSpans, Span as OtlpSpan, Status as OtlpStatus, TracesData, span, status},
-};
-use prost::Message;
+use opentelemetry_proto::tonic::trace::v1::{span, status};
 
 use super::{
     LINK_EVIDENCE, LOCAL_ADDRESS, LOCAL_PORT, PEER_ADDRESS, PEER_PORT, PID, PROTOCOL, SCOPE, SEGMENT_PREFIX, SEGMENTS,
-    SERVICE_NAME, STATUS,
+    SERVICE_NAME, STATUS, wire::Wire,
 };
 
 /// Encodes spans; holds what is the same for all of them.
@@ -45,45 +40,50 @@ impl Encoder {
 
     /// Encodes spans, grouped by process in the order of each process's first span.
     pub fn encode(&self, spans: &[SafeSpan]) -> Encoded {
-        let mut groups: Vec<(&Arc<ProcessFacts>, Vec<OtlpSpan>)> = Vec::new();
+        let mut groups: Vec<(&Arc<ProcessFacts>, Vec<&Span>)> = Vec::new();
         for span in spans.iter().map(SafeSpan::span) {
-            let encoded = otlp_span(span);
             // Blocks are small and hold few processes; the last group is the likely one.
             match groups
                 .iter_mut()
                 .rev()
                 .find(|(facts, _)| Arc::ptr_eq(facts, &span.process) || **facts == span.process)
             {
-                Some((_, list)) => list.push(encoded),
-                None => groups.push((&span.process, vec![encoded])),
+                Some((_, list)) => list.push(span),
+                None => groups.push((&span.process, vec![span])),
             }
         }
-        let resource_spans = groups.into_iter().map(|(facts, spans)| self.resource_spans(facts, spans)).collect();
+        let mut wire = Wire::default();
+        for (facts, spans) in groups {
+            wire.message(1, |wire| self.resource_spans(wire, facts, &spans));
+        }
         Encoded {
-            bytes: TracesData { resource_spans }.encode_to_vec(),
+            bytes: wire.into_bytes(),
             span_count: u32::try_from(spans.len()).unwrap_or(u32::MAX),
             start_unix_ns_min: spans.iter().map(|span| span.span().start.0).min().unwrap_or(0),
             end_unix_ns_max: spans.iter().map(|span| end_unix_ns(span.span())).max().unwrap_or(0),
         }
     }
 
-    fn resource_spans(&self, facts: &ProcessFacts, spans: Vec<OtlpSpan>) -> ResourceSpans {
-        let scope = InstrumentationScope {
-            name: SCOPE.to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            ..Default::default()
-        };
-        let resource = Resource { attributes: self.resource_attributes(facts), ..Default::default() };
-        ResourceSpans {
-            resource: Some(resource),
-            scope_spans: vec![ScopeSpans { scope: Some(scope), spans, ..Default::default() }],
-            ..Default::default()
-        }
+    /// `ResourceSpans { resource = 1, scope_spans = 2 { scope = 1 { name = 1, version = 2 }, spans = 2 } }`
+    fn resource_spans(&self, wire: &mut Wire, facts: &ProcessFacts, spans: &[&Span]) {
+        wire.message(1, |wire| self.resource_attributes(wire, facts));
+        wire.message(2, |wire| {
+            wire.message(1, |wire| {
+                wire.text(1, SCOPE);
+                wire.text(2, env!("CARGO_PKG_VERSION"));
+            });
+            for span in spans {
+                wire.message(2, |wire| otlp_span(wire, span));
+            }
+        });
     }
 
-    fn resource_attributes(&self, facts: &ProcessFacts) -> Vec<KeyValue> {
-        let service = facts.service_name.clone().unwrap_or_else(|| unknown_service(facts));
-        let mut attributes = vec![text(SERVICE_NAME, service)];
+    /// `Resource { attributes = 1 }`
+    fn resource_attributes(&self, wire: &mut Wire, facts: &ProcessFacts) {
+        match &facts.service_name {
+            Some(name) => wire.text_pair(1, SERVICE_NAME, name),
+            None => wire.text_pair(1, SERVICE_NAME, &unknown_service(facts)),
+        }
         let optional = [
             ("service.namespace", &facts.service_namespace),
             ("service.version", &facts.service_version),
@@ -92,11 +92,14 @@ impl Encoder {
             ("process.executable.path", &facts.executable_path),
             ("host.name", &self.host_name),
         ];
-        attributes.extend(optional.into_iter().filter_map(|(key, value)| Some(text(key, value.clone()?))));
-        if facts.pid != 0 {
-            attributes.push(int(PID, i64::from(facts.pid)));
+        for (key, value) in optional {
+            if let Some(value) = value {
+                wire.text_pair(1, key, value);
+            }
         }
-        attributes
+        if facts.pid != 0 {
+            wire.int_pair(1, PID, i64::from(facts.pid));
+        }
     }
 }
 
@@ -112,21 +115,28 @@ fn end_unix_ns(span: &Span) -> u64 {
     span.start.0.saturating_add(span.duration_ns)
 }
 
-fn otlp_span(span: &Span) -> OtlpSpan {
-    OtlpSpan {
-        trace_id: span.trace_id.0.to_vec(),
-        span_id: span.span_id.0.to_vec(),
-        parent_span_id: span.parent_span_id.map(|id| id.0.to_vec()).unwrap_or_default(),
-        name: span.name.clone(),
-        kind: kind(span.kind) as i32,
-        start_time_unix_nano: span.start.0,
-        end_time_unix_nano: end_unix_ns(span),
-        attributes: attributes(span),
-        links: span.links.iter().map(link).collect(),
-        // Instrumentation leaves the status unset unless there was an error (OpenTelemetry trace API, "Set Status").
-        status: (span.status == Status::Error)
-            .then(|| OtlpStatus { code: status::StatusCode::Error as i32, ..Default::default() }),
-        ..Default::default()
+/// `Span`; fields in the order of their numbers.
+fn otlp_span(wire: &mut Wire, span: &Span) {
+    wire.bytes(1, &span.trace_id.0);
+    wire.bytes(2, &span.span_id.0);
+    if let Some(parent) = span.parent_span_id {
+        wire.bytes(4, &parent.0);
+    }
+    wire.text(5, &span.name);
+    wire.varint(6, kind(span.kind) as u64);
+    wire.fixed64(7, span.start.0);
+    wire.fixed64(8, end_unix_ns(span));
+    attributes(wire, span);
+    for link in &span.links {
+        wire.message(13, |wire| {
+            wire.bytes(1, &link.trace_id.0);
+            wire.bytes(2, &link.span_id.0);
+            wire.text_pair(4, LINK_EVIDENCE, link.evidence);
+        });
+    }
+    // Instrumentation leaves the status unset unless there was an error (OpenTelemetry trace API, "Set Status").
+    if span.status == Status::Error {
+        wire.message(15, |wire| wire.varint(3, status::StatusCode::Error as u64));
     }
 }
 
@@ -140,21 +150,26 @@ fn kind(kind: SpanKind) -> span::SpanKind {
     }
 }
 
-fn attributes(span: &Span) -> Vec<KeyValue> {
-    let mut list: Vec<KeyValue> =
-        span.attributes.iter().filter(|(key, _)| !is_ours(key)).map(|(key, value)| pair(key, any(value))).collect();
-    address(&mut list, span.local, LOCAL_ADDRESS, LOCAL_PORT);
-    address(&mut list, span.peer, PEER_ADDRESS, PEER_PORT);
-    list.push(text(PROTOCOL, span.protocol.name()));
+/// `Span.attributes`
+const ATTRIBUTES: u32 = 9;
+
+fn attributes(wire: &mut Wire, span: &Span) {
+    for (key, value) in span.attributes.iter().filter(|(key, _)| !is_ours(key)) {
+        wire.pair(ATTRIBUTES, key, |wire| any(wire, value));
+    }
+    address(wire, span.local, LOCAL_ADDRESS, LOCAL_PORT);
+    address(wire, span.peer, PEER_ADDRESS, PEER_PORT);
+    wire.text_pair(ATTRIBUTES, PROTOCOL, span.protocol.name());
     if span.status == Status::Unknown {
-        list.push(text(STATUS, span.status.name()));
+        wire.text_pair(ATTRIBUTES, STATUS, span.status.name());
     }
     if !span.segments.is_empty() {
-        let values = span.segments.iter().map(segment).collect();
-        list.push(pair(SEGMENTS, any_value::Value::ArrayValue(ArrayValue { values })));
-        segment_sums(&mut list, &span.segments);
+        // `AnyValue.array_value = 5`, `ArrayValue.values = 1`
+        wire.pair(ATTRIBUTES, SEGMENTS, |wire| {
+            wire.message(5, |wire| span.segments.iter().for_each(|tile| wire.message(1, |wire| segment(wire, tile))));
+        });
+        segment_sums(wire, &span.segments);
     }
-    list
 }
 
 /// Attributes that are written from the span's fields or its resource; a key must not stand twice.
@@ -174,63 +189,45 @@ fn is_ours(key: &str) -> bool {
     KEYS.contains(&key) || key.starts_with(SEGMENT_PREFIX)
 }
 
-fn address(list: &mut Vec<KeyValue>, address: SocketAddr, address_key: &str, port_key: &str) {
-    list.push(text(address_key, address.ip().to_canonical().to_string()));
-    list.push(int(port_key, i64::from(address.port())));
+fn address(wire: &mut Wire, address: SocketAddr, address_key: &str, port_key: &str) {
+    wire.pair(ATTRIBUTES, address_key, |wire| wire.display(1, address.ip().to_canonical()));
+    wire.int_pair(ATTRIBUTES, port_key, i64::from(address.port()));
 }
 
-fn segment(segment: &Segment) -> AnyValue {
-    let values = vec![
-        text("name", segment.name.name()),
-        int("start_ns", clamp(segment.offset_ns)),
-        int("duration_ns", clamp(segment.duration_ns)),
-        text("evidence", segment.evidence.name()),
-    ];
-    AnyValue { value: Some(any_value::Value::KvlistValue(KeyValueList { values })) }
+/// `AnyValue.kvlist_value = 6`, `KeyValueList.values = 1`
+fn segment(wire: &mut Wire, segment: &Segment) {
+    wire.message(6, |wire| {
+        wire.text_pair(1, "name", segment.name.name());
+        wire.int_pair(1, "start_ns", clamp(segment.offset_ns));
+        wire.int_pair(1, "duration_ns", clamp(segment.duration_ns));
+        wire.text_pair(1, "evidence", segment.evidence.name());
+    });
 }
 
-fn segment_sums(list: &mut Vec<KeyValue>, segments: &[Segment]) {
-    let mut sums: Vec<(&str, u64)> = Vec::new();
-    for segment in segments {
-        match sums.iter_mut().find(|(name, _)| *name == segment.name.name()) {
-            Some((_, sum)) => *sum += segment.duration_ns,
-            None => sums.push((segment.name.name(), segment.duration_ns)),
+fn segment_sums(wire: &mut Wire, segments: &[Segment]) {
+    for name in SegmentName::ALL {
+        let tiles = segments.iter().filter(|segment| segment.name == name);
+        let sum = tiles.fold(None, |sum: Option<u64>, tile| Some(sum.unwrap_or(0).saturating_add(tile.duration_ns)));
+        if let Some(sum) = sum {
+            let key = format_args!("{SEGMENT_PREFIX}{}.ns", name.name());
+            wire.message(ATTRIBUTES, |wire| {
+                wire.display(1, key);
+                wire.message(2, |wire| wire.varint(3, clamp(sum).cast_unsigned()));
+            });
         }
     }
-    list.extend(sums.into_iter().map(|(name, sum)| int(&format!("{SEGMENT_PREFIX}{name}.ns"), clamp(sum))));
 }
 
-fn link(link: &Link) -> span::Link {
-    span::Link {
-        trace_id: link.trace_id.0.to_vec(),
-        span_id: link.span_id.0.to_vec(),
-        attributes: vec![text(LINK_EVIDENCE, link.evidence)],
-        ..Default::default()
-    }
-}
-
-fn any(value: &Value) -> any_value::Value {
+/// `AnyValue`
+fn any(wire: &mut Wire, value: &Value) {
     match value {
-        Value::String(value) => any_value::Value::StringValue(value.clone()),
-        Value::Int(value) => any_value::Value::IntValue(*value),
-        Value::Bool(value) => any_value::Value::BoolValue(*value),
+        Value::String(value) => wire.text(1, value),
+        Value::Bool(value) => wire.varint(2, u64::from(*value)),
+        Value::Int(value) => wire.varint(3, value.cast_unsigned()),
         Value::Strings(values) => {
-            let value = |text: &String| AnyValue { value: Some(any_value::Value::StringValue(text.clone())) };
-            any_value::Value::ArrayValue(ArrayValue { values: values.iter().map(value).collect() })
+            wire.message(5, |wire| values.iter().for_each(|value| wire.message(1, |wire| wire.text(1, value))));
         }
     }
-}
-
-fn pair(key: &str, value: any_value::Value) -> KeyValue {
-    KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), ..Default::default() }
-}
-
-fn text(key: &str, value: impl Into<String>) -> KeyValue {
-    pair(key, any_value::Value::StringValue(value.into()))
-}
-
-fn int(key: &str, value: i64) -> KeyValue {
-    pair(key, any_value::Value::IntValue(value))
 }
 
 fn clamp(value: u64) -> i64 {

@@ -145,6 +145,13 @@ fn spans_of_one_process_share_a_resource() {
 }
 
 #[test]
+fn the_generated_types_would_write_the_same_bytes() {
+    let bytes = Encoder::new(Some("host-1".to_owned())).encode(&[safe(span(1)), safe(span(2))]).bytes;
+    let data = TracesData::decode(bytes.as_slice()).expect("protobuf");
+    assert_eq!(data.encode_to_vec(), bytes);
+}
+
+#[test]
 fn blocks_one_after_the_other_are_one_request() {
     let encoder = Encoder::default();
     let bytes = [encoder.encode(&[safe(span(1))]).bytes, encoder.encode(&[safe(span(2))]).bytes].concat();
