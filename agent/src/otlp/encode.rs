@@ -54,7 +54,7 @@ impl Encoder {
         }
         let mut wire = Wire::default();
         for (facts, spans) in groups {
-            wire.message(1, |wire| self.resource_spans(wire, facts, &spans));
+            wire.message_of_width(1, 3, |wire| self.resource_spans(wire, facts, &spans));
         }
         Encoded {
             bytes: wire.into_bytes(),
@@ -67,13 +67,13 @@ impl Encoder {
     /// `ResourceSpans { resource = 1, scope_spans = 2 { scope = 1 { name = 1, version = 2 }, spans = 2 } }`
     fn resource_spans(&self, wire: &mut Wire, facts: &ProcessFacts, spans: &[&Span]) {
         wire.message(1, |wire| self.resource_attributes(wire, facts));
-        wire.message(2, |wire| {
+        wire.message_of_width(2, 3, |wire| {
             wire.message(1, |wire| {
                 wire.text(1, SCOPE);
                 wire.text(2, env!("CARGO_PKG_VERSION"));
             });
             for span in spans {
-                wire.message(2, |wire| otlp_span(wire, span));
+                wire.message_of_width(2, 2, |wire| otlp_span(wire, span));
             }
         });
     }
@@ -166,7 +166,9 @@ fn attributes(wire: &mut Wire, span: &Span) {
     if !span.segments.is_empty() {
         // `AnyValue.array_value = 5`, `ArrayValue.values = 1`
         wire.pair(ATTRIBUTES, SEGMENTS, |wire| {
-            wire.message(5, |wire| span.segments.iter().for_each(|tile| wire.message(1, |wire| segment(wire, tile))));
+            wire.message_of_width(5, 2, |wire| {
+                span.segments.iter().for_each(|tile| wire.message(1, |wire| segment(wire, tile)))
+            });
         });
         segment_sums(wire, &span.segments);
     }

@@ -5,7 +5,7 @@
 
 use std::fmt::{self, Display, Write};
 
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use prost::encoding::{WireType, encoded_len_varint};
 
 /// A message in the making.
 #[derive(Debug, Default)]
@@ -16,9 +16,21 @@ impl Wire {
         self.0
     }
 
+    fn key(&mut self, field: u32, wire_type: WireType) {
+        self.number(u64::from(field << 3 | wire_type as u32));
+    }
+
+    fn number(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.0.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.0.push(value as u8);
+    }
+
     pub(super) fn bytes(&mut self, field: u32, value: &[u8]) {
-        encode_key(field, WireType::LengthDelimited, &mut self.0);
-        encode_varint(value.len() as u64, &mut self.0);
+        self.key(field, WireType::LengthDelimited);
+        self.number(value.len() as u64);
         self.0.extend_from_slice(value);
     }
 
@@ -34,29 +46,40 @@ impl Wire {
     }
 
     pub(super) fn varint(&mut self, field: u32, value: u64) {
-        encode_key(field, WireType::Varint, &mut self.0);
-        encode_varint(value, &mut self.0);
+        self.key(field, WireType::Varint);
+        self.number(value);
     }
 
     pub(super) fn fixed64(&mut self, field: u32, value: u64) {
-        encode_key(field, WireType::SixtyFourBit, &mut self.0);
+        self.key(field, WireType::SixtyFourBit);
         self.0.extend_from_slice(&value.to_le_bytes());
     }
 
-    /// A message within this one. Its length is known when it is written: one byte is left for it, and what is longer is
-    /// moved.
+    /// A short message within this one.
     pub(super) fn message(&mut self, field: u32, write: impl FnOnce(&mut Self)) {
-        encode_key(field, WireType::LengthDelimited, &mut self.0);
+        self.message_of_width(field, 1, write);
+    }
+
+    /// A message within this one whose length is expected to take `width` bytes. It is known only when the message is
+    /// written; a message whose length takes more or less is moved.
+    pub(super) fn message_of_width(&mut self, field: u32, width: usize, write: impl FnOnce(&mut Self)) {
+        self.key(field, WireType::LengthDelimited);
         let at = self.0.len();
-        self.0.push(0);
+        self.0.resize(at + width, 0);
         write(self);
-        let length = self.0.len() - at - 1;
-        let width = encoded_len_varint(length as u64);
-        if width > 1 {
-            self.0.resize(self.0.len() + width - 1, 0);
-            self.0.copy_within(at + 1..at + 1 + length, at + width);
+        let length = self.0.len() - at - width;
+        let needed = encoded_len_varint(length as u64);
+        if needed != width {
+            self.0.resize(at + length + width.max(needed), 0);
+            self.0.copy_within(at + width..at + width + length, at + needed);
+            self.0.truncate(at + needed + length);
         }
-        encode_varint(length as u64, &mut &mut self.0[at..at + width]);
+        let mut rest = length;
+        for byte in &mut self.0[at..at + needed] {
+            *byte = rest as u8 & 0x7f | 0x80;
+            rest >>= 7;
+        }
+        self.0[at + needed - 1] &= 0x7f;
     }
 
     /// A `KeyValue` whose `AnyValue` is written by `value`.
@@ -110,6 +133,16 @@ mod tests {
                 |wire| {
                     wire.text(1, "key");
                     wire.message(2, |wire| wire.text(1, &text));
+                },
+                &pair("key", Value::StringValue(text.clone())),
+            );
+        }
+        for (length, width) in [(5, 3), (200, 3), (200, 1), (200, 2), (0, 2)] {
+            let text = "x".repeat(length);
+            check(
+                |wire| {
+                    wire.text(1, "key");
+                    wire.message_of_width(2, width, |wire| wire.text(1, &text));
                 },
                 &pair("key", Value::StringValue(text.clone())),
             );
