@@ -1,8 +1,9 @@
 //! Spans to the bytes of a `TracesData`. One `ResourceSpans` per process, one scope.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use agent_core::{
+    endpoint::Endpoint,
     redact::SafeSpan,
     span::{Link, ProcessFacts, Segment, Span, SpanKind, Status, Value},
 };
@@ -143,8 +144,11 @@ fn kind(kind: SpanKind) -> span::SpanKind {
 fn attributes(span: &Span) -> Vec<KeyValue> {
     let mut list: Vec<KeyValue> =
         span.attributes.iter().filter(|(key, _)| !is_ours(key)).map(|(key, value)| pair(key, any(value))).collect();
-    address(&mut list, span.local, LOCAL_ADDRESS, LOCAL_PORT);
-    address(&mut list, span.peer, PEER_ADDRESS, PEER_PORT);
+    // What a unix socket is bound to is the name of the server's end; the client's has none.
+    let is_server = span.kind == SpanKind::Server;
+    let path = |is_server: bool| span.unix_path.as_deref().filter(|_| is_server);
+    address(&mut list, span.local, path(is_server), LOCAL_ADDRESS, LOCAL_PORT);
+    address(&mut list, span.peer, path(!is_server), PEER_ADDRESS, PEER_PORT);
     list.push(text(PROTOCOL, span.protocol.name()));
     if span.status == Status::Unknown {
         list.push(text(STATUS, span.status.name()));
@@ -174,9 +178,17 @@ fn is_ours(key: &str) -> bool {
     KEYS.contains(&key) || key.starts_with(SEGMENT_PREFIX)
 }
 
-fn address(list: &mut Vec<KeyValue>, address: SocketAddr, address_key: &str, port_key: &str) {
-    list.push(text(address_key, address.ip().to_canonical().to_string()));
-    list.push(int(port_key, i64::from(address.port())));
+/// Address and port; of a unix socket its path, else its inode number in brackets, as in `/proc/<pid>/fd`.
+fn address(list: &mut Vec<KeyValue>, end: Endpoint, path: Option<&str>, address_key: &str, port_key: &str) {
+    match end {
+        Endpoint::Inet(address) => {
+            list.push(text(address_key, address.ip().to_canonical().to_string()));
+            list.push(int(port_key, i64::from(address.port())));
+        }
+        Endpoint::Unix(inode) => {
+            list.push(text(address_key, path.map_or_else(|| format!("[{inode}]"), str::to_owned)));
+        }
+    }
 }
 
 fn segment(segment: &Segment) -> AnyValue {
