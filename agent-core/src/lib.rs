@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod correlate;
+pub mod endpoint;
 pub mod enrich;
 pub mod event;
 pub mod exchange;

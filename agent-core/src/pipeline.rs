@@ -254,6 +254,7 @@ impl Pipeline {
             protocol: draft.protocol,
             local: facts.local,
             peer: facts.peer,
+            unix_path: facts.unix_path,
             attributes,
             segments: timeline.segments,
             cause: None,

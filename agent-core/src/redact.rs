@@ -205,7 +205,7 @@ fn cut_text(text: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{net::SocketAddr, sync::Arc};
 
     use super::*;
     use crate::span::{ProcessFacts, SpanId, Status, TraceId, UnixNs};
@@ -266,8 +266,9 @@ mod tests {
             duration_ns: 0,
             status: Status::Ok,
             protocol: Protocol::Http1,
-            local: "127.0.0.1:1".parse().unwrap(),
-            peer: "127.0.0.1:2".parse().unwrap(),
+            local: SocketAddr::from(([127, 0, 0, 1], 1)).into(),
+            peer: SocketAddr::from(([127, 0, 0, 1], 2)).into(),
+            unix_path: None,
             attributes,
             segments: vec![],
             cause: None,

@@ -1,6 +1,8 @@
 //! Our own model of a span: what happened, when, and where its time went. Not OTLP; `agent` maps it.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
+
+use crate::endpoint::Endpoint;
 
 /// W3C trace id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -214,9 +216,11 @@ pub struct Span {
     /// Protocol.
     pub protocol: Protocol,
     /// This end.
-    pub local: SocketAddr,
+    pub local: Endpoint,
     /// The other end.
-    pub peer: SocketAddr,
+    pub peer: Endpoint,
+    /// Unix: the name that the server's end is bound to, if it is known.
+    pub unix_path: Option<Arc<str>>,
     /// Attributes by their OpenTelemetry names, in order of insertion, no key twice.
     pub attributes: Vec<(&'static str, Value)>,
     /// Tiles of `[0, duration_ns)`.

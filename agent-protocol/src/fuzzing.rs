@@ -8,6 +8,7 @@ use std::fmt::Debug;
 
 use crate::{
     detect::{self, Verdict},
+    dns,
     http1::{RequestHead, Requests, ResponseHead, Responses},
     input::{Event, Input},
     traceparent,
@@ -38,6 +39,44 @@ pub fn traceparent(data: &[u8]) {
     let written = format!("{:02x}-{trace_id}-{parent_id}-{:02x}", parsed.version, parsed.flags);
     assert_eq!(text.get(..written.len()), Some(written.as_str()));
     assert!(parsed.version > 0 || text.len() == written.len(), "version 0 has nothing behind its flags");
+}
+
+/// Any bytes as a DNS message, whole and cut: what a prefix says, the whole says too, unless it is none.
+pub fn dns(data: &[u8]) {
+    let whole = dns::Message::parse(data, data.len());
+    for end in 0..=data.len().min(600) {
+        let Ok(cut) = dns::Message::parse(&data[..end], data.len()) else { continue };
+        assert!(cut.addresses.len() <= dns::ADDRESSES_MAX);
+        let whole = whole.as_ref().expect("a question within the prefix is one within the whole");
+        assert_eq!((cut.id, &cut.question, cut.rcode), (whole.id, &whole.question, whole.rcode));
+        assert!(whole.addresses.starts_with(&cut.addresses), "{cut:?} {whole:?}");
+    }
+    if let Some((length, message)) = dns::tcp_message(data) {
+        assert!(message.len() <= length && message.len() + 2 <= data.len());
+    }
+}
+
+/// Messages recorded as text: a name, lines of hexadecimal digits, then what they say behind `= `.
+///
+/// # Panics
+/// The text is not like that.
+pub fn recorded(text: &str) -> Vec<(String, Vec<u8>, String)> {
+    let mut messages = Vec::new();
+    let (mut name, mut digits) = (String::new(), String::new());
+    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        if let Some(said) = line.strip_prefix("= ") {
+            let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).expect("hexadecimal digits");
+            let bytes = (0..digits.len()).step_by(2).map(byte).collect();
+            messages.push((std::mem::take(&mut name), bytes, said.to_owned()));
+            digits.clear();
+        } else if name.is_empty() {
+            name = line.to_owned();
+        } else {
+            digits.push_str(line.trim());
+        }
+    }
+    assert!(name.is_empty(), "{name} says nothing");
+    messages
 }
 
 /// Any bytes as both directions' first: once a verdict on one direction is final, more bytes do not change it.

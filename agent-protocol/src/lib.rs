@@ -8,6 +8,7 @@ pub mod input;
 
 pub mod detect;
 
+pub mod dns;
 pub mod http1;
 pub mod traceparent;
 

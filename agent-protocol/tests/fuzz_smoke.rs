@@ -43,6 +43,19 @@ fn check(target: fn(&[u8]), seed: u64) {
     }
 }
 
+fn check_recorded(text: &str, target: fn(&[u8]), seed: u64) {
+    let (messages, mut random) = (fuzzing::recorded(text), Random::new(seed));
+    for _ in 0..ITERATIONS {
+        let mut message = messages[random.below(messages.len())].1.clone();
+        let at = random.below(message.len());
+        message[at] = [0, 1, 0x0c, 0x3f, 0x40, 0xc0, 0xff, random.below(256) as u8][random.below(8)];
+        if random.below(4) == 0 {
+            mutate(&mut message, &messages[random.below(messages.len())].1, &mut random);
+        }
+        target(&message);
+    }
+}
+
 #[test]
 fn mutated_streams_break_no_promise_of_requests() {
     check(fuzzing::http1_requests, 1);
@@ -56,6 +69,11 @@ fn mutated_streams_break_no_promise_of_responses() {
 #[test]
 fn mutated_streams_break_no_promise_of_detection() {
     check(fuzzing::detect, 3);
+}
+
+#[test]
+fn mutated_messages_break_no_promise_of_dns() {
+    check_recorded(include_str!("../fixtures/dns/messages.txt"), fuzzing::dns, 5);
 }
 
 #[test]

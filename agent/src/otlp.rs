@@ -27,6 +27,9 @@ const LOCAL_ADDRESS: &str = "network.local.address";
 const LOCAL_PORT: &str = "network.local.port";
 const PEER_ADDRESS: &str = "network.peer.address";
 const PEER_PORT: &str = "network.peer.port";
+const TRANSPORT: &str = "network.transport";
+/// Value of [`TRANSPORT`], and what the shown address of a unix socket begins with.
+const UNIX: &str = "unix";
 const PID: &str = "process.pid";
 const SERVICE_NAME: &str = "service.name";
 

@@ -7,15 +7,20 @@
 //! Ids that are made up come from a keyed hash of what both ends see alike: the two endpoints, the client's first
 //! sequence number and the request's offset. So both ends of one request find the same trace id without waiting.
 
-use std::{hash::Hasher, net::SocketAddr};
+use std::{hash::Hasher, net::IpAddr};
 
 use agent_protocol::traceparent::TraceParent;
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-use crate::span::{Link, SpanId, TraceId};
+use crate::{
+    endpoint::Endpoint,
+    span::{Link, SpanId, TraceId},
+};
 
 /// Evidence: both spans are of the same bytes of the same TCP connection.
 pub const TCP_SEQUENCE: &str = "tcp_sequence";
+/// Evidence: both spans are of the same bytes between the same two unix sockets.
+pub const UNIX_INODES: &str = "unix_inodes";
 /// Evidence: the request's own `traceparent` names the parent.
 pub const TRACEPARENT: &str = "traceparent";
 
@@ -23,13 +28,23 @@ pub const TRACEPARENT: &str = "traceparent";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RequestKey {
     /// The client's endpoint.
-    pub client: SocketAddr,
+    pub client: Endpoint,
     /// The server's endpoint.
-    pub server: SocketAddr,
+    pub server: Endpoint,
     /// Sequence number of the client's first byte, if known to both ends; else what is unique on this host.
     pub origin: Origin,
     /// Offset of the request's first byte.
     pub offset: u64,
+}
+
+impl RequestKey {
+    /// What makes two spans with this key those of one request.
+    fn evidence(&self) -> &'static str {
+        match self.client {
+            Endpoint::Inet(_) => TCP_SEQUENCE,
+            Endpoint::Unix(_) => UNIX_INODES,
+        }
+    }
 }
 
 /// What tells connections between the same endpoints apart.
@@ -81,9 +96,9 @@ impl Correlator {
         }
         let client = self.span_id(key, b"client");
         if context.is_some() {
-            place.links.push(Link { trace_id: place.trace_id, span_id: client, evidence: TCP_SEQUENCE });
+            place.links.push(Link { trace_id: place.trace_id, span_id: client, evidence: key.evidence() });
         } else {
-            (place.parent_span_id, place.parent_evidence) = (Some(client), Some(TCP_SEQUENCE));
+            (place.parent_span_id, place.parent_evidence) = (Some(client), Some(key.evidence()));
         }
         place
     }
@@ -111,11 +126,7 @@ impl Correlator {
     fn hash(&self, key: &RequestKey, what: &[u8]) -> u128 {
         let mut hasher = SipHasher13::new_with_key(&self.seed);
         for endpoint in [key.client, key.server] {
-            match endpoint.ip() {
-                std::net::IpAddr::V4(ip) => hasher.write(&ip.octets()),
-                std::net::IpAddr::V6(ip) => hasher.write(&ip.octets()),
-            }
-            hasher.write_u16(endpoint.port());
+            write_endpoint(&mut hasher, endpoint);
         }
         match key.origin {
             Origin::Sequence(sequence) => hasher.write_u64(u64::from(sequence)),
@@ -130,12 +141,26 @@ impl Correlator {
     }
 }
 
+fn write_endpoint(hasher: &mut SipHasher13, endpoint: Endpoint) {
+    let address = match endpoint {
+        Endpoint::Inet(address) => address,
+        Endpoint::Unix(inode) => return hasher.write_u64(inode),
+    };
+    match address.ip() {
+        IpAddr::V4(ip) => hasher.write(&ip.octets()),
+        IpAddr::V6(ip) => hasher.write(&ip.octets()),
+    }
+    hasher.write_u16(address.port());
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     fn key(offset: u64) -> RequestKey {
-        let [client, server] = ["10.0.0.1:40000", "10.0.0.2:80"].map(|text| text.parse().unwrap());
+        let [client, server] = ["10.0.0.1:40000", "10.0.0.2:80"].map(|text| text.parse::<SocketAddr>().unwrap().into());
         RequestKey { client, server, origin: Origin::Sequence(77), offset }
     }
 

@@ -1,10 +1,11 @@
 //! Attributes by OpenTelemetry's semantic conventions (HTTP, network: stable), and ours under `spantap.`.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
 use agent_protocol::http1::{RequestHead, ResponseHead};
 
 use crate::{
+    endpoint::Endpoint,
     flow::{
         connection::{Connection, Role},
         timing::Timings,
@@ -61,8 +62,12 @@ pub(super) fn response(attributes: &mut Attributes, response: &ResponseHead) {
 pub(super) fn server(attributes: &mut Attributes, connection: &Connection, role: Role, host: Option<&str>) {
     let (_, server) = connection.facts.endpoints(role);
     let (name, port) = host.map_or((None, None), split_host);
-    attributes.push(("server.address", text(name.map_or_else(|| server.ip().to_string(), str::to_owned))));
-    attributes.push(("server.port", Value::Int(i64::from(port.unwrap_or(server.port())))));
+    let address = name.map(str::to_owned).or_else(|| match server {
+        Endpoint::Inet(address) => Some(address.ip().to_string()),
+        Endpoint::Unix(_) => connection.facts.unix_path.as_deref().map(str::to_owned),
+    });
+    attributes.extend(address.map(|address| ("server.address", text(address))));
+    attributes.extend(port.or(server.port()).map(|port| ("server.port", Value::Int(i64::from(port)))));
 }
 
 /// RFC 9110, 7.2: `uri-host [ ":" port ]`.
@@ -78,15 +83,10 @@ fn split_host(host: &str) -> (Option<&str>, Option<u16>) {
 /// Addresses, and what the connection has seen so far.
 pub(super) fn connection(attributes: &mut Attributes, connection: &Connection, role: Role) {
     let facts = &connection.facts;
-    let (client, _) = facts.endpoints(role);
-    if role == Role::Server {
-        attributes.push(("client.address", text(client.ip().to_string())));
-        attributes.push(("client.port", Value::Int(i64::from(client.port()))));
+    match facts.peer {
+        Endpoint::Inet(peer) => inet(attributes, peer, role, "tcp"),
+        Endpoint::Unix(_) => attributes.push(("network.transport", text("unix"))),
     }
-    attributes.push(("network.peer.address", text(facts.peer.ip().to_string())));
-    attributes.push(("network.peer.port", Value::Int(i64::from(facts.peer.port()))));
-    attributes.push(("network.transport", text("tcp")));
-    attributes.push(("network.type", text(if matches!(facts.peer.ip(), IpAddr::V4(_)) { "ipv4" } else { "ipv6" })));
     attributes.push(("spantap.connection.reused", Value::Bool(connection.exchanges > 0 || facts.preexisting)));
     if facts.preexisting {
         attributes.push(("spantap.connection.preexisting", Value::Bool(true)));
@@ -94,6 +94,18 @@ pub(super) fn connection(attributes: &mut Attributes, connection: &Connection, r
     if facts.role_guessed {
         attributes.push(("spantap.role.evidence", text(Evidence::Inferred.name())));
     }
+}
+
+/// The other end's address and port; that it is the client's, where it is.
+pub(super) fn inet(attributes: &mut Attributes, peer: SocketAddr, role: Role, transport: &str) {
+    if role == Role::Server {
+        attributes.push(("client.address", text(peer.ip().to_string())));
+        attributes.push(("client.port", Value::Int(i64::from(peer.port()))));
+    }
+    attributes.push(("network.peer.address", text(peer.ip().to_string())));
+    attributes.push(("network.peer.port", Value::Int(i64::from(peer.port()))));
+    attributes.push(("network.transport", text(transport)));
+    attributes.push(("network.type", text(if peer.is_ipv4() { "ipv4" } else { "ipv6" })));
 }
 
 /// What TCP saw of what this end sent: the request of a client, the response of a server.

@@ -3,12 +3,15 @@
 //! In: connection records and the positions and timings of data. Out: what pairing and segments ask. Called by
 //! [`crate::flow::Flow`] and [`crate::exchange`].
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use agent_common::connection::{ConnectionRecord, flag, role};
 
 use super::{stream::Stream, timing::Timings};
-use crate::correlate::Origin;
+use crate::{
+    correlate::Origin,
+    endpoint::{self, AF_UNIX, Endpoint},
+};
 
 /// Which end of a connection this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,9 +37,11 @@ pub struct Facts {
     /// Unique on this host since boot.
     pub id: u64,
     /// This end.
-    pub local: SocketAddr,
+    pub local: Endpoint,
     /// The other end.
-    pub peer: SocketAddr,
+    pub peer: Endpoint,
+    /// Unix: the name that the server's end is bound to, if it is known.
+    pub unix_path: Option<Arc<str>>,
     /// Which end this is, if known.
     pub role: Option<Role>,
     /// Whether `role` is a guess by port numbers.
@@ -59,11 +64,14 @@ pub struct Facts {
 impl Facts {
     /// From the record that opens a connection.
     pub fn new(record: &ConnectionRecord) -> Self {
-        let has_bases = record.flags & flag::BASES != 0;
+        // Both ends of a unix connection count from 0, if both were watched from the beginning.
+        let counted = record.family == AF_UNIX && record.flags & flag::PREEXISTING == 0;
+        let has_bases = record.flags & flag::BASES != 0 || counted;
         Self {
             id: record.connection_id,
-            local: address(record.family, &record.local_address, record.local_port),
-            peer: address(record.family, &record.remote_address, record.remote_port),
+            local: Endpoint::new(record.family, &record.local_address, record.local_port),
+            peer: Endpoint::new(record.family, &record.remote_address, record.remote_port),
+            unix_path: unix_path(record),
             role: match record.role {
                 role::CLIENT => Some(Role::Client),
                 role::SERVER => Some(Role::Server),
@@ -88,7 +96,7 @@ impl Facts {
     }
 
     /// The client's and the server's endpoint.
-    pub fn endpoints(&self, role: Role) -> (SocketAddr, SocketAddr) {
+    pub fn endpoints(&self, role: Role) -> (Endpoint, Endpoint) {
         match role {
             Role::Client => (self.local, self.peer),
             Role::Server => (self.peer, self.local),
@@ -108,7 +116,8 @@ impl Facts {
     /// nothing does.
     pub fn guess_role(&mut self) {
         const EPHEMERAL: u16 = 32_768;
-        let role = match (self.local.port() < EPHEMERAL, self.peer.port() < EPHEMERAL) {
+        let (Some(local), Some(peer)) = (self.local.port(), self.peer.port()) else { return };
+        let role = match (local < EPHEMERAL, peer < EPHEMERAL) {
             (true, false) => Role::Server,
             (false, true) => Role::Client,
             _ => return,
@@ -117,14 +126,9 @@ impl Facts {
     }
 }
 
-/// IPv4 also where it is mapped into IPv6, so that both ends of a connection have the same words for it.
-fn address(family: u16, bytes: &[u8; 16], port: u16) -> SocketAddr {
-    let ip = if family == 2 {
-        IpAddr::V4(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]))
-    } else {
-        IpAddr::V6(Ipv6Addr::from(*bytes)).to_canonical()
-    };
-    SocketAddr::new(ip, port)
+fn unix_path(record: &ConnectionRecord) -> Option<Arc<str>> {
+    let bytes = record.path.as_flattened().get(..record.path_len as usize)?;
+    if record.family == AF_UNIX { endpoint::unix_path(bytes) } else { None }
 }
 
 /// One direction.

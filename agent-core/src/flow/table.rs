@@ -3,15 +3,12 @@
 //! In: opened connections, their records, ticks. Out: drafts. Called by [`crate::pipeline`]. Limits: a number of
 //! connections; beyond it the sixteenth that was idle for longest is given up, and counted.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    net::SocketAddr,
-};
+use std::collections::{BTreeSet, HashMap};
 
 use agent_common::connection::ConnectionRecord;
 
 use super::{Flow, connection::Role};
-use crate::{correlate::Origin, event::Event, exchange::Context, loss::Loss};
+use crate::{correlate::Origin, endpoint::Endpoint, event::Event, exchange::Context, loss::Loss};
 
 /// Connections by id.
 #[derive(Debug, Default)]
@@ -19,7 +16,7 @@ pub struct Table {
     flows: HashMap<u64, Flow>,
     /// By local and remote endpoint: the newest connection. Network namespaces may repeat endpoints; who asks compares
     /// sequence numbers as well.
-    by_endpoints: HashMap<(SocketAddr, SocketAddr), u64>,
+    by_endpoints: HashMap<(Endpoint, Endpoint), u64>,
     due: BTreeSet<(u64, u64)>,
 }
 
@@ -88,7 +85,7 @@ impl Table {
 
     /// Whether the client end of the same request is on this host and has a span: the same endpoints, the same first
     /// sequence number, the same offset.
-    pub fn client_has_span(&self, client: SocketAddr, server: SocketAddr, origin: Origin, offset: u64) -> bool {
+    pub fn client_has_span(&self, client: Endpoint, server: Endpoint, origin: Origin, offset: u64) -> bool {
         let Some(flow) = self.by_endpoints.get(&(client, server)).and_then(|id| self.flows.get(id)) else {
             return false;
         };

@@ -115,7 +115,7 @@ fn joined(blocks: &[Bytes]) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use std::{convert::Infallible, path::Path};
+    use std::{convert::Infallible, net::SocketAddr, path::Path};
 
     use agent_core::{
         redact::{RedactConfig, Redactor, SafeSpan},
@@ -144,8 +144,9 @@ mod tests {
             duration_ns: 1_000,
             status: Status::Ok,
             protocol: Protocol::Http1,
-            local: "127.0.0.1:1".parse().unwrap(),
-            peer: "127.0.0.1:2".parse().unwrap(),
+            local: SocketAddr::from(([127, 0, 0, 1], 1)).into(),
+            peer: SocketAddr::from(([127, 0, 0, 1], 2)).into(),
+            unix_path: None,
             attributes: Vec::new(),
             segments: Vec::new(),
             cause: None,

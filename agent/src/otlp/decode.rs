@@ -11,7 +11,7 @@ use prost::{DecodeError, Message};
 
 use super::{
     LINK_EVIDENCE, LOCAL_ADDRESS, LOCAL_PORT, PEER_ADDRESS, PEER_PORT, PID, PROTOCOL, SEGMENT_PREFIX, SEGMENTS,
-    SERVICE_NAME, STATUS,
+    SERVICE_NAME, STATUS, TRANSPORT, UNIX,
 };
 use crate::query::api::{Attribute, AttributeValue, LinkView, SegmentView, SpanView, Texts};
 
@@ -130,8 +130,12 @@ fn any_text(value: AnyValue) -> String {
     }
 }
 
+/// `ip:port`, or `unix:` and the path.
 fn socket(attributes: &[KeyValue], address_key: &str, port_key: &str) -> String {
     let Some(address) = text_of(attributes, address_key) else { return String::new() };
+    if text_of(attributes, TRANSPORT).as_deref() == Some(UNIX) {
+        return format!("{UNIX}:{address}");
+    }
     let port = int_of(attributes, port_key).and_then(|port| u16::try_from(port).ok()).unwrap_or(0);
     match address.parse::<IpAddr>() {
         Ok(ip) => SocketAddr::new(ip, port).to_string(),

@@ -1,8 +1,9 @@
 //! Spans to the bytes of a `TracesData`. One `ResourceSpans` per process, one scope.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use agent_core::{
+    endpoint::Endpoint,
     redact::SafeSpan,
     span::{ProcessFacts, Segment, SegmentName, Span, SpanKind, Status, Value},
 };
@@ -157,8 +158,11 @@ fn attributes(wire: &mut Wire, span: &Span) {
     for (key, value) in span.attributes.iter().filter(|(key, _)| !is_ours(key)) {
         wire.pair(ATTRIBUTES, key, |wire| any(wire, value));
     }
-    address(wire, span.local, LOCAL_ADDRESS, LOCAL_PORT);
-    address(wire, span.peer, PEER_ADDRESS, PEER_PORT);
+    // What a unix socket is bound to is the name of the server's end; the client's has none.
+    let is_server = span.kind == SpanKind::Server;
+    let path = |is_server: bool| span.unix_path.as_deref().filter(|_| is_server);
+    address(wire, span.local, path(is_server), LOCAL_ADDRESS, LOCAL_PORT);
+    address(wire, span.peer, path(!is_server), PEER_ADDRESS, PEER_PORT);
     wire.text_pair(ATTRIBUTES, PROTOCOL, span.protocol.name());
     if span.status == Status::Unknown {
         wire.text_pair(ATTRIBUTES, STATUS, span.status.name());
@@ -191,9 +195,18 @@ fn is_ours(key: &str) -> bool {
     KEYS.contains(&key) || key.starts_with(SEGMENT_PREFIX)
 }
 
-fn address(wire: &mut Wire, address: SocketAddr, address_key: &str, port_key: &str) {
-    wire.pair(ATTRIBUTES, address_key, |wire| wire.display(1, address.ip().to_canonical()));
-    wire.int_pair(ATTRIBUTES, port_key, i64::from(address.port()));
+/// Address and port; of a unix socket its path, else its inode number in brackets, as in `/proc/<pid>/fd`.
+fn address(wire: &mut Wire, end: Endpoint, path: Option<&str>, address_key: &str, port_key: &str) {
+    match (end, path) {
+        (Endpoint::Inet(address), _) => {
+            wire.pair(ATTRIBUTES, address_key, |wire| wire.display(1, address.ip().to_canonical()));
+            wire.int_pair(ATTRIBUTES, port_key, i64::from(address.port()));
+        }
+        (Endpoint::Unix(_), Some(path)) => wire.text_pair(ATTRIBUTES, address_key, path),
+        (Endpoint::Unix(inode), None) => {
+            wire.pair(ATTRIBUTES, address_key, |wire| wire.display(1, format_args!("[{inode}]")));
+        }
+    }
 }
 
 /// `AnyValue.kvlist_value = 6`, `KeyValueList.values = 1`

@@ -1,8 +1,9 @@
 //! Spans through OTLP bytes and back.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use agent_core::{
+    endpoint::Endpoint,
     redact::{RedactConfig, Redactor, SafeSpan},
     span::{
         Evidence, Link, ProcessFacts, Protocol, Segment, SegmentName, Span, SpanId, SpanKind, Status, TraceId, UnixNs,
@@ -44,8 +45,9 @@ pub(crate) fn span(number: u64) -> Span {
         duration_ns: 600,
         status: Status::Ok,
         protocol: Protocol::Http1,
-        local: "10.0.0.1:40000".parse().expect("an address"),
-        peer: "[2001:db8::1]:80".parse().expect("an address"),
+        local: "10.0.0.1:40000".parse::<SocketAddr>().expect("an address").into(),
+        peer: "[2001:db8::1]:80".parse::<SocketAddr>().expect("an address").into(),
+        unix_path: None,
         attributes: vec![
             ("http.response.status_code", Value::Int(200)),
             ("spantap.connection.reused", Value::Bool(true)),
@@ -94,6 +96,22 @@ fn nothing_is_lost_on_the_way() {
     assert_eq!(view.text("host.name"), Some("host-1"));
     assert_eq!(view.text("process.executable.path"), Some("/usr/bin/curl"));
     assert_eq!(view.text("service.version"), Some("1.2"));
+}
+
+#[test]
+fn a_unix_socket_is_shown_by_the_path_of_the_servers_end() {
+    let unix = |kind, unix_path: Option<&str>| {
+        let (local, peer) = (Endpoint::Unix(77), Endpoint::Unix(78));
+        let mut span = Span { kind, local, peer, unix_path: unix_path.map(Into::into), ..span(1) };
+        span.attributes.push(("network.transport", Value::String("unix".to_owned())));
+        let view = round_trip(span);
+        (view.local, view.peer)
+    };
+    let path = Some("/run/app.sock");
+    let ends = |local: &str, peer: &str| (local.to_owned(), peer.to_owned());
+    assert_eq!(unix(SpanKind::Client, path), ends("unix:[77]", "unix:/run/app.sock"));
+    assert_eq!(unix(SpanKind::Server, path), ends("unix:/run/app.sock", "unix:[78]"));
+    assert_eq!(unix(SpanKind::Client, None), ends("unix:[77]", "unix:[78]"));
 }
 
 #[test]

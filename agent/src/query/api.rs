@@ -373,6 +373,14 @@ impl SpanView {
     }
 }
 
+/// The address in `ip:port` or `unix:path`.
+pub fn address_of(end: &str) -> &str {
+    match end.strip_prefix("unix:") {
+        Some(path) => path,
+        None => end.rsplit_once(':').map_or(end, |(address, _)| address),
+    }
+}
+
 /// Lower-case hexadecimal digits of an id.
 pub fn hex(id: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";

@@ -9,7 +9,7 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 
 use prost::Message;
 
-use super::api::{Order, SpanView, SpansRequest, hex};
+use super::api::{Order, SpanView, SpansRequest, address_of, hex};
 use crate::{
     log::{Block, LogError, Reader, SpanLog},
     otlp,
@@ -31,12 +31,12 @@ pub fn matches(request: &SpansRequest, span: &SpanView) -> bool {
         && is_peer(&request.peer, &span.peer)
 }
 
-/// `peer` is `ip:port`; `wanted` is the same or only the address, with or without the brackets of IPv6.
+/// `peer` is `ip:port` or `unix:path`; `wanted` is the same or only the address, with or without the brackets of IPv6.
 fn is_peer(wanted: &str, peer: &str) -> bool {
     if wanted.is_empty() || wanted == peer {
         return true;
     }
-    let address = peer.rsplit_once(':').map_or(peer, |(address, _)| address);
+    let address = address_of(peer);
     wanted == address || wanted == address.trim_start_matches('[').trim_end_matches(']')
 }
 
@@ -164,6 +164,10 @@ mod tests {
         check_peer("::1", "[::1]:80", true);
         check_peer("[::1]", "[::1]:80", true);
         check_peer("[::1]:80", "[::1]:80", true);
+        check_peer("/run/a.sock", "unix:/run/a.sock", true);
+        check_peer("unix:/run/a.sock", "unix:/run/a.sock", true);
+        check_peer("/run/a", "unix:/run/a.sock", false);
+        check_peer("unix", "unix:/run/a.sock", false);
     }
 
     #[test]

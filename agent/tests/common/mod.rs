@@ -1,6 +1,6 @@
 //! Fixed spans for the tests that use the agent as a library.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use agent_core::{
     redact::{RedactConfig, Redactor, SafeSpan},
@@ -31,8 +31,9 @@ pub fn span(number: u64, duration_ns: u64) -> SafeSpan {
         duration_ns,
         status: Status::Ok,
         protocol: Protocol::Http1,
-        local: "10.0.0.1:40000".parse().expect("an address"),
-        peer: "10.0.0.2:80".parse().expect("an address"),
+        local: "10.0.0.1:40000".parse::<SocketAddr>().expect("an address").into(),
+        peer: "10.0.0.2:80".parse::<SocketAddr>().expect("an address").into(),
+        unix_path: None,
         attributes: Vec::new(),
         segments: vec![segment],
         cause: None,

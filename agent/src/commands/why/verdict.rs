@@ -1,7 +1,7 @@
 //! The verdict: words from segments. Pure.
 
 use super::text::{self, Part};
-use crate::query::api::{SpanView, hex};
+use crate::query::api::{SpanView, address_of, hex};
 
 /// Parts below this share are not worth a word.
 const MENTIONED_PERCENT: u64 = 5;
@@ -123,7 +123,7 @@ fn next(span: &SpanView, longest: &Part, trace: &[SpanView]) -> String {
             None => format!("{}   (what else happened in this trace)", command("trace", &span.trace_id)),
         },
         "network" | "connect" | "transfer" => {
-            let address = span.peer.rsplit_once(':').map_or(span.peer.as_str(), |(address, _)| address);
+            let address = address_of(&span.peer);
             format!("spantap slow --peer {}   (does every request to it wait?)", text::clean(address))
         }
         "run_queue" => {
