@@ -4,6 +4,7 @@
 //! order in which the data flows; [`pipeline`] shows the whole way on one screen.
 #![forbid(unsafe_code)]
 
+pub mod cause;
 pub mod config;
 pub mod correlate;
 pub mod endpoint;

@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 
-pub use crate::{config::PipelineConfig, flow::clock::ClockOffset};
 use crate::{
+    cause,
     correlate::{Correlator, RequestKey, TRACEPARENT},
     enrich::Processes,
     event::{self, Event},
@@ -17,6 +17,7 @@ use crate::{
     reorder::{Numbering, Reorder},
     span::{MonotonicNs, ProcessFacts, Span, SpanKind, Value},
 };
+pub use crate::{config::PipelineConfig, flow::clock::ClockOffset};
 use agent_common::connection::change;
 
 /// How long intervals with lost records are remembered.
@@ -217,6 +218,7 @@ impl Pipeline {
         }
         span.process = self.processes.get(span.process.pid);
         push_process(&mut span.attributes, &span.process);
+        span.cause = cause::of(&span);
         self.finished.push(self.redactor.redact(span));
     }
 

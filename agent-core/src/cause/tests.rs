@@ -1,0 +1,327 @@
+//! Each cause from the least that shows it; the catalogue against its page; the words.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::span::{
+    By,
+    Evidence::{self, Derived, Measured},
+    Segment,
+    SegmentName::{self, *},
+    SpanKind, Status, Value,
+};
+
+const MS: u64 = 1_000_000;
+
+/// A span to judge.
+struct Case {
+    kind: SpanKind,
+    status: Status,
+    protocol: &'static str,
+    segments: Vec<Segment>,
+    attributes: Vec<(&'static str, Value)>,
+    around: Around<'static>,
+}
+
+fn tiles(list: &[(SegmentName, u64, Evidence)]) -> Vec<Segment> {
+    let mut offset_ns = 0;
+    let tile = |(name, duration_ns, evidence): &(SegmentName, u64, Evidence)| {
+        let tile = Segment {
+            name: *name,
+            offset_ns,
+            duration_ns: *duration_ns,
+            evidence: *evidence,
+            by: None,
+            lost_records: 0,
+        };
+        offset_ns += duration_ns;
+        tile
+    };
+    list.iter().map(tile).collect()
+}
+
+/// A client's span with one part of 90 ms, and ends of 5 ms.
+fn case(name: SegmentName) -> Case {
+    let parts = [(Send, 5 * MS, Measured), (name, 90 * MS, Measured), (ReceiveBuffer, 5 * MS, Measured)];
+    Case {
+        kind: SpanKind::Client,
+        status: Status::Ok,
+        protocol: "http",
+        segments: tiles(&parts),
+        attributes: vec![],
+        around: Around::default(),
+    }
+}
+
+fn failed(error_type: &str) -> Case {
+    case(Connect).status(Status::Error).text("error.type", error_type)
+}
+
+impl Case {
+    fn int(mut self, key: &'static str, value: i64) -> Self {
+        self.attributes.push((key, Value::Int(value)));
+        self
+    }
+
+    fn is(mut self, key: &'static str) -> Self {
+        self.attributes.push((key, Value::Bool(true)));
+        self
+    }
+
+    fn text(mut self, key: &'static str, value: &str) -> Self {
+        self.attributes.push((key, Value::String(value.into())));
+        self
+    }
+
+    fn status(mut self, status: Status) -> Self {
+        self.status = status;
+        self
+    }
+
+    fn protocol(mut self, protocol: &'static str) -> Self {
+        self.protocol = protocol;
+        self
+    }
+
+    fn server(mut self) -> Self {
+        self.kind = SpanKind::Server;
+        self
+    }
+
+    fn by(mut self, by: By) -> Self {
+        self.segments[1].by = Some(by);
+        self
+    }
+
+    fn derived(mut self) -> Self {
+        self.segments[1].evidence = Derived;
+        self
+    }
+
+    fn with<T>(&self, judge: impl FnOnce(&View<'_>) -> T) -> T {
+        let find = |key: &str| self.attributes.iter().find(|(name, _)| *name == key).map(|(_, value)| value.clone());
+        judge(&View {
+            kind: self.kind,
+            status: self.status,
+            protocol: self.protocol,
+            duration_ns: self.segments.iter().map(|segment| segment.duration_ns).sum(),
+            segments: &self.segments,
+            attribute: &find,
+            around: self.around,
+        })
+    }
+
+    fn id(&self) -> Option<&'static str> {
+        self.with(|view| decide(view).map(|decision| decision.cause.id()))
+    }
+
+    fn finding(&self) -> Finding {
+        self.with(|view| explain(view, Names { service: "shop", peer: "10.0.0.2:80" })).expect("a cause")
+    }
+}
+
+/// Cases by the cause that they show.
+fn cases() -> Vec<(Case, &'static str)> {
+    let zero_window = |name| case(name).int("spantap.tcp.zero_window_ns", 60 * MS as i64);
+    let errno = |errno: &str| failed(errno).text("spantap.connect.errno", errno);
+    let syn = || case(Connect).int("spantap.connect.syn_retransmits", 1);
+    let mut polling = case(OffCpu).by(By::Poll);
+    polling.around.downstream = Some(("GET /stock", 80 * MS));
+    let mut full = syn();
+    full.around.accept_queue = Some((5, 5));
+    let reset = |by| failed("connection_reset").text("spantap.tcp.reset_by", by);
+    vec![
+        (case(Dns), "dns_slow"),
+        (case(Remote).protocol("dns"), "dns_slow"),
+        (case(Dns).int("spantap.dns.retries", 0), "dns_slow"),
+        (case(Dns).int("spantap.dns.retries", 1), "dns_timeout"),
+        (failed("timeout").protocol("dns"), "dns_timeout"),
+        (failed("SERVFAIL").protocol("dns"), "dns_error"),
+        (errno("ECONNREFUSED"), "connect_refused"),
+        (errno("ETIMEDOUT"), "connect_timeout"),
+        (errno("ECONNRESET"), "connect_reset"),
+        (errno("EHOSTUNREACH"), "connect_failed"),
+        (failed("connect_abandoned").int("spantap.connect.syn_retransmits", 2), "connect_abandoned"),
+        (case(Connect), "connect_slow"),
+        (case(Connect).int("spantap.connect.syn_retransmits", 0), "connect_slow"),
+        (syn(), "connect_syn_lost"),
+        (full, "accept_queue_full"),
+        (case(AcceptQueue).server(), "accept_queue_wait"),
+        (
+            case(AcceptQueue).server().int("spantap.accept.backlog", 5).int("spantap.accept.backlog_max", 5),
+            "accept_queue_full",
+        ),
+        (
+            case(AcceptQueue).server().int("spantap.accept.backlog", 4).int("spantap.accept.backlog_max", 5),
+            "accept_queue_wait",
+        ),
+        (case(Tls), "tls_handshake_slow"),
+        (failed("handshake_failure").protocol("tls"), "tls_handshake_failed"),
+        (zero_window(Send), "send_buffer_full_peer_window"),
+        (case(Send).int("spantap.tcp.sndbuf_limited_ns", 1), "send_buffer_full"),
+        (case(Send).int("spantap.request.bytes", 1_000), "send_buffer_full"),
+        (case(Send).int("spantap.request.bytes", 100_000_000), "send_slow"),
+        (zero_window(Held), "held_peer_window"),
+        (case(Held).is("spantap.tcp.paced_by_application").is("spantap.tcp.cwnd_limited"), "held_paced"),
+        (case(Held).is("spantap.tcp.cwnd_limited"), "held_cwnd"),
+        (case(Held).int("spantap.tcp.pacing_rate", 1_000_000).int("http.request.body.size", 80_000), "held_paced"),
+        (
+            case(Held).int("spantap.tcp.pacing_rate", 1_000_000_000).int("http.request.body.size", 80_000),
+            "held_unknown",
+        ),
+        (case(Queue), "egress_queue"),
+        (case(Network), "network_delay"),
+        (case(Network).int("spantap.tcp.retransmits", 1), "network_loss"),
+        (case(Remote), "remote_slow"),
+        (case(Remote).int("spantap.tcp.retransmits", 1), "remote_slow"),
+        (case(Remote).derived().int("spantap.tcp.retransmits", 1), "network_loss"),
+        (case(Transfer).int("http.response.body.size", 100 << 20), "transfer_large"),
+        (case(Transfer).server().int("http.response.body.size", 100 << 20), "transfer_slow"),
+        (case(Transfer).int("http.response.body.size", 1_000), "transfer_slow"),
+        (case(Transfer).int("spantap.tcp.out_of_order", 3), "transfer_loss"),
+        (case(Softirq), "softirq_delay"),
+        (case(ReceiveBuffer), "reader_busy"),
+        (case(Wakeup), "wakeup_delay"),
+        (case(RunQueue), "cpu_contention"),
+        (case(RunQueue).by(By::Throttled), "cpu_throttled"),
+        (case(OffCpu).by(By::Lock), "blocked_lock"),
+        (case(OffCpu).by(By::Disk), "blocked_disk"),
+        (case(OffCpu).by(By::Socket), "blocked_downstream"),
+        (polling, "blocked_downstream"),
+        (case(OffCpu).by(By::Sleep), "blocked_sleep"),
+        (case(OffCpu).by(By::Poll), "blocked_poll"),
+        (case(OffCpu).by(By::Other), "blocked_other"),
+        (case(OffCpu), "blocked_other"),
+        (case(Application), "application_cpu"),
+        (reset("peer"), "reset_by_peer"),
+        (reset("local"), "reset_by_local"),
+        // A server may reset after the whole answer: that is not why it took long.
+        (case(Remote).text("spantap.tcp.reset_by", "peer"), "remote_slow"),
+        // An answer that says error took its time like any other.
+        (case(Application).status(Status::Error).text("error.type", "500"), "application_cpu"),
+        (case(Unexplained), "unexplained"),
+    ]
+}
+
+#[test]
+fn each_cause_follows_from_the_least_that_shows_it() {
+    for (number, (case, expected)) in cases().into_iter().enumerate() {
+        assert_eq!(case.id(), Some(expected), "case {number}");
+    }
+}
+
+#[test]
+fn every_cause_has_a_case_and_an_id_of_its_own() {
+    let shown: BTreeSet<&str> = cases().into_iter().map(|(_, id)| id).collect();
+    let all: BTreeSet<&str> = Cause::ALL.iter().map(|cause| cause.id()).collect();
+    assert_eq!(shown, all);
+    assert_eq!(all.len(), Cause::ALL.len());
+    assert!(Cause::ALL.iter().all(|cause| Cause::from_id(cause.id()) == Some(*cause)));
+}
+
+#[test]
+fn the_page_of_causes_has_exactly_the_catalogue() {
+    let row = |cause: &Cause| {
+        let entry = cause.entry();
+        format!("| `{}` | {} | {} | `{}` |", entry.id, entry.title, entry.rule, entry.next.replace('|', "\\|"))
+    };
+    let expected: Vec<_> = Cause::ALL.iter().map(row).collect();
+    let page = include_str!("../../../docs/causes.md");
+    let catalogue = page.split("## In scripts").next().unwrap_or(page);
+    let rows: Vec<_> = catalogue.lines().filter(|line| line.starts_with("| `")).collect();
+    assert!(rows == expected, "the rows should be:\n{}", expected.join("\n"));
+}
+
+#[test]
+fn of_equal_parts_the_earlier_on_the_way_is_named_and_an_explanation_before_none() {
+    let check = |parts: &[(SegmentName, u64, Evidence)], expected| {
+        let case = Case { segments: tiles(parts), ..case(Send) };
+        assert_eq!(case.id(), Some(expected));
+        case.finding()
+    };
+    let finding = check(&[(Remote, MS, Measured), (Network, MS, Measured)], "network_delay");
+    assert!(finding.evidence.iter().any(|words| words.contains("closely followed by remote")), "{finding:?}");
+    check(&[(Unexplained, MS, Derived), (Transfer, MS, Measured)], "transfer_slow");
+    // Tiles of one name count together.
+    check(&[(Application, 3, Measured), (Remote, 4, Measured), (Application, 3, Measured)], "application_cpu");
+}
+
+#[test]
+fn a_span_that_shows_nothing_has_no_cause() {
+    assert_eq!(Case { segments: vec![], ..case(Send) }.id(), None);
+    assert_eq!(Case { segments: tiles(&[(Send, 0, Measured)]), ..case(Send) }.id(), None);
+    let refused = failed("ECONNREFUSED").text("spantap.connect.errno", "ECONNREFUSED");
+    assert_eq!(Case { segments: vec![], ..refused }.id(), Some("connect_refused"));
+}
+
+#[test]
+fn the_network_is_ruled_out_by_its_acknowledgement() {
+    let parts = [
+        (Send, 20_000, Measured),
+        (Network, 58_000, Measured),
+        (Remote, 40 * MS, Measured),
+        (RunQueue, 10_000, Measured),
+        (ReceiveBuffer, 30_000, Measured),
+    ];
+    let case = Case { segments: tiles(&parts), ..case(Send) }.int("spantap.tcp.retransmits", 0);
+    let finding = case.finding();
+    assert_eq!(
+        finding.sentence,
+        "10.0.0.2:80 had the request and took long to begin its answer: remote took 40.000 ms of 40.118 ms, 99.7 % (measured)"
+    );
+    assert_eq!(
+        finding.ruled_out,
+        [
+            "sending ruled out: the last byte had left 20 us after the write began",
+            "network ruled out: ACK 58 us after the last byte left, 0 retransmits",
+            "reading ruled out: read 30 us after it had arrived",
+            "waiting for a CPU ruled out: 10 us in run queues",
+        ]
+    );
+    assert_eq!(finding.not_seen, Vec::<String>::new());
+}
+
+#[test]
+fn what_is_derived_rules_nothing_out_and_says_so() {
+    let parts = [(Send, 20_000, Measured), (Network, 58_000, Derived), (Remote, 40 * MS, Derived)];
+    let finding = Case { segments: tiles(&parts), ..case(Send) }.finding();
+    assert!(!finding.ruled_out.iter().any(|words| words.starts_with("network")), "{finding:?}");
+    assert!(finding.evidence.iter().any(|words| words.contains("remote is derived, not measured")), "{finding:?}");
+    assert_eq!(finding.not_seen.len(), 2);
+    assert!(finding.not_seen[0].starts_with("network derived 0.058 ms (0.1 %): no ACK of its own"), "{finding:?}");
+}
+
+#[test]
+fn evidence_names_what_it_rests_on() {
+    let check = |case: Case, expected: &str| {
+        let finding = case.finding();
+        assert!(finding.evidence.iter().any(|words| words == expected), "{expected}: {finding:?}");
+    };
+    let window = case(Send).int("spantap.tcp.zero_window_ns", 60 * MS as i64);
+    check(window, "the peer's window was zero for 60.000 ms");
+    check(case(Connect).int("spantap.connect.syn_retransmits", 2), "2 SYN retransmits");
+    check(case(Transfer).int("http.response.body.size", 9_000_000), "9.0 MB in 90.000 ms, 100.0 MB/s");
+    check(case(OffCpu).by(By::Lock).server(), "waited for a lock 90.000 ms");
+    check(case(RunQueue).by(By::Throttled), "throttled for 90.000 ms of 90.000 ms");
+    check(failed("EHOSTUNREACH").text("spantap.connect.errno", "EHOSTUNREACH"), "connect failed with EHOSTUNREACH");
+}
+
+#[test]
+fn what_was_not_seen_is_said() {
+    let mut case = case(Remote).status(Status::Unknown).text("spantap.start.evidence", "derived");
+    case.segments[2] = Segment { name: Unexplained, evidence: Derived, lost_records: 7, ..case.segments[2] };
+    let finding = case.finding();
+    assert_eq!(finding.not_seen[0], "unexplained 5.000 ms (5.0 %)");
+    assert!(finding.not_seen.iter().any(|words| words.starts_with("the outcome")), "{finding:?}");
+    assert!(finding.not_seen.iter().any(|words| words.starts_with("the start")), "{finding:?}");
+    assert_eq!(finding.not_seen.last().unwrap(), "7 kernel records were lost while this span ran");
+}
+
+#[test]
+fn figures_are_readable() {
+    assert_eq!(words::ms(12_345_678), "12.346 ms");
+    assert_eq!((words::short(58_400), words::short(999_500)), ("58 us".into(), "1.000 ms".into()));
+    assert_eq!(words::bytes(1_500_000), "1.5 MB");
+    assert_eq!(words::bytes(999), "999 bytes");
+    assert_eq!(words::percent(1, 3), "33.3 %");
+}
