@@ -8,8 +8,7 @@ use agent_common::{
     header::kind,
     loss::KernelLoss,
     message::{CallRecord, PAYLOAD_BYTES_LIMIT, TAIL_BYTES, direction, flag as wire},
-    sched::{BLOCKED, NEVER_SLEPT},
-    settings::{Settings, mode},
+    settings::Settings,
 };
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, generated as helpers};
 
@@ -65,7 +64,7 @@ fn begin(task: &mut Task, id: u64, [fd, buffer, count, fourth]: [u64; 4]) {
     task.fd = fd;
     task.buffer = buffer;
     task.count = count;
-    task.run_queue_enter_ns = task.run_queue_ns;
+    sched::on_call(task);
     task.tx_sock = 0;
     task.rx_sock = 0;
     task.call_flags = 0;
@@ -124,7 +123,7 @@ fn returned_from_send(settings: &Settings, task: &mut Task, id: u64, result: i64
     }
     message::finish_send(conn, task, task.tx_end, time_ns);
     let by_connection = select::connection_mode(settings, conn);
-    if select::combined(task.mode, by_connection) != mode::PAYLOAD {
+    if !select::payload(settings, select::combined(task.mode, by_connection)) {
         return; // the slot's record says it all
     }
     let moved = task.tx_end.wrapping_sub(task.tx_start);
@@ -146,6 +145,7 @@ fn returned_from_read(settings: &Settings, task: &mut Task, id: u64, result: i64
         task.rx_start = task.rx_end.wrapping_sub(result as u32);
         task.call_flags |= u32::from(wire::INFERRED_RANGE);
         // What had arrived is of bytes that others may have read long ago.
+        task.arrival_softirq_ns = 0;
         task.arrival_first_ns = 0;
         task.arrival_last_ns = 0;
         task.arrival_end = task.rx_start;
@@ -157,7 +157,7 @@ fn returned_from_read(settings: &Settings, task: &mut Task, id: u64, result: i64
     }
     let moved = task.rx_end.wrapping_sub(task.rx_start);
     let range = (task.rx_start, task.rx_end);
-    let selected = combined == mode::PAYLOAD;
+    let selected = select::payload(settings, combined);
     tell(settings, task, conn.id, Call { id, result, direction: direction::RECEIVE, range, moved, selected, time_ns });
 }
 
@@ -177,12 +177,13 @@ fn returned_empty(settings: &Settings, task: &mut Task, id: u64, result: i64) {
     if result == 0 {
         task.call_flags |= u32::from(wire::END_OF_STREAM);
     }
+    task.arrival_softirq_ns = 0;
     task.arrival_first_ns = 0;
     task.arrival_last_ns = 0;
     let at = if reading { conn.read_cursor } else { offsets::read(sk, &offsets::TCP_WRITE_SEQ).unwrap_or(0) };
     task.arrival_end = at;
     let direction = if reading { direction::RECEIVE } else { direction::SEND };
-    let selected = combined == mode::PAYLOAD;
+    let selected = select::payload(settings, combined);
     tell(settings, task, conn.id, Call { id, result, direction, range: (at, at), moved: 0, selected, time_ns });
 }
 
@@ -211,24 +212,24 @@ fn tell(settings: &Settings, task: &mut Task, connection_id: u64, call: Call) {
     if call.selected {
         flags |= wire::SELECTED;
     }
-    if sched::works() {
+    if sched::complete(task) {
         flags |= wire::SCHED;
     }
     scratch.call = CallRecord {
         header: emit::header(kind::CALL, call.time_ns),
         connection_id,
         enter_ns: task.enter_ns,
-        softirq_ns: 0,
+        softirq_ns: if receives { task.arrival_softirq_ns } else { 0 },
         arrival_first_ns: if receives { task.arrival_first_ns } else { 0 },
         arrival_last_ns: if receives { task.arrival_last_ns } else { 0 },
         woken_ns: task.woken_ns,
         running_ns: task.running_ns,
         run_queue_enter_ns: task.run_queue_enter_ns,
         run_queue_exit_ns: task.run_queue_ns,
-        throttled_enter_ns: 0,
-        throttled_exit_ns: 0,
-        off_cpu_ns: [0; BLOCKED],
-        off_cpu_inside_ns: 0,
+        throttled_enter_ns: task.throttled_enter_ns,
+        throttled_exit_ns: task.throttled_ns,
+        off_cpu_ns: sched::off_cpu(task),
+        off_cpu_inside_ns: task.off_cpu_total_ns.wrapping_sub(task.off_cpu_enter_ns),
         transmitted_ns: 0,
         cgroup_id: task.cgroup_id,
         start: call.range.0,
@@ -244,7 +245,7 @@ fn tell(settings: &Settings, task: &mut Task, connection_id: u64, call: Call) {
         tail_len: captured.tail as u16,
         syscall: call.id as u16,
         direction: call.direction,
-        slept_in: NEVER_SLEPT,
+        slept_in: sched::slept_in(task),
         padding: [0; 6],
     };
     let mut length = core::hint::black_box(captured.length + captured.tail);

@@ -21,6 +21,7 @@ mod offsets;
 mod process;
 mod sched;
 mod select;
+mod softirq;
 mod state;
 mod walk;
 
@@ -73,9 +74,16 @@ hook!(net_dev_start_xmit__tp_btf, net_dev_start_xmit__raw_tp, "net_dev_start_xmi
 ));
 hook!(sched_waking__tp_btf, sched_waking__raw_tp, "sched_waking", |context| sched::on_waking(context.arg::<u64>(0)));
 hook!(sched_switch__tp_btf, sched_switch__raw_tp, "sched_switch", |context| sched::on_switch(
+    context.arg::<u64>(0) & 1 != 0,
     context.arg::<u64>(1),
     context.arg::<u64>(2),
     context.arg::<u64>(3) & 0xffff_ffff
+));
+hook!(softirq_raise__tp_btf, softirq_raise__raw_tp, "softirq_raise", |context| softirq::on_raise(
+    context.arg::<u64>(0) as u32
+));
+hook!(softirq_entry__tp_btf, softirq_entry__raw_tp, "softirq_entry", |context| softirq::on_entry(
+    context.arg::<u64>(0) as u32
 ));
 hook!(sched_process_fork__tp_btf, sched_process_fork__raw_tp, "sched_process_fork", |context| process::on_fork(
     context.arg::<u64>(0),

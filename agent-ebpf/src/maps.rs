@@ -11,7 +11,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 
-use crate::state::{Conn, Task};
+use crate::state::{Conn, Softirq, Task};
 
 /// Records to the agent.
 #[map]
@@ -29,9 +29,13 @@ pub static SEQUENCE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(KERNEL_LOSSES, 0);
 
-/// Which scheduler hooks have fired.
+/// Which scheduler hooks have fired, and since when their times are complete; see `sched`.
 #[map]
-pub static SCHED_SEEN: Array<u32> = Array::with_max_entries(2, 0);
+pub static SCHED_STATE: Array<u64> = Array::with_max_entries(3, 0);
+
+/// Receive softirqs, per CPU.
+#[map]
+pub static SOFTIRQ: PerCpuArray<Softirq> = PerCpuArray::with_max_entries(1, 0);
 
 /// Settings; one entry.
 #[map]

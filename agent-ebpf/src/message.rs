@@ -15,7 +15,7 @@ use crate::{
     connection,
     emit::{self, now},
     offsets::{self, read, read_at},
-    sched, select,
+    sched, select, softirq,
     state::{Conn, RxSlot, SLOTS, Task, TxSlot, flag},
 };
 
@@ -91,7 +91,7 @@ fn open_tx(sk: u64, conn: &mut Conn, task: &mut Task, tid: u32, start: u32, end:
         tid,
         retrans: read(sk, &offsets::TCP_TOTAL_RETRANS).unwrap_or(0),
         index: conn.tx_head,
-        flags: if sched::works() { u32::from(wire::SCHED) } else { 0 },
+        flags: if sched::complete(task) { u32::from(wire::SCHED) } else { 0 },
         padding: 0,
     };
     conn.tx_head = conn.tx_head.wrapping_add(1);
@@ -128,7 +128,11 @@ pub fn on_segment(sk: u64, skb: u64) {
     if carries_data {
         // What was in order before this segment.
         let Some(in_order) = read::<u32>(sk, &offsets::TCP_RCV_NXT) else { return };
+        let opens = conn.rx_head;
         arrive(conn, (seq, end), in_order, time_ns);
+        if conn.rx_head != opens {
+            conn.rx[(opens & MASK) as usize].softirq_ns = softirq::raised(sk);
+        }
     }
 }
 
@@ -255,7 +259,7 @@ fn fill(conn: &mut Conn, in_order: u32, time_ns: u64) {
 #[inline(always)]
 fn open_rx(conn: &mut Conn, start: u32, end: u32, time_ns: u64, flags: u32) {
     conn.rx[(conn.rx_head & MASK) as usize] =
-        RxSlot { first_ns: time_ns, last_ns: time_ns, start, end, flags, padding: 0 };
+        RxSlot { softirq_ns: 0, first_ns: time_ns, last_ns: time_ns, start, end, flags, padding: 0 };
     conn.rx_head = conn.rx_head.wrapping_add(1);
 }
 
@@ -296,6 +300,7 @@ fn consume(task: &mut Task, conn: &mut Conn, sk: u64, copied: u32, wanted: bool)
         task.rx_sock = sk;
         task.rx_start = start;
         task.arrival_end = start;
+        task.arrival_softirq_ns = 0;
         task.arrival_first_ns = 0;
         task.arrival_last_ns = 0;
     }
@@ -322,6 +327,7 @@ fn consume(task: &mut Task, conn: &mut Conn, sk: u64, copied: u32, wanted: bool)
 #[inline(always)]
 fn describe_arrival(task: &mut Task, connection_id: u64, slot: &RxSlot) {
     if task.arrival_first_ns == 0 {
+        task.arrival_softirq_ns = slot.softirq_ns;
         task.arrival_first_ns = slot.first_ns;
         task.arrival_last_ns = slot.last_ns;
         task.arrival_end = slot.end;
@@ -336,7 +342,7 @@ fn describe_arrival(task: &mut Task, connection_id: u64, slot: &RxSlot) {
         let value = ArrivalRecord {
             header,
             connection_id,
-            softirq_ns: 0,
+            softirq_ns: slot.softirq_ns,
             first_ns: slot.first_ns,
             last_ns: slot.last_ns,
             start: slot.start,

@@ -23,7 +23,12 @@ offsets! {
     // buffers
     SKB_SK, SKB_CB, SKB_HEAD, SKB_DATA, SKB_LEN, SKB_TRANSPORT_HEADER, CB_SEQ, CB_END_SEQ, CB_ACK_SEQ, CB_TCP_FLAGS,
     MSG_COUNT,
+    // scheduler
+    TASK_CFS_RQ, CFS_THROTTLED_NS, SK_OWNED,
 }
+
+/// Value of an offset whose field the running kernel does not have.
+pub const ABSENT: u32 = u32::MAX;
 
 /// Reads a `T` at `base + offset`; `None` if that is not readable kernel memory.
 #[inline(always)]

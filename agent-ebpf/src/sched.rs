@@ -1,43 +1,102 @@
-//! How long known threads wait for a CPU.
+//! How long known threads wait for a CPU, and how long and in what they sleep.
 //!
-//! A thread is on a run queue from `sched_waking` to the `sched_switch` that gives it a CPU, and from a `sched_switch`
-//! that takes its CPU while it stays runnable (`prev_state == 0`; `preempt` says something else) to the next that
-//! gives it back. Both hooks run host-wide: the look-up in the table of threads comes first.
+//! ```text
+//!   running --sched_switch, asleep--> sleeping --sched_waking--> runnable --sched_switch--> running
+//!   running --sched_switch, runnable-----------------------------^
+//! ```
+//!
+//! A thread that loses its CPU is runnable if it was preempted or if `prev_state == 0` (being out of its time slice says
+//! only the latter). What it sleeps in is told by the system call that it is in. Both hooks run host-wide: threads that are
+//! not known cost one look-up each.
+
+use agent_common::{
+    sched::{BLOCKED, Blocked, NEVER_SLEPT},
+    settings::shed,
+};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated as helpers};
 
 use crate::{
+    arch::{blocked_in, regs},
     emit::now,
-    maps::{SCHED_SEEN, TASKS},
-    offsets::{self, read},
+    maps::{SCHED_STATE, TASKS},
+    offsets::{self, ABSENT, read, read_at},
+    select,
     state::Task,
 };
 
+/// Entries of [`SCHED_STATE`].
 const WAKING: u32 = 0;
 const SWITCH: u32 = 1;
+/// When the agent last made the hooks work again; times before are not complete. Written by the agent.
+const SINCE: u32 = 2;
+
+/// Sleeping states (include/linux/sched.h): the sleep cannot be interrupted; it does not count as load.
+const TASK_UNINTERRUPTIBLE: u64 = 2;
+const TASK_NOLOAD: u64 = 0x400;
+/// Shorter waits are not asked for throttling, which takes milliseconds.
+const THROTTLED_MIN_NS: u64 = 100_000;
+
+#[inline(always)]
+fn state(entry: u32) -> u64 {
+    // SAFETY: a live, aligned map value.
+    SCHED_STATE.get_ptr(entry).map_or(0, |value| unsafe { value.read_volatile() })
+}
 
 /// Notes that a hook works. Written once, so that the line stays shared between CPUs.
 #[inline(always)]
 fn seen(hook: u32) {
-    if let Some(flag) = SCHED_SEEN.get_ptr_mut(hook) {
+    if state(hook) == 0
+        && let Some(flag) = SCHED_STATE.get_ptr_mut(hook)
+    {
         // SAFETY: a live, aligned map value that only ever becomes 1.
-        unsafe {
-            if flag.read_volatile() == 0 {
-                flag.write_volatile(1);
-            }
-        }
+        unsafe { flag.write_volatile(1) };
     }
 }
 
-/// Whether both hooks work, so that the times of every known thread can be believed.
 #[inline(always)]
-pub fn works() -> bool {
-    // SAFETY: live, aligned map values.
-    let seen = |hook| SCHED_SEEN.get_ptr(hook).is_some_and(|flag| unsafe { flag.read_volatile() } != 0);
-    seen(WAKING) && seen(SWITCH)
+fn is_shed() -> bool {
+    // SAFETY: a live reference; the agent changes it at any time.
+    select::settings().is_none_or(|settings| unsafe { (&raw const settings.shed).read_volatile() } & shed::SCHED != 0)
+}
+
+/// Since when the times of every known thread are complete, as far as the hooks work.
+#[inline(always)]
+pub fn since() -> u64 {
+    state(SINCE)
+}
+
+/// Whether both hooks work, and did so since before the thread's previous call: differences to its totals then hold.
+#[inline(always)]
+pub fn complete(task: &Task) -> bool {
+    !is_shed() && state(WAKING) != 0 && state(SWITCH) != 0 && task.sched_complete != 0 && task.sched_since_ns == since()
+}
+
+/// The thread enters a call.
+#[inline(always)]
+pub fn on_call(task: &mut Task) {
+    let since = since();
+    task.sched_complete = u32::from(task.sched_since_ns == since);
+    task.sched_since_ns = since;
+    task.run_queue_enter_ns = task.run_queue_ns;
+    task.throttled_enter_ns = task.throttled_ns;
+    task.off_cpu_enter_ns = task.off_cpu_total_ns;
+}
+
+/// Total time asleep, by [`Blocked`].
+#[inline(always)]
+pub fn off_cpu(task: &Task) -> [u64; BLOCKED] {
+    let [lock, disk, socket, sleep, poll, other, ..] = task.off_cpu_ns;
+    [lock, disk, socket, sleep, poll, other]
+}
+
+/// What the thread slept in last.
+#[inline(always)]
+pub fn slept_in(task: &Task) -> u8 {
+    if task.slept_in == 0 { NEVER_SLEPT } else { (task.slept_in - 1) as u8 }
 }
 
 #[inline(always)]
-fn known(task_struct: u64) -> Option<&'static mut Task> {
-    let tid: u32 = read(task_struct, &offsets::TASK_PID)?;
+fn known(tid: u32) -> Option<&'static mut Task> {
     // SAFETY: a live map value; the scheduler's own locking orders the hooks for one thread.
     TASKS.get_ptr_mut(&tid).map(|task| unsafe { &mut *task })
 }
@@ -45,34 +104,148 @@ fn known(task_struct: u64) -> Option<&'static mut Task> {
 /// `sched_waking`: about to be made runnable.
 #[inline(always)]
 pub fn on_waking(task_struct: u64) {
+    if is_shed() {
+        return;
+    }
     seen(WAKING);
-    if let Some(task) = known(task_struct)
+    let Some(tid) = read::<u32>(task_struct, &offsets::TASK_PID) else { return };
+    if let Some(task) = known(tid)
         && task.runnable_ns == 0
     {
         task.runnable_ns = now();
         task.woken_from_sleep = 1;
+        if task.quota != 0 {
+            begin_wait(task, task_struct);
+        }
     }
 }
 
-/// `sched_switch`: `previous` leaves the CPU, `next` gets it.
+/// `sched_switch`: `previous`, which is still the current thread, leaves the CPU, and `next` gets it.
 #[inline(always)]
-pub fn on_switch(previous: u64, next: u64, previous_state: u64) {
+pub fn on_switch(preempted: bool, previous: u64, next: u64, previous_state: u64) {
+    if is_shed() {
+        return;
+    }
     seen(SWITCH);
-    if let Some(task) = known(previous) {
-        // A wake-up that came while it still ran was consumed without sleeping.
-        task.runnable_ns = if previous_state == 0 { now() } else { 0 };
-        task.woken_from_sleep = 0;
+    let previous_tid = bpf_get_current_pid_tgid() as u32;
+    // Number 0 is a CPU's idle thread.
+    if previous_tid != 0
+        && let Some(task) = known(previous_tid)
+    {
+        leave(task, previous, preempted || previous_state == 0, previous_state);
     }
-    if let Some(task) = known(next) {
-        if task.runnable_ns != 0 {
-            let time_ns = now();
-            task.run_queue_ns += time_ns - task.runnable_ns;
-            if task.woken_from_sleep == 1 {
-                task.woken_ns = task.runnable_ns;
-                task.running_ns = time_ns;
-            }
-            task.runnable_ns = 0;
-            task.woken_from_sleep = 0;
+    let Some(next_tid) = read::<u32>(next, &offsets::TASK_PID) else { return };
+    if next_tid != 0
+        && let Some(task) = known(next_tid)
+    {
+        arrive(task, next);
+    }
+}
+
+#[inline(always)]
+fn leave(task: &mut Task, task_struct: u64, runnable: bool, sleep_state: u64) {
+    // A wake-up that came while it still ran was consumed without sleeping.
+    task.woken_from_sleep = 0;
+    if runnable {
+        task.runnable_ns = now();
+        task.off_since_ns = 0;
+        begin_wait(task, task_struct);
+    } else {
+        task.runnable_ns = 0;
+        task.off_since_ns = now();
+        task.off_in = blocked(task, sleep_state) as u32;
+    }
+}
+
+#[inline(always)]
+fn arrive(task: &mut Task, task_struct: u64) {
+    let since = since();
+    let runnable_ns = core::mem::replace(&mut task.runnable_ns, 0);
+    let off_since_ns = core::mem::replace(&mut task.off_since_ns, 0);
+    let woken = core::mem::replace(&mut task.woken_from_sleep, 0) == 1;
+    if runnable_ns == 0 && off_since_ns == 0 {
+        return;
+    }
+    let time_ns = now();
+    // What began before the hooks were made to work again may have ended unseen since.
+    if runnable_ns > since {
+        task.run_queue_ns += time_ns.saturating_sub(runnable_ns);
+        if woken {
+            task.woken_ns = runnable_ns;
+            task.running_ns = time_ns;
         }
+        end_wait(task, task_struct, time_ns.saturating_sub(runnable_ns));
     }
+    // Without a wake-up in sight the wait for the CPU is a part of the sleep.
+    let until_ns = if runnable_ns == 0 { time_ns } else { runnable_ns };
+    if off_since_ns > since && until_ns > off_since_ns {
+        let slept_ns = until_ns - off_since_ns;
+        task.off_cpu_ns[(task.off_in & 7) as usize] += slept_ns;
+        task.off_cpu_total_ns += slept_ns;
+        task.slept_in = task.off_in + 1;
+    }
+}
+
+/// How long the run queue of a thread's cgroup has been throttled so far, and which it is; `None`: never, or not known.
+#[inline(always)]
+fn throttled(task_struct: u64) -> Option<(u64, u64)> {
+    if offsets::TASK_CFS_RQ.load() == ABSENT || offsets::CFS_THROTTLED_NS.load() == ABSENT {
+        return None;
+    }
+    let queue: u64 = read(task_struct, &offsets::TASK_CFS_RQ)?;
+    let total_ns: u64 = read(queue, &offsets::CFS_THROTTLED_NS)?;
+    Some((queue, total_ns))
+}
+
+#[inline(always)]
+fn begin_wait(task: &mut Task, task_struct: u64) {
+    task.wait_queue = 0;
+    if let Some((queue, total_ns)) = throttled(task_struct) {
+        task.wait_queue = queue;
+        task.wait_throttled_ns = total_ns;
+    }
+}
+
+/// The throttled part of a wait: the queue's own total has grown by it. A thread that changed its queue (moved to another
+/// CPU) counts as not throttled.
+#[inline(always)]
+fn end_wait(task: &mut Task, task_struct: u64, waited_ns: u64) {
+    if waited_ns < THROTTLED_MIN_NS {
+        return;
+    }
+    let Some((queue, total_ns)) = throttled(task_struct) else { return };
+    if total_ns != 0 {
+        task.quota = 1;
+    }
+    if queue == task.wait_queue {
+        let grown_ns = total_ns.wrapping_sub(task.wait_throttled_ns);
+        // What was throttled when the wait began is told as a whole when it ends.
+        task.throttled_ns += if grown_ns < waited_ns { grown_ns } else { waited_ns };
+    }
+}
+
+/// What the current thread goes to sleep in.
+#[inline(always)]
+fn blocked(task: &Task, sleep_state: u64) -> Blocked {
+    let number = if task.number != 0 { task.number - 1 } else { current_call() };
+    let uninterruptible = sleep_state & (TASK_UNINTERRUPTIBLE | TASK_NOLOAD) == TASK_UNINTERRUPTIBLE;
+    // No call at all: a page fault.
+    let class = if number < blocked_in::CALLS { blocked_in::TABLE[number as usize] } else { blocked_in::FILE };
+    match (class, uninterruptible) {
+        (blocked_in::LOCK, _) => Blocked::Lock,
+        (blocked_in::SLEEP, _) => Blocked::Sleep,
+        (blocked_in::POLL, _) => Blocked::Poll,
+        (blocked_in::SOCKET, _) | (blocked_in::STREAM, false) => Blocked::Socket,
+        (blocked_in::STREAM | blocked_in::FILE, true) => Blocked::Disk,
+        _ => Blocked::Other,
+    }
+}
+
+/// Number of the system call that the current thread is in.
+#[inline(always)]
+fn current_call() -> u64 {
+    // SAFETY: the registers of the thread's entry into the kernel exist for every thread that is not a kernel thread, and
+    // the read is checked.
+    let registers = unsafe { helpers::bpf_task_pt_regs(helpers::bpf_get_current_task_btf()) };
+    read_at(registers as u64 + regs::CALL).unwrap_or(u64::MAX)
 }

@@ -2,7 +2,7 @@
 //!
 //! A rule's value is a [`mode`]. Exclusion wins over selection; among the rest the most detailed mode wins.
 
-use agent_common::settings::{ExeKey, Settings, mode, rule};
+use agent_common::settings::{ExeKey, Settings, mode, rule, shed};
 use aya_ebpf::{
     bindings::BPF_ANY,
     helpers::{bpf_get_current_pid_tgid, generated as helpers},
@@ -67,7 +67,10 @@ fn insert_task(tid: u32) -> Option<*mut Task> {
     if TASKS.insert(&tid, unsafe { &*empty }, u64::from(BPF_ANY)).is_err() {
         crate::emit::lost(agent_common::loss::KernelLoss::TaskTableFull);
     }
-    TASKS.get_ptr_mut(&tid)
+    let task = TASKS.get_ptr_mut(&tid)?;
+    // SAFETY: a live map value of the current thread. Its times are complete from now on.
+    unsafe { (*task).sched_since_ns = crate::sched::since() };
+    Some(task)
 }
 
 /// Takes the stronger of what is known and what a rule says.
@@ -158,6 +161,19 @@ pub fn combined(task_mode: u32, connection_mode: u32) -> u32 {
     } else {
         connection_mode
     }
+}
+
+/// Whether a combined mode wants payload, and the budget leaves room for it.
+#[inline(always)]
+pub fn payload(settings: &Settings, combined: u32) -> bool {
+    if combined != mode::PAYLOAD {
+        return false;
+    }
+    if settings.shed & shed::PAYLOAD != 0 {
+        crate::emit::lost(agent_common::loss::KernelLoss::PayloadShed);
+        return false;
+    }
+    true
 }
 
 /// Whether a combined mode records anything.

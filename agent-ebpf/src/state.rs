@@ -37,6 +37,7 @@ pub struct TxSlot {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct RxSlot {
+    pub softirq_ns: u64,
     pub first_ns: u64,
     pub last_ns: u64,
     pub start: u32,
@@ -109,6 +110,7 @@ pub struct Task {
     /// `struct sock` that TCP bytes moved through in this call; 0 for none.
     pub tx_sock: u64,
     pub rx_sock: u64,
+    pub arrival_softirq_ns: u64,
     pub arrival_first_ns: u64,
     pub arrival_last_ns: u64,
     pub tx_start: u32,
@@ -134,4 +136,38 @@ pub struct Task {
     pub woken_from_sleep: u32,
     /// `MSG_*` flags of the call in progress.
     pub message_flags: u32,
+    /// Total time asleep by `agent_common::sched::Blocked`; two more, so that three bits are always in range.
+    pub off_cpu_ns: [u64; 8],
+    pub off_cpu_total_ns: u64,
+    /// Since when it sleeps; 0 if it does not.
+    pub off_since_ns: u64,
+    /// Total time on run queues while its cgroup was throttled.
+    pub throttled_ns: u64,
+    /// The run queue that it waits in and how long that had been throttled when the wait began; 0 if not looked at.
+    pub wait_queue: u64,
+    pub wait_throttled_ns: u64,
+    // The call in progress: totals when it was entered.
+    pub off_cpu_enter_ns: u64,
+    pub throttled_enter_ns: u64,
+    /// `sched::since` when the last call was entered.
+    pub sched_since_ns: u64,
+    /// 1 if that had not changed since the call before it.
+    pub sched_complete: u32,
+    /// What it sleeps in, and what it slept in last (`NEVER_SLEPT` + 1 = 0: never).
+    pub off_in: u32,
+    pub slept_in: u32,
+    /// 1 once its cgroup was seen to be throttled.
+    pub quota: u32,
+}
+
+/// The receive softirq of one CPU.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Softirq {
+    /// When the next run was first asked for; 0 if it was not.
+    pub raised_ns: u64,
+    /// The same of the run that began last.
+    pub current_ns: u64,
+    /// When that began.
+    pub entered_jiffies: u64,
 }

@@ -274,18 +274,39 @@ const FIELDS: &[(&str, &str, &[&str])] = &[
     ("MSG_COUNT", "msghdr", &["msg_iter.count"]),
 ];
 
+/// As [`FIELDS`], of what some kernels do not have or have under another name; without it less is known.
+const OPTIONAL_FIELDS: &[(&str, &str, &[&str])] = &[
+    // CONFIG_FAIR_GROUP_SCHED
+    ("TASK_CFS_RQ", "task_struct", &["se.cfs_rq"]),
+    // CONFIG_CFS_BANDWIDTH; Linux 6.7, 5.19, before. The older ones are in scaled time, which equals real time on most
+    // machines.
+    (
+        "CFS_THROTTLED_NS",
+        "cfs_rq",
+        &["throttled_clock_self_time", "throttled_clock_pelt_time", "throttled_clock_task_time"],
+    ),
+    ("SK_OWNED", "sock", &["sk_lock.owned"]),
+];
+
+/// Offset of a field that this kernel does not have.
+const ABSENT: u32 = u32::MAX;
+
 /// Offset of the value within `struct minmax_sample`.
 const MINMAX_VALUE: u32 = 4;
 
 /// Every global's value on this kernel.
 pub fn offsets(btf: &Btf) -> Result<Vec<(&'static str, u32)>, BtfError> {
+    let find = |structure: &str, paths: &[&str]| paths.iter().find_map(|path| btf.offset(structure, path));
+    let optional = OPTIONAL_FIELDS
+        .iter()
+        .map(|(global, structure, paths)| Ok((*global, find(structure, paths).unwrap_or(ABSENT))));
     FIELDS
         .iter()
         .map(|(global, structure, paths)| {
-            let found = paths.iter().find_map(|path| btf.offset(structure, path));
-            let offset = found.ok_or(BtfError::MissingField { structure, field: paths[0] })?;
+            let offset = find(structure, paths).ok_or(BtfError::MissingField { structure, field: paths[0] })?;
             Ok((*global, if *global == "TCP_RTT_MIN" { offset + MINMAX_VALUE } else { offset }))
         })
+        .chain(optional)
         .collect()
 }
 
