@@ -13,8 +13,12 @@ pub struct PipelineConfig {
     pub reorder_records_max: usize,
     /// Bytes of a stream wait this long for the ones before them; then those count as lost.
     pub hole_wait_ns: u64,
-    /// A complete exchange waits this long for the acknowledgement of its request.
+    /// A complete exchange waits this long for its other half, and at a client for the acknowledgement of its request.
     pub exchange_hold_ns: u64,
+    /// A server's exchange waits this long for the acknowledgement of its response, and anew when that is sent again.
+    pub settle_ns: u64,
+    /// A client's exchange waits this long for what the connection's other end saw, if that is on this host.
+    pub other_end_wait_ns: u64,
     /// An exchange of unknown protocol ends when nothing moved for this long after its response began.
     pub idle_exchange_ns: u64,
     /// A closed connection is kept this long for records that are still on their way.
@@ -46,6 +50,8 @@ impl Default for PipelineConfig {
             reorder_records_max: 262_144,
             hole_wait_ns: 20 * MS,
             exchange_hold_ns: 30 * MS,
+            settle_ns: 300 * MS,
+            other_end_wait_ns: 25 * MS,
             idle_exchange_ns: 1_000 * MS,
             closed_hold_ns: 50 * MS,
             facts_wait_ns: 40 * MS,

@@ -44,6 +44,8 @@ pub enum Loss {
     TimingOverflow,
     /// An exchange on a connection of which neither role nor direction could be told.
     RoleUnknown,
+    /// More exchanges of one connection waited for their last facts than are kept; the oldest was told without them.
+    SettledEarly,
     /// Facts of more processes than are kept.
     ProcessEvicted,
     /// Finished spans that nobody drained in time.
@@ -74,6 +76,7 @@ impl Loss {
         Self::ExchangeOverflow,
         Self::TimingOverflow,
         Self::RoleUnknown,
+        Self::SettledEarly,
         Self::ProcessEvicted,
         Self::SpanOverflow,
     ];
@@ -99,6 +102,7 @@ impl Loss {
             Self::ExchangeOverflow => "exchange_overflow",
             Self::TimingOverflow => "timing_overflow",
             Self::RoleUnknown => "role_unknown",
+            Self::SettledEarly => "settled_early",
             Self::ProcessEvicted => "process_evicted",
             Self::SpanOverflow => "span_overflow",
         }

@@ -223,23 +223,25 @@ impl Pipeline {
     }
 
     fn span(&self, draft: Draft) -> Span {
-        let Draft { facts, role, timeline, mut attributes, .. } = draft;
+        let Draft { facts, role, mut timeline, mut attributes, .. } = draft;
         let (client, server) = facts.endpoints(role);
         let origin = facts.origin(role);
         let key = RequestKey { client, server, origin, offset: draft.request_offset };
         let context = draft.trace_context.as_ref();
         let place = match role {
             Role::Client => self.correlator.client(&key, context),
-            Role::Server => {
-                let traced = self.table.client_has_span(client, server, origin, draft.request_offset);
-                self.correlator.server(&key, context, traced)
-            }
+            Role::Server => self.correlator.server(&key, context, draft.client_traced),
         };
         if let Some(evidence) = place.parent_evidence.filter(|evidence| *evidence != TRACEPARENT) {
             attributes.push(("spantap.parent.evidence", Value::String(evidence.into())));
         }
         let lost = self.numbering.lost_within(timeline.start_ns, timeline.end_ns);
         if lost > 0 {
+            for segment in &mut timeline.segments {
+                let start_ns = timeline.start_ns + segment.offset_ns;
+                let lost = self.numbering.lost_within(start_ns, start_ns + segment.duration_ns);
+                segment.lost_records = u32::try_from(lost).unwrap_or(u32::MAX);
+            }
             attributes.push(("spantap.lost_records", Value::Int(i64::try_from(lost).unwrap_or(i64::MAX))));
         }
         let process = self.processes.get(draft.pid);

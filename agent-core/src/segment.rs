@@ -4,22 +4,27 @@
 //! end, and segments that touch each other and sum to the duration, by construction. Called by [`crate::exchange`].
 //! Never: gives time that nothing observed to a neighbour's `measured`; such time is `unexplained` or `derived`.
 //!
-//! Two conventions: time that is known only as an amount (run-queue time between two observed points) is placed at the
-//! end of its interval; and beyond [`TILES_MAX`] tiles those in the middle are summed by kind.
+//! Two conventions: time that is known only as an amount (sleep and run-queue time between two observed points) is placed
+//! at the end of its interval; and beyond [`TILES_MAX`] tiles those in the middle are summed by kind.
 
 use std::ops::Range;
 
 use crate::{
-    flow::timing::{CallTiming, Timings},
+    flow::{
+        connection::Role,
+        timing::{Moment, Timings},
+    },
     span::{
-        Evidence::{self, Derived, Measured},
-        Segment,
-        SegmentName::{self, *},
+        Evidence::{self, Derived},
+        Segment, SegmentName,
     },
 };
 
 mod client;
 mod server;
+mod tiles;
+
+pub(crate) use self::tiles::Tiles;
 
 /// Most tiles of a span.
 pub const TILES_MAX: usize = 64;
@@ -57,12 +62,35 @@ pub struct Parts<'a> {
     pub request_side: &'a Timings,
     /// Timings of the response's direction.
     pub response_side: &'a Timings,
-    /// Client: when the connection was opened and established, if this exchange is why.
-    pub connect_ns: Option<(u64, u64)>,
+    /// Client: what was waited for before the request could be written, if this exchange is why.
+    pub before: Before,
+    /// Server: if this is the connection's first exchange, when `accept` returned it; 0 if that was not observed.
+    pub accepted_ns: Option<u64>,
+    /// Client: what the other end, if it is on this host, saw of the same bytes.
+    pub other_end: OtherEnd,
+    /// Whether the bytes go from socket to socket without a network (unix sockets).
+    pub direct: bool,
     /// When the exchange was given up, if its end was not seen.
     pub cut_ns: Option<u64>,
     /// Whether both ranges are known for sure; if not, nothing is `measured`.
     pub exact: bool,
+}
+
+/// What the server's end of a connection saw of an exchange of which the client's end makes the span.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OtherEnd {
+    /// Arrival of the request's last byte.
+    pub arrived: Option<Moment>,
+    /// When the first byte of the response left for the device.
+    pub left: Option<Moment>,
+}
+
+impl Before {
+    /// The steps that are known, in order.
+    pub fn steps(&self) -> impl Iterator<Item = (SegmentName, Step)> {
+        let steps = [(SegmentName::Dns, self.dns), (SegmentName::Connect, self.connect), (SegmentName::Tls, self.tls)];
+        steps.into_iter().filter_map(|(name, step)| step.map(|step| (name, step)))
+    }
 }
 
 /// A span's time.
@@ -78,6 +106,14 @@ pub struct Timeline {
     pub segments: Vec<Segment>,
 }
 
+/// Whether enough is known for a timeline.
+pub fn is_timed(parts: &Parts<'_>, role: Role) -> bool {
+    match role {
+        Role::Client => client::is_timed(parts),
+        Role::Server => server::is_timed(parts),
+    }
+}
+
 /// The time of an exchange as its client saw it; `None` if not even its start is known.
 pub fn client(parts: &Parts<'_>) -> Option<Timeline> {
     client::timeline(parts).map(|timeline| timeline.judged(parts))
@@ -89,6 +125,15 @@ pub fn server(parts: &Parts<'_>) -> Option<Timeline> {
 }
 
 impl Timeline {
+    /// Nothing but steps before a request that could not be made.
+    pub fn of_steps(before: &Before) -> Self {
+        let start = before.steps().next().map(|(_, step)| step);
+        let end_ns = before.steps().last().map_or(0, |(_, step)| step.end_ns);
+        let mut tiles = Tiles::new(start.map_or(0, |step| step.start_ns), end_ns);
+        client::before(&mut tiles, before);
+        tiles.finish(start.map_or(Derived, |step| step.evidence))
+    }
+
     /// What rests on unsure ranges is not measured.
     fn judged(mut self, parts: &Parts<'_>) -> Self {
         if !parts.exact {
@@ -103,97 +148,6 @@ impl Timeline {
             "segments cover the span exactly"
         );
         self
-    }
-}
-
-/// Lays tiles from a start towards an end; points in time are clamped so that tiles neither overlap nor leave holes.
-#[derive(Debug)]
-struct Tiles {
-    start_ns: u64,
-    end_ns: u64,
-    now_ns: u64,
-    segments: Vec<Segment>,
-}
-
-impl Tiles {
-    fn new(start_ns: u64, end_ns: u64) -> Self {
-        Self { start_ns, end_ns: end_ns.max(start_ns), now_ns: start_ns, segments: Vec::new() }
-    }
-
-    /// Up to `ns`, time went to `name`.
-    fn until(&mut self, ns: u64, name: SegmentName, evidence: Evidence) {
-        let ns = ns.clamp(self.now_ns, self.end_ns);
-        let (offset_ns, duration_ns) = (self.now_ns - self.start_ns, ns - self.now_ns);
-        self.segments.push(Segment { name, offset_ns, duration_ns, evidence, by: None, lost_records: 0 });
-        self.now_ns = ns;
-    }
-
-    /// Up to `ns`, time went to `name`, but for the last `queued_ns`, which went to the run queue.
-    fn until_queued(&mut self, ns: u64, name: SegmentName, evidence: Evidence, queued_ns: u64) {
-        let ns = ns.clamp(self.now_ns, self.end_ns);
-        self.until(ns - queued_ns.min(ns - self.now_ns), name, evidence);
-        self.until(ns, RunQueue, evidence);
-    }
-
-    /// Nothing observed says where time went up to `ns`.
-    fn unexplained(&mut self, ns: u64) {
-        self.until(ns, Unexplained, Derived);
-    }
-
-    /// From the last byte's arrival (now) to the return of the read call that handed it over.
-    ///
-    /// A thread that was last woken before that was running, and busy elsewhere. One of which no wake-up was ever seen
-    /// may have slept and waited for a CPU: then nothing tells the parts apart. If the arrival is not `exact`, the part
-    /// that begins with it is not measured.
-    fn reading(&mut self, read: &CallTiming, exact: bool) {
-        let mut evidence = if exact { Measured } else { Derived };
-        if !read.sched || read.woken_ns == 0 {
-            return self.unexplained(read.return_ns);
-        }
-        if read.running_ns < read.woken_ns {
-            self.until(read.woken_ns, ReceiveBuffer, evidence);
-            return self.unexplained(read.return_ns);
-        }
-        let mut queued_ns = read.run_queue_inside();
-        if read.running_ns > self.now_ns {
-            let slept = read.woken_ns >= self.now_ns;
-            self.until(read.woken_ns, ReceiveBuffer, evidence);
-            self.until(read.running_ns, RunQueue, if slept { Measured } else { evidence });
-            evidence = Measured;
-            // Run-queue time inside the call is then that of the wake-up, or older than the message.
-            if read.enter_ns <= read.woken_ns {
-                queued_ns = Some(0);
-            }
-        }
-        let Some(queued_ns) = queued_ns else { return self.until(read.return_ns, ReceiveBuffer, Derived) };
-        self.until(self.now_ns.saturating_add(queued_ns).min(read.return_ns), RunQueue, evidence);
-        self.until(read.return_ns, ReceiveBuffer, evidence);
-    }
-
-    /// A write call; what is before it has its tile.
-    fn writing(&mut self, write: &CallTiming) {
-        if write.enter_ns == 0 {
-            return self.unexplained(write.return_ns);
-        }
-        let own_end_ns = write.return_ns.saturating_sub(write.between_ns[0]);
-        self.until_queued(own_end_ns, Send, Measured, write.run_queue_inside().unwrap_or(0));
-        if write.between_ns[0] > 0 {
-            self.until_queued(write.return_ns, Application, Measured, write.between_ns[1]);
-        }
-    }
-
-    /// In the application, between two calls. If the next one's entry was not seen, that call's tile covers it.
-    fn application(&mut self, from: &CallTiming, to: &CallTiming) {
-        match from.run_queue_until(to) {
-            Some(queued_ns) => self.until_queued(to.enter_ns, Application, Measured, queued_ns),
-            None => self.until(to.enter_ns, Application, Derived),
-        }
-    }
-
-    fn finish(mut self, start: Evidence) -> Timeline {
-        self.unexplained(self.end_ns);
-        let segments = shortened(merged(self.segments));
-        Timeline { start_ns: self.start_ns, end_ns: self.end_ns, start, segments }
     }
 }
 

@@ -7,7 +7,8 @@ use agent_common::{
     Plain, bytes_of,
     connection::{ConnectionRecord, TcpSnapshot, change, flag as connection_flag, role},
     header::{LAYOUT_VERSION, RecordHeader, kind},
-    message::{CallRecord, SendRecord, TAIL_BYTES, direction, flag},
+    message::{CallRecord, RetransmitRecord, SendRecord, TAIL_BYTES, direction, flag},
+    sched::{BLOCKED, Blocked, NEVER_SLEPT},
 };
 
 use crate::{
@@ -100,6 +101,10 @@ pub struct Read {
     pub running: u64,
     /// Return.
     pub returned: u64,
+    /// What it slept in before it was woken; if not told, this call if it was entered before, else something else.
+    pub slept_in: Option<Blocked>,
+    /// When the softirq that brought the first byte was raised; 0 for not observed.
+    pub softirq: u64,
 }
 
 /// One end of a connection.
@@ -125,6 +130,12 @@ pub struct End {
     pub pid: u32,
     /// Total run-queue time of the thread, microseconds.
     pub queued: u64,
+    /// The throttled part of it.
+    pub throttled: u64,
+    /// Total time that the thread was asleep between calls, by [`Blocked`], microseconds.
+    pub slept: [u64; BLOCKED],
+    /// What TCP counts at this end.
+    pub tcp: TcpSnapshot,
 }
 
 impl End {
@@ -142,6 +153,9 @@ impl End {
             selected: true,
             pid: 11,
             queued: 0,
+            throttled: 0,
+            slept: [0; BLOCKED],
+            tcp: TcpSnapshot { srtt_us: 60, min_rtt_us: 50, ..Default::default() },
         }
     }
 
@@ -181,14 +195,19 @@ impl End {
             receive_end: self.receive_base.wrapping_add(self.moved[1]),
             role: self.role,
             change: what,
+            tcp: self.tcp,
             ..Default::default()
         }
     }
 
-    /// Opened at this time, established 100 us later; but for clients long before their first request.
+    /// Opened at this time, established 100 us later, accepted at a server 150 us later; but for clients long before
+    /// their first request.
     pub fn open(&self, kernel: &mut Kernel, time: u64) {
         let mut record = self.connection(kernel, time, change::OPENED);
         (record.opened_ns, record.established_ns) = (time * 1000, (time + 100) * 1000);
+        if self.role == role::SERVER {
+            record.accepted_ns = (time + 150) * 1000;
+        }
         kernel.emit(&record, &[]);
     }
 
@@ -236,6 +255,11 @@ impl End {
             enter_ns: times.0 * 1000,
             run_queue_enter_ns: self.queued * 1000,
             run_queue_exit_ns: self.queued * 1000,
+            throttled_enter_ns: self.throttled * 1000,
+            throttled_exit_ns: self.throttled * 1000,
+            off_cpu_ns: self.slept.map(|us| us * 1000),
+            out_of_order: self.tcp.out_of_order,
+            slept_in: NEVER_SLEPT,
             start,
             end,
             arrival_end: end,
@@ -271,6 +295,9 @@ impl End {
         let (mut record, payload) = self.call(kernel, direction::RECEIVE, (read.enter, read.returned), bytes);
         (record.arrival_first_ns, record.arrival_last_ns) = (read.arrived.0 * 1000, read.arrived.1 * 1000);
         (record.woken_ns, record.running_ns) = (read.woken * 1000, read.running * 1000);
+        record.softirq_ns = read.softirq * 1000;
+        let own = if read.enter <= read.woken { Blocked::Socket } else { Blocked::Other };
+        record.slept_in = read.slept_in.unwrap_or(own) as u8;
         self.queued += queued;
         record.run_queue_exit_ns = self.queued * 1000;
         kernel.emit(&record, &payload);
@@ -279,8 +306,14 @@ impl End {
     /// A read call of a running thread, entered when its bytes had just arrived; it takes 10 us.
     pub fn read_at(&mut self, kernel: &mut Kernel, returned: u64, bytes: &[u8]) {
         let arrived = returned - 10;
-        let read =
-            Read { enter: arrived, arrived: (arrived, arrived), woken: arrived - 5, running: arrived - 5, returned };
+        let read = Read {
+            enter: arrived,
+            arrived: (arrived, arrived),
+            woken: arrived - 5,
+            running: arrived - 5,
+            returned,
+            ..Read::default()
+        };
         self.read(kernel, read, bytes);
     }
 
@@ -291,7 +324,8 @@ impl End {
         kernel.emit(&record, &[]);
     }
 
-    /// The last `length` bytes written: entered, transmitted, acknowledged; with a smallest round trip of 50 us.
+    /// The last `length` bytes written: entered, transmitted, acknowledged. TCP took the last of them 10 us after the
+    /// entry, and they were in the device's queue for 5 us.
     pub fn acked(&mut self, kernel: &mut Kernel, emitted: u64, length: u32, times: [u64; 3], flags: u16) {
         let end = self.send_base.wrapping_add(self.moved[0]);
         let record = SendRecord {
@@ -299,17 +333,31 @@ impl End {
             connection_id: self.id,
             enter_ns: times[0] * 1000,
             locked_ns: times[0] * 1000 + 500,
-            done_ns: times[0] * 1000 + 900,
+            locked_last_ns: times[0] * 1000 + 10_000,
+            done_ns: times[0] * 1000 + 12_000,
+            queued_ns: (times[1] * 1000).saturating_sub(5_000),
+            queue_ns: 5_000,
             transmitted_ns: times[1] * 1000,
             acked_ns: times[2] * 1000,
             start: end.wrapping_sub(length),
             end,
             pid: self.pid,
             tid: self.pid,
-            tcp: TcpSnapshot { srtt_us: 60, min_rtt_us: 50, ..Default::default() },
+            tcp: self.tcp,
             flags,
             ..Default::default()
         };
+        kernel.emit(&record, &[]);
+    }
+
+    /// TCP sends bytes again, `back` bytes before the last that was written.
+    pub fn resend(&mut self, kernel: &mut Kernel, time: u64, back: u32, length: u32, reason: u8) {
+        let start = self.send_base.wrapping_add(self.moved[0]).wrapping_sub(back);
+        self.tcp.total_retrans += 1;
+        let header = kernel.header(kind::RETRANSMIT, time);
+        let end = start.wrapping_add(length);
+        let record =
+            RetransmitRecord { header, connection_id: self.id, start, end, segments: 1, reason, ..Default::default() };
         kernel.emit(&record, &[]);
     }
 
@@ -325,14 +373,16 @@ pub fn attribute<'a>(span: &'a Span, key: &str) -> Option<&'a Value> {
     span.attributes.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
 }
 
-/// A span's segments as `name:microseconds:evidence`, joined; checks that they cover it exactly.
+/// A span's segments as `name[/by]:microseconds:evidence`, joined; checks that they cover it exactly.
 pub fn segments(span: &Span) -> String {
     let mut offset_ns = 0;
     let mut out = Vec::new();
     for segment in &span.segments {
         assert_eq!(segment.offset_ns, offset_ns, "tiles touch: {span:#?}");
         offset_ns += segment.duration_ns;
-        out.push(format!("{}:{}:{}", segment.name.name(), segment.duration_ns / 1000, segment.evidence.name()));
+        let by = segment.by.map_or(String::new(), |by| format!("/{}", by.name()));
+        let name = segment.name.name();
+        out.push(format!("{name}{by}:{}:{}", segment.duration_ns / 1000, segment.evidence.name()));
     }
     assert_eq!(offset_ns, span.duration_ns, "tiles cover the span: {span:#?}");
     out.join(" ")

@@ -16,14 +16,27 @@ const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
 fn exchange(kernel: &mut Kernel, client: &mut End, at: u64, request: &[u8], response: &[u8]) {
     client.write(kernel, at, at + 30, request);
     client.acked(kernel, at + 80, request.len() as u32, [at, at + 20, at + 80], 0);
-    let read =
-        Read { enter: at + 40, arrived: (at + 500, at + 600), woken: at + 610, running: at + 850, returned: at + 900 };
+    let read = Read {
+        enter: at + 40,
+        arrived: (at + 500, at + 600),
+        woken: at + 610,
+        running: at + 850,
+        returned: at + 900,
+        ..Read::default()
+    };
     client.read(kernel, read, response);
 }
 
 /// A server's exchange of 1,000 us: 300 us in the application.
 fn serve(kernel: &mut Kernel, server: &mut End, at: u64, request: &[u8], response: &[u8]) {
-    let read = Read { enter: at, arrived: (at, at + 20), woken: at + 30, running: at + 50, returned: at + 60 };
+    let read = Read {
+        enter: at,
+        arrived: (at, at + 20),
+        woken: at + 30,
+        running: at + 50,
+        returned: at + 60,
+        ..Read::default()
+    };
     server.read(kernel, read, request);
     server.write(kernel, at + 360, at + 1000, response);
 }
@@ -73,8 +86,8 @@ fn a_clients_exchange_is_decomposed() {
     );
     assert_eq!(
         segments(span),
-        "send:20:measured network:60:measured remote:420:measured transfer:100:measured \
-         receive_buffer:10:measured run_queue:240:measured receive_buffer:50:measured"
+        "send:10:measured held:5:measured queue:5:measured network:60:measured remote:420:measured transfer:100:measured \
+         wakeup:10:measured run_queue:240:measured receive_buffer:50:measured"
     );
     assert!(run.losses.is_empty(), "{:?}", run.losses);
 }
@@ -87,7 +100,7 @@ fn a_servers_exchange_is_decomposed() {
     check(&run, &["GET /a ok 200"]);
     assert_eq!(
         segments(&run.spans[0]),
-        "transfer:20:measured receive_buffer:10:measured run_queue:20:measured receive_buffer:10:measured \
+        "transfer:20:measured wakeup:10:measured run_queue:20:measured receive_buffer:10:measured \
          application:300:measured send:640:measured"
     );
 }
@@ -112,9 +125,11 @@ fn the_first_exchange_of_a_connection_has_its_connect() {
     exchange(&mut kernel, &mut client, 1_002_000, GET, OK);
     let run = kernel.run();
     check(&run, &["GET /a ok 200"; 2]);
-    assert!(segments(&run.spans[0]).starts_with("connect:100:measured application:200:measured send:20:measured"));
+    assert!(segments(&run.spans[0]).starts_with(
+        "connect:100:measured application:200:measured send:10:measured held:5:measured queue:5:measured"
+    ));
     assert_eq!(run.spans[0].start.0, 1_000_000_000);
-    assert!(segments(&run.spans[1]).starts_with("send:20:measured"));
+    assert!(segments(&run.spans[1]).starts_with("send:10:measured held:5:measured queue:5:measured"));
     let reused = |index: usize| attribute(&run.spans[index], "spantap.connection.reused");
     assert_eq!((reused(0), reused(1)), (Some(&Value::Bool(false)), Some(&Value::Bool(true))));
 }

@@ -48,7 +48,7 @@ fn a_client_without_payload_has_exchanges_with_sizes_and_segments() {
     check(&run, &[(SpanKind::Client, 600, 100, 500); 2]);
     assert_eq!(
         segments(&run.spans[0]),
-        "send:20:measured network:60:measured remote:410:measured transfer:100:measured receive_buffer:10:measured"
+        "send:10:measured held:5:measured queue:5:measured network:60:measured remote:410:measured transfer:100:measured receive_buffer:10:measured"
     );
     assert!(run.spans.iter().all(|span| span.status == Status::Unknown));
     assert!(run.losses.is_empty(), "{:?}", run.losses);
@@ -63,7 +63,7 @@ fn a_server_without_payload_likewise() {
         server.write_unselected(&mut kernel, [at + 400, at + 420, at + 9_900], 300, flag::PIGGYBACKED);
     }
     server.close(&mut kernel, 2_030_000);
-    check(&kernel.run(), &[(SpanKind::Server, 410, 100, 300); 2]);
+    check(&kernel.run(), &[(SpanKind::Server, 422, 100, 300); 2]);
 }
 
 #[test]

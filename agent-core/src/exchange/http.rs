@@ -164,12 +164,7 @@ pub struct Http {
     /// The connection went on with another protocol, once the exchanges that wait are finished.
     switched: bool,
     not_mine: bool,
-    /// Requests that had a span, newest last: the server's span of the same request asks.
-    told: VecDeque<u64>,
 }
-
-/// Most requests in [`Http::told`].
-const TOLD_MAX: usize = 64;
 
 impl Default for Http {
     /// At the first byte of a message.
@@ -185,7 +180,6 @@ impl Default for Http {
             active_ns: 0,
             switched: false,
             not_mine: false,
-            told: VecDeque::new(),
         }
     }
 }
@@ -196,9 +190,9 @@ impl Http {
         self.not_mine || (self.switched && self.asked.messages.is_empty())
     }
 
-    /// Whether a client span of the request that begins at `offset` exists or will.
+    /// Whether the request that begins at `offset` waits for its response.
     pub fn has_request(&self, offset: u64) -> bool {
-        self.told.contains(&offset) || self.asked.messages.iter().any(|message| message.start == offset)
+        self.asked.messages.iter().any(|message| message.start == offset)
     }
 
     /// The message in progress in one direction.
@@ -409,7 +403,7 @@ impl Http {
             (requests, self.asked.needed_from(connection.side(requests).stream.next())),
             (requests.other(), self.answered.needed_from(connection.side(requests.other()).stream.next())),
         ] {
-            connection.side_mut(direction).timings.trim(half_from);
+            connection.trim(direction, half_from);
         }
     }
 
@@ -453,11 +447,6 @@ impl Http {
                     self.finish_hidden(connection, role, context);
                     self.drop_answer(context);
                     return true;
-                }
-                let acknowledged = role == Role::Server
-                    || connection.send.timings.sends.holding(request.end.saturating_sub(1)).is_some();
-                if !acknowledged && !due {
-                    return false;
                 }
                 self.pipelines |= !checked && times.next_asked_before_answer().is_some();
                 self.doubt = false;

@@ -4,9 +4,12 @@
 //! [`http`] pairs the messages of a parser; [`opaque`] alternates directions where there is none. Limits: messages that
 //! wait per connection.
 
+pub mod connect;
 pub mod http;
 pub mod opaque;
 mod semconv;
+pub mod settle;
+mod tcp;
 
 use agent_protocol::traceparent::TraceParent;
 
@@ -55,6 +58,8 @@ pub struct Draft {
     pub trace_context: Option<TraceParent>,
     /// Offset of the request's first byte.
     pub request_offset: u64,
+    /// Whether this host makes a client span of the same request.
+    pub client_traced: bool,
     /// Process; 0 if not known.
     pub pid: u32,
 }

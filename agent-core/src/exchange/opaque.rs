@@ -7,13 +7,13 @@
 use std::ops::Range;
 
 use super::{
-    Context, Draft,
+    Context,
     semconv::{self, int, text},
+    settle::{self, Paired},
 };
 use crate::{
-    flow::connection::{Connection, Direction, Ending, Role},
+    flow::connection::{Connection, Direction, Ending},
     loss::Loss,
-    segment::{self, Parts},
     span::{Protocol, Status},
 };
 
@@ -115,24 +115,8 @@ impl Opaque {
     pub fn finish(&mut self, connection: &mut Connection, ending: Option<(Ending, u64)>, context: &mut Context<'_>) {
         let (Some(current), Some(role)) = (self.current.take(), connection.facts.role) else { return };
         let answered = !current.response.is_empty();
-        let (request_side, response_side) = connection.timings(role);
-        let first_write_ns = request_side.writes(current.request.clone()).first().map_or(0, |write| write.enter_ns);
-        let parts = Parts {
-            connect_ns: (role == Role::Client).then(|| connection.connect_ns(first_write_ns)).flatten(),
-            request: current.request.clone(),
-            response: answered.then(|| current.response.clone()),
-            request_side,
-            response_side,
-            cut_ns: if answered { None } else { Some(ending.map_or(context.now_ns, |(_, ns)| ns)) },
-            exact: true,
-        };
-        let timeline = match role {
-            Role::Client => segment::client(&parts),
-            Role::Server => segment::server(&parts),
-        };
-        let Some(timeline) = timeline else { return context.losses.add(Loss::MessageLost, 1) };
         let reset = !answered && matches!(ending, Some((Ending::Reset, _)));
-        let mut attributes = Vec::new();
+        let mut attributes = Vec::with_capacity(24);
         attributes.push(("spantap.request.bytes", int(current.request.end - current.request.start)));
         attributes.push(("spantap.response.bytes", int(current.response.end - current.response.start)));
         if reset {
@@ -140,22 +124,24 @@ impl Opaque {
         }
         semconv::server(&mut attributes, connection, role, None);
         semconv::connection(&mut attributes, connection, role);
-        semconv::tcp(&mut attributes, &parts, &timeline, role);
+        let (request_side, _) = connection.timings(role);
         let owner = request_side.calls.holding(current.request.start).map(|call| call.pid);
-        let owner = owner.or_else(|| parts.request_side.writes(current.request.clone()).first().map(|write| write.pid));
-        context.drafts.push(Draft {
-            facts: connection.facts.clone(),
+        let owner = owner.or_else(|| request_side.first_write(current.request.clone()).map(|write| write.pid));
+        let paired = Paired {
             role,
             protocol: Protocol::Tcp,
             name: "tcp".into(),
-            timeline,
             status: if reset { Status::Error } else { Status::Unknown },
+            reset,
             attributes,
             trace_context: None,
-            request_offset: current.request.start,
+            request: current.request,
+            response: answered.then_some(current.response),
+            cut_ns: if answered { None } else { Some(ending.map_or(context.now_ns, |(_, ns)| ns)) },
+            exact: true,
             pid: owner.filter(|pid| *pid != 0).unwrap_or(connection.facts.pid),
-        });
-        connection.exchanges += 1;
+        };
+        settle::pair(connection, paired, context);
     }
 
     /// Forgets the timings of what is over.
@@ -168,7 +154,7 @@ impl Opaque {
             Some(current) => (current.request.start, current.response.start),
             None => (connection.side(requests).stream.next(), connection.side(requests.other()).stream.next()),
         };
-        connection.side_mut(requests).timings.trim(request_from);
-        connection.side_mut(requests.other()).timings.trim(response_from);
+        connection.trim(requests, request_from);
+        connection.trim(requests.other(), response_from);
     }
 }

@@ -6,10 +6,7 @@ use agent_protocol::http1::{RequestHead, ResponseHead};
 
 use crate::{
     endpoint::Endpoint,
-    flow::{
-        connection::{Connection, Role},
-        timing::Timings,
-    },
+    flow::connection::{Connection, Role},
     segment::{Parts, Timeline},
     span::{Evidence, Value},
 };
@@ -108,26 +105,8 @@ pub(super) fn inet(attributes: &mut Attributes, peer: SocketAddr, role: Role, tr
     attributes.push(("network.type", text(if peer.is_ipv4() { "ipv4" } else { "ipv6" })));
 }
 
-/// What TCP saw of what this end sent: the request of a client, the response of a server.
-pub(super) fn tcp(attributes: &mut Attributes, parts: &Parts<'_>, timeline: &Timeline, role: Role) {
-    let (sent, range): (&Timings, _) = match role {
-        Role::Client => (parts.request_side, Some(parts.request.clone())),
-        Role::Server => (parts.response_side, parts.response.clone()),
-    };
-    let sends: Vec<_> = range.into_iter().flat_map(|range| sent.sends.within(range)).collect();
-    if let Some(last) = sends.last() {
-        let known = |us: u32| us != 0 && us != u32::MAX;
-        for (key, us) in
-            [("spantap.tcp.srtt_us", last.record.tcp.srtt_us), ("spantap.tcp.min_rtt_us", last.record.tcp.min_rtt_us)]
-        {
-            if known(us) {
-                attributes.push((key, Value::Int(i64::from(us))));
-            }
-        }
-        // Writes in flight at once saw the same retransmissions: the largest count, not the sum.
-        let retransmits = sends.iter().map(|send| send.record.retransmits).max().unwrap_or(0);
-        attributes.push(("spantap.tcp.retransmits", Value::Int(i64::from(retransmits))));
-    }
+/// How sure the span's bounds are.
+pub(super) fn evidence(attributes: &mut Attributes, parts: &Parts<'_>, timeline: &Timeline) {
     if timeline.start != Evidence::Measured {
         attributes.push(("spantap.start.evidence", text(timeline.start.name())));
     }

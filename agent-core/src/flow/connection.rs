@@ -7,10 +7,13 @@ use std::sync::Arc;
 
 use agent_common::connection::{ConnectionRecord, flag, role};
 
-use super::{stream::Stream, timing::Timings};
+use super::{life::Life, stream::Stream, timing::Timings};
 use crate::{
     correlate::Origin,
     endpoint::{self, AF_UNIX, Endpoint},
+    exchange::settle::Unsettled,
+    segment::{Before, Step},
+    span::Evidence,
 };
 
 /// Which end of a connection this is.
@@ -57,6 +60,10 @@ pub struct Facts {
     pub opened_ns: u64,
     /// When it was established; 0 if not observed.
     pub established_ns: u64,
+    /// When `accept` returned it; 0 if not observed.
+    pub accepted_ns: u64,
+    /// Connections that waited for `accept` when it returned this one, and the most that may; 0 if not observed.
+    pub accept_backlog: (u32, u32),
     /// The process that opened or first used it; 0 if not known.
     pub pid: u32,
 }
@@ -83,8 +90,15 @@ impl Facts {
             moved: (record.send_end != record.send_base, record.receive_end != record.receive_base),
             opened_ns: record.opened_ns,
             established_ns: record.established_ns,
+            accepted_ns: record.accepted_ns,
+            accept_backlog: (record.accept_backlog, record.accept_backlog_max),
             pid: record.pid,
         }
+    }
+
+    /// Whether its bytes go from socket to socket without a network (unix sockets).
+    pub fn is_direct(&self) -> bool {
+        matches!(self.local, Endpoint::Unix(_))
     }
 
     /// Direction of requests; unknown roles have none.
@@ -110,6 +124,16 @@ impl Facts {
             (Some((_, receive)), Role::Server) => Origin::Sequence(receive),
             (None, _) => Origin::Connection(self.id),
         }
+    }
+
+    /// Whether these are the two ends of one connection: the same endpoints, the same first bytes. Unix sockets are named
+    /// by numbers that no other socket has.
+    pub fn is_other_end_of(&self, other: &Self) -> bool {
+        let same = match (self.bases, other.bases) {
+            (Some((send, receive)), Some(theirs)) => (receive, send) == theirs,
+            _ => self.is_direct() && other.is_direct(),
+        };
+        same && (self.local, self.peer) == (other.peer, other.local) && self.id != other.id
     }
 
     /// Servers listen on ports below the range that clients get theirs from (32768 in Linux); if that does not tell,
@@ -157,10 +181,39 @@ pub struct Connection {
     pub send: Side,
     /// When it was reset.
     pub reset_ns: Option<u64>,
+    /// Which end sent the reset, if that was seen.
+    pub reset_by: Option<ResetBy>,
     /// When the socket went away.
     pub closed_ns: Option<u64>,
-    /// Exchanges finished so far.
+    /// Exchanges paired so far.
     pub exchanges: u64,
+    /// Client: what its first exchange waited for. `connect` is told by [`Connection::before`].
+    pub before: Before,
+    /// What TCP counts.
+    pub life: Life,
+    /// The connection's other end, if it is on this host as well.
+    pub other_end: Option<u64>,
+    /// Exchanges that wait for their last facts, and what is kept of those that do not any more.
+    pub unsettled: Unsettled,
+}
+
+/// Which end gave a connection up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetBy {
+    /// The other one.
+    Peer,
+    /// This one.
+    Local,
+}
+
+impl ResetBy {
+    /// Stable lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Peer => "peer",
+            Self::Local => "local",
+        }
+    }
 }
 
 /// How a connection ended for an exchange that still waits.
@@ -186,7 +239,19 @@ impl Connection {
         };
         let send = side(facts.bases.map(|bases| bases.0), facts.moved.0);
         let receive = side(facts.bases.map(|bases| bases.1), facts.moved.1);
-        Self { facts, receive, send, reset_ns: None, closed_ns: None, exchanges: 0 }
+        Self {
+            facts,
+            receive,
+            send,
+            reset_ns: None,
+            reset_by: None,
+            closed_ns: None,
+            exchanges: 0,
+            before: Before::default(),
+            life: Life::default(),
+            other_end: None,
+            unsettled: Unsettled::default(),
+        }
     }
 
     /// One direction.
@@ -213,14 +278,27 @@ impl Connection {
         }
     }
 
-    /// When the connection was opened and established, if `first_write_ns` is why: the exchange is its first, and wrote
-    /// at most 50 ms after it was established.
-    pub fn connect_ns(&self, first_write_ns: u64) -> Option<(u64, u64)> {
-        const CONNECT_TO_WRITE_NS: u64 = 50_000_000;
+    /// What the exchange waited for whose first write began at `first_write_ns`: it is the connection's first, and each
+    /// step was followed by the next, or by the write, within 50 ms.
+    pub fn before(&self, first_write_ns: u64) -> Before {
+        const PAUSE_NS: u64 = 50_000_000;
         let Facts { opened_ns, established_ns, preexisting, .. } = self.facts;
-        let observed = opened_ns != 0 && established_ns >= opened_ns && first_write_ns >= established_ns;
-        let prompt = first_write_ns.wrapping_sub(established_ns) <= CONNECT_TO_WRITE_NS;
-        (self.exchanges == 0 && !preexisting && observed && prompt).then_some((opened_ns, established_ns))
+        if self.exchanges > 0 || preexisting || self.facts.role != Some(Role::Client) {
+            return Before::default();
+        }
+        let followed = |end_ns: u64, next_ns: u64| next_ns >= end_ns && next_ns - end_ns <= PAUSE_NS;
+        let tls = self.before.tls.filter(|tls| followed(tls.end_ns, first_write_ns));
+        let next_ns = tls.map_or(first_write_ns, |tls| tls.start_ns);
+        let observed = opened_ns != 0 && established_ns >= opened_ns && followed(established_ns, next_ns);
+        let connect = Step { start_ns: opened_ns, end_ns: established_ns, evidence: Evidence::Measured };
+        Before { dns: self.before.dns.filter(|_| observed), connect: observed.then_some(connect), tls }
+    }
+
+    /// Forgets timings before `from`, but for those of exchanges that are not settled yet.
+    pub fn trim(&mut self, direction: Direction, from: u64) {
+        let is_request = self.facts.request_direction() == Some(direction);
+        let from = self.unsettled.needed_from(is_request).map_or(from, |needed| needed.min(from));
+        self.side_mut(direction).timings.trim(from);
     }
 }
 

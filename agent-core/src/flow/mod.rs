@@ -10,8 +10,10 @@
 //!                               +--bytes say HTTP, if it was joined late-----------+
 //! ```
 
+pub mod call;
 pub mod clock;
 pub mod connection;
+pub mod life;
 pub mod stream;
 pub mod table;
 pub mod timing;
@@ -20,18 +22,18 @@ use std::ops::Range;
 
 use agent_common::{
     connection::{ConnectionRecord, change, flag as connection_flag},
-    message::{ArrivalRecord, CallRecord, SendRecord, direction, flag},
+    message::{ArrivalRecord, CallRecord, RetransmitRecord, SendRecord, direction, flag, retransmit},
 };
 use agent_protocol::detect::{Verdict, detect};
 
 use self::{
-    connection::{Connection, Direction, Ending, Facts, Role},
+    connection::{Connection, Direction, Ending, Facts, ResetBy, Role},
     stream::{Fed, Piece},
-    timing::{Arrival, CallTiming, SendTiming},
+    timing::{Arrival, CallTiming, Resent, SendTiming},
 };
 use crate::{
     event::{Call, Event},
-    exchange::{Context, http::Http, opaque::Opaque},
+    exchange::{Context, http::Http, opaque::Opaque, settle},
     loss::Loss,
 };
 
@@ -75,7 +77,14 @@ impl Flow {
         let facts = Facts::new(record);
         let late = facts.preexisting;
         let active_ns = record.header.time_ns;
-        Self { connection: Connection::new(facts), kind: Kind::Undecided(Vec::new()), late, active_ns, due_ns: None }
+        let mut connection = Connection::new(facts);
+        connection.life.handshake(record.handshake_retransmits);
+        if late {
+            connection.life.begin(&record.tcp);
+        } else {
+            connection.life.see(&record.tcp);
+        }
+        Self { connection, kind: Kind::Undecided(Vec::new()), late, active_ns, due_ns: None }
     }
 
     /// Takes a record of this connection.
@@ -86,18 +95,40 @@ impl Flow {
             Event::Call(call) => self.called(call, context),
             Event::Send(record) => self.sent(&record, context),
             Event::Arrival(record) => self.arrived(&record),
-            Event::Process(_) | Event::Retransmit(_) | Event::Datagram(_) => {}
+            Event::Retransmit(record) => self.resent(&record, context),
+            Event::Process(_) | Event::Datagram(_) => {}
         }
         self.advance(context);
     }
 
     /// Whether this end makes, or is about to make, a span of the request that begins at `offset`.
     pub fn has_request(&self, offset: u64) -> bool {
-        match &self.kind {
+        let open = match &self.kind {
             Kind::Http(http) => http.has_request(offset),
             Kind::Opaque(opaque) => opaque.has_request(offset),
             Kind::Undecided(_) => false,
+        };
+        open || self.connection.unsettled.has_request(offset)
+    }
+
+    /// Settles what is complete or due. `other`: the connection's other end, if it is on this host.
+    pub fn settle(&mut self, other: Option<&Self>, context: &mut Context<'_>) {
+        if !self.connection.unsettled.is_empty() {
+            self.settle_as(other, self.is_done(context), context);
         }
+    }
+
+    /// Settles everything.
+    pub fn settle_all(&mut self, other: Option<&Self>, context: &mut Context<'_>) {
+        self.settle_as(other, true, context);
+    }
+
+    fn settle_as(&mut self, other: Option<&Self>, forced: bool, context: &mut Context<'_>) {
+        let client = |offset: u64| {
+            other.is_some_and(|other| other.connection.facts.role == Some(Role::Client) && other.has_request(offset))
+        };
+        let client: &dyn Fn(u64) -> bool = &client;
+        settle::settle(&mut self.connection, other.map(|other| (&other.connection, client)), forced, context);
     }
 
     /// When something is due without further records.
@@ -112,7 +143,8 @@ impl Flow {
             _ => None,
         };
         let closed = self.connection.closed_ns.map(|closed_ns| closed_ns.saturating_add(config.closed_hold_ns));
-        [hole(&self.connection.send), hole(&self.connection.receive), kind, closed].into_iter().flatten().min()
+        let settled = settle::next_due_ns(&self.connection, config);
+        [hole(&self.connection.send), hole(&self.connection.receive), kind, closed, settled].into_iter().flatten().min()
     }
 
     /// Whether the connection is gone and its last records have had their time.
@@ -131,9 +163,18 @@ impl Flow {
         if facts.pid == 0 {
             facts.pid = record.pid;
         }
-        if record.flags & connection_flag::RESET != 0 {
+        if facts.accepted_ns == 0 {
+            facts.accepted_ns = record.accepted_ns;
+            facts.accept_backlog = (record.accept_backlog, record.accept_backlog_max);
+        }
+        connection.life.handshake(record.handshake_retransmits);
+        connection.life.see(&record.tcp);
+        let by = [(connection_flag::RESET_RECEIVED, ResetBy::Peer), (connection_flag::RESET_SENT, ResetBy::Local)];
+        let by = by.into_iter().find(|(flag, _)| record.flags & flag != 0).map(|(_, by)| by);
+        if record.flags & connection_flag::RESET != 0 || by.is_some() {
             connection.reset_ns.get_or_insert(changed_ns);
         }
+        connection.reset_by = connection.reset_by.or(by);
         match record.change {
             change::LOCAL_CLOSED => {
                 connection.send.ended_ns.get_or_insert(changed_ns);
@@ -150,6 +191,7 @@ impl Flow {
         let direction = if record.direction == direction::SEND { Direction::Send } else { Direction::Receive };
         if record.result == ECONNRESET {
             self.connection.reset_ns.get_or_insert(record.header.time_ns);
+            self.connection.reset_by.get_or_insert(ResetBy::Peer);
         }
         if record.flags & flag::END_OF_STREAM != 0 && direction == Direction::Receive {
             let side = &mut self.connection.receive;
@@ -192,7 +234,7 @@ impl Flow {
         let known = i64::from(record.arrival_end.wrapping_sub(record.start).cast_signed()).max(0).cast_unsigned();
         let known = if record.flags & flag::INFERRED_RANGE == 0 { known.min(end - start) } else { 0 };
         if direction == Direction::Receive && record.arrival_first_ns != 0 && known > 0 {
-            let times_ns = [record.arrival_first_ns, record.arrival_last_ns];
+            let times_ns = [record.softirq_ns, record.arrival_first_ns, record.arrival_last_ns];
             side.timings.arrivals.insert(Arrival::new(start, start + known, times_ns, record.flags));
         }
         start..end
@@ -202,7 +244,7 @@ impl Flow {
         let side = &mut self.connection.receive;
         let (start, end) = side.stream.range(record.start, record.end);
         if start < end && record.first_ns != 0 {
-            let times_ns = [record.first_ns, record.last_ns];
+            let times_ns = [record.softirq_ns, record.first_ns, record.last_ns];
             side.timings.arrivals.insert(Arrival::new(start, end, times_ns, record.flags));
         }
     }
@@ -214,6 +256,7 @@ impl Flow {
             return;
         }
         side.timings.sends.insert(SendTiming { start, end, record: *record });
+        self.connection.life.see(&record.tcp);
         self.bound_timings(Direction::Send, context);
         match &mut self.kind {
             Kind::Undecided(held) => {
@@ -227,11 +270,25 @@ impl Flow {
         }
     }
 
+    /// Bytes that left again belong to the exchange that still has their timings.
+    fn resent(&mut self, record: &RetransmitRecord, context: &mut Context<'_>) {
+        self.connection.life.resent(record.segments, record.reason);
+        if record.reason == retransmit::SYN {
+            return;
+        }
+        let (start, end) = self.connection.send.stream.range(record.start, record.end);
+        let time_ns = record.header.time_ns;
+        let resent = Resent { start, end, time_ns, segments: record.segments, reason: record.reason };
+        self.connection.send.timings.resent.insert(resent);
+        self.bound_timings(Direction::Send, context);
+    }
+
     fn bound_timings(&mut self, direction: Direction, context: &mut Context<'_>) {
         let side = self.connection.side(direction);
         let max = context.config.timings_max;
         let timings = &side.timings;
-        if timings.calls.len().max(timings.sends.len()).max(timings.arrivals.len()) <= max {
+        let most = timings.calls.len().max(timings.sends.len()).max(timings.arrivals.len());
+        if most.max(timings.resent.len()) <= max {
             return;
         }
         let next = side.stream.next();

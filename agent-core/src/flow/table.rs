@@ -5,17 +5,23 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use agent_common::connection::ConnectionRecord;
+use agent_common::connection::{ConnectionRecord, change};
 
-use super::{Flow, connection::Role};
-use crate::{correlate::Origin, endpoint::Endpoint, event::Event, exchange::Context, loss::Loss};
+use super::Flow;
+use crate::{
+    endpoint::Endpoint,
+    event::Event,
+    exchange::{Context, connect},
+    loss::Loss,
+    segment::Before,
+};
 
 /// Connections by id.
 #[derive(Debug, Default)]
 pub struct Table {
     flows: HashMap<u64, Flow>,
-    /// By local and remote endpoint: the newest connection. Network namespaces may repeat endpoints; who asks compares
-    /// sequence numbers as well.
+    /// By local and remote endpoint: the newest connection. Network namespaces may repeat endpoints; who looks for an
+    /// other end compares sequence numbers as well.
     by_endpoints: HashMap<(Endpoint, Endpoint), u64>,
     due: BTreeSet<(u64, u64)>,
 }
@@ -29,19 +35,37 @@ impl Table {
         if self.flows.len() >= context.config.connections_max.max(1) {
             self.evict(context);
         }
-        let flow = Flow::new(record);
+        let mut flow = Flow::new(record);
         let facts = &flow.connection.facts;
-        self.by_endpoints.insert((facts.local, facts.peer), facts.id);
-        self.flows.insert(facts.id, flow);
+        let id = facts.id;
+        self.by_endpoints.insert((facts.local, facts.peer), id);
+        if let Some(other) =
+            self.by_endpoints.get(&(facts.peer, facts.local)).and_then(|other| self.flows.get_mut(other))
+            && facts.is_other_end_of(&other.connection.facts)
+        {
+            flow.connection.other_end = Some(other.connection.facts.id);
+            other.connection.other_end = Some(id);
+        }
+        self.flows.insert(id, flow);
     }
 
     /// Takes a record of a connection.
     pub fn event(&mut self, id: u64, event: Event, context: &mut Context<'_>) {
+        if let Event::Connection(record) = &event
+            && record.change == change::CONNECT_FAILED
+        {
+            self.connect_failed(record, context);
+        }
         let Some(flow) = self.flows.get_mut(&id) else {
             return context.losses.add(Loss::ConnectionUnknown, u64::from(moves_bytes(&event)));
         };
         flow.event(event, context);
-        Self::settle(&mut self.due, id, flow, context);
+        let other_end = flow.connection.other_end;
+        self.settle(id, context);
+        // What this end saw may be what the other end's exchanges wait for.
+        if let Some(other_end) = other_end {
+            self.settle(other_end, context);
+        }
     }
 
     /// Finishes what is due.
@@ -54,6 +78,8 @@ impl Table {
             let Some(flow) = self.flows.get_mut(&id) else { continue };
             flow.due_ns = None;
             flow.advance(context);
+            self.settle(id, context);
+            let Some(flow) = self.flows.get_mut(&id) else { continue };
             if flow.is_done(context) {
                 self.forget(id);
             } else {
@@ -61,6 +87,30 @@ impl Table {
                 let next_ns = flow.next_due_ns(context).map(|next_ns| next_ns.max(context.now_ns + 1));
                 Self::plan(&mut self.due, id, flow, next_ns);
             }
+        }
+    }
+
+    /// Settles the exchanges of one connection, with what its other end saw of them.
+    fn settle(&mut self, id: u64, context: &mut Context<'_>) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        match flow.connection.other_end {
+            Some(other) if other != id && !flow.connection.unsettled.is_empty() => {
+                let [Some(flow), other] = self.flows.get_disjoint_mut([&id, &other]) else { return };
+                flow.settle(other.map(|other| &*other), context);
+            }
+            _ => flow.settle(None, context),
+        }
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        let next_ns = flow.next_due_ns(context);
+        Self::plan(&mut self.due, id, flow, next_ns);
+    }
+
+    /// An attempt to connect has a span, told once, whether or not anything else is known of it.
+    fn connect_failed(&self, record: &ConnectionRecord, context: &mut Context<'_>) {
+        let connection = self.flows.get(&record.connection_id).map(|flow| &flow.connection);
+        if connection.is_none_or(|connection| connection.closed_ns.is_none() && connection.exchanges == 0) {
+            let before = connection.map_or(Before::default(), |connection| connection.before);
+            context.drafts.push(connect::failed(record, &before));
         }
     }
 
@@ -81,22 +131,6 @@ impl Table {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.flows.is_empty()
-    }
-
-    /// Whether the client end of the same request is on this host and has a span: the same endpoints, the same first
-    /// sequence number, the same offset.
-    pub fn client_has_span(&self, client: Endpoint, server: Endpoint, origin: Origin, offset: u64) -> bool {
-        let Some(flow) = self.by_endpoints.get(&(client, server)).and_then(|id| self.flows.get(id)) else {
-            return false;
-        };
-        let facts = &flow.connection.facts;
-        let same = matches!(origin, Origin::Sequence(_)) && facts.origin(Role::Client) == origin;
-        same && facts.role == Some(Role::Client) && flow.has_request(offset)
-    }
-
-    fn settle(due: &mut BTreeSet<(u64, u64)>, id: u64, flow: &mut Flow, context: &Context<'_>) {
-        let next_ns = flow.next_due_ns(context);
-        Self::plan(due, id, flow, next_ns);
     }
 
     fn plan(due: &mut BTreeSet<(u64, u64)>, id: u64, flow: &mut Flow, next_ns: Option<u64>) {
@@ -125,6 +159,13 @@ impl Table {
     fn give_up(&mut self, id: u64, context: &mut Context<'_>) {
         if let Some(flow) = self.flows.get_mut(&id) {
             flow.give_up(context);
+            let [flow, other] = match flow.connection.other_end.filter(|other| *other != id) {
+                Some(other) => self.flows.get_disjoint_mut([&id, &other]),
+                None => [Some(flow), None],
+            };
+            if let Some(flow) = flow {
+                flow.settle_all(other.map(|other| &*other), context);
+            }
             self.forget(id);
         }
     }

@@ -6,7 +6,9 @@
 
 use std::{collections::VecDeque, ops::Range};
 
-use agent_common::message::{CallRecord, SendRecord, flag};
+use agent_common::message::{SendRecord, flag};
+
+pub use super::call::{CallTiming, Waits};
 
 /// A range of offsets.
 pub trait Ranged {
@@ -14,33 +16,6 @@ pub trait Ranged {
     fn start(&self) -> u64;
     /// Past the last byte.
     fn end(&self) -> u64;
-}
-
-/// One call, or several neighbouring calls inside one message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CallTiming {
-    /// First byte moved.
-    pub start: u64,
-    /// Past the last.
-    pub end: u64,
-    /// Entry of the (first) call; 0 if not observed.
-    pub enter_ns: u64,
-    /// Return of the (last) call; 0 if not observed.
-    pub return_ns: u64,
-    /// When the thread was last made runnable; 0 if not observed.
-    pub woken_ns: u64,
-    /// When it got a CPU after that; 0 if not observed.
-    pub running_ns: u64,
-    /// Total run-queue time of the thread at entry and at return; valid if `sched`.
-    pub run_queue_ns: [u64; 2],
-    /// Whether scheduling was observed.
-    pub sched: bool,
-    /// Process.
-    pub pid: u32,
-    /// Thread; 0 if several.
-    pub tid: u32,
-    /// Merged calls: time between them, and how much of it was on a run queue.
-    pub between_ns: [u64; 2],
 }
 
 /// One write as TCP saw it.
@@ -61,12 +36,29 @@ pub struct Arrival {
     pub start: u64,
     /// Past the last.
     pub end: u64,
+    /// When the softirq that brought the first byte was raised; 0 if not observed.
+    pub softirq_ns: u64,
     /// Arrival of the first byte.
     pub first_ns: u64,
     /// Arrival of the last byte.
     pub last_ns: u64,
     /// Whether the times are those of exactly these bytes: they came in order, and as one entry.
     pub sure: bool,
+}
+
+/// Bytes that were sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resent {
+    /// First byte.
+    pub start: u64,
+    /// Past the last.
+    pub end: u64,
+    /// When.
+    pub time_ns: u64,
+    /// Segments.
+    pub segments: u32,
+    /// One of [`agent_common::message::retransmit`].
+    pub reason: u8,
 }
 
 macro_rules! ranged {
@@ -79,7 +71,7 @@ macro_rules! ranged {
         }
     })* };
 }
-ranged!(CallTiming, SendTiming, Arrival);
+ranged!(CallTiming, SendTiming, Arrival, Resent);
 
 /// A point in time, and whether it was observed for exactly the byte that was asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,6 +168,8 @@ pub struct Timings {
     pub sends: Ordered<SendTiming>,
     /// Arrivals at this end.
     pub arrivals: Ordered<Arrival>,
+    /// What this end sent again.
+    pub resent: Ordered<Resent>,
 }
 
 impl Timings {
@@ -185,6 +179,12 @@ impl Timings {
         let first = arrival.start == offset || arrival.first_ns == arrival.last_ns;
         let ns = if first { arrival.first_ns } else { arrival.last_ns };
         (ns != 0).then_some(Moment { ns, exact: first && arrival.sure })
+    }
+
+    /// When the softirq was raised that brought the byte at `offset`, taken as the first byte of something.
+    pub fn softirq_of_first(&self, offset: u64) -> Option<u64> {
+        let arrival = self.arrivals.holding(offset).filter(|arrival| arrival.start == offset)?;
+        (arrival.softirq_ns != 0).then_some(arrival.softirq_ns)
     }
 
     /// When the byte before `end` and all before it had arrived.
@@ -203,11 +203,18 @@ impl Timings {
         writes
     }
 
+    /// The first of [`Timings::writes`].
+    pub fn first_write(&self, range: Range<u64>) -> Option<CallTiming> {
+        let call = self.calls.within(range.clone()).next().copied();
+        call.or_else(|| self.sends.within(range).next().map(SendTiming::as_call))
+    }
+
     /// Forgets what ends at or before `offset`.
     pub fn trim(&mut self, offset: u64) {
         self.calls.trim(offset);
         self.sends.trim(offset);
         self.arrivals.trim(offset);
+        self.resent.trim(offset);
     }
 
     /// Keeps every list within `max`, given the message in progress; answers how many entries were dropped.
@@ -215,78 +222,14 @@ impl Timings {
         self.calls.shrink(message, max, CallTiming::merge)
             + self.sends.shrink(message, max, SendTiming::merge)
             + self.arrivals.shrink(message, max, Arrival::merge)
-    }
-}
-
-impl CallTiming {
-    /// The timing part of a record.
-    pub fn new(start: u64, end: u64, record: &CallRecord) -> Self {
-        Self {
-            start,
-            end,
-            enter_ns: record.enter_ns,
-            return_ns: record.header.time_ns,
-            woken_ns: record.woken_ns,
-            running_ns: record.running_ns,
-            run_queue_ns: [record.run_queue_enter_ns, record.run_queue_exit_ns],
-            sched: record.flags & flag::SCHED != 0,
-            pid: record.pid,
-            tid: record.tid,
-            between_ns: [0, 0],
-        }
-    }
-
-    /// Run-queue time of the thread from this call's return to `next`'s entry, if it is known to be one thread and the
-    /// totals do not contradict the clock.
-    pub fn run_queue_until(&self, next: &Self) -> Option<u64> {
-        let known = self.sched && next.sched && self.tid != 0 && self.tid == next.tid;
-        let queued_ns = next.run_queue_ns[0].checked_sub(self.run_queue_ns[1])?;
-        (known && queued_ns <= next.enter_ns.saturating_sub(self.return_ns)).then_some(queued_ns)
-    }
-
-    /// Run-queue time of the thread within this call, likewise.
-    pub fn run_queue_inside(&self) -> Option<u64> {
-        let queued_ns = self.run_queue_ns[1].checked_sub(self.run_queue_ns[0])?;
-        let plausible = self.sched && queued_ns <= self.return_ns.saturating_sub(self.enter_ns);
-        plausible.then_some(queued_ns.saturating_sub(self.between_ns[1]))
-    }
-
-    fn merge(&self, next: &Self) -> Self {
-        let pause_ns = next.enter_ns.saturating_sub(self.return_ns);
-        let queued_ns = self.run_queue_until(next).unwrap_or(0).min(pause_ns);
-        Self {
-            start: self.start,
-            enter_ns: self.enter_ns,
-            run_queue_ns: [self.run_queue_ns[0], next.run_queue_ns[1]],
-            sched: self.sched && next.sched && self.tid == next.tid,
-            tid: if self.tid == next.tid { self.tid } else { 0 },
-            between_ns: [
-                self.between_ns[0].saturating_add(next.between_ns[0]).saturating_add(pause_ns),
-                self.between_ns[1].saturating_add(next.between_ns[1]).saturating_add(queued_ns),
-            ],
-            ..*next
-        }
+            + self.resent.shrink(&(0..0), max, |last, _| *last)
     }
 }
 
 impl SendTiming {
-    /// The write call as far as TCP saw it. Without a return it counts as returned when TCP took its first byte.
+    /// The write call as far as TCP saw it.
     pub fn as_call(&self) -> CallTiming {
-        let record = &self.record;
-        let return_ns = if record.done_ns != 0 { record.done_ns } else { record.locked_ns };
-        CallTiming {
-            start: self.start,
-            end: self.end,
-            enter_ns: if record.enter_ns != 0 { record.enter_ns } else { record.locked_ns },
-            return_ns,
-            woken_ns: 0,
-            running_ns: 0,
-            run_queue_ns: [record.run_queue_enter_ns, 0],
-            sched: false,
-            pid: record.pid,
-            tid: record.tid,
-            between_ns: [0, 0],
-        }
+        CallTiming::of_send(self.start, self.end, &self.record)
     }
 
     fn merge(&self, next: &Self) -> Self {
@@ -304,14 +247,17 @@ impl SendTiming {
 impl Arrival {
     /// From the flags of its record: bytes out of order came later than the entry's first segment says, and an entry for
     /// several segments may be read in parts, each told with the times of all.
-    pub fn new(start: u64, end: u64, times_ns: [u64; 2], flags: u16) -> Self {
+    ///
+    /// `times_ns`: softirq raised, first byte, last byte.
+    pub fn new(start: u64, end: u64, times_ns: [u64; 3], flags: u16) -> Self {
         let sure = flags & (flag::OUT_OF_ORDER | flag::MERGED) == 0;
-        Self { start, end, first_ns: times_ns[0], last_ns: times_ns[1], sure }
+        let [softirq_ns, first_ns, last_ns] = times_ns;
+        Self { start, end, softirq_ns, first_ns, last_ns, sure }
     }
 
     fn merge(&self, next: &Self) -> Self {
         let sure = self.sure && next.sure;
-        Self { start: self.start, end: next.end, first_ns: self.first_ns, last_ns: next.last_ns, sure }
+        Self { start: self.start, end: next.end, last_ns: next.last_ns, sure, ..*self }
     }
 }
 
@@ -320,7 +266,7 @@ mod tests {
     use super::*;
 
     fn arrival(start: u64, end: u64, first_ns: u64, last_ns: u64) -> Arrival {
-        Arrival::new(start, end, [first_ns, last_ns], 0)
+        Arrival::new(start, end, [0, first_ns, last_ns], 0)
     }
 
     #[test]
@@ -360,23 +306,5 @@ mod tests {
         }
         assert_eq!(timings.shrink(&(0..0), 6), 4);
         assert_eq!(timings.arrival_of_first(3), None);
-    }
-
-    #[test]
-    fn merged_calls_keep_the_time_between_them() {
-        let call = |start, enter_ns, return_ns, queued: [u64; 2]| {
-            let record = CallRecord {
-                enter_ns,
-                run_queue_enter_ns: queued[0],
-                run_queue_exit_ns: queued[1],
-                tid: 7,
-                flags: flag::SCHED,
-                ..Default::default()
-            };
-            CallTiming { return_ns, ..CallTiming::new(start, start + 1, &record) }
-        };
-        let merged = call(0, 10, 20, [0, 1]).merge(&call(1, 50, 60, [6, 8]));
-        assert_eq!((merged.enter_ns, merged.return_ns, merged.between_ns), (10, 60, [30, 5]));
-        assert_eq!(merged.run_queue_inside(), Some(3), "8 in all, 5 of them between the calls");
     }
 }

@@ -1,60 +1,61 @@
-//! The client's view: connect, send, network, remote, transfer, reading.
+//! The client's view: what came before the request, send, held, queue, network, remote, transfer, reading.
 
 use agent_common::message::{SendRecord, flag};
 
-use super::{Parts, Tiles, Timeline};
-use crate::span::{
-    Evidence::{Derived, Measured},
-    SegmentName::{Application, Connect, Network, Remote, Send, Transfer, Unexplained},
+use super::{Before, Parts, Tiles, Timeline};
+use crate::{
+    flow::timing::{CallTiming, Moment},
+    span::{
+        Evidence::{self, Derived, Measured},
+        SegmentName::{Application, Held, Network, Queue, Remote, Send, Transfer, Unexplained},
+    },
 };
 
 /// An acknowledgement later than twice the smallest round trip, and by at least this much, waited for the peer's
 /// delayed-ACK timer (RFC 1122, 4.2.3.2; 40 ms and more in Linux).
 const ACK_SLACK_NS: u64 = 2_000_000;
 
+pub(super) fn is_timed(parts: &Parts<'_>) -> bool {
+    let Some(first) = parts.request_side.first_write(parts.request.clone()) else { return false };
+    let starts = parts.before.steps().next().is_some() || first.enter_ns != 0 || not_entered(parts).is_some();
+    starts && (parts.cut_ns.is_some() || last_read(parts).is_some())
+}
+
+fn last_read<'a>(parts: &Parts<'a>) -> Option<&'a CallTiming> {
+    let answer = parts.response.as_ref().filter(|response| !response.is_empty())?;
+    parts.response_side.calls.holding(answer.end - 1)
+}
+
 pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
     let writes = parts.request_side.writes(parts.request.clone());
-    let first = writes.first()?;
-    let last_read = parts.response.as_ref().and_then(|response| {
-        response
-            .end
-            .checked_sub(1)
-            .and_then(|last| parts.response_side.calls.holding(last))
-            .filter(|_| !response.is_empty())
-    });
+    let (first, last) = (writes.first()?, writes.last()?);
+    let answer = parts.response.as_ref().filter(|response| !response.is_empty());
+    let last_read = last_read(parts);
     let end_ns = match (parts.cut_ns, last_read) {
         (Some(cut_ns), read) => cut_ns.max(read.map_or(0, |read| read.return_ns)),
         (None, Some(read)) => read.return_ns,
         (None, None) => return None,
     };
-    let seen = first.enter_ns != 0;
-    let start_ns = match parts.connect_ns {
-        Some((opened_ns, _)) => opened_ns,
-        None if seen => first.enter_ns,
+    let seen = first.enter_ns != 0 && !first.outside;
+    let begin = parts.before.steps().next().map(|(_, step)| step);
+    let start_ns = match begin {
+        Some(step) => step.start_ns,
+        None if first.enter_ns != 0 => first.enter_ns,
         None => not_entered(parts)?,
     };
     let mut tiles = Tiles::new(start_ns, end_ns);
-    if let Some((_, established_ns)) = parts.connect_ns {
-        tiles.until(established_ns, Connect, Measured);
-        tiles.until(first.enter_ns, Application, Measured);
+    if let Some(evidence) = before(&mut tiles, &parts.before) {
+        tiles.until(first.enter_ns, Application, evidence);
     }
     for pair in writes.windows(2) {
         tiles.writing(&pair[0]);
         tiles.application(&pair[0], &pair[1]);
     }
-    let sent = parts.request_side.sends.holding(parts.request.end.saturating_sub(1)).map(|send| send.record);
-    let last_write = writes.last().expect("not empty");
-    match &sent {
-        Some(record) if record.transmitted_ns != 0 => {
-            tiles.until(record.transmitted_ns, Send, if last_write.enter_ns != 0 { Measured } else { Derived });
-        }
-        // When the bytes left the host is not known: they went out at the latest some time after the call.
-        _ => tiles.until(last_write.return_ns, Send, Derived),
-    }
-    let answer = parts.response.as_ref().filter(|response| !response.is_empty());
-    let arrived = answer.and_then(|response| parts.response_side.arrival_of_first(response.start));
+    let sent = parts.request_side.sends.holding(parts.request.end.saturating_sub(1)).map(|send| &send.record);
+    leaving(&mut tiles, last, sent, parts.direct);
+    let arrived = answer.and_then(|answer| parts.response_side.arrival_of_first(answer.start));
     if let (Some(answer), Some(arrived)) = (answer, arrived) {
-        round_trip(&mut tiles, sent.as_ref(), arrived.ns, arrived.exact);
+        round_trip(&mut tiles, parts, sent, arrived, parts.response_side.softirq_of_first(answer.start));
         if let Some(last) = parts.response_side.arrival_of_last(answer.end) {
             let exact = arrived.exact && last.exact;
             tiles.until(last.ns, Transfer, if exact { Measured } else { Derived });
@@ -63,7 +64,8 @@ pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
             }
         }
     }
-    Some(tiles.finish(if seen || parts.connect_ns.is_some() { Measured } else { Derived }))
+    let start = begin.map_or(if seen { Measured } else { Derived }, |step| step.evidence);
+    Some(tiles.finish(start))
 }
 
 /// When TCP took the first byte, else when the write returned: the closest to an entry that was not seen.
@@ -73,22 +75,99 @@ fn not_entered(parts: &Parts<'_>) -> Option<u64> {
     [locked_ns, returned_ns].into_iter().flatten().find(|ns| *ns != 0)
 }
 
+/// Name, connection and TLS; between them the application had its turn. Answers how the last step is known.
+pub(super) fn before(tiles: &mut Tiles, before: &Before) -> Option<Evidence> {
+    let mut last = None;
+    for (name, step) in before.steps() {
+        if let Some(previous) = last {
+            tiles.until(step.start_ns, Application, step.evidence.max(previous));
+        }
+        tiles.until(step.end_ns, name, step.evidence);
+        last = Some(step.evidence);
+    }
+    last
+}
+
+/// The last write of the request, until its last byte left this host.
+fn leaving(tiles: &mut Tiles, write: &CallTiming, sent: Option<&SendRecord>, direct: bool) {
+    let entered = if write.enter_ns != 0 && !write.outside { Measured } else { Derived };
+    if direct {
+        // The call itself puts the bytes into the other socket's queue.
+        return tiles.until(write.return_ns, Send, entered);
+    }
+    let left_ns = sent.map_or(0, |sent| sent.transmitted_ns);
+    let left_ns = if left_ns != 0 { left_ns } else { write.transmitted_ns };
+    let taken_ns = sent.map_or(0, |sent| sent.locked_last_ns);
+    if taken_ns != 0 && left_ns != 0 {
+        let inside =
+            write.run_queue_inside().filter(|waits| waits.total_ns() <= taken_ns.saturating_sub(tiles.now_ns()));
+        tiles.until_waits(taken_ns, Send, entered, &inside.unwrap_or_default());
+        held(tiles, left_ns, sent.unwrap_or(&SendRecord::default()));
+    } else if left_ns != 0 {
+        // When TCP had the last byte is not known: it is part of the call, and before the byte left.
+        tiles.until(left_ns.min(write.return_ns.max(tiles.now_ns())), Send, Derived);
+        tiles.until(left_ns, Held, Derived);
+    } else {
+        // When the bytes left the host is not known: they went out at the latest some time after the call.
+        tiles.until(taken_ns, Send, entered);
+        tiles.until(write.return_ns, Send, Derived);
+    }
+}
+
+/// TCP has the last byte (now); it leaves at `left_ns`. In between, bytes of the connection were in the device's queue
+/// for a time of which the amount is known; it is placed last.
+fn held(tiles: &mut Tiles, left_ns: u64, sent: &SendRecord) {
+    let queue_ns = sent.queue_ns.saturating_sub(sent.queue_before_last_ns);
+    let plausible = queue_ns <= left_ns.saturating_sub(tiles.now_ns());
+    // Without a sight of the queue, held and queue cannot be told apart.
+    let evidence = if sent.queued_ns != 0 && plausible { Measured } else { Derived };
+    tiles.until(left_ns.saturating_sub(if plausible { queue_ns } else { 0 }), Held, evidence);
+    tiles.until(left_ns, Queue, evidence);
+}
+
 /// From the request's last byte leaving (now) to the response's first byte arriving.
-fn round_trip(tiles: &mut Tiles, sent: Option<&SendRecord>, arrived_ns: u64, exact: bool) {
-    let judge = |measured: bool| if measured && exact { Measured } else { Derived };
-    let rtt_ns = sent.and_then(rtt_ns);
-    let Some(sent) = sent else { return tiles.until(arrived_ns, Unexplained, Derived) };
+fn round_trip(
+    tiles: &mut Tiles,
+    parts: &Parts<'_>,
+    sent: Option<&SendRecord>,
+    arrived: Moment,
+    softirq_ns: Option<u64>,
+) {
+    if parts.direct {
+        return tiles.arriving(arrived, softirq_ns, Remote, Measured);
+    }
+    if let Some(there) = parts.other_end.arrived.filter(|there| there.ns <= arrived.ns) {
+        let left_ns = sent.map_or(0, |sent| sent.transmitted_ns);
+        return both_ends(tiles, left_ns, there, parts.other_end.left, (arrived, softirq_ns));
+    }
+    let Some(sent) = sent else { return tiles.until(arrived.ns, Unexplained, Derived) };
+    let rtt_ns = rtt_ns(sent);
     let observed = sent.transmitted_ns != 0 && sent.acked_ns != 0 && sent.flags & flag::PIGGYBACKED == 0;
     let ack_ns = sent.acked_ns.saturating_sub(sent.transmitted_ns);
     let prompt = rtt_ns.is_some_and(|rtt_ns| ack_ns <= (2 * rtt_ns).max(rtt_ns + ACK_SLACK_NS));
-    if observed && prompt && sent.acked_ns >= tiles.now_ns && sent.acked_ns < arrived_ns {
+    if observed && prompt && sent.acked_ns >= tiles.now_ns() && sent.acked_ns < arrived.ns {
         tiles.until(sent.acked_ns, Network, Measured);
-        tiles.until(arrived_ns, Remote, judge(true));
+        tiles.arriving(arrived, softirq_ns, Remote, Measured);
     } else if let Some(rtt_ns) = rtt_ns {
-        tiles.until(tiles.now_ns.saturating_add(rtt_ns).min(arrived_ns), Network, Derived);
-        tiles.until(arrived_ns, Remote, Derived);
+        tiles.until(tiles.now_ns().saturating_add(rtt_ns).min(arrived.ns), Network, Derived);
+        tiles.arriving(arrived, softirq_ns, Remote, Derived);
     } else {
-        tiles.until(arrived_ns, Unexplained, Derived);
+        tiles.until(arrived.ns, Unexplained, Derived);
+    }
+}
+
+/// The same, with what the other end saw: both legs of the network, and what is between them.
+fn both_ends(tiles: &mut Tiles, left_ns: u64, there: Moment, answered: Option<Moment>, back: (Moment, Option<u64>)) {
+    let judge = |sure: bool| -> Evidence { if sure { Measured } else { Derived } };
+    let (arrived, softirq_ns) = back;
+    tiles.until(there.ns, Network, judge(left_ns != 0 && left_ns <= there.ns && there.exact));
+    match answered.filter(|answered| (there.ns..=arrived.ns).contains(&answered.ns)) {
+        Some(answered) => {
+            tiles.until(answered.ns, Remote, judge(there.exact && answered.exact));
+            tiles.arriving(arrived, softirq_ns, Network, judge(answered.exact));
+        }
+        // Its last part is the way back.
+        None => tiles.arriving(arrived, softirq_ns, Remote, Derived),
     }
 }
 

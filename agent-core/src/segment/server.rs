@@ -1,10 +1,21 @@
-//! The server's view: transfer, reading, application, send.
+//! The server's view: accept queue, transfer, reading, application, send.
 
 use super::{Parts, Tiles, Timeline};
-use crate::span::{
-    Evidence::{Derived, Measured},
-    SegmentName::{Application, Transfer},
+use crate::{
+    flow::timing::CallTiming,
+    span::{
+        Evidence::{Derived, Measured},
+        SegmentName::{AcceptQueue, Application, Transfer},
+    },
 };
+
+pub(super) fn is_timed(parts: &Parts<'_>) -> bool {
+    let side = parts.request_side;
+    let starts =
+        side.arrival_of_first(parts.request.start).is_some() || side.calls.holding(parts.request.start).is_some();
+    let written = || parts.response.clone().and_then(|response| parts.response_side.first_write(response)).is_some();
+    starts && (parts.cut_ns.is_some() || written())
+}
 
 pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
     let reads = &parts.request_side.calls;
@@ -21,19 +32,7 @@ pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
         (None, None) => return None,
     };
     let mut tiles = Tiles::new(start_ns, end_ns);
-    if let Some(first) = arrived {
-        let last = parts.request_side.arrival_of_last(parts.request.end);
-        if let Some(last) = last {
-            tiles.until(last.ns, Transfer, if first.exact && last.exact { Measured } else { Derived });
-        }
-        match (last, last_read) {
-            (Some(last), Some(read)) => tiles.reading(read, last.exact),
-            (None, Some(read)) => tiles.unexplained(read.return_ns),
-            _ => {}
-        }
-    } else if let Some(read) = last_read {
-        tiles.unexplained(read.return_ns);
-    }
+    receiving(&mut tiles, parts, last_read);
     let mut before = last_read.copied();
     for write in &writes {
         match &before {
@@ -49,4 +48,22 @@ pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
     }
     let exact_start = arrived.is_some_and(|moment| moment.exact);
     Some(tiles.finish(if exact_start { Measured } else { Derived }))
+}
+
+/// From the request's first byte at this host to the return of the call that read its last one.
+fn receiving(tiles: &mut Tiles, parts: &Parts<'_>, last_read: Option<&CallTiming>) {
+    let first = parts.request_side.arrival_of_first(parts.request.start);
+    let last = parts.request_side.arrival_of_last(parts.request.end);
+    let Some(first) = first else { return last_read.into_iter().for_each(|read| tiles.unexplained(read.return_ns)) };
+    // Who has not accepted yet cannot read; if it is not known when that was, it may have been at any time.
+    let accepted = parts.accepted_ns != Some(0);
+    tiles.until(parts.accepted_ns.unwrap_or(0), AcceptQueue, if first.exact { Measured } else { Derived });
+    if let Some(last) = last {
+        tiles.until(last.ns, Transfer, if first.exact && last.exact { Measured } else { Derived });
+    }
+    match (last, last_read) {
+        (Some(last), Some(read)) => tiles.reading(read, last.exact && accepted),
+        (None, Some(read)) => tiles.unexplained(read.return_ns),
+        _ => {}
+    }
 }

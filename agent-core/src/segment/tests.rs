@@ -4,13 +4,14 @@ use agent_common::{
     connection::{ConnectionRecord, TcpSnapshot, change, role},
     header::kind,
     message::{CallRecord, SendRecord, flag},
+    sched::{Blocked, NEVER_SLEPT},
 };
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    flow::timing::{Arrival, SendTiming},
-    span::Span,
+    flow::timing::{Arrival, CallTiming, SendTiming, Waits},
+    span::{Evidence::Measured, SegmentName::*, Span},
     testing::{End, Kernel, Read, segments, total},
 };
 
@@ -24,18 +25,29 @@ fn client_records() -> Kernel {
     client.write(&mut kernel, 1_000_300, 1_000_330, &GET[..9]);
     client.write(&mut kernel, 1_000_400, 1_000_430, &GET[9..]);
     client.acked(&mut kernel, 1_000_480, GET.len() as u32 - 9, [1_000_400, 1_000_420, 1_000_480], 0);
-    let (enter, arrived) = (1_000_440, (1_000_900, 1_001_000));
-    client.read(&mut kernel, Read { enter, arrived, woken: 1_001_010, running: 1_001_250, returned: 1_001_300 }, OK);
+    let (enter, arrived, softirq) = (1_000_440, (1_000_900, 1_001_000), 1_000_895);
+    let read =
+        Read { enter, arrived, softirq, woken: 1_001_010, running: 1_001_250, returned: 1_001_300, slept_in: None };
+    client.read(&mut kernel, read, OK);
     kernel
 }
 
+/// The same of its server: it was accepted late, slept for a lock and a disk, and waited for a CPU, in part throttled.
 fn server_records() -> Kernel {
     let (mut kernel, mut server) = (Kernel::default(), End::server());
-    server.open(&mut kernel, 1_000_000);
+    server.open(&mut kernel, 1_999_860);
     let arrived = (2_000_000, 2_000_020);
-    let read = Read { enter: 1_999_000, arrived, woken: 2_000_030, running: 2_000_050, returned: 2_000_060 };
+    let read = Read {
+        enter: 1_999_000,
+        arrived,
+        woken: 2_000_030,
+        running: 2_000_050,
+        returned: 2_000_060,
+        ..Read::default()
+    };
     server.read(&mut kernel, read, GET);
-    server.queued += 100;
+    (server.queued, server.throttled) = (server.queued + 100, 70);
+    (server.slept[Blocked::Lock as usize], server.slept[Blocked::Disk as usize]) = (30, 20);
     server.write(&mut kernel, 2_000_360, 2_001_000, &OK[..9]);
     server.write(&mut kernel, 2_001_100, 2_001_200, &OK[9..]);
     kernel
@@ -71,6 +83,10 @@ const MUTATIONS: &[Mutation] = &[
     ("woken", kind::CALL, |call, _, _| call.woken_ns = 0),
     ("running", kind::CALL, |call, _, _| call.running_ns = 0),
     ("sched", kind::CALL, |call, _, _| call.flags &= !flag::SCHED),
+    ("slept_in", kind::CALL, |call, _, _| call.slept_in = NEVER_SLEPT),
+    ("softirq", kind::CALL, |call, _, _| call.softirq_ns = 0),
+    ("locked_last", kind::SEND, |_, send, _| send.locked_last_ns = 0),
+    ("device_queue", kind::SEND, |_, send, _| (send.queued_ns, send.queue_ns) = (0, 0)),
     ("transmitted", kind::SEND, |_, send, _| send.transmitted_ns = 0),
     ("acked", kind::SEND, |_, send, _| send.acked_ns = 0),
     ("locked", kind::SEND, |_, send, _| send.locked_ns = 0),
@@ -79,6 +95,7 @@ const MUTATIONS: &[Mutation] = &[
     ("piggybacked", kind::SEND, |_, send, _| send.flags |= flag::PIGGYBACKED),
     ("opened", kind::CONNECTION, |_, _, connection| connection.opened_ns = 0),
     ("established", kind::CONNECTION, |_, _, connection| connection.established_ns = 0),
+    ("accepted", kind::CONNECTION, |_, _, connection| connection.accepted_ns = 0),
 ];
 
 fn mutated(kernel: &Kernel, (_, kind, change): &Mutation) -> Kernel {
@@ -107,7 +124,14 @@ fn time_that_is_not_observed_never_becomes_a_neighbours_measured() {
         for mutation in MUTATIONS {
             let Some(span) = only(&mutated(&kernel, mutation)) else { panic!("{}: no span", mutation.0) };
             for (name, ns) in measured(&span) {
-                let before = whole.get(&name).copied().unwrap_or(0);
+                let mut before = whole.get(&name).copied().unwrap_or(0);
+                before += match (mutation.0, name) {
+                    // The way from the network interface to TCP is then part of what comes before.
+                    ("softirq", Remote) => 5_000,
+                    // Bytes do arrive while the connection waits to be accepted.
+                    ("accepted", Transfer) => 10_000,
+                    _ => 0,
+                };
                 assert!(ns <= before, "without {}: {name:?} grew: {}", mutation.0, segments(&span));
             }
         }
@@ -122,25 +146,48 @@ fn every_hook_of_the_client_has_its_segment() {
         segments(&only(&mutated(&kernel, mutation)).unwrap())
     };
     let head = "connect:100:measured application:200:measured send:30:measured application:70:measured";
-    assert_eq!(
-        segments(&only(&kernel).unwrap()),
-        format!(
-            "{head} send:20:measured network:60:measured remote:420:measured transfer:100:measured receive_buffer:10:measured run_queue:240:measured receive_buffer:50:measured"
-        )
-    );
-    let tail = "transfer:100:measured receive_buffer:10:measured run_queue:240:measured receive_buffer:50:measured";
-    assert_eq!(without("acked"), format!("{head} send:20:measured network:50:derived remote:430:derived {tail}"));
+    let sent = format!("{head} send:10:measured held:5:measured queue:5:measured");
+    let answered = "network:60:measured remote:415:measured softirq:5:derived";
+    let tail = "transfer:100:measured wakeup:10:measured run_queue:240:measured receive_buffer:50:measured";
+    assert_eq!(segments(&only(&kernel).unwrap()), format!("{sent} {answered} {tail}"));
+    let estimated = "network:50:derived remote:425:derived softirq:5:derived";
+    assert_eq!(without("acked"), format!("{sent} {estimated} {tail}"));
     assert_eq!(without("piggybacked"), without("acked"));
-    assert_eq!(without("transmitted"), format!("{head} send:30:derived network:50:derived remote:420:derived {tail}"));
-    assert_eq!(without("arrival_first"), format!("{head} send:20:measured unexplained:880:derived"));
-    let unsure = "network:60:measured remote:420:derived transfer:100:derived receive_buffer:10:derived";
+    let unseen = "send:10:measured send:20:derived network:50:derived remote:415:derived softirq:5:derived";
+    assert_eq!(without("transmitted"), format!("{head} {unseen} {tail}"));
+    assert_eq!(without("locked_last"), format!("{head} send:20:derived {answered} {tail}"));
+    let unqueued = "send:10:measured held:10:derived";
+    assert_eq!(without("device_queue"), format!("{head} {unqueued} {answered} {tail}"));
+    assert_eq!(without("softirq"), format!("{sent} network:60:measured remote:420:measured {tail}"));
+    assert_eq!(without("arrival_first"), format!("{sent} unexplained:880:derived"));
+    let unsure = "network:60:measured remote:415:derived softirq:5:derived transfer:100:derived wakeup:10:derived";
     let read = "run_queue:240:measured receive_buffer:50:measured";
-    assert_eq!(without("out_of_order"), format!("{head} send:20:measured {unsure} {read}"));
+    assert_eq!(without("out_of_order"), format!("{sent} {unsure} {read}"));
     assert_eq!(without("merged"), without("out_of_order"));
     assert_eq!(without("stale"), without("arrival_first"));
     assert_eq!(without("inferred_range"), without("arrival_first"));
+    assert!(without("slept_in").contains("transfer:100:measured wakeup:10:derived run_queue"));
+    assert!(without("enter").contains("transfer:100:measured wakeup:10:derived run_queue"));
     assert!(without("woken").ends_with("transfer:100:measured unexplained:300:derived"));
-    assert!(without("running").ends_with("transfer:100:measured receive_buffer:10:measured unexplained:290:derived"));
+    assert!(without("running").ends_with("transfer:100:measured wakeup:10:measured unexplained:290:derived"));
+}
+
+#[test]
+fn every_hook_of_the_server_has_its_segment() {
+    let kernel = server_records();
+    let without = |name: &str| {
+        let mutation = MUTATIONS.iter().find(|(other, ..)| *other == name).unwrap();
+        segments(&only(&mutated(&kernel, mutation)).unwrap())
+    };
+    let read = "run_queue:20:measured receive_buffer:10:measured";
+    let handled = "application:150:measured off_cpu/lock:30:measured off_cpu/disk:20:measured \
+                   run_queue/throttled:70:measured run_queue:30:measured";
+    let written = "send:640:measured application:100:measured send:100:measured";
+    let whole = format!("accept_queue:10:measured transfer:10:measured wakeup:10:measured {read} {handled} {written}");
+    assert_eq!(segments(&only(&kernel).unwrap()), whole);
+    let unaccepted = format!("transfer:20:measured wakeup:10:derived {read} {handled} {written}");
+    assert_eq!(without("accepted"), unaccepted);
+    assert!(without("sched").contains("unexplained:40:derived application:300:derived send:640:measured"));
 }
 
 #[test]
@@ -151,7 +198,10 @@ fn a_delayed_acknowledgement_is_not_the_network() {
     client.acked(&mut kernel, 2_040_020, GET.len() as u32, [2_000_000, 2_000_020, 2_040_020], 0);
     client.read_at(&mut kernel, 2_060_020, OK);
     let text = segments(&only(&kernel).unwrap());
-    assert!(text.starts_with("send:20:measured network:50:derived remote:59940:derived"), "{text}");
+    assert!(
+        text.starts_with("send:10:measured held:5:measured queue:5:measured network:50:derived remote:59940:derived"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -167,7 +217,12 @@ fn a_slow_path_is_the_network_even_if_no_faster_one_is_known() {
     send.copy_from_slice(agent_common::bytes_of(&record));
     client.read_at(&mut kernel, 2_090_020, OK);
     let text = segments(&only(&kernel).unwrap());
-    assert!(text.starts_with("send:20:measured network:30000:measured remote:59990:measured"), "{text}");
+    assert!(
+        text.starts_with(
+            "send:10:measured held:5:measured queue:5:measured network:30000:measured remote:59990:measured"
+        ),
+        "{text}"
+    );
 }
 
 #[test]
@@ -178,7 +233,11 @@ fn a_late_reader_leaves_bytes_in_the_receive_buffer() {
     client.acked(&mut kernel, 2_000_080, GET.len() as u32, [2_000_000, 2_000_020, 2_000_080], 0);
     // It slept for something else and came 70 ms later: the wake-up was not by these bytes.
     let (enter, arrived) = (2_070_500, (2_000_500, 2_000_500));
-    client.read(&mut kernel, Read { enter, arrived, woken: 2_070_400, running: 2_070_450, returned: 2_070_510 }, OK);
+    client.read(
+        &mut kernel,
+        Read { enter, arrived, woken: 2_070_400, running: 2_070_450, returned: 2_070_510, ..Read::default() },
+        OK,
+    );
     let span = only(&kernel).unwrap();
     assert_eq!((total(&span, ReceiveBuffer), total(&span, RunQueue)), (69_960, 50), "{}", segments(&span));
 }
@@ -200,7 +259,8 @@ fn a_request_that_arrived_out_of_order_has_no_measured_start() {
     let (_, _, out_of_order) = MUTATIONS.iter().find(|(name, ..)| *name == "out_of_order").unwrap();
     let span = only(&mutated(&server_records(), &("", kind::CALL, *out_of_order))).unwrap();
     let text = segments(&span);
-    assert!(text.starts_with("transfer:20:derived receive_buffer:10:derived run_queue:20:measured"), "{text}");
+    let expected = "accept_queue:10:derived transfer:10:derived wakeup:10:derived run_queue:20:measured";
+    assert!(text.starts_with(expected), "{text}");
     let evidence = crate::testing::attribute(&span, "spantap.start.evidence");
     assert_eq!(evidence, Some(&crate::span::Value::String("derived".into())));
 }
@@ -248,56 +308,78 @@ fn time() -> impl Strategy<Value = u64> {
 
 fn timings() -> impl Strategy<Value = Timings> {
     let ranges = || (0_u64..20, 1_u64..8);
+    let totals = || prop_oneof![Just(0), 0_u64..300, any::<u64>()];
     let call = (
         ranges(),
         prop::array::uniform4(time()),
-        prop::array::uniform2(time()),
-        any::<bool>(),
-        0_u32..3,
-        prop::array::uniform2(time()),
+        prop::array::uniform4(totals()),
+        prop::array::uniform6(totals()),
+        any::<(bool, bool)>(),
+        (0_u32..3, 0_u8..7),
+        prop::array::uniform5(totals()),
     );
-    let send = (ranges(), prop::array::uniform4(time()), any::<[u32; 2]>(), any::<u16>());
-    let arrival = (ranges(), prop::array::uniform2(time()));
+    let call =
+        call.prop_map(|((start, length), times, queued, off_cpu_ns, (sched, outside), (tid, slept_in), more)| {
+            let [enter_ns, return_ns, woken_ns, running_ns] = times;
+            let [between_ns, run_queue_ns, throttled_ns, transmitted_ns, off_cpu_inside_ns] = more;
+            CallTiming {
+                start,
+                end: start + length,
+                enter_ns,
+                return_ns,
+                woken_ns,
+                running_ns,
+                run_queue_ns: [queued[0], queued[1]],
+                throttled_ns: [queued[2], queued[3]],
+                off_cpu_ns,
+                off_cpu_inside_ns,
+                transmitted_ns,
+                sched,
+                outside,
+                tid,
+                slept_in,
+                between_ns,
+                between: Waits { run_queue_ns, throttled_ns, ..Waits::default() },
+                ..CallTiming::default()
+            }
+        });
+    let send =
+        (ranges(), prop::array::uniform6(time()), prop::array::uniform2(totals()), any::<[u32; 2]>(), any::<u16>());
+    let send = send.prop_map(|((start, length), times, queue_ns, [srtt_us, min_rtt_us], flags)| {
+        let [locked_ns, locked_last_ns, done_ns, queued_ns, transmitted_ns, acked_ns] = times;
+        let record = SendRecord {
+            locked_ns,
+            locked_last_ns,
+            done_ns,
+            queued_ns,
+            queue_ns: queue_ns[0],
+            queue_before_last_ns: queue_ns[1],
+            transmitted_ns,
+            acked_ns,
+            tcp: TcpSnapshot { srtt_us, min_rtt_us, ..Default::default() },
+            flags,
+            ..Default::default()
+        };
+        SendTiming { start, end: start + length, record }
+    });
+    let arrival = (ranges(), prop::array::uniform3(time()))
+        .prop_map(|((start, length), times)| Arrival::new(start, start + length, times, 0));
     (prop::collection::vec(call, 0..5), prop::collection::vec(send, 0..4), prop::collection::vec(arrival, 0..4))
         .prop_map(|(calls, sends, arrivals)| {
             let mut timings = Timings::default();
-            for ((start, length), [enter_ns, return_ns, woken_ns, running_ns], run_queue_ns, sched, tid, between_ns) in
-                calls
-            {
-                let end = start + length;
-                let call = CallTiming {
-                    start,
-                    end,
-                    enter_ns,
-                    return_ns,
-                    woken_ns,
-                    running_ns,
-                    run_queue_ns,
-                    sched,
-                    pid: 1,
-                    tid,
-                    between_ns,
-                };
-                timings.calls.insert(call);
-            }
-            for ((start, length), [locked_ns, done_ns, transmitted_ns, acked_ns], [srtt_us, min_rtt_us], flags) in sends
-            {
-                let record = SendRecord {
-                    locked_ns,
-                    done_ns,
-                    transmitted_ns,
-                    acked_ns,
-                    tcp: TcpSnapshot { srtt_us, min_rtt_us, ..Default::default() },
-                    flags,
-                    ..Default::default()
-                };
-                timings.sends.insert(SendTiming { start, end: start + length, record });
-            }
-            for ((start, length), [first_ns, last_ns]) in arrivals {
-                timings.arrivals.insert(Arrival::new(start, start + length, [first_ns, last_ns], 0));
-            }
+            calls.into_iter().for_each(|call| timings.calls.insert(call));
+            sends.into_iter().for_each(|send| timings.sends.insert(send));
+            arrivals.into_iter().for_each(|arrival| timings.arrivals.insert(arrival));
             timings
         })
+}
+
+fn step() -> impl Strategy<Value = Option<Step>> {
+    prop::option::of((time(), time()).prop_map(|(start_ns, end_ns)| Step { start_ns, end_ns, evidence: Measured }))
+}
+
+fn moment() -> impl Strategy<Value = Option<Moment>> {
+    prop::option::of((time(), any::<bool>()).prop_map(|(ns, exact)| Moment { ns, exact }))
 }
 
 proptest! {
@@ -307,18 +389,25 @@ proptest! {
     fn tiles_cover_every_span_exactly_whatever_the_times_say(
         (request_side, response_side) in (timings(), timings()),
         (request, response) in ((0_u64..20, 0_u64..8), prop::option::of((0_u64..20, 0_u64..8))),
-        (connect_ns, cut_ns, exact) in (prop::option::of((time(), time())), prop::option::of(time()), any::<bool>()),
+        (before, accepted_ns, other_end) in ([step(), step(), step()], prop::option::of(time()), [moment(), moment()]),
+        (cut_ns, exact, direct) in (prop::option::of(time()), any::<bool>(), prop::bool::weighted(0.1)),
     ) {
         let parts = Parts {
             request: request.0..request.0 + request.1,
             response: response.map(|(start, length)| start..start + length),
             request_side: &request_side,
             response_side: &response_side,
-            connect_ns,
+            before: Before { dns: before[0], connect: before[1], tls: before[2] },
+            accepted_ns,
+            other_end: OtherEnd { arrived: other_end[0], left: other_end[1] },
+            direct,
             cut_ns,
             exact,
         };
-        for timeline in [client(&parts), server(&parts)].into_iter().flatten() {
+        let timelines = [client(&parts), server(&parts)];
+        prop_assert_eq!(timelines[0].is_some(), is_timed(&parts, Role::Client));
+        prop_assert_eq!(timelines[1].is_some(), is_timed(&parts, Role::Server));
+        for timeline in timelines.into_iter().flatten() {
             let mut at = 0;
             for segment in &timeline.segments {
                 prop_assert_eq!(segment.offset_ns, at);

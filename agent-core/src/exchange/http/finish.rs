@@ -5,17 +5,20 @@ use agent_protocol::{
     traceparent,
 };
 
-use super::{Http, Message, Progress, TOLD_MAX};
+use super::{Http, Message, Progress};
 use crate::{
     exchange::{
-        Context, Draft,
+        Context,
         semconv::{self, Attributes, int, text},
+        settle::{self, Paired},
     },
     flow::connection::{Connection, Direction, Ending, Role},
     loss::Loss,
-    segment::{self, Parts},
     span::{Protocol, Status, Value},
 };
+
+/// `error.type` of an exchange that a reset ended.
+const RESET: &str = "connection_reset";
 
 /// How an exchange turned out.
 struct Outcome {
@@ -54,7 +57,7 @@ impl Http {
             matches!(ending, Some((Ending::Reset, _))) && !lost_since(connection, role, &request, ending, context);
         let outcome = match answer.progress {
             Progress::Ended(_) => Outcome::of_status(answer.head.status, role),
-            _ if reset => Outcome::error("connection_reset"),
+            _ if reset => Outcome::error(RESET),
             _ => Outcome::UNKNOWN,
         };
         let whole = matches!(answer.progress, Progress::Ended(_));
@@ -97,7 +100,7 @@ impl Http {
         let silent = answers.stream.next() <= self.answered.done_end.max(self.answered.base.unwrap_or(0));
         let Some(request) = self.asked.pop() else { return false };
         let outcome = match (ending, role) {
-            (Ending::Reset, _) => Outcome::error("connection_reset"),
+            (Ending::Reset, _) => Outcome::error(RESET),
             (Ending::PeerClosed, Role::Client) if silent => Outcome::error("connection_closed"),
             _ => Outcome::UNKNOWN,
         };
@@ -117,45 +120,26 @@ impl Http {
         context: &mut Context<'_>,
     ) {
         let head = &request.head;
-        let (request_side, response_side) = connection.timings(role);
-        let first_write_ns = request_side.writes(request.range()).first().map_or(0, |write| write.enter_ns);
-        let parts = Parts {
-            request: request.range(),
-            response: answer.map(Message::range),
-            request_side,
-            response_side,
-            connect_ns: (role == Role::Client).then(|| connection.connect_ns(first_write_ns)).flatten(),
-            cut_ns,
-            exact: !outcome.cut && request.is_exact() && answer.is_none_or(Message::is_exact),
-        };
-        let timeline = match role {
-            Role::Client => segment::client(&parts),
-            Role::Server => segment::server(&parts),
-        };
-        let Some(timeline) = timeline else { return context.losses.add(Loss::MessageLost, 1) };
         let mut attributes = attributes(connection, role, request, answer, &outcome);
-        semconv::tcp(&mut attributes, &parts, &timeline, role);
-        let first_call = request_side.calls.holding(request.start);
+        let first_call = connection.timings(role).0.calls.holding(request.start);
         if let Some(call) = first_call.filter(|call| call.tid != 0) {
             attributes.push(("thread.id", Value::Int(i64::from(call.tid))));
         }
-        context.drafts.push(Draft {
-            facts: connection.facts.clone(),
+        let paired = Paired {
             role,
             protocol: Protocol::Http1,
             name: semconv::http_name(head).to_owned(),
-            timeline,
             status: outcome.status,
+            reset: outcome.error_type.as_deref() == Some(RESET),
             attributes,
             trace_context: head.traceparent.as_deref().and_then(traceparent::parse),
-            request_offset: request.start,
+            request: request.range(),
+            response: answer.map(Message::range),
+            cut_ns,
+            exact: !outcome.cut && request.is_exact() && answer.is_none_or(Message::is_exact),
             pid: first_call.map(|call| call.pid).filter(|pid| *pid != 0).unwrap_or(connection.facts.pid),
-        });
-        connection.exchanges += 1;
-        if self.told.len() >= TOLD_MAX {
-            self.told.pop_front();
-        }
-        self.told.push_back(request.start);
+        };
+        settle::pair(connection, paired, context);
     }
 }
 
@@ -188,7 +172,7 @@ fn attributes(
     answer: Option<&Message<ResponseHead>>,
     outcome: &Outcome,
 ) -> Attributes {
-    let mut attributes = Vec::with_capacity(24);
+    let mut attributes = Vec::with_capacity(32);
     let head = &request.head;
     semconv::request(&mut attributes, head);
     if let Some(size) = body_bytes(request) {

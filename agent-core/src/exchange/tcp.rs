@@ -1,0 +1,121 @@
+//! What TCP did during an exchange, as attributes. What did not happen, or is not known, has none; only retransmissions
+//! are told even if there were none.
+
+use agent_common::connection::tcp_flag;
+
+use super::{
+    semconv::{Attributes, int, text},
+    settle::Paired,
+};
+use crate::{
+    flow::{
+        connection::{Connection, Role},
+        life::{Deltas, Retransmits},
+    },
+    segment::Before,
+    span::Value,
+};
+
+/// Names of `TCP_CA_*`, in the kernel's order.
+const CONGESTION_STATES: [&str; 5] = ["open", "disorder", "cwr", "recovery", "loss"];
+
+/// The part of the connection's life that is this exchange's.
+#[derive(Debug)]
+pub(super) struct Facts {
+    deltas: Deltas,
+    /// `None` if what became of the bytes was not seen.
+    retransmits: Option<Retransmits>,
+    receive_queue: u32,
+}
+
+impl Facts {
+    /// Takes it: what happens from here on is the next exchange's.
+    pub(super) fn take(connection: &mut Connection, paired: &Paired) -> Self {
+        let Connection { send, receive, life, .. } = connection;
+        let nothing = || 0..0;
+        let (sent, received) = match paired.role {
+            Role::Client => (paired.request.clone(), paired.response.clone().unwrap_or_else(nothing)),
+            Role::Server => (paired.response.clone().unwrap_or_else(nothing), paired.request.clone()),
+        };
+        let mut after = None;
+        let mut by_totals = 0;
+        for send in send.timings.sends.within(sent.clone()) {
+            after = Some(send.record.tcp);
+            // Writes in flight at once saw the same retransmissions: the largest count, not the sum.
+            by_totals = by_totals.max(send.record.retransmits);
+        }
+        let (mut out_of_order, mut receive_queue) = (None, 0);
+        for read in receive.timings.calls.within(received) {
+            out_of_order = Some(read.out_of_order);
+            receive_queue = receive_queue.max(read.receive_queue);
+        }
+        // A buffer that is sent again counts for the exchange that its first byte belongs to.
+        let again = send.timings.resent.within(sent.clone()).filter(|resent| sent.contains(&resent.start)).copied();
+        let retransmits = life.take_retransmits(again, by_totals);
+        Self {
+            retransmits: (after.is_some() || retransmits.segments > 0).then_some(retransmits),
+            deltas: life.take_deltas(after.filter(|after| *after != Default::default()), out_of_order),
+            receive_queue,
+        }
+    }
+
+    pub(super) fn tell(&self, attributes: &mut Attributes) {
+        let deltas = &self.deltas;
+        if let Some(retransmits) = &self.retransmits {
+            attributes.push(("spantap.tcp.retransmits", int(retransmits.segments)));
+            some(attributes, "spantap.tcp.retransmits.tail_loss_probe", retransmits.tail_loss_probe);
+            some(attributes, "spantap.tcp.retransmits.fast", retransmits.fast);
+            some(attributes, "spantap.tcp.retransmits.timeout", retransmits.timeout);
+        }
+        self.path(attributes);
+        some(attributes, "spantap.tcp.out_of_order", deltas.out_of_order);
+        some(attributes, "spantap.tcp.zero_window_ns", deltas.zero_window_ns);
+        some(attributes, "spantap.tcp.sndbuf_limited_ns", deltas.sndbuf_limited_ns);
+        some(attributes, "spantap.tcp.rwnd_limited_ns", deltas.rwnd_limited_ns);
+        some(attributes, "spantap.tcp.receive_queue_bytes", u64::from(self.receive_queue));
+    }
+
+    /// The kernel's view when the last byte's fate was known.
+    fn path(&self, attributes: &mut Attributes) {
+        let Some(after) = &self.deltas.after else { return };
+        let known = |us: u32| u64::from(if us == u32::MAX { 0 } else { us });
+        some(attributes, "spantap.tcp.srtt_us", known(after.srtt_us));
+        some(attributes, "spantap.tcp.rttvar_us", known(after.rttvar_us));
+        some(attributes, "spantap.tcp.min_rtt_us", known(after.min_rtt_us));
+        some(attributes, "spantap.tcp.cwnd", u64::from(after.cwnd));
+        some(attributes, "spantap.tcp.send_window_bytes", u64::from(after.send_window));
+        let has = |flag: u8| after.flags & flag != 0;
+        if has(tcp_flag::CWND_LIMITED) {
+            attributes.push(("spantap.tcp.cwnd_limited", Value::Bool(true)));
+        }
+        if has(tcp_flag::PACED_BY_APPLICATION) {
+            attributes.push(("spantap.tcp.paced_by_application", Value::Bool(true)));
+        }
+        if has(tcp_flag::PACED | tcp_flag::PACED_BY_APPLICATION) {
+            some(attributes, "spantap.tcp.pacing_rate", u64::from(after.pacing_rate_kib) * 1024);
+        }
+        if let Some(state) = CONGESTION_STATES.get(usize::from(after.ca_state)).filter(|_| after.ca_state != 0) {
+            attributes.push(("spantap.tcp.congestion_state", text(*state)));
+        }
+    }
+}
+
+/// What a connection's first exchange tells of how it came to be.
+pub(super) fn opening(attributes: &mut Attributes, connection: &Connection, role: Role, before: &Before) {
+    let (_, handshake, _) = connection.life.retransmits();
+    if role == Role::Client && before.connect.is_some() {
+        attributes.push(("spantap.connect.syn_retransmits", int(handshake)));
+        some(attributes, "spantap.tcp.retransmits.syn", handshake);
+    }
+    let (backlog, most) = connection.facts.accept_backlog;
+    if role == Role::Server && connection.facts.accepted_ns != 0 && most > 0 {
+        attributes.push(("spantap.accept.backlog", int(u64::from(backlog))));
+        attributes.push(("spantap.accept.backlog_max", int(u64::from(most))));
+    }
+}
+
+fn some(attributes: &mut Attributes, key: &'static str, value: u64) {
+    if value > 0 {
+        attributes.push((key, int(value)));
+    }
+}

@@ -1,0 +1,162 @@
+//! Laying tiles: points in time are clamped, so that tiles neither overlap nor leave holes.
+
+use agent_common::sched::{BLOCKED, Blocked};
+
+use super::{Timeline, merged, shortened};
+use crate::{
+    flow::timing::{CallTiming, Moment, Waits},
+    span::{
+        By,
+        Evidence::{self, Derived, Measured},
+        Segment,
+        SegmentName::{self, *},
+    },
+};
+
+/// In the order of [`Blocked`]'s indices.
+const CATEGORIES: [By; BLOCKED] = [By::Lock, By::Disk, By::Socket, By::Sleep, By::Poll, By::Other];
+const _: () = assert!(Blocked::Lock as usize == 0 && Blocked::Poll as usize == 4 && Blocked::Other as usize == 5);
+
+/// Lays tiles from a start towards an end.
+#[derive(Debug)]
+pub(crate) struct Tiles {
+    start_ns: u64,
+    end_ns: u64,
+    now_ns: u64,
+    segments: Vec<Segment>,
+}
+
+impl Tiles {
+    pub(crate) fn new(start_ns: u64, end_ns: u64) -> Self {
+        Self { start_ns, end_ns: end_ns.max(start_ns), now_ns: start_ns, segments: Vec::with_capacity(12) }
+    }
+
+    /// Up to where tiles were laid.
+    pub(crate) fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    /// Up to `ns`, time went to `name`.
+    pub(crate) fn until(&mut self, ns: u64, name: SegmentName, evidence: Evidence) {
+        self.lay(ns, name, evidence, None);
+    }
+
+    /// Nothing observed says where time went up to `ns`.
+    pub(crate) fn unexplained(&mut self, ns: u64) {
+        self.until(ns, Unexplained, Derived);
+    }
+
+    fn lay(&mut self, ns: u64, name: SegmentName, evidence: Evidence, by: Option<By>) {
+        let ns = ns.clamp(self.now_ns, self.end_ns);
+        let (offset_ns, duration_ns) = (self.now_ns - self.start_ns, ns - self.now_ns);
+        if duration_ns > 0 {
+            self.segments.push(Segment { name, offset_ns, duration_ns, evidence, by, lost_records: 0 });
+        }
+        self.now_ns = ns;
+    }
+
+    /// Up to `ns`, time went to `name`, but for what the thread waited for, which comes last: sleep, then run queue.
+    pub(crate) fn until_waits(&mut self, ns: u64, name: SegmentName, evidence: Evidence, waits: &Waits) {
+        let ns = ns.clamp(self.now_ns, self.end_ns);
+        let waits_ns = waits.total_ns().min(ns - self.now_ns);
+        self.until(ns - waits_ns, name, evidence);
+        for (by, off_cpu_ns) in CATEGORIES.into_iter().zip(waits.off_cpu_ns) {
+            self.lay(self.now_ns.saturating_add(off_cpu_ns).min(ns), OffCpu, evidence, Some(by));
+        }
+        self.queued(ns, evidence, waits.throttled_ns);
+    }
+
+    /// Up to `ns` the thread waited for a CPU, at first for as long as its cgroup was throttled.
+    fn queued(&mut self, ns: u64, evidence: Evidence, throttled_ns: u64) {
+        self.lay(self.now_ns.saturating_add(throttled_ns).min(ns), RunQueue, evidence, Some(By::Throttled));
+        self.until(ns, RunQueue, evidence);
+    }
+
+    /// From the last byte's arrival (now) to the return of the read call that handed it over.
+    ///
+    /// A thread that was last woken before that was running, and busy elsewhere. One of which no wake-up was ever seen
+    /// may have slept and waited for a CPU: then nothing tells the parts apart. If the arrival is not `exact`, the part
+    /// that begins with it is not measured.
+    pub(crate) fn reading(&mut self, read: &CallTiming, exact: bool) {
+        let mut evidence = if exact { Measured } else { Derived };
+        if read.outside {
+            return self.until(read.return_ns, ReceiveBuffer, Derived);
+        }
+        if !read.sched || read.woken_ns == 0 {
+            return self.unexplained(read.return_ns);
+        }
+        // What it slept in says whether it waited for these bytes; if not, they lay there until it was done.
+        let (asleep, sure) = match read.slept_for_bytes() {
+            Some(false) => (ReceiveBuffer, Measured),
+            Some(true) => (Wakeup, Measured),
+            None => (Wakeup, Derived),
+        };
+        if read.running_ns < read.woken_ns {
+            self.until(read.woken_ns, asleep, evidence.max(sure));
+            return self.unexplained(read.return_ns);
+        }
+        let mut inside = read.run_queue_inside();
+        if read.running_ns > self.now_ns {
+            let slept = read.woken_ns >= self.now_ns;
+            self.until(read.woken_ns, asleep, evidence.max(sure));
+            let queued = if slept { Measured } else { evidence };
+            evidence = Measured;
+            // Run-queue time inside the call is then that of the wake-up, or older than the message.
+            if read.enter_ns <= read.woken_ns {
+                let throttled_ns = inside.map_or(0, |waits| waits.throttled_ns);
+                self.queued(read.running_ns, queued, throttled_ns);
+                inside = Some(Waits::default());
+            } else {
+                self.until(read.running_ns, RunQueue, queued);
+            }
+        }
+        let Some(inside) = inside else { return self.until(read.return_ns, ReceiveBuffer, Derived) };
+        let queued_until_ns = self.now_ns.saturating_add(inside.run_queue_ns).min(read.return_ns);
+        self.queued(queued_until_ns, evidence, inside.throttled_ns);
+        self.until(read.return_ns, ReceiveBuffer, evidence);
+    }
+
+    /// A write call; what is before it has its tile.
+    pub(crate) fn writing(&mut self, write: &CallTiming) {
+        if write.enter_ns == 0 {
+            return self.unexplained(write.return_ns);
+        }
+        let own_end_ns = write.return_ns.saturating_sub(write.between_ns);
+        self.until_waits(own_end_ns, Send, Measured, &write.run_queue_inside().unwrap_or_default());
+        if write.between_ns > 0 {
+            self.until_waits(write.return_ns, Application, Measured, &write.between);
+        }
+    }
+
+    /// In the application, between two calls. If the next one's entry was not seen, that call's tile covers it; outside
+    /// of calls, the time at which the kernel took the bytes is as near.
+    pub(crate) fn application(&mut self, from: &CallTiming, to: &CallTiming) {
+        if to.outside {
+            return self.until(if to.enter_ns != 0 { to.enter_ns } else { to.return_ns }, Application, Derived);
+        }
+        match from.waits_until(to) {
+            Some(waits) => self.until_waits(to.enter_ns, Application, Measured, &waits),
+            None => self.until(to.enter_ns, Application, Derived),
+        }
+    }
+
+    /// Up to the arrival of a message's first byte, time went to `name`, but for the delivery from the softirq's raise
+    /// on. That is derived: the packet may be younger than the raise. While it is within the accuracy that is promised,
+    /// that leaves the time before as well known as it is.
+    pub(crate) fn arriving(&mut self, arrived: Moment, softirq_ns: Option<u64>, name: SegmentName, evidence: Evidence) {
+        const ACCURACY_NS: u64 = 10_000;
+        let evidence = if arrived.exact { evidence } else { Derived };
+        let raised_ns = softirq_ns.filter(|raised_ns| (self.now_ns..arrived.ns).contains(raised_ns));
+        let Some(raised_ns) = raised_ns else { return self.until(arrived.ns, name, evidence) };
+        let small_ns = ACCURACY_NS.max((raised_ns - self.now_ns) / 10);
+        let evidence = if arrived.ns - raised_ns <= small_ns { evidence } else { evidence.max(Derived) };
+        self.until(raised_ns, name, evidence);
+        self.until(arrived.ns, Softirq, Derived);
+    }
+
+    pub(crate) fn finish(mut self, start: Evidence) -> Timeline {
+        self.unexplained(self.end_ns);
+        let segments = shortened(merged(self.segments));
+        Timeline { start_ns: self.start_ns, end_ns: self.end_ns, start, segments }
+    }
+}
