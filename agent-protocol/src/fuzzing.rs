@@ -11,7 +11,7 @@ use crate::{
     dns,
     http1::{RequestHead, Requests, ResponseHead, Responses},
     input::{Event, Input},
-    traceparent,
+    tls, traceparent,
 };
 
 /// Any bytes as the requests of a connection.
@@ -54,6 +54,41 @@ pub fn dns(data: &[u8]) {
     if let Some((length, message)) = dns::tcp_message(data) {
         assert!(message.len() <= length && message.len() + 2 <= data.len());
     }
+}
+
+/// Any bytes as one direction of TLS: how they are cut does not matter, and records follow each other.
+pub fn tls(data: &[u8]) {
+    let whole = tls_feed(&[Input::Bytes(data)]);
+    let bytes: Vec<_> = data.chunks(1).map(Input::Bytes).collect();
+    // Behind the first loss, where calls begin matters.
+    let up_to_loss = |events: Vec<tls::Event>| {
+        let lost = events.iter().position(|event| *event == tls::Event::Lost);
+        events.into_iter().take(lost.map_or(usize::MAX, |lost| lost + 1)).collect::<Vec<_>>()
+    };
+    assert_eq!(up_to_loss(tls_feed(&bytes)), up_to_loss(whole), "{}", data.escape_ascii());
+    tls_feed(&Random::from_data(data).pieces(data));
+}
+
+/// Feeds pieces and then the end; checks what must hold of records.
+pub fn tls_feed(pieces: &[Input<'_>]) -> Vec<tls::Event> {
+    let (mut records, mut events, mut total) = (tls::Records::default(), Vec::new(), 0_u64);
+    for piece in pieces.iter().copied().chain([Input::End]) {
+        records.feed(piece, &mut events);
+        total = total.saturating_add(match piece {
+            Input::Bytes(bytes) => bytes.len() as u64,
+            Input::Gap(gap) => gap,
+            Input::End => 0,
+        });
+        assert_eq!(records.offset(), total, "every byte is counted once");
+    }
+    let mut end = 0;
+    for event in &events {
+        if let tls::Event::Record(record) = event {
+            assert!(end <= record.start && record.start < record.end && record.start <= total, "{record:?} at {end}");
+            end = record.end;
+        }
+    }
+    events
 }
 
 /// Messages recorded as text: a name, lines of hexadecimal digits, then what they say behind `= `.

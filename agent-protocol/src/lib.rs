@@ -10,6 +10,7 @@ pub mod detect;
 
 pub mod dns;
 pub mod http1;
+pub mod tls;
 pub mod traceparent;
 
 #[doc(hidden)]

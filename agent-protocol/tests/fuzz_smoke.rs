@@ -77,6 +77,11 @@ fn mutated_messages_break_no_promise_of_dns() {
 }
 
 #[test]
+fn mutated_streams_break_no_promise_of_tls() {
+    check_recorded(include_str!("../fixtures/tls/streams.txt"), fuzzing::tls, 6);
+}
+
+#[test]
 fn mutated_values_break_no_promise_of_traceparent() {
     let valid = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let mut random = Random::new(4);
