@@ -114,6 +114,7 @@ pub fn on_waking(task_struct: u64) {
     {
         task.runnable_ns = now();
         task.woken_from_sleep = 1;
+        task.wait_queue = 0;
         if task.quota != 0 {
             begin_wait(task, task_struct);
         }
@@ -186,42 +187,44 @@ fn arrive(task: &mut Task, task_struct: u64) {
     }
 }
 
-/// How long the run queue of a thread's cgroup has been throttled so far, and which it is; `None`: never, or not known.
+/// The run queue of a thread's cgroup, and how long it has been throttled so far; zeros if not known. No `Option`: of the
+/// absent value the compiler would compare what a failed read leaves, which the verifier refuses.
 #[inline(always)]
-fn throttled(task_struct: u64) -> Option<(u64, u64)> {
+fn throttled(task_struct: u64) -> (u64, u64) {
     if offsets::TASK_CFS_RQ.load() == ABSENT || offsets::CFS_THROTTLED_NS.load() == ABSENT {
-        return None;
+        return (0, 0);
     }
-    let queue: u64 = read(task_struct, &offsets::TASK_CFS_RQ)?;
-    let total_ns: u64 = read(queue, &offsets::CFS_THROTTLED_NS)?;
-    Some((queue, total_ns))
+    let Some(queue) = read::<u64>(task_struct, &offsets::TASK_CFS_RQ) else { return (0, 0) };
+    match read::<u64>(queue, &offsets::CFS_THROTTLED_NS) {
+        Some(total_ns) => (queue, total_ns),
+        None => (0, 0),
+    }
 }
 
 #[inline(always)]
 fn begin_wait(task: &mut Task, task_struct: u64) {
-    task.wait_queue = 0;
-    if let Some((queue, total_ns)) = throttled(task_struct) {
-        task.wait_queue = queue;
-        task.wait_throttled_ns = total_ns;
-    }
+    (task.wait_queue, task.wait_throttled_ns) = throttled(task_struct);
 }
 
-/// The throttled part of a wait: the queue's own total has grown by it. A thread that changed its queue (moved to another
-/// CPU) counts as not throttled.
+/// The throttled part of a wait: the total of the queue that it began in has grown by it, also if the thread came to
+/// another CPU since.
 #[inline(always)]
 fn end_wait(task: &mut Task, task_struct: u64, waited_ns: u64) {
     if waited_ns < THROTTLED_MIN_NS {
         return;
     }
-    let Some((queue, total_ns)) = throttled(task_struct) else { return };
+    if task.wait_queue == 0 {
+        // A wake-up's wait is looked at only in cgroups that are throttled at times.
+        task.quota = u32::from(throttled(task_struct).1 != 0);
+        return;
+    }
+    let Some(total_ns) = read::<u64>(task.wait_queue, &offsets::CFS_THROTTLED_NS) else { return };
     if total_ns != 0 {
         task.quota = 1;
     }
-    if queue == task.wait_queue {
-        let grown_ns = total_ns.wrapping_sub(task.wait_throttled_ns);
-        // What was throttled when the wait began is told as a whole when it ends.
-        task.throttled_ns += if grown_ns < waited_ns { grown_ns } else { waited_ns };
-    }
+    let grown_ns = total_ns.saturating_sub(task.wait_throttled_ns);
+    // What was throttled when the wait began is told as a whole when it ends.
+    task.throttled_ns += if grown_ns < waited_ns { grown_ns } else { waited_ns };
 }
 
 /// What the current thread goes to sleep in.

@@ -4,3 +4,5 @@
 
 mod attach_ladder;
 mod mutation;
+mod records;
+mod sched;

@@ -1,0 +1,184 @@
+//! A thread's sleeps are found by what it slept in, and its throttled waits as such.
+//!
+//! Truth: the thread's own `schedstat` and clock around each step; `cpu.stat` of its cgroup.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader, Lines, Write},
+    path::PathBuf,
+    process::ChildStdout,
+    time::Duration,
+};
+
+use agent_common::{
+    message::{CallRecord, direction, flag},
+    sched::{BLOCKED, Blocked},
+};
+use serde::Deserialize;
+use spantap_tests::{
+    clock,
+    process::{Launch, Process, require_root, tool},
+    stats::assert_within,
+    temp::TempDir,
+};
+
+use crate::records::Records;
+
+const SLEEPER: &str = include_str!("sleeper.py");
+const BOUND: Duration = Duration::from_secs(30);
+
+/// What the sleeper says of a step.
+#[derive(Clone, Debug, Deserialize)]
+struct Step {
+    step: String,
+    tid: u32,
+    wall_ns: u64,
+    cpu_ns: u64,
+    delay_ns: u64,
+}
+
+impl Step {
+    fn asleep_ns(&self) -> u64 {
+        self.wall_ns - self.cpu_ns - self.delay_ns
+    }
+}
+
+/// A step with the call before it and the call after it.
+struct Seen {
+    step: Step,
+    read: CallRecord,
+    written: CallRecord,
+}
+
+impl Seen {
+    fn new(step: Step, pair: &[CallRecord]) -> Self {
+        assert_eq!((pair[0].direction, pair[1].direction), (direction::RECEIVE, direction::SEND));
+        assert!(pair.iter().all(|call| call.flags & flag::SCHED != 0), "{pair:?}");
+        Self { step, read: pair[0], written: pair[1] }
+    }
+
+    fn asleep_ns(&self) -> [u64; BLOCKED] {
+        std::array::from_fn(|index| self.written.off_cpu_ns[index] - self.read.off_cpu_ns[index])
+    }
+
+    fn run_queue_ns(&self) -> u64 {
+        self.written.run_queue_enter_ns - self.read.run_queue_exit_ns
+    }
+
+    fn throttled_ns(&self) -> u64 {
+        self.written.throttled_enter_ns - self.read.throttled_exit_ns
+    }
+}
+
+/// A sleeper before its first step.
+struct Sleeper {
+    process: Process,
+    lines: Lines<BufReader<ChildStdout>>,
+    folder: TempDir,
+}
+
+impl Sleeper {
+    fn start(cpu: Option<usize>, steps: &[&str]) -> Self {
+        require_root();
+        let folder = TempDir::new("sched");
+        let script = folder.write("sleeper.py", SLEEPER);
+        let go = folder.join("go");
+        assert!(Launch::new(tool("mkfifo")).arg(&go).output().status.success());
+        let python = tool("python3");
+        let line = "exec \"$0\" \"$1\" \"$2\" $4 < \"$3\"";
+        let launch = Launch::new(tool("sh")).args(["-c", line]).arg(python).arg(script).arg(folder.join("")).arg(&go);
+        let launch = launch.arg(steps.join(" ")).stdout_piped();
+        let mut process = if let Some(cpu) = cpu { launch.on_cpu(cpu) } else { launch }.spawn();
+        let lines = BufReader::new(process.stdout()).lines();
+        Self { process, lines, folder }
+    }
+
+    /// Lets it begin, and gives each step with its calls.
+    fn finish(mut self, records: &mut Records, before_first: impl FnOnce()) -> Vec<Seen> {
+        let mut go = File::options().write(true).open(self.folder.join("go")).expect("open the FIFO");
+        assert_eq!(self.lines.next().expect("a line").expect("a line"), "ready");
+        before_first();
+        go.write_all(b"\n").expect("start the steps");
+        let parse = |line: std::io::Result<String>| serde_json::from_str(&line.expect("a line")).expect("a step");
+        let steps: Vec<Step> = self.lines.map(parse).collect();
+        self.process.wait(BOUND);
+        let mut calls = Vec::new();
+        clock::wait_for("two calls per step", BOUND, || {
+            calls.extend(records.calls().into_iter().filter(|call| call.tid == steps[0].tid && call.result == 1));
+            (calls.len() >= 2 * steps.len()).then_some(())
+        });
+        steps.into_iter().zip(calls.chunks_exact(2)).map(|(step, pair)| Seen::new(step, pair)).collect()
+    }
+}
+
+#[test]
+fn each_sleep_is_counted_under_what_it_waits_for() {
+    let all = [
+        ("sleep", Blocked::Sleep),
+        ("poll", Blocked::Poll),
+        ("lock", Blocked::Lock),
+        ("stream", Blocked::Socket),
+        ("disk", Blocked::Disk),
+    ];
+    let steps: Vec<&str> = ["sleep"].into_iter().chain(all.iter().map(|(step, _)| *step)).collect();
+    let sleeper = Sleeper::start(None, &steps);
+    let mut records = Records::of(sleeper.process.pid());
+    // The first one begins while the kernel side may still be looking at its first call.
+    for (seen, (_, expected)) in sleeper.finish(&mut records, || {}).iter().skip(1).zip(all) {
+        let asleep = seen.asleep_ns();
+        let what = format!("{:?} {asleep:?}", seen.step);
+        println!("{what}");
+        assert_within(&what, asleep.iter().sum(), seen.step.asleep_ns(), 0.1);
+        let named = asleep[expected as usize];
+        assert!(named * 10 >= asleep.iter().sum::<u64>() * 9, "{expected:?} should stand out: {what}");
+    }
+}
+
+#[test]
+fn waits_of_a_throttled_cgroup_are_throttled() {
+    // On one CPU: the cgroup's own total counts each CPU.
+    let sleeper = Sleeper::start(Some(0), &["sleep", "spin", "sleep"]);
+    let quota = Quota::new(sleeper.process.pid());
+    let mut records = Records::of(sleeper.process.pid());
+    let mut before = 0;
+    let seen = sleeper.finish(&mut records, || before = quota.throttled_ns());
+    let truth = quota.throttled_ns() - before;
+    let (spin, asleep) = (&seen[1], &seen[2]);
+    println!("{:?}: run queue {}, throttled {}", spin.step, spin.run_queue_ns(), spin.throttled_ns());
+    // 50 ms of work at a tenth of a CPU.
+    assert!(truth > 200_000_000, "cpu.stat: {truth}");
+    assert_eq!(spin.step.step, "spin");
+    assert_within("throttled", spin.throttled_ns(), truth, 0.1);
+    assert!(spin.throttled_ns() <= spin.run_queue_ns());
+    assert_within("run queue", spin.run_queue_ns(), spin.step.delay_ns, 0.1);
+    assert!(asleep.throttled_ns() <= asleep.run_queue_ns(), "asleep, not throttled");
+}
+
+/// A tenth of a CPU for one process, by cgroup v1 (the v2 controller where v1 is not mounted is tested in the scenarios).
+struct Quota(PathBuf);
+
+impl Quota {
+    fn new(pid: u32) -> Self {
+        let path = PathBuf::from(format!("/sys/fs/cgroup/cpu/spantap-test-quota-{}", std::process::id()));
+        fs::create_dir(&path).expect("create a cgroup of the cpu controller");
+        let set = |file: &str, value: String| fs::write(path.join(file), value).expect("write the cgroup");
+        set("cpu.cfs_period_us", "50000".into());
+        set("cpu.cfs_quota_us", "5000".into());
+        // Whatever else runs here must not keep it from using its share up.
+        set("cpu.shares", "262144".into());
+        set("cgroup.procs", pid.to_string());
+        Self(path)
+    }
+
+    fn throttled_ns(&self) -> u64 {
+        let text = fs::read_to_string(self.0.join("cpu.stat")).expect("read cpu.stat");
+        let line = text.lines().find_map(|line| line.strip_prefix("throttled_time "));
+        line.and_then(|value| value.parse().ok()).expect("throttled_time")
+    }
+}
+
+impl Drop for Quota {
+    fn drop(&mut self) {
+        let _ = clock::poll(Duration::from_secs(5), || fs::remove_dir(&self.0).ok());
+    }
+}

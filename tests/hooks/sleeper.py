@@ -1,0 +1,84 @@
+"""Answers one byte after each of its STEPS, and says how long each took: sleeper.py STEP...
+
+The other end is a child of its own. Says `ready` and waits for a line on standard input before the first step.
+"""
+
+import json
+import os
+import select
+import socket
+import sys
+import threading
+import time
+
+
+def schedstat():
+    with open(f"/proc/self/task/{threading.get_native_id()}/schedstat") as file:
+        return [int(word) for word in file.read().split()[:2]]
+
+
+def later(action):
+    threading.Timer(0.08, action).start()
+
+
+def lock():
+    held = threading.Lock()
+    held.acquire()
+    later(held.release)
+    held.acquire()
+
+
+def stream():
+    reader, writer = os.pipe()
+    later(lambda: os.write(writer, b"x"))
+    os.read(reader, 1)
+
+
+def disk():
+    with open(sys.argv[1] + "/file", "wb", buffering=0) as file:
+        end = time.monotonic() + 0.1
+        while time.monotonic() < end:
+            file.write(b"x" * 65536)
+            os.fsync(file.fileno())
+
+
+def spin():
+    end = time.thread_time() + 0.05
+    while time.thread_time() < end:
+        pass
+
+
+STEPS = {
+    "sleep": lambda: time.sleep(0.08),
+    "poll": lambda: select.poll().poll(80),
+    "lock": lock,
+    "stream": stream,
+    "disk": disk,
+    "spin": spin,
+}
+
+
+def main():
+    steps = sys.argv[2:]
+    listener = socket.create_server(("127.0.0.1", 0))
+    if os.fork() == 0:
+        client = socket.create_connection(listener.getsockname())
+        for _ in steps:
+            client.sendall(b"q")
+            client.recv(1)
+        os._exit(0)
+    connection, _ = listener.accept()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for step in steps:
+        connection.recv(1)
+        before, start = schedstat(), time.monotonic_ns()
+        STEPS[step]()
+        end, after = time.monotonic_ns(), schedstat()
+        connection.sendall(b"a")
+        cpu_ns, delay_ns = (b - a for a, b in zip(before, after))
+        print(json.dumps({"step": step, "tid": threading.get_native_id(), "wall_ns": end - start,
+                          "cpu_ns": cpu_ns, "delay_ns": delay_ns}), flush=True)
+
+
+main()
