@@ -134,4 +134,27 @@ pub struct Task {
     pub woken_from_sleep: u32,
     /// `MSG_*` flags of the call in progress.
     pub message_flags: u32,
+    /// Where the application wants or gives the other end's address; 0 for nowhere.
+    pub address: u64,
+    /// Which of the datagrams of the call in progress is next.
+    pub datagram: u32,
+    pub padding: u32,
+}
+
+/// Arrivals whose times a datagram socket keeps; a power of two.
+pub const ARRIVALS: u64 = 8;
+
+/// One datagram socket that a recorded task used.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct DatagramSocket {
+    pub id: u64,
+    /// Inode number of its file: another socket at the same address has another one.
+    pub inode: u64,
+    /// Datagrams that arrived since it is known; those that were in its queue before have negative numbers.
+    pub arrived: u64,
+    /// Number of the next datagram to be read, as far as known.
+    pub next: i64,
+    /// When the last [`ARRIVALS`] of them arrived, by number.
+    pub times: [u64; ARRIVALS as usize],
 }
