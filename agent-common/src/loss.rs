@@ -37,10 +37,12 @@ pub enum KernelLoss {
     PayloadShed = 14,
     /// No room in the table of datagram sockets.
     DatagramTableFull = 15,
+    /// One call moved more datagrams than are told.
+    DatagramOmitted = 16,
 }
 
 /// Number of reasons.
-pub const KERNEL_LOSSES: u32 = 16;
+pub const KERNEL_LOSSES: u32 = 17;
 
 impl KernelLoss {
     /// Every reason, in index order.
@@ -61,6 +63,7 @@ impl KernelLoss {
         Self::ConnectionSampledOut,
         Self::PayloadShed,
         Self::DatagramTableFull,
+        Self::DatagramOmitted,
     ];
 
     /// Stable name for output and metrics.
@@ -82,6 +85,7 @@ impl KernelLoss {
             Self::ConnectionSampledOut => "connection_sampled_out",
             Self::PayloadShed => "payload_shed",
             Self::DatagramTableFull => "datagram_table_full",
+            Self::DatagramOmitted => "datagram_omitted",
         }
     }
 }

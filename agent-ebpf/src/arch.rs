@@ -9,6 +9,8 @@ pub mod regs {
     pub const FIRST: usize = 56;
     /// Number of 8-byte registers read from there: r10 r9 r8 rax rcx rdx rsi rdi.
     pub const COUNT: usize = 8;
+    /// Index of the fifth argument.
+    pub const ARG4: usize = 2;
     /// Index of the fourth argument.
     pub const ARG3: usize = 0;
     /// Index of the third argument.

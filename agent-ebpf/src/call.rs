@@ -14,10 +14,11 @@ use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, generated
 
 use crate::{
     arch::{number, regs},
-    connection,
+    connection, datagram,
     emit::{self, now},
     maps::{Copy, SCRATCH, Scratch, TASKS},
     message, offsets, sched, select,
+    socket::{self, Kind},
     state::{Task, flag},
     walk,
 };
@@ -41,12 +42,13 @@ pub fn on_enter(pt_regs: u64, id: u64) {
         return;
     }
     let Some(registers) = offsets::read_at::<[u64; regs::COUNT]>(pt_regs + regs::FIRST as u64) else { return };
-    begin(task, id, [registers[regs::ARG0], registers[regs::ARG1], registers[regs::ARG2], registers[regs::ARG3]]);
+    let arguments = [regs::ARG0, regs::ARG1, regs::ARG2, regs::ARG3, regs::ARG4].map(|index| registers[index]);
+    begin(task, id, arguments);
 }
 
 /// `sys_enter` for the tracepoint form, whose arguments lie in the record itself.
 #[inline(always)]
-pub fn on_enter_arguments(id: u64, arguments: [u64; 4]) {
+pub fn on_enter_arguments(id: u64, arguments: [u64; 5]) {
     if !moves_bytes(id) {
         return;
     }
@@ -58,7 +60,7 @@ pub fn on_enter_arguments(id: u64, arguments: [u64; 4]) {
 }
 
 #[inline(always)]
-fn begin(task: &mut Task, id: u64, [fd, buffer, count, fourth]: [u64; 4]) {
+fn begin(task: &mut Task, id: u64, [fd, buffer, count, fourth, fifth]: [u64; 5]) {
     task.enter_ns = now();
     task.number = id + 1; // 0 means "in no call"
     task.fd = fd;
@@ -68,48 +70,74 @@ fn begin(task: &mut Task, id: u64, [fd, buffer, count, fourth]: [u64; 4]) {
     task.tx_sock = 0;
     task.rx_sock = 0;
     task.call_flags = 0;
+    task.datagram = 0;
     task.message_flags = match id {
         number::RECVFROM | number::RECVMMSG => fourth as u32,
         number::RECVMSG => count as u32,
         _ => 0,
     };
+    task.address = if id == number::SENDTO || id == number::RECVFROM { fifth } else { 0 };
 }
 
-/// `sys_exit`.
+/// `sys_exit`. Returns whether [`on_exit_elsewhere`] has to look at the call.
 #[inline(always)]
-pub fn on_exit(result: i64) {
-    let tid = bpf_get_current_pid_tgid() as u32;
-    let Some(found) = TASKS.get_ptr_mut(&tid) else { return };
-    // SAFETY: a live map value of the current thread.
-    let task = unsafe { &mut *found };
-    if task.number == 0 {
-        return;
-    }
+pub fn on_exit(result: i64) -> bool {
+    let Some(task) = task_in_call() else { return false };
     let id = task.number - 1;
+    let answered = task.tx_sock != 0 || task.rx_sock != 0 || id == number::ACCEPT || id == number::ACCEPT4;
+    if !answered && result != EAGAIN && result != EINTR {
+        return true;
+    }
     task.number = 0;
-    let Some(settings) = select::settings() else { return };
+    let Some(settings) = select::settings() else { return false };
     if task.tx_sock != 0 {
         returned_from_send(settings, task, id, result);
     } else if task.rx_sock != 0 {
         returned_from_read(settings, task, id, result);
-    } else if (id == number::ACCEPT || id == number::ACCEPT4) && result >= 0 {
-        if let Some(sk) = walk::socket(result as u64) {
-            connection::on_accepted(sk, task.pid, task.cgroup_id);
+    } else if result >= 0 {
+        if let Some(found) = walk::socket(result as u64) {
+            connection::on_accepted(found.sk, task.pid, task.cgroup_id);
         }
-    } else if ended_or_failed(task, id, result) {
-        returned_empty(settings, task, id, result);
     }
     task.tx_sock = 0;
     task.rx_sock = 0;
     task.enter_ns = 0;
+    false
+}
+
+/// The current thread, if it is in a call that is watched.
+#[inline(always)]
+fn task_in_call() -> Option<&'static mut Task> {
+    let tid = bpf_get_current_pid_tgid() as u32;
+    // SAFETY: a live map value of the current thread.
+    TASKS.get_ptr_mut(&tid).map(|task| unsafe { &mut *task }).filter(|task| task.number != 0)
+}
+
+/// The second half of `sys_exit`, a program of its own for the verifier's sake: no TCP hook fired in the call. Returns whether
+/// it has to run once more: it tells of one datagram at a time.
+#[inline(always)]
+pub fn on_exit_elsewhere(result: i64) -> bool {
+    let Some(task) = task_in_call() else { return false };
+    let Some(settings) = select::settings() else { return false };
+    let id = task.number - 1;
+    returned_elsewhere(settings, task, id, result) || end_call()
+}
+
+/// The call is over, whatever it was. Returns false.
+#[inline(always)]
+pub fn end_call() -> bool {
+    if let Some(task) = task_in_call() {
+        task.number = 0;
+        task.enter_ns = 0;
+    }
+    false
 }
 
 /// A read that met the end of the stream, or a call that failed for good.
 #[inline(always)]
 fn ended_or_failed(task: &Task, id: u64, result: i64) -> bool {
     let wanted_bytes = task.count != 0 || id == number::RECVMSG; // whose third argument is its flags
-    (result == 0 && is_read(id) && wanted_bytes)
-        || (result < 0 && result != EAGAIN && result != EINTR && (is_read(id) || is_write(id)))
+    result < 0 || (result == 0 && is_read(id) && wanted_bytes)
 }
 
 #[inline(always)]
@@ -161,10 +189,21 @@ fn returned_from_read(settings: &Settings, task: &mut Task, id: u64, result: i64
     tell(settings, task, conn.id, Call { id, result, direction: direction::RECEIVE, range, moved, selected, time_ns });
 }
 
-/// No socket hook fired, so the descriptor has to say whether this was a connection that the agent knows.
+/// No TCP hook fired, so the descriptor has to say what this was. Returns whether there is more to tell.
 #[inline(always)]
-fn returned_empty(settings: &Settings, task: &mut Task, id: u64, result: i64) {
-    let Some(sk) = walk::socket(task.fd) else { return };
+fn returned_elsewhere(settings: &Settings, task: &mut Task, id: u64, result: i64) -> bool {
+    let Some(found) = walk::socket(task.fd) else { return false };
+    match socket::kind(found.sk) {
+        Some(Kind::Tcp) if ended_or_failed(task, id, result) => returned_empty(settings, task, found.sk, id, result),
+        Some(Kind::Datagram) => return datagram::returned(settings, task, found, id, result),
+        _ => {}
+    }
+    false
+}
+
+/// A call on a TCP connection that the agent knows moved nothing.
+#[inline(always)]
+fn returned_empty(settings: &Settings, task: &mut Task, sk: u64, id: u64, result: i64) {
     // A connection that never moved a byte was never told of, and its end says nothing about a request.
     let Some(conn) = connection::find(sk).filter(|conn| conn.flags & flag::ANNOUNCED != 0) else { return };
     let by_connection = select::connection_mode(settings, conn);
@@ -353,8 +392,9 @@ fn begins_http1(start: u32) -> bool {
     found
 }
 
+/// Copies up to `limit` of the `moved` bytes that are in the buffers; how it went is in `scratch.copy`.
 #[inline(always)]
-fn copy_buffers(limit: u32, scratch: &mut Scratch, base: u64, count: u64, moved: u32) {
+pub fn copy_buffers(limit: u32, scratch: &mut Scratch, base: u64, count: u64, moved: u32) {
     for index in 0..BUFFERS as u64 {
         if index >= count || volatile(&scratch.copy).left == 0 {
             return;
@@ -429,7 +469,7 @@ fn copy_tail(scratch: &mut Scratch, copy: &Copy, moved: u32) -> u32 {
 
 /// The state of the copy as the map has it.
 #[inline(always)]
-fn volatile(copy: &Copy) -> Copy {
+pub fn volatile(copy: &Copy) -> Copy {
     // SAFETY: a live reference.
     unsafe { core::ptr::from_ref(copy).read_volatile() }
 }
@@ -449,7 +489,7 @@ fn is_read(id: u64) -> bool {
 }
 
 #[inline(always)]
-fn is_write(id: u64) -> bool {
+pub fn is_write(id: u64) -> bool {
     matches!(
         id,
         number::WRITE

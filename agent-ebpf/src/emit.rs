@@ -26,9 +26,15 @@ pub fn now() -> u64 {
 /// Counts a loss on this CPU. Atomic because a softirq may interrupt a task-context hook.
 #[inline(always)]
 pub fn lost(reason: KernelLoss) {
+    lost_many(reason, 1);
+}
+
+/// Counts `count` losses on this CPU.
+#[inline(always)]
+pub fn lost_many(reason: KernelLoss, count: u64) {
     if let Some(counter) = LOSSES.get_ptr_mut(reason as u32) {
         // SAFETY: a live, aligned map value.
-        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, 1) };
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, count) };
     }
 }
 

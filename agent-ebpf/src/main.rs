@@ -14,6 +14,7 @@
 mod arch;
 mod call;
 mod connection;
+mod datagram;
 mod emit;
 mod maps;
 mod message;
@@ -22,11 +23,14 @@ mod process;
 mod sched;
 mod select;
 mod softirq;
+mod socket;
 mod state;
 mod walk;
 
 use aya_ebpf::{
+    EbpfContext,
     macros::{btf_tracepoint, fentry, kprobe, raw_tracepoint, tracepoint},
+    maps::ProgramArray,
     programs::{BtfTracePointContext, FEntryContext, ProbeContext, RawTracePointContext, TracePointContext},
 };
 
@@ -50,7 +54,6 @@ hook!(sys_enter__tp_btf, sys_enter__raw_tp, "sys_enter", |context| call::on_ente
     context.arg::<u64>(0),
     context.arg::<u64>(1)
 ));
-hook!(sys_exit__tp_btf, sys_exit__raw_tp, "sys_exit", |context| call::on_exit(context.arg::<i64>(1)));
 hook!(inet_sock_set_state__tp_btf, inet_sock_set_state__raw_tp, "inet_sock_set_state", |context| {
     connection::on_state(context.arg::<u64>(0), context.arg::<u64>(1) as u8, context.arg::<u64>(2) as u8)
 });
@@ -72,6 +75,7 @@ hook!(tcp_rcv_space_adjust__tp_btf, tcp_rcv_space_adjust__raw_tp, "tcp_rcv_space
 hook!(net_dev_start_xmit__tp_btf, net_dev_start_xmit__raw_tp, "net_dev_start_xmit", |context| message::on_transmit(
     context.arg::<u64>(0)
 ));
+hook!(sk_data_ready__tp_btf, sk_data_ready__raw_tp, "sk_data_ready", |context| socket::on_ready(context.arg::<u64>(0)));
 hook!(sched_waking__tp_btf, sched_waking__raw_tp, "sched_waking", |context| sched::on_waking(context.arg::<u64>(0)));
 hook!(sched_switch__tp_btf, sched_switch__raw_tp, "sched_switch", |context| sched::on_switch(
     context.arg::<u64>(0) & 1 != 0,
@@ -94,11 +98,47 @@ hook!(sched_process_exec__tp_btf, sched_process_exec__raw_tp, "sched_process_exe
 ));
 hook!(sched_process_exit__tp_btf, sched_process_exit__raw_tp, "sched_process_exit", |_context| process::on_exit());
 
+/// The first half, which goes on with `other_sockets` of the same rung where no TCP hook answered.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn sys_exit__tp_btf(context: BtfTracePointContext) -> i32 {
+    if call::on_exit(context.arg::<i64>(1)) {
+        go_on(&context, &maps::SECOND_HALF_TP_BTF);
+    }
+    0
+}
+
+/// Likewise.
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn sys_exit__raw_tp(context: RawTracePointContext) -> i32 {
+    if call::on_exit(context.arg::<i64>(1)) {
+        go_on(&context, &maps::SECOND_HALF_RAW_TP);
+    }
+    0
+}
+
+/// The second half, which goes on with itself.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn other_sockets__tp_btf(context: BtfTracePointContext) -> i32 {
+    if call::on_exit_elsewhere(context.arg::<i64>(1)) {
+        go_on(&context, &maps::SECOND_HALF_TP_BTF);
+    }
+    0
+}
+
+/// Likewise.
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn other_sockets__raw_tp(context: RawTracePointContext) -> i32 {
+    if call::on_exit_elsewhere(context.arg::<i64>(1)) {
+        go_on(&context, &maps::SECOND_HALF_RAW_TP);
+    }
+    0
+}
+
 /// `raw_syscalls:sys_enter`: common fields 8 bytes, id 8, six arguments of 8.
 #[tracepoint]
 pub fn sys_enter__tracepoint(context: TracePointContext) -> u32 {
     // SAFETY: the offsets are those of the event's format, which is part of the kernel's interface.
-    let fields = unsafe { (context.read_at::<u64>(8), context.read_at::<[u64; 4]>(16)) };
+    let fields = unsafe { (context.read_at::<u64>(8), context.read_at::<[u64; 5]>(16)) };
     if let (Ok(id), Ok(arguments)) = fields {
         call::on_enter_arguments(id, arguments);
     }
@@ -109,10 +149,33 @@ pub fn sys_enter__tracepoint(context: TracePointContext) -> u32 {
 #[tracepoint]
 pub fn sys_exit__tracepoint(context: TracePointContext) -> u32 {
     // SAFETY: the offset is that of the event's format, which is part of the kernel's interface.
-    if let Ok(result) = unsafe { context.read_at::<i64>(16) } {
-        call::on_exit(result);
+    if let Ok(result) = unsafe { context.read_at::<i64>(16) }
+        && call::on_exit(result)
+    {
+        go_on(&context, &maps::SECOND_HALF_TRACEPOINT);
     }
     0
+}
+
+/// The second half of it.
+#[tracepoint]
+pub fn other_sockets__tracepoint(context: TracePointContext) -> u32 {
+    // SAFETY: as above.
+    if let Ok(result) = unsafe { context.read_at::<i64>(16) }
+        && call::on_exit_elsewhere(result)
+    {
+        go_on(&context, &maps::SECOND_HALF_TRACEPOINT);
+    }
+    0
+}
+
+/// Ends this program and runs the second half of `sys_exit`, if that is there: in one program, both are more than the
+/// verifier follows, and so are several datagrams. The kernel allows 33 such steps.
+#[inline(always)]
+fn go_on(context: &impl EbpfContext, second_half: &ProgramArray) {
+    // SAFETY: the second half has the same context; the verifier checks its type when the agent puts it there.
+    let _ = unsafe { second_half.tail_call(context, 0) };
+    call::end_call();
 }
 
 /// `tcp_sendmsg_locked(sk, msg, size)`: kernels before 6.16 have the function, not the tracepoint.
@@ -127,6 +190,22 @@ pub fn tcp_sendmsg_locked__fentry(context: FEntryContext) -> i32 {
 pub fn tcp_sendmsg_locked__kprobe(context: ProbeContext) -> u32 {
     if let (Some(sk), Some(size)) = (context.arg::<u64>(0), context.arg::<u64>(2)) {
         message::on_send(sk, size as u32);
+    }
+    0
+}
+
+/// `sock_def_readable(sk)`: what kernels before 6.3 have for `sk_data_ready`.
+#[fentry(function = "sock_def_readable")]
+pub fn sk_data_ready__fentry(context: FEntryContext) -> i32 {
+    socket::on_ready(context.arg::<u64>(0));
+    0
+}
+
+/// The same by kprobe.
+#[kprobe(function = "sock_def_readable")]
+pub fn sk_data_ready__kprobe(context: ProbeContext) -> u32 {
+    if let Some(sk) = context.arg::<u64>(0) {
+        socket::on_ready(sk);
     }
     0
 }

@@ -8,10 +8,10 @@ use agent_common::{
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 
-use crate::state::{Conn, Softirq, Task};
+use crate::state::{Conn, DatagramSocket, Softirq, Task};
 
 /// Records to the agent.
 #[map]
@@ -50,7 +50,33 @@ pub static CONNECTIONS: HashMap<u64, Conn> = HashMap::with_max_entries(8192, BPF
 #[map]
 pub static TASKS: HashMap<u32, Task> = HashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
 
-/// Zeroes, to insert into the two tables above from. Never written.
+/// Datagram sockets by the address of their `struct sock`. No hook tells when one goes: see `socket`.
+#[map]
+pub static DATAGRAMS: HashMap<u64, DatagramSocket> = HashMap::with_max_entries(DATAGRAM_SOCKETS, BPF_F_NO_PREALLOC);
+/// Most of them; a power of two.
+pub const DATAGRAM_SOCKETS: u32 = 4096;
+/// Which of them there are, for the hand that looks for those that went.
+#[map]
+pub static DATAGRAM_PLACES: Array<u64> = Array::with_max_entries(DATAGRAM_SOCKETS, 0);
+/// Where the hands of the tables are.
+#[map]
+pub static HANDS: Array<u64> = Array::with_max_entries(2, 0);
+
+/// The program that `sys_exit` goes on with. One for each rung, because such a map holds programs of one type only.
+#[map]
+pub static SECOND_HALF_TP_BTF: ProgramArray = ProgramArray::with_max_entries(1, 0);
+/// Likewise.
+#[map]
+pub static SECOND_HALF_RAW_TP: ProgramArray = ProgramArray::with_max_entries(1, 0);
+/// Likewise.
+#[map]
+pub static SECOND_HALF_TRACEPOINT: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// The address of the kernel's `socket_file_ops`, once a socket was seen.
+#[map]
+pub static SOCKET_OPERATIONS: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Zeroes, to insert into the tables of connections and tasks from. Never written.
 #[map]
 pub static EMPTY_CONNECTION: Array<Conn> = Array::with_max_entries(1, 0);
 /// Likewise.
@@ -80,6 +106,20 @@ pub struct Scratch {
     pub call: CallRecord,
     pub payload: [u8; PAYLOAD_BYTES_LIMIT * 2],
     pub copy: Copy,
+    pub message: Message,
+}
+
+/// One datagram in the application's memory.
+#[repr(C)]
+pub struct Message {
+    /// Address of the other end's address, or 0.
+    pub name: u64,
+    /// A vector of `count` buffers, or one buffer if `count` is `u64::MAX`.
+    pub base: u64,
+    pub count: u64,
+    pub length: u32,
+    /// Nonzero: application memory could not be read.
+    pub failed: u32,
 }
 
 /// A copy in progress. Lives in the map and is accessed volatile, so that the verifier sees the same unknown state at each

@@ -137,17 +137,22 @@ pub fn connection_mode(settings: &Settings, conn: &mut Conn) -> u32 {
     if conn.generation == generation {
         return conn.mode;
     }
+    conn.mode = endpoint_mode(settings, conn.local_port, conn.remote_port, conn.netns);
+    conn.generation = generation;
+    conn.mode
+}
+
+/// The mode by the rules for ports and network namespaces.
+#[inline(always)]
+pub fn endpoint_mode(settings: &Settings, local_port: u16, remote_port: u16, netns: u32) -> u32 {
     let mut decided = mode::NONE;
     if settings.rules & rule::PORT != 0 {
-        decided = stronger(decided, SELECT_PORT.get_ptr(&u32::from(conn.local_port)));
-        decided = stronger(decided, SELECT_PORT.get_ptr(&u32::from(conn.remote_port)));
+        decided = stronger(decided, SELECT_PORT.get_ptr(&u32::from(local_port)));
+        decided = stronger(decided, SELECT_PORT.get_ptr(&u32::from(remote_port)));
     }
     if settings.rules & rule::NETNS != 0 {
-        let netns = conn.netns;
         decided = stronger(decided, SELECT_NETNS.get_ptr(&netns));
     }
-    conn.mode = decided;
-    conn.generation = generation;
     decided
 }
 

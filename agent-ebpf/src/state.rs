@@ -158,6 +158,11 @@ pub struct Task {
     pub slept_in: u32,
     /// 1 once its cgroup was seen to be throttled.
     pub quota: u32,
+    /// Where the application wants or gives the other end's address; 0 for nowhere.
+    pub address: u64,
+    /// Which of the datagrams of the call in progress is next.
+    pub datagram: u32,
+    pub padding: u32,
 }
 
 /// The receive softirq of one CPU.
@@ -170,4 +175,22 @@ pub struct Softirq {
     pub current_ns: u64,
     /// When that began.
     pub entered_jiffies: u64,
+}
+
+/// Arrivals whose times a datagram socket keeps; a power of two.
+pub const ARRIVALS: u64 = 8;
+
+/// One datagram socket that a recorded task used.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct DatagramSocket {
+    pub id: u64,
+    /// Inode number of its file: another socket at the same address has another one.
+    pub inode: u64,
+    /// Datagrams that arrived since it is known; those that were in its queue before have negative numbers.
+    pub arrived: u64,
+    /// Number of the next datagram to be read, as far as known.
+    pub next: i64,
+    /// When the last [`ARRIVALS`] of them arrived, by number.
+    pub times: [u64; ARRIVALS as usize],
 }

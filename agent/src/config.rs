@@ -71,7 +71,8 @@ pub struct Config {
 #[serde(deny_unknown_fields, default)]
 pub struct Capture {
     /// Payload bytes captured per read or write of what is selected; at most 4096. Of a call that begins an HTTP/1
-    /// message up to 4096 are captured, so that heads are whole. 0 turns payload off.
+    /// message, and of datagrams from and to port 53, up to 4096 are captured, so that heads and DNS answers are whole. 0
+    /// turns payload off.
     pub payload_bytes_max: u32,
     /// Buffer between kernel and agent; a power of two, at least 64KiB. Records that find it full are lost, and counted.
     pub ring_bytes: Size,

@@ -204,5 +204,7 @@ mod without {
         sched_process_fork
         sched_process_exec
         sched_process_exit
+        sk_data_ready
+        other_sockets
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! What works is found by loading and attaching, never by version numbers. Each hook says what is lost without it.
 
-use aya::{Btf, Ebpf, programs::Program};
+use aya::{Btf, Ebpf, maps::ProgramArray, programs::Program};
 
 /// A means of attaching, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -44,8 +44,10 @@ pub struct Hook {
     pub name: &'static str,
     /// Category, if it has a program for a tracepoint through tracefs.
     tracepoint: Option<&'static str>,
-    /// Whether it is a function that fentry and kprobe can reach.
-    function: bool,
+    /// The function that fentry and kprobe can reach instead, if there is one.
+    function: Option<&'static str>,
+    /// The hook whose program goes on with this one: it is not attached, but put where that one finds it.
+    second_half_of: Option<&'static str>,
     /// Nothing works without it.
     pub required: bool,
     /// What is not known without it.
@@ -53,7 +55,7 @@ pub struct Hook {
 }
 
 const fn hook(name: &'static str, gives: &'static str) -> Hook {
-    Hook { name, tracepoint: None, function: false, required: false, gives }
+    Hook { name, tracepoint: None, function: None, second_half_of: None, required: false, gives }
 }
 
 /// Every hook. Order of attaching: state first, so that no hook sees a connection before the ones that create it.
@@ -70,13 +72,23 @@ pub const HOOKS: &[Hook] = &[
     hook("net_dev_start_xmit", "the end of send, the start of network"),
     hook("tcp_probe", "arrival and acknowledgement times: network, remote, transfer, receive_buffer"),
     Hook { required: true, ..hook("tcp_rcv_space_adjust", "what was read") },
-    Hook { function: true, required: true, ..hook("tcp_sendmsg_locked", "what was written") },
+    Hook { function: Some("tcp_sendmsg_locked"), required: true, ..hook("tcp_sendmsg_locked", "what was written") },
+    Hook {
+        // Linux has the tracepoint since 6.3.
+        function: Some("sock_def_readable"),
+        ..hook("sk_data_ready", "arrival times of datagrams and on unix sockets: receive_buffer, wakeup")
+    },
     Hook {
         tracepoint: Some("raw_syscalls"),
         required: true,
         ..hook("sys_enter", "when calls began, and their buffers")
     },
     Hook { tracepoint: Some("raw_syscalls"), required: true, ..hook("sys_exit", "when calls returned, and payload") },
+    Hook {
+        tracepoint: Some("raw_syscalls"),
+        second_half_of: Some("sys_exit"),
+        ..hook("other_sockets", "UDP and unix sockets, the end of streams, failed calls")
+    },
 ];
 
 impl Hook {
@@ -84,7 +96,7 @@ impl Hook {
         match rung {
             Rung::TpBtf | Rung::RawTp => true,
             Rung::Tracepoint => self.tracepoint.is_some(),
-            Rung::Fentry | Rung::Kprobe => self.function,
+            Rung::Fentry | Rung::Kprobe => self.function.is_some(),
         }
     }
 
@@ -124,16 +136,24 @@ pub struct AttachOptions {
 
 /// Attaches every hook by the first rung that works.
 pub fn attach_all(ebpf: &mut Ebpf, btf: &Btf, options: &AttachOptions) -> Vec<HookState> {
-    HOOKS.iter().map(|hook| attach(ebpf, btf, hook, options)).collect()
+    let mut states: Vec<HookState> = Vec::with_capacity(HOOKS.len());
+    for hook in HOOKS {
+        // A second half has to be of its first half's type.
+        let first_half = states.iter().find(|state| Some(state.name) == hook.second_half_of);
+        let rung = first_half.map_or(options.rung, |state| state.rung);
+        states.push(attach(ebpf, btf, hook, rung, options));
+    }
+    states
 }
 
-fn attach(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, options: &AttachOptions) -> HookState {
+fn attach(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, rung: Option<Rung>, options: &AttachOptions) -> HookState {
     let state = |rung, detail| HookState { name: hook.name, gives: hook.gives, rung, required: hook.required, detail };
     if options.without.iter().any(|name| name == hook.name) {
         return state(None, "left out by request".into());
     }
     let mut failures = Vec::new();
-    for rung in hook.ladder(options.rung) {
+    let attach_by = if hook.second_half_of.is_some() { append_by } else { attach_by };
+    for rung in hook.ladder(rung) {
         match attach_by(ebpf, btf, hook, rung) {
             Ok(()) => return state(Some(rung), failures.join("; ")),
             Err(error) => failures.push(format!("{}: {error}", rung.name())),
@@ -159,15 +179,33 @@ fn attach_by(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, rung: Rung) -> Result<(), 
             p.attach(hook.tracepoint.unwrap_or_default(), hook.name).map(drop).map_err(|e| reason(&e))
         }
         (Program::FEntry(p), Rung::Fentry) => {
-            p.load(hook.name, btf).map_err(|e| reason(&e))?;
+            p.load(hook.function.unwrap_or_default(), btf).map_err(|e| reason(&e))?;
             p.attach().map(drop).map_err(|e| reason(&e))
         }
         (Program::KProbe(p), Rung::Kprobe) => {
             p.load().map_err(|e| reason(&e))?;
-            p.attach(hook.name, 0).map(drop).map_err(|e| reason(&e))
+            p.attach(hook.function.unwrap_or_default(), 0).map(drop).map_err(|e| reason(&e))
         }
         _ => Err(format!("program {name} has another type")),
     }
+}
+
+/// Loads a second half and puts it where its first half goes on.
+fn append_by(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, rung: Rung) -> Result<(), String> {
+    let name = format!("{}__{}", hook.name, rung.name());
+    let program = ebpf.program_mut(&name).ok_or_else(|| format!("the object has no program {name}"))?;
+    let first_half = hook.second_half_of.unwrap_or_default();
+    match program {
+        Program::BtfTracePoint(p) => p.load(first_half, btf).map_err(|e| reason(&e))?,
+        Program::RawTracePoint(p) => p.load().map_err(|e| reason(&e))?,
+        Program::TracePoint(p) => p.load().map_err(|e| reason(&e))?,
+        _ => return Err(format!("program {name} has another type")),
+    }
+    let loaded = program.fd().map_err(|e| reason(&e))?.try_clone().map_err(|e| reason(&e))?;
+    let place = format!("SECOND_HALF_{}", rung.name().to_uppercase());
+    let map = ebpf.map_mut(&place).ok_or_else(|| format!("the object has no map {place}"))?;
+    let mut places = ProgramArray::try_from(map).map_err(|e| reason(&e))?;
+    places.set(0, &loaded, 0).map_err(|e| reason(&e))
 }
 
 /// The innermost cause, and the verifier's last words if it spoke.

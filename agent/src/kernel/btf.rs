@@ -227,6 +227,7 @@ const FIELDS: &[(&str, &str, &[&str])] = &[
     ("FDT_MAX_FDS", "fdtable", &["max_fds"]),
     ("FILE_PRIVATE", "file", &["private_data"]),
     ("FILE_INODE", "file", &["f_inode"]),
+    ("FILE_OPERATIONS", "file", &["f_op"]),
     ("INODE_MODE", "inode", &["i_mode"]),
     ("INODE_NUMBER", "inode", &["i_ino"]),
     ("INODE_SUPER", "inode", &["i_sb"]),
@@ -272,6 +273,15 @@ const FIELDS: &[(&str, &str, &[&str])] = &[
     ("CB_ACK_SEQ", "tcp_skb_cb", &["ack_seq"]),
     ("CB_TCP_FLAGS", "tcp_skb_cb", &["tcp_flags"]),
     ("MSG_COUNT", "msghdr", &["msg_iter.count"]),
+    ("SK_TYPE", "sock", &["sk_type"]),
+    ("SK_SOCKET", "sock", &["sk_socket"]),
+    ("SK_RECEIVE_QUEUE", "sock", &["sk_receive_queue.qlen"]),
+    ("SOCKET_ALLOC_INODE", "socket_alloc", &["vfs_inode"]),
+    ("UDP_READER_QUEUE", "udp_sock", &["reader_queue.qlen"]),
+    ("UNIX_ADDRESS", "unix_sock", &["addr"]),
+    ("UNIX_PEER", "unix_sock", &["peer"]),
+    ("UNIX_ADDRESS_LENGTH", "unix_address", &["len"]),
+    ("UNIX_ADDRESS_NAME", "unix_address", &["name"]),
 ];
 
 /// As [`FIELDS`], of what some kernels do not have or have under another name; without it less is known.
