@@ -94,9 +94,16 @@ pub fn on_exit(result: i64) -> bool {
         returned_from_send(settings, task, id, result);
     } else if task.rx_sock != 0 {
         returned_from_read(settings, task, id, result);
-    } else if result >= 0 {
+    } else if (id == number::ACCEPT || id == number::ACCEPT4) && result >= 0 {
         if let Some(found) = walk::socket(result as u64) {
-            connection::on_accepted(found.sk, task.pid, task.cgroup_id);
+            let listener = walk::socket(task.fd).map(|listener| listener.sk);
+            connection::on_accepted(found.sk, listener, task.pid, task.cgroup_id);
+        }
+    } else if id == number::CONNECT {
+        if result < 0
+            && let Some(found) = walk::socket(task.fd)
+        {
+            connection::on_connect_failed(found.sk, -result as u32);
         }
     }
     task.tx_sock = 0;
@@ -149,7 +156,7 @@ fn returned_from_send(settings: &Settings, task: &mut Task, id: u64, result: i64
     } else if result <= 0 {
         task.tx_end = task.tx_start;
     }
-    message::finish_send(conn, task, task.tx_end, time_ns);
+    let transmitted_ns = message::finish_send(conn, task, task.tx_end, time_ns);
     let by_connection = select::connection_mode(settings, conn);
     if !select::payload(settings, select::combined(task.mode, by_connection)) {
         return; // the slot's record says it all
@@ -160,7 +167,7 @@ fn returned_from_send(settings: &Settings, task: &mut Task, id: u64, result: i64
         settings,
         task,
         conn.id,
-        Call { id, result, direction: direction::SEND, range: from, moved, selected: true, time_ns },
+        Call { id, result, direction: direction::SEND, range: from, moved, selected: true, time_ns, transmitted_ns },
     );
 }
 
@@ -186,7 +193,9 @@ fn returned_from_read(settings: &Settings, task: &mut Task, id: u64, result: i64
     let moved = task.rx_end.wrapping_sub(task.rx_start);
     let range = (task.rx_start, task.rx_end);
     let selected = select::payload(settings, combined);
-    tell(settings, task, conn.id, Call { id, result, direction: direction::RECEIVE, range, moved, selected, time_ns });
+    let direction = direction::RECEIVE;
+    let call = Call { id, result, direction, range, moved, selected, time_ns, transmitted_ns: 0 };
+    tell(settings, task, conn.id, call);
 }
 
 /// No TCP hook fired, so the descriptor has to say what this was. Returns whether there is more to tell.
@@ -223,7 +232,10 @@ fn returned_empty(settings: &Settings, task: &mut Task, sk: u64, id: u64, result
     task.arrival_end = at;
     let direction = if reading { direction::RECEIVE } else { direction::SEND };
     let selected = select::payload(settings, combined);
-    tell(settings, task, conn.id, Call { id, result, direction, range: (at, at), moved: 0, selected, time_ns });
+    task.receive_queue = 0;
+    task.out_of_order = 0;
+    let call = Call { id, result, direction, range: (at, at), moved: 0, selected, time_ns, transmitted_ns: 0 };
+    tell(settings, task, conn.id, call);
 }
 
 /// A call as it is told.
@@ -235,6 +247,8 @@ struct Call {
     moved: u32,
     selected: bool,
     time_ns: u64,
+    /// When the last byte of a write left, if it had by the return.
+    transmitted_ns: u64,
 }
 
 #[inline(always)]
@@ -269,14 +283,14 @@ fn tell(settings: &Settings, task: &mut Task, connection_id: u64, call: Call) {
         throttled_exit_ns: task.throttled_ns,
         off_cpu_ns: sched::off_cpu(task),
         off_cpu_inside_ns: task.off_cpu_total_ns.wrapping_sub(task.off_cpu_enter_ns),
-        transmitted_ns: 0,
+        transmitted_ns: call.transmitted_ns,
         cgroup_id: task.cgroup_id,
         start: call.range.0,
         end: call.range.1,
         arrival_end: if receives { task.arrival_end } else { call.range.0 },
         result: call.result as i32,
-        receive_queue: 0,
-        out_of_order: 0,
+        receive_queue: if receives { task.receive_queue } else { 0 },
+        out_of_order: if receives { task.out_of_order } else { 0 },
         pid: task.pid,
         tid: bpf_get_current_pid_tgid() as u32,
         flags,
@@ -504,5 +518,13 @@ pub fn is_write(id: u64) -> bool {
 
 #[inline(always)]
 fn moves_bytes(id: u64) -> bool {
-    is_read(id) || is_write(id) || id == number::ACCEPT || id == number::ACCEPT4
+    is_read(id) || is_write(id) || id == number::ACCEPT || id == number::ACCEPT4 || id == number::CONNECT
+}
+
+/// Whether the current thread is in `connect`.
+#[inline(always)]
+pub fn in_connect() -> bool {
+    let tid = bpf_get_current_pid_tgid() as u32;
+    // SAFETY: a live map value.
+    TASKS.get_ptr(&tid).is_some_and(|task| unsafe { (*task).number } == number::CONNECT + 1)
 }

@@ -1,12 +1,13 @@
 //! Connections: from their first sight to their end, and what the kernel says of them.
 
 use agent_common::{
-    connection::{ConnectionRecord, TcpSnapshot, change, flag as wire, role},
+    connection::{ConnectionRecord, change, flag as wire, role},
     header::kind,
     loss::KernelLoss,
-    settings::mode,
+    settings::{Settings, mode},
 };
 use aya_ebpf::{
+    Global,
     bindings::BPF_NOEXIST,
     helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id, generated as helpers},
 };
@@ -14,17 +15,17 @@ use aya_ebpf::{
 use aya_log_ebpf::{debug, warn};
 
 use crate::{
+    call,
     emit::{self, NoContext, now},
     maps::{CONNECTIONS, EMPTY_CONNECTION},
     message,
-    offsets::{self, read},
-    select,
+    offsets::{self, Checked, Memory},
+    select, snapshot,
     state::{Conn, flag},
 };
 
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
-const IPPROTO_TCP: u16 = 6;
 const ECONNRESET: i32 = 104;
 
 /// TCP states (include/net/tcp_states.h).
@@ -33,6 +34,7 @@ pub mod tcp {
     pub const SYN_SENT: u8 = 2;
     pub const SYN_RECV: u8 = 3;
     pub const FIN_WAIT1: u8 = 4;
+    pub const FIN_WAIT2: u8 = 5;
     pub const CLOSE: u8 = 7;
     pub const CLOSE_WAIT: u8 = 8;
     pub const LAST_ACK: u8 = 9;
@@ -47,20 +49,18 @@ pub fn find(sk: u64) -> Option<&'static mut Conn> {
 
 /// The connection of a socket that moves data in the current task, made if it is older than the agent.
 #[inline(always)]
-pub fn find_or_adopt(sk: u64) -> Option<&'static mut Conn> {
+pub fn find_or_adopt<M: Memory>(sk: u64, tcp: u64) -> Option<&'static mut Conn> {
     if let Some(conn) = find(sk) {
         return Some(conn);
     }
-    let conn = create(sk)?;
+    let conn = create::<M>(sk, tcp)?;
     conn.flags |= flag::PREEXISTING;
+    conn.retrans_told = M::read(tcp, &offsets::TCP_TOTAL_RETRANS).unwrap_or(0);
     Some(conn)
 }
 
 #[inline(always)]
-fn create(sk: u64) -> Option<&'static mut Conn> {
-    if read::<u16>(sk, &offsets::SK_PROTOCOL)? != IPPROTO_TCP {
-        return None;
-    }
+fn create<M: Memory>(sk: u64, tcp: u64) -> Option<&'static mut Conn> {
     let empty = EMPTY_CONNECTION.get_ptr(0)?;
     // SAFETY: `empty` is a live map value that nobody writes.
     if CONNECTIONS.insert(&sk, unsafe { &*empty }, u64::from(BPF_NOEXIST)).is_err() {
@@ -74,68 +74,96 @@ fn create(sk: u64) -> Option<&'static mut Conn> {
     // One CPU creates at most one connection in a nanosecond.
     conn.id = (time_ns << 6) | u64::from(cpu & 63);
     conn.opened_ns = time_ns;
-    if read_identity(sk, conn).is_none() {
+    if select::settings().is_some_and(|settings| leaves_out(settings, conn.id)) {
+        conn.flags |= flag::SAMPLED_OUT;
+    }
+    if read_identity::<M>(tcp, conn).is_none() {
         emit::lost(KernelLoss::KernelReadFailed);
     }
     Some(conn)
 }
 
+/// Whether sampling leaves out the connection of this id.
+#[inline(always)]
+fn leaves_out(settings: &Settings, id: u64) -> bool {
+    // Fibonacci hashing: the upper bits of the product depend on all bits of the id.
+    let hash = id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    settings.sample_bits != 0 && hash & ((1u64 << (settings.sample_bits & 31)) - 1) != 0
+}
+
+/// Whether sampling left this one out; counted when there would first be something to tell.
+#[inline(always)]
+pub fn sampled_out(conn: &mut Conn) -> bool {
+    if conn.flags & flag::SAMPLED_OUT == 0 {
+        return false;
+    }
+    if conn.flags & flag::SAMPLING_COUNTED == 0 {
+        conn.flags |= flag::SAMPLING_COUNTED;
+        emit::lost(KernelLoss::ConnectionSampledOut);
+    }
+    true
+}
+
 /// Addresses, ports and network namespace.
 #[inline(always)]
-fn read_identity(sk: u64, conn: &mut Conn) -> Option<()> {
-    conn.family = read(sk, &offsets::SK_FAMILY)?;
-    conn.local_port = read(sk, &offsets::SK_NUM)?;
-    conn.remote_port = u16::from_be(read(sk, &offsets::SK_DPORT)?);
-    let net: u64 = read(sk, &offsets::SK_NET)?;
-    conn.netns = read(net, &offsets::NET_INUM)?;
+fn read_identity<M: Memory>(tcp: u64, conn: &mut Conn) -> Option<()> {
+    conn.family = M::read(tcp, &offsets::SK_FAMILY)?;
+    conn.local_port = M::read(tcp, &offsets::SK_NUM)?;
+    conn.remote_port = u16::from_be(M::read(tcp, &offsets::SK_DPORT)?);
+    let net: u64 = M::read(tcp, &offsets::SK_NET)?;
+    conn.netns = M::read(net, &offsets::NET_INUM)?;
     match conn.family {
         AF_INET => {
-            let local: [u8; 4] = read(sk, &offsets::SK_RCV_SADDR)?;
-            let remote: [u8; 4] = read(sk, &offsets::SK_DADDR)?;
-            conn.local_address[..4].copy_from_slice(&local);
-            conn.remote_address[..4].copy_from_slice(&remote);
+            let local: u32 = M::read(tcp, &offsets::SK_RCV_SADDR)?;
+            let remote: u32 = M::read(tcp, &offsets::SK_DADDR)?;
+            conn.local_address[..4].copy_from_slice(&local.to_ne_bytes());
+            conn.remote_address[..4].copy_from_slice(&remote.to_ne_bytes());
         }
         AF_INET6 => {
-            conn.local_address = read(sk, &offsets::SK_V6_RCV_SADDR)?;
-            conn.remote_address = read(sk, &offsets::SK_V6_DADDR)?;
+            conn.local_address = read_address::<M>(tcp, &offsets::SK_V6_RCV_SADDR)?;
+            conn.remote_address = read_address::<M>(tcp, &offsets::SK_V6_DADDR)?;
         }
         _ => return None,
     }
     Some(())
 }
 
+#[inline(always)]
+fn read_address<M: Memory>(tcp: u64, offset: &Global<u32>) -> Option<[u8; 16]> {
+    let halves: [u64; 2] = [M::read(tcp, offset)?, M::read(tcp + 8, offset)?];
+    let mut address = [0; 16];
+    address[..8].copy_from_slice(&halves[0].to_ne_bytes());
+    address[8..].copy_from_slice(&halves[1].to_ne_bytes());
+    Some(address)
+}
+
 /// `inet_sock_set_state`: connections come into being, establish, half-close and fail.
 #[inline(always)]
-pub fn on_state(sk: u64, old: u8, new: u8) {
+pub fn on_state<M: Memory>(sk: u64, old: u8, new: u8) {
     match (old, new) {
-        (_, tcp::SYN_SENT) => opened_by_connect(sk),
-        (tcp::SYN_SENT, tcp::ESTABLISHED) => {
-            if let Some(conn) = find(sk) {
-                conn.established_ns = now();
-                // The local address and port are chosen on the way to SYN_SENT or just after it.
-                let _ = read_identity(sk, conn);
-            }
-        }
-        (tcp::SYN_RECV, tcp::ESTABLISHED) => opened_by_peer(sk),
-        (tcp::SYN_SENT, tcp::CLOSE) => changed(sk, change::CONNECT_FAILED, old, new),
-        (_, tcp::CLOSE_WAIT) => changed(sk, change::REMOTE_CLOSED, old, new),
-        (_, tcp::FIN_WAIT1 | tcp::LAST_ACK) => changed(sk, change::LOCAL_CLOSED, old, new),
-        (_, tcp::CLOSE) => note_reset(sk),
+        (_, tcp::SYN_SENT) => opened_by_connect::<M>(sk),
+        (tcp::SYN_SENT, tcp::ESTABLISHED) => established::<M>(sk),
+        (tcp::SYN_RECV, tcp::ESTABLISHED) => opened_by_peer::<M>(sk),
+        (tcp::SYN_SENT, tcp::CLOSE) => connect_failed::<M>(sk),
+        (_, tcp::CLOSE_WAIT) => changed::<M>(sk, change::REMOTE_CLOSED, old, new),
+        (_, tcp::FIN_WAIT1 | tcp::LAST_ACK) => changed::<M>(sk, change::LOCAL_CLOSED, old, new),
+        (_, tcp::CLOSE) => note_reset::<M>(sk),
         _ => {}
     }
 }
 
 #[inline(always)]
-fn opened_by_connect(sk: u64) {
-    if find(sk).is_some() {
-        displace(sk);
+fn opened_by_connect<M: Memory>(sk: u64) {
+    if let Some(conn) = find(sk) {
+        displace(sk, conn);
     }
     let Some(settings) = select::settings() else { return };
     let Some(task) = select::current_task(settings) else { return };
     if select::hopeless(settings, task.mode) {
         return;
     }
-    if let Some(conn) = create(sk) {
+    let Some(tcp) = M::tcp(sk) else { return };
+    if let Some(conn) = create::<M>(sk, tcp) {
         conn.role = u16::from(role::CLIENT);
         conn.pid = task.pid;
         conn.cgroup_id = task.cgroup_id;
@@ -143,72 +171,144 @@ fn opened_by_connect(sk: u64) {
     }
 }
 
-/// Nobody saw the previous socket at this address go.
+/// Removes what is known of the previous connection at this address. Nobody saw it go, unless its `connect` failed and the
+/// same socket connects again.
 #[inline(always)]
-fn displace(sk: u64) {
-    warn!(&NoContext, "connection state left behind by another socket");
-    emit::lost(KernelLoss::Collision);
+fn displace(sk: u64, conn: &Conn) {
+    if conn.flags & flag::FAILED == 0 {
+        warn!(&NoContext, "connection state left behind by another socket");
+        emit::lost(KernelLoss::Collision);
+    }
     let _ = CONNECTIONS.remove(&sk);
 }
 
 #[inline(always)]
-fn opened_by_peer(sk: u64) {
-    if find(sk).is_some() {
-        displace(sk);
+fn established<M: Memory>(sk: u64) {
+    let Some(conn) = find(sk) else { return };
+    let Some(tcp) = M::tcp(sk) else { return };
+    conn.established_ns = now();
+    note_handshake::<M>(tcp, conn);
+    // The local address and port are chosen on the way to SYN_SENT or just after it.
+    let _ = read_identity::<M>(tcp, conn);
+}
+
+#[inline(always)]
+fn opened_by_peer<M: Memory>(sk: u64) {
+    if let Some(conn) = find(sk) {
+        displace(sk, conn);
     }
     // Softirq context: the current task has nothing to do with it.
-    if let Some(conn) = create(sk) {
+    let Some(tcp) = M::tcp(sk) else { return };
+    if let Some(conn) = create::<M>(sk, tcp) {
         conn.role = u16::from(role::SERVER);
         conn.established_ns = conn.opened_ns;
+        note_handshake::<M>(tcp, conn); // the request's count is handed down to its child
     }
 }
 
 #[inline(always)]
-fn note_reset(sk: u64) {
+fn note_handshake<M: Memory>(tcp: u64, conn: &mut Conn) {
+    conn.handshake_retransmits = M::read(tcp, &offsets::TCP_TOTAL_RETRANS).unwrap_or(0);
+    conn.retrans_told = conn.handshake_retransmits;
+}
+
+/// The peer refused or never answered, the application gave up, or no SYN could be sent.
+#[inline(always)]
+fn connect_failed<M: Memory>(sk: u64) {
+    let Some(conn) = find(sk) else { return };
+    let Some(tcp) = M::tcp(sk) else { return };
+    let errno = M::read::<i32>(tcp, &offsets::SK_ERR).unwrap_or(0);
+    conn.handshake_retransmits = M::read(tcp, &offsets::TCP_TOTAL_RETRANS).unwrap_or(0);
+    if errno == 0 && call::in_connect() {
+        conn.flags |= flag::FAILING; // the call's result says why
+    } else {
+        tell_failed::<M>(tcp, conn, errno as u32);
+    }
+}
+
+/// `connect` returned an error to the current task.
+#[inline(always)]
+pub fn on_connect_failed(sk: u64, errno: u32) {
     if let Some(conn) = find(sk)
-        && read::<i32>(sk, &offsets::SK_ERR) == Some(ECONNRESET)
+        && conn.flags & flag::FAILING != 0
+    {
+        tell_failed::<Checked>(sk, conn, errno);
+    }
+}
+
+#[inline(always)]
+fn tell_failed<M: Memory>(tcp: u64, conn: &mut Conn, errno: u32) {
+    conn.flags = (conn.flags | flag::FAILED) & !flag::FAILING;
+    let Some(settings) = select::settings() else { return };
+    let by_connection = select::connection_mode(settings, conn);
+    if select::records(select::combined(conn.opener_mode, by_connection)) && !sampled_out(conn) {
+        emit_change::<M>(tcp, conn, Change { errno, ..Change::new(change::CONNECT_FAILED, tcp::SYN_SENT, tcp::CLOSE) });
+    }
+}
+
+#[inline(always)]
+fn note_reset<M: Memory>(sk: u64) {
+    if let Some(conn) = find(sk)
+        && let Some(tcp) = M::tcp(sk)
+        && M::read::<i32>(tcp, &offsets::SK_ERR) == Some(ECONNRESET)
     {
         conn.flags |= flag::RESET;
     }
 }
 
+/// `tcp_send_reset` (whose socket may be missing) and `tcp_receive_reset`.
 #[inline(always)]
-fn changed(sk: u64, what: u8, old: u8, new: u8) {
+pub fn on_reset(sk: u64, by: u32) {
+    if sk != 0
+        && let Some(conn) = find(sk)
+    {
+        conn.flags |= flag::RESET | by;
+    }
+}
+
+#[inline(always)]
+fn changed<M: Memory>(sk: u64, what: u8, old: u8, new: u8) {
     let Some(conn) = find(sk) else { return };
-    let Some(settings) = select::settings() else { return };
-    let by_connection = select::connection_mode(settings, conn);
-    let announced = conn.flags & flag::ANNOUNCED != 0;
-    let failed = what == change::CONNECT_FAILED && select::records(select::combined(conn.opener_mode, by_connection));
-    if announced || failed {
-        emit_change(sk, conn, what, old, new);
+    if conn.flags & flag::ANNOUNCED == 0 {
+        return;
+    }
+    if let Some(tcp) = M::tcp(sk) {
+        emit_change::<M>(tcp, conn, Change::new(what, old, new));
     }
 }
 
 /// `tcp_destroy_sock`: the socket goes; what is still open is told.
 #[inline(always)]
-pub fn on_destroy(sk: u64) {
+pub fn on_destroy<M: Memory>(sk: u64) {
     let Some(conn) = find(sk) else { return };
-    if conn.flags & flag::ANNOUNCED != 0 {
-        message::retire_all(sk, conn);
-        let state = read::<u8>(sk, &offsets::SK_STATE).unwrap_or(tcp::CLOSE);
-        emit_change(sk, conn, change::CLOSED, state, tcp::CLOSE);
+    if let Some(tcp) = M::tcp(sk) {
+        if conn.flags & flag::ANNOUNCED != 0 {
+            message::retire_all::<M>(tcp, conn, now());
+            let state = M::read::<u8>(tcp, &offsets::SK_STATE).unwrap_or(tcp::CLOSE);
+            emit_change::<M>(tcp, conn, Change::new(change::CLOSED, state, tcp::CLOSE));
+        } else if conn.flags & flag::FAILING != 0 {
+            tell_failed::<M>(tcp, conn, 0);
+        }
     }
     let _ = CONNECTIONS.remove(&sk);
 }
 
-/// `accept` returned this socket to the current task.
+/// `accept` on the listening socket `listener`, if that is known, returned this socket to the current task.
 #[inline(always)]
-pub fn on_accepted(sk: u64, pid: u32, cgroup_id: u64) {
-    if let Some(conn) = find(sk) {
-        conn.accepted_ns = now();
-        conn.pid = pid;
-        conn.cgroup_id = cgroup_id;
+pub fn on_accepted(sk: u64, listener: Option<u64>, pid: u32, cgroup_id: u64) {
+    let Some(conn) = find(sk) else { return };
+    conn.accepted_ns = now();
+    conn.pid = pid;
+    conn.cgroup_id = cgroup_id;
+    if let Some(listener) = listener {
+        conn.accept_backlog = Checked::read(listener, &offsets::SK_ACK_BACKLOG).unwrap_or(0);
+        conn.accept_backlog_max = Checked::read(listener, &offsets::SK_MAX_ACK_BACKLOG).unwrap_or(0);
     }
 }
 
 /// Tells the agent of the connection before the first record of its data. Called under the socket lock.
 #[inline(always)]
-pub fn announce(sk: u64, conn: &mut Conn) {
+pub fn announce<M: Memory>(tcp: u64, conn: &mut Conn) {
     if conn.flags & flag::ANNOUNCED != 0 {
         return;
     }
@@ -217,14 +317,14 @@ pub fn announce(sk: u64, conn: &mut Conn) {
         // SAFETY: the helper takes no arguments.
         conn.cgroup_id = unsafe { helpers::bpf_get_current_cgroup_id() };
     }
-    match read_bases(sk, conn) {
+    match read_bases::<M>(tcp, conn) {
         Some(()) if conn.role != u16::from(role::UNKNOWN) => conn.flags |= flag::BASES,
         Some(()) => {} // which end sent the SYN decides about one byte
         None => emit::lost(KernelLoss::KernelReadFailed),
     }
     conn.flags |= flag::ANNOUNCED;
     debug!(&NoContext, "connection {} -> {} of process {}", conn.local_port, conn.remote_port, conn.pid);
-    emit_change(sk, conn, change::OPENED, tcp::ESTABLISHED, tcp::ESTABLISHED);
+    emit_change::<M>(tcp, conn, Change::new(change::OPENED, tcp::ESTABLISHED, tcp::ESTABLISHED));
 }
 
 /// Sequence numbers of the first data bytes of both directions.
@@ -233,15 +333,15 @@ pub fn announce(sk: u64, conn: &mut Conn) {
 /// then counts the SYN. For connections older than the agent the same difference is found by comparing with the
 /// sending side; it is 0 or 1.
 #[inline(always)]
-fn read_bases(sk: u64, conn: &mut Conn) -> Option<()> {
-    let received = read::<u64>(sk, &offsets::TCP_BYTES_RECEIVED)? as u32;
-    conn.receive_base = read::<u32>(sk, &offsets::TCP_RCV_NXT)?.wrapping_sub(received);
-    let acked = read::<u64>(sk, &offsets::TCP_BYTES_ACKED)? as u32;
-    let base = read::<u32>(sk, &offsets::TCP_SND_UNA)?.wrapping_sub(acked);
+fn read_bases<M: Memory>(tcp: u64, conn: &mut Conn) -> Option<()> {
+    let received = M::read::<u64>(tcp, &offsets::TCP_BYTES_RECEIVED)? as u32;
+    conn.receive_base = M::read::<u32>(tcp, &offsets::TCP_RCV_NXT)?.wrapping_sub(received);
+    let acked = M::read::<u64>(tcp, &offsets::TCP_BYTES_ACKED)? as u32;
+    let base = M::read::<u32>(tcp, &offsets::TCP_SND_UNA)?.wrapping_sub(acked);
     if conn.flags & flag::PREEXISTING != 0 {
-        let sent = read::<u64>(sk, &offsets::TCP_BYTES_SENT)? as u32;
-        let resent = read::<u64>(sk, &offsets::TCP_BYTES_RETRANS)? as u32;
-        let first = read::<u32>(sk, &offsets::TCP_SND_NXT)?.wrapping_sub(sent.wrapping_sub(resent));
+        let sent = M::read::<u64>(tcp, &offsets::TCP_BYTES_SENT)? as u32;
+        let resent = M::read::<u64>(tcp, &offsets::TCP_BYTES_RETRANS)? as u32;
+        let first = M::read::<u32>(tcp, &offsets::TCP_SND_NXT)?.wrapping_sub(sent.wrapping_sub(resent));
         match first.wrapping_sub(base) {
             0 => conn.role = u16::from(role::SERVER),
             1 => conn.role = u16::from(role::CLIENT),
@@ -253,45 +353,43 @@ fn read_bases(sk: u64, conn: &mut Conn) -> Option<()> {
     Some(())
 }
 
-/// The kernel's view of the path.
-#[inline(always)]
-pub fn snapshot(sk: u64) -> TcpSnapshot {
-    TcpSnapshot {
-        srtt_us: read::<u32>(sk, &offsets::TCP_SRTT_US).unwrap_or(0) >> 3,
-        min_rtt_us: read(sk, &offsets::TCP_RTT_MIN).unwrap_or(u32::MAX),
-        cwnd: read(sk, &offsets::TCP_SND_CWND).unwrap_or(0),
-        total_retrans: read(sk, &offsets::TCP_TOTAL_RETRANS).unwrap_or(0),
-        rttvar_us: 0,
-        out_of_order: 0,
-        rwnd_limited_ms: 0,
-        sndbuf_limited_ms: 0,
-        zero_window_us: 0,
-        send_window: 0,
-        pacing_rate_kib: 0,
-        ca_state: 0,
-        flags: 0,
-        padding: 0,
+/// A change as it is told.
+struct Change {
+    what: u8,
+    old: u8,
+    new: u8,
+    errno: u32,
+}
+
+impl Change {
+    #[inline(always)]
+    fn new(what: u8, old: u8, new: u8) -> Self {
+        Self { what, old, new, errno: 0 }
     }
 }
 
+/// Which of our own flags the agent is told, and as what.
+const TOLD: [(u32, u16); 5] = [
+    (flag::PREEXISTING, wire::PREEXISTING),
+    (flag::BASES, wire::BASES),
+    (flag::RESET, wire::RESET),
+    (flag::RESET_SENT, wire::RESET_SENT),
+    (flag::RESET_RECEIVED, wire::RESET_RECEIVED),
+];
+
 #[inline(always)]
-fn emit_change(sk: u64, conn: &Conn, what: u8, old: u8, new: u8) {
+fn emit_change<M: Memory>(tcp: u64, conn: &Conn, change: Change) {
     let time_ns = now();
     let mut flags = if conn.generation != 0 && conn.mode == mode::PAYLOAD { wire::SELECTED } else { 0 };
-    if conn.flags & flag::PREEXISTING != 0 {
-        flags |= wire::PREEXISTING;
-    }
-    if conn.flags & flag::BASES != 0 {
-        flags |= wire::BASES;
-    }
-    if conn.flags & flag::RESET != 0 {
-        flags |= wire::RESET;
+    for (ours, told) in TOLD {
+        if conn.flags & ours != 0 {
+            flags |= told;
+        }
     }
     let preexisting = conn.flags & flag::PREEXISTING != 0;
-    let errno = if what == change::CONNECT_FAILED { read::<i32>(sk, &offsets::SK_ERR).unwrap_or(0) as u32 } else { 0 };
-    let send_end = read(sk, &offsets::TCP_WRITE_SEQ).unwrap_or(0);
-    let receive_end = read(sk, &offsets::TCP_COPIED_SEQ).unwrap_or(0);
-    let tcp = snapshot(sk);
+    let send_end = M::read(tcp, &offsets::TCP_WRITE_SEQ).unwrap_or(0);
+    let receive_end = M::read(tcp, &offsets::TCP_COPIED_SEQ).unwrap_or(0);
+    let tcp = snapshot::take::<M>(tcp, conn, time_ns);
     let header = emit::header(kind::CONNECTION, time_ns);
     emit::record::<ConnectionRecord>(|record| {
         let value = ConnectionRecord {
@@ -314,15 +412,15 @@ fn emit_change(sk: u64, conn: &Conn, what: u8, old: u8, new: u8) {
             receive_base: conn.receive_base,
             send_end,
             receive_end,
-            errno,
+            errno: change.errno,
             role: conn.role as u8,
-            change: what,
-            old_state: old,
-            new_state: new,
+            change: change.what,
+            old_state: change.old,
+            new_state: change.new,
             tcp,
-            handshake_retransmits: 0,
-            accept_backlog: 0,
-            accept_backlog_max: 0,
+            handshake_retransmits: conn.handshake_retransmits,
+            accept_backlog: conn.accept_backlog,
+            accept_backlog_max: conn.accept_backlog_max,
             path_len: 0,
             path: [[0; 16]; 7],
         };

@@ -15,15 +15,18 @@ mod arch;
 mod call;
 mod connection;
 mod datagram;
+mod device;
 mod emit;
 mod maps;
 mod message;
 mod offsets;
 mod process;
+mod retransmit;
 mod sched;
 mod select;
-mod softirq;
+mod snapshot;
 mod socket;
+mod softirq;
 mod state;
 mod walk;
 
@@ -34,7 +37,31 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, FEntryContext, ProbeContext, RawTracePointContext, TracePointContext},
 };
 
-/// One hook as BTF tracepoint and as raw tracepoint: both have the tracepoint's own arguments.
+use crate::{
+    offsets::{Checked, Typed},
+    state::flag,
+};
+
+/// One hook as BTF tracepoint and as raw tracepoint: both have the tracepoint's own arguments, but only the first knows
+/// their types. `M` is how each reaches kernel memory.
+macro_rules! typed_hook {
+    ($btf:ident, $raw:ident, $event:literal, |$context:ident| $body:expr) => {
+        #[btf_tracepoint(function = $event)]
+        pub fn $btf($context: BtfTracePointContext) -> i32 {
+            type M = Typed;
+            $body;
+            0
+        }
+        #[raw_tracepoint(tracepoint = $event)]
+        pub fn $raw($context: RawTracePointContext) -> i32 {
+            type M = Checked;
+            $body;
+            0
+        }
+    };
+}
+
+/// Likewise, where nothing is gained by types.
 macro_rules! hook {
     ($btf:ident, $raw:ident, $event:literal, |$context:ident| $body:expr) => {
         #[btf_tracepoint(function = $event)]
@@ -54,28 +81,43 @@ hook!(sys_enter__tp_btf, sys_enter__raw_tp, "sys_enter", |context| call::on_ente
     context.arg::<u64>(0),
     context.arg::<u64>(1)
 ));
-hook!(inet_sock_set_state__tp_btf, inet_sock_set_state__raw_tp, "inet_sock_set_state", |context| {
-    connection::on_state(context.arg::<u64>(0), context.arg::<u64>(1) as u8, context.arg::<u64>(2) as u8)
+typed_hook!(inet_sock_set_state__tp_btf, inet_sock_set_state__raw_tp, "inet_sock_set_state", |context| {
+    connection::on_state::<M>(context.arg::<u64>(0), context.arg::<u64>(1) as u8, context.arg::<u64>(2) as u8)
 });
-hook!(tcp_destroy_sock__tp_btf, tcp_destroy_sock__raw_tp, "tcp_destroy_sock", |context| connection::on_destroy(
-    context.arg::<u64>(0)
-));
-hook!(tcp_sendmsg_locked__tp_btf, tcp_sendmsg_locked__raw_tp, "tcp_sendmsg_locked", |context| {
-    if let Some(left) = message::message_left(context.arg::<u64>(1)) {
-        message::on_send(context.arg::<u64>(0), left)
+typed_hook!(tcp_destroy_sock__tp_btf, tcp_destroy_sock__raw_tp, "tcp_destroy_sock", |context| {
+    connection::on_destroy::<M>(context.arg::<u64>(0))
+});
+typed_hook!(tcp_sendmsg_locked__tp_btf, tcp_sendmsg_locked__raw_tp, "tcp_sendmsg_locked", |context| {
+    if let Some(left) = message::message_left::<M>(context.arg::<u64>(1)) {
+        message::on_send::<M>(context.arg::<u64>(0), left, true)
     }
 });
-hook!(tcp_probe__tp_btf, tcp_probe__raw_tp, "tcp_probe", |context| message::on_segment(
+typed_hook!(tcp_probe__tp_btf, tcp_probe__raw_tp, "tcp_probe", |context| {
+    message::on_segment::<M>(context.arg::<u64>(0), context.arg::<u64>(1))
+});
+typed_hook!(tcp_rcv_space_adjust__tp_btf, tcp_rcv_space_adjust__raw_tp, "tcp_rcv_space_adjust", |context| {
+    message::on_read::<M>(context.arg::<u64>(0))
+});
+typed_hook!(tcp_retransmit_skb__tp_btf, tcp_retransmit_skb__raw_tp, "tcp_retransmit_skb", |context| {
+    retransmit::on_retransmit::<M>(context.arg::<u64>(0), context.arg::<u64>(1))
+});
+hook!(tcp_send_reset__tp_btf, tcp_send_reset__raw_tp, "tcp_send_reset", |context| connection::on_reset(
     context.arg::<u64>(0),
-    context.arg::<u64>(1)
+    flag::RESET_SENT
 ));
-hook!(tcp_rcv_space_adjust__tp_btf, tcp_rcv_space_adjust__raw_tp, "tcp_rcv_space_adjust", |context| message::on_read(
-    context.arg::<u64>(0)
+hook!(tcp_receive_reset__tp_btf, tcp_receive_reset__raw_tp, "tcp_receive_reset", |context| connection::on_reset(
+    context.arg::<u64>(0),
+    flag::RESET_RECEIVED
 ));
-hook!(net_dev_start_xmit__tp_btf, net_dev_start_xmit__raw_tp, "net_dev_start_xmit", |context| message::on_transmit(
-    context.arg::<u64>(0)
-));
-hook!(sk_data_ready__tp_btf, sk_data_ready__raw_tp, "sk_data_ready", |context| socket::on_ready(context.arg::<u64>(0)));
+typed_hook!(sk_data_ready__tp_btf, sk_data_ready__raw_tp, "sk_data_ready", |context| {
+    socket::on_ready::<M>(context.arg::<u64>(0))
+});
+typed_hook!(net_dev_queue__tp_btf, net_dev_queue__raw_tp, "net_dev_queue", |context| {
+    device::on_queue::<M>(context.arg::<u64>(0))
+});
+typed_hook!(net_dev_start_xmit__tp_btf, net_dev_start_xmit__raw_tp, "net_dev_start_xmit", |context| {
+    device::on_transmit::<M>(context.arg::<u64>(0))
+});
 hook!(sched_waking__tp_btf, sched_waking__raw_tp, "sched_waking", |context| sched::on_waking(context.arg::<u64>(0)));
 hook!(sched_switch__tp_btf, sched_switch__raw_tp, "sched_switch", |context| sched::on_switch(
     context.arg::<u64>(0) & 1 != 0,
@@ -181,7 +223,7 @@ fn go_on(context: &impl EbpfContext, second_half: &ProgramArray) {
 /// `tcp_sendmsg_locked(sk, msg, size)`: kernels before 6.16 have the function, not the tracepoint.
 #[fentry(function = "tcp_sendmsg_locked")]
 pub fn tcp_sendmsg_locked__fentry(context: FEntryContext) -> i32 {
-    message::on_send(context.arg::<u64>(0), context.arg::<u64>(2) as u32);
+    message::on_send::<Typed>(context.arg::<u64>(0), context.arg::<u64>(2) as u32, false);
     0
 }
 
@@ -189,7 +231,7 @@ pub fn tcp_sendmsg_locked__fentry(context: FEntryContext) -> i32 {
 #[kprobe(function = "tcp_sendmsg_locked")]
 pub fn tcp_sendmsg_locked__kprobe(context: ProbeContext) -> u32 {
     if let (Some(sk), Some(size)) = (context.arg::<u64>(0), context.arg::<u64>(2)) {
-        message::on_send(sk, size as u32);
+        message::on_send::<Checked>(sk, size as u32, false);
     }
     0
 }
@@ -197,7 +239,7 @@ pub fn tcp_sendmsg_locked__kprobe(context: ProbeContext) -> u32 {
 /// `sock_def_readable(sk)`: what kernels before 6.3 have for `sk_data_ready`.
 #[fentry(function = "sock_def_readable")]
 pub fn sk_data_ready__fentry(context: FEntryContext) -> i32 {
-    socket::on_ready(context.arg::<u64>(0));
+    socket::on_ready::<Checked>(context.arg::<u64>(0));
     0
 }
 
@@ -205,7 +247,7 @@ pub fn sk_data_ready__fentry(context: FEntryContext) -> i32 {
 #[kprobe(function = "sock_def_readable")]
 pub fn sk_data_ready__kprobe(context: ProbeContext) -> u32 {
     if let Some(sk) = context.arg::<u64>(0) {
-        socket::on_ready(sk);
+        socket::on_ready::<Checked>(sk);
     }
     0
 }

@@ -1,25 +1,28 @@
 //! Bytes on their way: write calls until they are acknowledged, arrivals until they are read.
 //!
-//! The three hooks here that take a `sk` and move cursors hold the socket lock; `on_transmit` does not and writes one
-//! time stamp.
+//! All hooks here hold the socket lock, so they may open, move and retire slots.
 
 use agent_common::{
     connection::TcpSnapshot,
     header::kind,
     loss::KernelLoss,
-    message::{ArrivalRecord, SendRecord, flag as wire},
+    message::{ArrivalRecord, CallRecord, SendRecord, direction, flag as wire},
+    sched::{BLOCKED, NEVER_SLEPT},
+    settings::mode,
 };
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel_buf};
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 
 use crate::{
-    connection,
+    connection::{self, tcp as state},
+    device,
     emit::{self, now},
-    offsets::{self, read, read_at},
-    sched, select, softirq,
+    offsets::{self, Memory},
+    sched, select, snapshot, softirq,
     state::{Conn, RxSlot, SLOTS, Task, TxSlot, flag},
 };
 
-const MASK: u32 = SLOTS - 1;
+/// Takes a slot's number to its place.
+pub const MASK: u32 = SLOTS - 1;
 const TCP_FLAG_FIN: u8 = 1;
 const MSG_PEEK: u32 = 2;
 
@@ -31,45 +34,74 @@ pub fn reached(a: u32, b: u32) -> bool {
 
 /// `tcp_sendmsg_locked`: TCP takes bytes of a write call. `left` bytes of the call are still to come.
 ///
-/// Fires once per call (function entry) or per chunk and retry (tracepoint): the sequence number at which the call
-/// would end is the same for all firings of one call, unless another writer came between.
+/// Fires once per call (function entry) or, if `each_piece`, per chunk and retry (tracepoint): the sequence number at which
+/// the call would end is the same for all firings of one call, unless another writer came between.
 #[inline(always)]
-pub fn on_send(sk: u64, left: u32) {
+pub fn on_send<M: Memory>(sk: u64, left: u32, each_piece: bool) {
     let Some(settings) = select::settings() else { return };
     let Some(task) = select::current_task(settings) else { return };
     if select::hopeless(settings, task.mode) {
         return;
     }
-    let Some(conn) = connection::find_or_adopt(sk) else { return };
+    let Some(tcp) = M::tcp(sk) else { return };
+    let Some(conn) = connection::find_or_adopt::<M>(sk, tcp) else { return };
     let by_connection = select::connection_mode(settings, conn);
-    if !select::records(select::combined(task.mode, by_connection)) {
+    let combined = select::combined(task.mode, by_connection);
+    if !select::records(combined) || connection::sampled_out(conn) {
         return;
     }
-    connection::announce(sk, conn);
+    let time_ns = now();
+    connection::announce::<M>(tcp, conn);
     if conn.flags & flag::CURSOR == 0 {
-        set_cursor(sk, conn);
+        set_cursor::<M>(tcp, conn);
     }
-    let Some(start) = read::<u32>(sk, &offsets::TCP_WRITE_SEQ) else { return };
+    let Some(start) = M::read::<u32>(tcp, &offsets::TCP_WRITE_SEQ) else { return };
     let end = start.wrapping_add(left);
     let tid = bpf_get_current_pid_tgid() as u32;
+    let outside = task.number == 0;
     if conn.tx_head != conn.tx_tail {
+        let busy_ns = device::queue_busy(conn, time_ns);
         let last = &mut conn.tx[((conn.tx_head.wrapping_sub(1)) & MASK) as usize];
-        if last.tid == tid && last.end == end && task.tx_sock == sk {
-            return; // the next chunk of the same call
+        let same = if outside {
+            last.flags & u32::from(wire::OUTSIDE_CALL) != 0
+        } else {
+            last.tid == tid && task.tx_sock == sk
+        };
+        if same && last.end == end {
+            // The next chunk of the same call.
+            if each_piece {
+                last.locked_last_ns = time_ns;
+                last.queue_before_last_ns = busy_ns.saturating_sub(last.queue_base_ns);
+            }
+            return;
         }
         if !reached(start, last.end) {
             last.end = start; // that call was cut short, or continues behind this one
         }
+    } else {
+        // Nothing is in flight, so nothing is in the device's queue either.
+        conn.queued_end = start;
+        conn.queue_since_ns = 0;
     }
-    open_tx(sk, conn, task, tid, start, end);
-}
-
-#[inline(always)]
-fn open_tx(sk: u64, conn: &mut Conn, task: &mut Task, tid: u32, start: u32, end: u32) {
     if conn.tx_head.wrapping_sub(conn.tx_tail) >= SLOTS {
         emit::lost(KernelLoss::SendSlotEvicted);
-        retire(conn, &connection::snapshot(sk), 0, u32::from(wire::EVICTED));
+        retire(conn, &snapshot::take::<M>(tcp, conn, time_ns), (0, time_ns), u32::from(wire::EVICTED));
     }
+    if !outside {
+        note_send(task, sk, conn.tx_head, (start, end));
+    }
+    let retrans = M::read(tcp, &offsets::TCP_TOTAL_RETRANS).unwrap_or(0);
+    let locked_last_ns = if each_piece { time_ns } else { 0 };
+    open_tx(conn, task, TxSlot { tid, start, end, retrans, locked_ns: time_ns, locked_last_ns, ..EMPTY_TX });
+    if outside && combined == mode::PAYLOAD {
+        let moved = Outside { direction: direction::SEND, start, end, selected: true, time_ns };
+        tell_outside(task, conn.id, &moved);
+    }
+}
+
+/// The call in progress moves `[start, end)`, in the slot `index`.
+#[inline(always)]
+fn note_send(task: &mut Task, sk: u64, index: u32, (start, end): (u32, u32)) {
     if task.tx_sock != sk {
         task.tx_sock = sk;
         task.tx_start = start;
@@ -78,56 +110,82 @@ fn open_tx(sk: u64, conn: &mut Conn, task: &mut Task, tid: u32, start: u32, end:
         emit::lost(KernelLoss::WriteInterleaved);
     }
     task.tx_end = end;
-    task.tx_index = conn.tx_head;
+    task.tx_index = index;
+}
+
+const EMPTY_TX: TxSlot = TxSlot {
+    enter_ns: 0,
+    locked_ns: 0,
+    locked_last_ns: 0,
+    done_ns: 0,
+    queued_ns: 0,
+    transmitted_ns: 0,
+    run_queue_ns: 0,
+    queue_base_ns: 0,
+    queue_before_last_ns: 0,
+    queue_ns: 0,
+    start: 0,
+    end: 0,
+    pid: 0,
+    tid: 0,
+    retrans: 0,
+    index: 0,
+    flags: 0,
+    padding: 0,
+};
+
+#[inline(always)]
+fn open_tx(conn: &mut Conn, task: &Task, slot: TxSlot) {
+    let outside = task.number == 0;
+    let mut flags = if sched::complete(task) { u32::from(wire::SCHED) } else { 0 };
+    if outside {
+        flags = u32::from(wire::OUTSIDE_CALL);
+    }
     conn.tx[(conn.tx_head & MASK) as usize] = TxSlot {
-        enter_ns: task.enter_ns,
-        locked_ns: now(),
-        done_ns: 0,
-        transmitted_ns: 0,
-        run_queue_ns: task.run_queue_enter_ns,
-        start,
-        end,
+        enter_ns: if outside { 0 } else { task.enter_ns },
+        run_queue_ns: if outside { 0 } else { task.run_queue_enter_ns },
+        queue_base_ns: device::queue_busy(conn, slot.locked_ns),
         pid: task.pid,
-        tid,
-        retrans: read(sk, &offsets::TCP_TOTAL_RETRANS).unwrap_or(0),
         index: conn.tx_head,
-        flags: if sched::complete(task) { u32::from(wire::SCHED) } else { 0 },
-        padding: 0,
+        flags,
+        ..slot
     };
     conn.tx_head = conn.tx_head.wrapping_add(1);
 }
 
 /// Reading starts at the stream's base, or, for a connection older than the agent, where it is now.
 #[inline(always)]
-fn set_cursor(sk: u64, conn: &mut Conn) {
+fn set_cursor<M: Memory>(tcp: u64, conn: &mut Conn) {
     conn.read_cursor = if conn.flags & flag::PREEXISTING == 0 {
         conn.receive_base
     } else {
-        read(sk, &offsets::TCP_COPIED_SEQ).unwrap_or(0)
+        M::read(tcp, &offsets::TCP_COPIED_SEQ).unwrap_or(0)
     };
     conn.flags |= flag::CURSOR;
 }
 
 /// `tcp_probe`: a segment arrived on an established connection, before TCP acts on it.
 #[inline(always)]
-pub fn on_segment(sk: u64, skb: u64) {
+pub fn on_segment<M: Memory>(sk: u64, skb: u64) {
     let Some(conn) = connection::find(sk) else { return };
+    let Some(tcp) = M::tcp(sk) else { return };
     let cb = skb + u64::from(offsets::SKB_CB.load());
     let (Some(seq), Some(end), Some(ack), Some(tcp_flags)) = (
-        read::<u32>(cb, &offsets::CB_SEQ),
-        read::<u32>(cb, &offsets::CB_END_SEQ),
-        read::<u32>(cb, &offsets::CB_ACK_SEQ),
-        read::<u8>(cb, &offsets::CB_TCP_FLAGS),
+        M::read::<u32>(cb, &offsets::CB_SEQ),
+        M::read::<u32>(cb, &offsets::CB_END_SEQ),
+        M::read::<u32>(cb, &offsets::CB_ACK_SEQ),
+        M::read::<u8>(cb, &offsets::CB_TCP_FLAGS),
     ) else {
         return;
     };
     let end = end.wrapping_sub(u32::from(tcp_flags & TCP_FLAG_FIN));
     let time_ns = now();
     let carries_data = end != seq;
-    acknowledge(sk, conn, ack, time_ns, carries_data);
+    snapshot::watch_window(conn, M::read_optional(tcp, &offsets::TCP_SND_WND).unwrap_or(1), time_ns);
+    acknowledge::<M>(tcp, conn, ack, time_ns, carries_data);
     if carries_data {
         // What was in order before this segment.
-        let Some(in_order) = read::<u32>(sk, &offsets::TCP_RCV_NXT) else { return };
+        let Some(in_order) = M::read::<u32>(tcp, &offsets::TCP_RCV_NXT) else { return };
         let opens = conn.rx_head;
         arrive(conn, (seq, end), in_order, time_ns);
         if conn.rx_head != opens {
@@ -136,19 +194,44 @@ pub fn on_segment(sk: u64, skb: u64) {
     }
 }
 
+/// `sk_data_ready` where `tcp_probe` is silent: after this end closed its sending side. `[.., rcv_nxt)` is there.
 #[inline(always)]
-fn acknowledge(sk: u64, conn: &mut Conn, ack: u32, time_ns: u64, carries_data: bool) {
+pub fn on_ready<M: Memory>(sk: u64) {
+    let Some(conn) = connection::find(sk) else { return };
+    let Some(tcp) = M::tcp(sk) else { return };
+    let (Some(state), Some(next), Some(copied)) = (
+        M::read::<u8>(tcp, &offsets::SK_STATE),
+        M::read::<u32>(tcp, &offsets::TCP_RCV_NXT),
+        M::read::<u32>(tcp, &offsets::TCP_COPIED_SEQ),
+    ) else {
+        return;
+    };
+    if state == state::ESTABLISHED {
+        return;
+    }
+    // In the other states the peer's FIN was received, and has a number of its own.
+    let fin = u32::from(state != state::FIN_WAIT1 && state != state::FIN_WAIT2);
+    let end = next.wrapping_sub(fin);
+    let known =
+        if conn.rx_head == conn.rx_tail { copied } else { conn.rx[(conn.rx_head.wrapping_sub(1) & MASK) as usize].end };
+    if !reached(known, end) {
+        arrive(conn, (known, end), known, now());
+    }
+}
+
+#[inline(always)]
+fn acknowledge<M: Memory>(tcp: u64, conn: &mut Conn, ack: u32, time_ns: u64, carries_data: bool) {
     let flags = if carries_data { u32::from(wire::PIGGYBACKED) } else { 0 };
     if !acknowledges_oldest(conn, ack) {
         return;
     }
     // Read once: in the loop its outcomes would multiply per slot, beyond what Linux 6.1 verifies.
-    let tcp = connection::snapshot(sk);
+    let tcp = snapshot::take::<M>(tcp, conn, time_ns);
     for _ in 0..SLOTS {
         if !acknowledges_oldest(conn, ack) {
             return;
         }
-        retire(conn, &tcp, time_ns, flags);
+        retire(conn, &tcp, (time_ns, time_ns), flags);
     }
 }
 
@@ -160,9 +243,9 @@ fn acknowledges_oldest(conn: &Conn, ack: u32) -> bool {
 
 /// Tells of the oldest write call and frees its slot.
 #[inline(always)]
-fn retire(conn: &mut Conn, tcp: &TcpSnapshot, acked_ns: u64, flags: u32) {
+fn retire(conn: &mut Conn, tcp: &TcpSnapshot, (acked_ns, time_ns): (u64, u64), flags: u32) {
     let slot: &TxSlot = &conn.tx[(conn.tx_tail & MASK) as usize];
-    let header = emit::header(kind::SEND, now());
+    let header = emit::header(kind::SEND, time_ns);
     let id = conn.id;
     emit::record::<SendRecord>(|record| {
         let value = SendRecord {
@@ -170,11 +253,11 @@ fn retire(conn: &mut Conn, tcp: &TcpSnapshot, acked_ns: u64, flags: u32) {
             connection_id: id,
             enter_ns: slot.enter_ns,
             locked_ns: slot.locked_ns,
-            locked_last_ns: 0,
+            locked_last_ns: slot.locked_last_ns,
             done_ns: slot.done_ns,
-            queued_ns: 0,
-            queue_ns: 0,
-            queue_before_last_ns: 0,
+            queued_ns: slot.queued_ns,
+            queue_ns: slot.queue_ns,
+            queue_before_last_ns: slot.queue_before_last_ns,
             transmitted_ns: slot.transmitted_ns,
             acked_ns,
             run_queue_enter_ns: slot.run_queue_ns,
@@ -195,16 +278,16 @@ fn retire(conn: &mut Conn, tcp: &TcpSnapshot, acked_ns: u64, flags: u32) {
 
 /// The socket goes: no acknowledgement will be seen any more.
 #[inline(always)]
-pub fn retire_all(sk: u64, conn: &mut Conn) {
+pub fn retire_all<M: Memory>(tcp: u64, conn: &mut Conn, time_ns: u64) {
     if conn.tx_tail == conn.tx_head {
         return;
     }
-    let tcp = connection::snapshot(sk); // once, as above
+    let tcp = snapshot::take::<M>(tcp, conn, time_ns); // once, as above
     for _ in 0..SLOTS {
         if conn.tx_tail == conn.tx_head {
             return;
         }
-        retire(conn, &tcp, 0, u32::from(wire::DESTROYED));
+        retire(conn, &tcp, (0, time_ns), u32::from(wire::DESTROYED));
     }
 }
 
@@ -265,24 +348,52 @@ fn open_rx(conn: &mut Conn, start: u32, end: u32, time_ns: u64, flags: u32) {
 
 /// `tcp_rcv_space_adjust`: bytes were copied to the current task; also fires when nothing was consumed (`MSG_PEEK`).
 #[inline(always)]
-pub fn on_read(sk: u64) {
+pub fn on_read<M: Memory>(sk: u64) {
     let Some(settings) = select::settings() else { return };
     let Some(task) = select::current_task(settings) else { return };
     if select::hopeless(settings, task.mode) {
         return;
     }
-    let Some(conn) = connection::find_or_adopt(sk) else { return };
+    let Some(tcp) = M::tcp(sk) else { return };
+    let Some(conn) = connection::find_or_adopt::<M>(sk, tcp) else { return };
     let by_connection = select::connection_mode(settings, conn);
-    let Some(copied) = read::<u32>(sk, &offsets::TCP_COPIED_SEQ) else { return };
-    let wanted = select::records(select::combined(task.mode, by_connection));
+    let combined = select::combined(task.mode, by_connection);
+    let Some(copied) = M::read::<u32>(tcp, &offsets::TCP_COPIED_SEQ) else { return };
+    let wanted = select::records(combined) && !connection::sampled_out(conn);
     if wanted {
-        connection::announce(sk, conn);
+        connection::announce::<M>(tcp, conn);
     }
-    consume(task, conn, sk, copied, wanted);
+    let Some(start) = advance(task, conn, copied, wanted) else { return };
+    let outside = task.number == 0;
+    if outside || task.rx_sock != sk {
+        task.rx_sock = sk;
+        task.rx_start = start;
+        task.arrival_end = start;
+        task.arrival_softirq_ns = 0;
+        task.arrival_first_ns = 0;
+        task.arrival_last_ns = 0;
+        task.receive_queue = arrived::<M>(tcp).wrapping_sub(start);
+        task.out_of_order = M::read_optional(tcp, &offsets::TCP_RCV_OOOPACK).unwrap_or(0);
+    }
+    task.rx_end = copied;
+    if outside {
+        task.call_flags = 0;
+    }
+    consume(task, conn, copied, wanted);
+    if outside {
+        task.rx_sock = 0;
+        if wanted {
+            emit::lost(KernelLoss::ReadOutsideCall);
+            let selected = combined == mode::PAYLOAD;
+            let moved = Outside { direction: direction::RECEIVE, start, end: copied, selected, time_ns: now() };
+            tell_outside(task, conn.id, &moved);
+        }
+    }
 }
 
+/// Moves the read cursor to `copied`; where it was, if it moved.
 #[inline(always)]
-fn consume(task: &mut Task, conn: &mut Conn, sk: u64, copied: u32, wanted: bool) {
+fn advance(task: &Task, conn: &mut Conn, copied: u32, wanted: bool) -> Option<u32> {
     let known = conn.flags & flag::CURSOR != 0 || conn.flags & flag::PREEXISTING == 0;
     if conn.flags & flag::CURSOR == 0 {
         conn.read_cursor = if known && wanted { conn.receive_base } else { copied };
@@ -290,21 +401,26 @@ fn consume(task: &mut Task, conn: &mut Conn, sk: u64, copied: u32, wanted: bool)
     }
     let start = conn.read_cursor;
     if start == copied && (known || task.message_flags & MSG_PEEK != 0) {
-        return;
-    }
-    if task.number == 0 && wanted {
-        emit::lost(KernelLoss::ReadOutsideCall);
+        return None;
     }
     conn.read_cursor = copied;
-    if task.rx_sock != sk {
-        task.rx_sock = sk;
-        task.rx_start = start;
-        task.arrival_end = start;
-        task.arrival_softirq_ns = 0;
-        task.arrival_first_ns = 0;
-        task.arrival_last_ns = 0;
-    }
-    task.rx_end = copied;
+    Some(start)
+}
+
+/// Just past the last byte that arrived in order.
+#[inline(always)]
+fn arrived<M: Memory>(tcp: u64) -> u32 {
+    let next = M::read::<u32>(tcp, &offsets::TCP_RCV_NXT).unwrap_or(0);
+    let open = match M::read::<u8>(tcp, &offsets::SK_STATE) {
+        Some(state) => state == state::ESTABLISHED || state == state::FIN_WAIT1 || state == state::FIN_WAIT2,
+        None => true,
+    };
+    next.wrapping_sub(u32::from(!open)) // the FIN has a number of its own
+}
+
+/// Describes and frees the arrivals that end before `copied`.
+#[inline(always)]
+fn consume(task: &mut Task, conn: &mut Conn, copied: u32, wanted: bool) {
     for _ in 0..SLOTS {
         if conn.rx_tail == conn.rx_head {
             return;
@@ -321,6 +437,67 @@ fn consume(task: &mut Task, conn: &mut Conn, sk: u64, copied: u32, wanted: bool)
         }
         conn.rx_tail = conn.rx_tail.wrapping_add(1);
     }
+}
+
+/// Bytes that moved while the thread was in no call that moves bytes.
+struct Outside {
+    direction: u8,
+    start: u32,
+    end: u32,
+    selected: bool,
+    time_ns: u64,
+}
+
+/// io_uring, and readers in the kernel: neither entry nor return nor payload is known.
+#[inline(always)]
+fn tell_outside(task: &Task, connection_id: u64, moved: &Outside) {
+    let receives = moved.direction == direction::RECEIVE;
+    let header = emit::header(kind::CALL, moved.time_ns);
+    let tid = bpf_get_current_pid_tgid() as u32;
+    let mut flags = wire::OUTSIDE_CALL;
+    if receives {
+        flags |= task.call_flags as u16;
+    }
+    if moved.selected {
+        flags |= wire::SELECTED;
+    }
+    emit::record::<CallRecord>(|record| {
+        let value = CallRecord {
+            header,
+            connection_id,
+            enter_ns: 0,
+            softirq_ns: 0,
+            arrival_first_ns: if receives { task.arrival_first_ns } else { 0 },
+            arrival_last_ns: if receives { task.arrival_last_ns } else { 0 },
+            woken_ns: 0,
+            running_ns: 0,
+            run_queue_enter_ns: 0,
+            run_queue_exit_ns: 0,
+            throttled_enter_ns: 0,
+            throttled_exit_ns: 0,
+            off_cpu_ns: [0; BLOCKED],
+            off_cpu_inside_ns: 0,
+            transmitted_ns: 0,
+            cgroup_id: task.cgroup_id,
+            start: moved.start,
+            end: moved.end,
+            arrival_end: if receives { task.arrival_end } else { moved.start },
+            result: moved.end.wrapping_sub(moved.start) as i32,
+            receive_queue: if receives { task.receive_queue } else { 0 },
+            out_of_order: if receives { task.out_of_order } else { 0 },
+            pid: task.pid,
+            tid,
+            flags,
+            payload_len: 0,
+            tail_len: 0,
+            syscall: u16::MAX,
+            direction: moved.direction,
+            slept_in: NEVER_SLEPT,
+            padding: [0; 6],
+        };
+        // SAFETY: `record` is the reserved entry of exactly this size.
+        unsafe { record.write(value) }
+    });
 }
 
 /// The first arrival of a call travels in the call's own record, further ones in theirs.
@@ -355,58 +532,22 @@ fn describe_arrival(task: &mut Task, connection_id: u64, slot: &RxSlot) {
     });
 }
 
-/// `net_dev_start_xmit`: a buffer leaves for the device. Sees every packet of the host, so most return at once.
+/// A slot of the current call, once it returned: when, and where it really ended. When its last byte left, if it had.
 #[inline(always)]
-pub fn on_transmit(skb: u64) {
-    let Some(sk) = read::<u64>(skb, &offsets::SKB_SK).filter(|sk| *sk != 0) else { return };
-    let Some(conn) = connection::find(sk) else { return };
-    if conn.tx_tail == conn.tx_head {
-        return;
-    }
-    let Some(end) = payload_end(skb) else { return };
-    let time_ns = now();
-    for step in 0..SLOTS {
-        let index = conn.tx_tail.wrapping_add(step);
-        if index == conn.tx_head {
-            return;
-        }
-        let slot = &mut conn.tx[(index & MASK) as usize];
-        if slot.transmitted_ns == 0 && reached(end, slot.end) {
-            slot.transmitted_ns = time_ns;
-        }
-    }
-}
-
-/// Sequence number just past the payload of the TCP segment(s) in `skb`, whose data starts at the link or network header.
-#[inline(always)]
-fn payload_end(skb: u64) -> Option<u32> {
-    let head: u64 = read(skb, &offsets::SKB_HEAD)?;
-    let data: u64 = read(skb, &offsets::SKB_DATA)?;
-    let length: u32 = read(skb, &offsets::SKB_LEN)?;
-    let transport = head + u64::from(read::<u16>(skb, &offsets::SKB_TRANSPORT_HEADER)?);
-    let mut tcp = [0u8; 14];
-    // SAFETY: the helper checks the source; the destination is on our stack.
-    unsafe { bpf_probe_read_kernel_buf(transport as *const u8, &mut tcp).ok()? };
-    let seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
-    let headers = transport.wrapping_sub(data) as u32 + u32::from(tcp[12] >> 4) * 4;
-    Some(seq.wrapping_add(length.wrapping_sub(headers)))
-}
-
-/// A slot of the current call, once it returned: when, and where it really ended.
-#[inline(always)]
-pub fn finish_send(conn: &mut Conn, task: &Task, end: u32, time_ns: u64) {
+pub fn finish_send(conn: &mut Conn, task: &Task, end: u32, time_ns: u64) -> u64 {
     let slot = &mut conn.tx[(task.tx_index & MASK) as usize];
     if slot.index != task.tx_index {
-        return;
+        return 0;
     }
     slot.done_ns = time_ns;
     if !reached(end, slot.end) {
         slot.end = end;
     }
+    slot.transmitted_ns
 }
 
 /// Bytes still to come of a message that is being sent.
 #[inline(always)]
-pub fn message_left(msg: u64) -> Option<u32> {
-    read_at::<u64>(msg + u64::from(offsets::MSG_COUNT.load())).map(|count| count as u32)
+pub fn message_left<M: Memory>(msg: u64) -> Option<u32> {
+    M::read::<u64>(msg, &offsets::MSG_COUNT).map(|count| count as u32)
 }

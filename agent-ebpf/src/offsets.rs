@@ -16,10 +16,12 @@ offsets! {
     MM_EXE_FILE, BPRM_FILENAME, SOCKET_SK, SOCKET_FILE,
     // socket
     SK_FAMILY, SK_DPORT, SK_NUM, SK_DADDR, SK_RCV_SADDR, SK_V6_DADDR, SK_V6_RCV_SADDR, SK_NET, NET_INUM, SK_PROTOCOL,
-    SK_STATE, SK_ERR,
+    SK_STATE, SK_ERR, SK_ACK_BACKLOG, SK_MAX_ACK_BACKLOG, SK_PACING_RATE, SK_MAX_PACING_RATE, SK_PACING_STATUS,
     // TCP
     TCP_RCV_NXT, TCP_COPIED_SEQ, TCP_WRITE_SEQ, TCP_SND_UNA, TCP_SND_NXT, TCP_BYTES_RECEIVED, TCP_BYTES_ACKED,
-    TCP_BYTES_SENT, TCP_BYTES_RETRANS, TCP_SRTT_US, TCP_RTT_MIN, TCP_SND_CWND, TCP_TOTAL_RETRANS,
+    TCP_BYTES_SENT, TCP_BYTES_RETRANS, TCP_SRTT_US, TCP_RTT_MIN, TCP_SND_CWND, TCP_TOTAL_RETRANS, TCP_MDEV_US,
+    TCP_RCV_OOOPACK, TCP_SND_WND, TCP_CHRONO_STAT, TCP_CHRONO_START, TCP_CHRONO_TYPE, TCP_CHRONO_TYPE_BITS,
+    TCP_CWND_LIMITED, TCP_CWND_LIMITED_BITS, ICSK_CA_STATE, ICSK_CA_STATE_BITS, ICSK_PENDING,
     // buffers
     SKB_SK, SKB_CB, SKB_HEAD, SKB_DATA, SKB_LEN, SKB_TRANSPORT_HEADER, CB_SEQ, CB_END_SEQ, CB_ACK_SEQ, CB_TCP_FLAGS,
     MSG_COUNT,
@@ -28,10 +30,73 @@ offsets! {
     // other sockets
     SK_TYPE, SK_SOCKET, SK_RECEIVE_QUEUE, SOCKET_ALLOC_INODE, UDP_READER_QUEUE, UNIX_ADDRESS, UNIX_PEER,
     UNIX_ADDRESS_LENGTH, UNIX_ADDRESS_NAME,
+    // not an offset: length of the kernel's tick
+    JIFFY_NS,
 }
 
-/// Value of an offset whose field the running kernel does not have.
+/// What the loader writes for a field that this kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
+
+/// How a program reaches kernel memory. One body serves both: what the hook was given decides.
+pub trait Memory {
+    /// The `T` at `base + offset`; `None` if it is not readable.
+    fn read<T: Copy>(base: u64, offset: &Global<u32>) -> Option<T>;
+
+    /// The address by which the fields of `struct tcp_sock` are read, for the address of a `struct sock`; `None` if it is
+    /// no TCP socket.
+    fn tcp(sk: u64) -> Option<u64>;
+
+    /// As `read`, of a field that not every kernel has.
+    #[inline(always)]
+    fn read_optional<T: Copy>(base: u64, offset: &Global<u32>) -> Option<T> {
+        if offset.load() == ABSENT { None } else { Self::read(base, offset) }
+    }
+
+    /// A bit field of at most a byte. `bits`: how far it is from the byte's low end, and 256 times its width.
+    #[inline(always)]
+    fn read_bits(base: u64, offset: &Global<u32>, bits: &Global<u32>) -> u8 {
+        let byte: u8 = Self::read_optional(base, offset).unwrap_or(0);
+        let (shift, width) = (bits.load() & 7, bits.load() >> 8 & 15);
+        (u32::from(byte) >> shift & ((1 << width) - 1)) as u8
+    }
+}
+
+/// Plain addresses, read through the checked helper: about 8 ns each.
+pub struct Checked;
+
+/// Pointers whose type the verifier knows from the tracepoint: loads of its own, about 1 ns each. It refuses a field that
+/// is not in the type, and the hook falls to the next rung.
+pub struct Typed;
+
+impl Memory for Checked {
+    #[inline(always)]
+    fn read<T: Copy>(base: u64, offset: &Global<u32>) -> Option<T> {
+        read(base, offset)
+    }
+
+    #[inline(always)]
+    fn tcp(sk: u64) -> Option<u64> {
+        (read::<u16>(sk, &SK_PROTOCOL)? == IPPROTO_TCP).then_some(sk)
+    }
+}
+
+impl Memory for Typed {
+    #[inline(always)]
+    fn read<T: Copy>(base: u64, offset: &Global<u32>) -> Option<T> {
+        // SAFETY: the verifier checks the access against the pointer's type; a fault reads as 0. Volatile, so that no load
+        // is widened beyond its field.
+        Some(unsafe { ((base + u64::from(offset.load())) as *const T).read_volatile() })
+    }
+
+    #[inline(always)]
+    fn tcp(sk: u64) -> Option<u64> {
+        // SAFETY: the verifier checks that `sk` is a socket; the helper looks at what kind it is.
+        let tcp = unsafe { aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock(sk as *mut _) } as u64;
+        (tcp != 0).then_some(tcp)
+    }
+}
+
+const IPPROTO_TCP: u16 = 6;
 
 /// Reads a `T` at `base + offset`; `None` if that is not readable kernel memory.
 #[inline(always)]

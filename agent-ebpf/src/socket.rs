@@ -11,10 +11,10 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use aya_ebpf::{helpers::bpf_get_smp_processor_id, maps::Array};
 
 use crate::{
-    connection::tcp,
     datagram,
     maps::HANDS,
-    offsets::{self, read},
+    message,
+    offsets::{self, Memory, read},
 };
 
 /// Address families.
@@ -50,13 +50,11 @@ pub fn kind(sk: u64) -> Option<Kind> {
 
 /// `sk_data_ready`: something is in a socket's queue now. Sees every arrival of the host, in softirq or in the sender.
 #[inline(always)]
-pub fn on_ready(sk: u64) {
+pub fn on_ready<M: Memory>(sk: u64) {
     match kind(sk) {
         Some(Kind::Datagram) => datagram::on_ready(sk),
-        Some(Kind::Tcp) => {
-            // On established connections `tcp_probe` sees the segments themselves.
-            let _half_closed = read::<u8>(sk, &offsets::SK_STATE).is_some_and(|state| state != tcp::ESTABLISHED);
-        }
+        // On established connections `tcp_probe` sees the segments themselves.
+        Some(Kind::Tcp) => message::on_ready::<M>(sk),
         None => {}
     }
 }

@@ -18,9 +18,16 @@ pub const SLOTS: u32 = 8;
 pub struct TxSlot {
     pub enter_ns: u64,
     pub locked_ns: u64,
+    /// When TCP took the latest piece; 0 if only the first is observed.
+    pub locked_last_ns: u64,
     pub done_ns: u64,
+    pub queued_ns: u64,
     pub transmitted_ns: u64,
     pub run_queue_ns: u64,
+    /// `Conn::queue_busy_ns` at `locked_ns`; what came on top until the latest piece, and until `transmitted_ns`.
+    pub queue_base_ns: u64,
+    pub queue_before_last_ns: u64,
+    pub queue_ns: u64,
     pub start: u32,
     /// Where the call will end if it is not cut short; corrected when it is.
     pub end: u32,
@@ -58,6 +65,18 @@ pub mod flag {
     pub const RESET: u32 = 8;
     /// `send_base` and `receive_base` are valid.
     pub const BASES: u32 = 16;
+    /// This end sent a reset.
+    pub const RESET_SENT: u32 = 32;
+    /// A reset arrived.
+    pub const RESET_RECEIVED: u32 = 64;
+    /// `connect` failed, and the agent was told or need not be.
+    pub const FAILED: u32 = 128;
+    /// `connect` failed; its result will say how.
+    pub const FAILING: u32 = 256;
+    /// Left out by sampling.
+    pub const SAMPLED_OUT: u32 = 512;
+    /// ... and counted.
+    pub const SAMPLING_COUNTED: u32 = 1024;
 }
 
 /// One TCP connection, keyed by the address of its `struct sock`, from its first sight to `tcp_destroy_sock`.
@@ -87,6 +106,22 @@ pub struct Conn {
     pub generation: u32,
     /// Mode of the task that opened it.
     pub opener_mode: u32,
+    /// Sequence number just past the last byte that was ever given to the device's queue.
+    pub queued_end: u32,
+    /// Since when bytes are in the device's queue; 0 if none are. And for how long there were in total before.
+    pub queue_since_ns: u64,
+    pub queue_busy_ns: u64,
+    /// When the latest segment arrived.
+    pub segment_ns: u64,
+    /// Since when the peer's window is closed; 0 if it is open. And for how long it was in total before.
+    pub zero_since_ns: u64,
+    pub zero_ns: u64,
+    /// Segments retransmitted until it was established.
+    pub handshake_retransmits: u32,
+    /// `total_retrans` that the agent was told of.
+    pub retrans_told: u32,
+    pub accept_backlog: u32,
+    pub accept_backlog_max: u32,
     pub tx_head: u32,
     pub tx_tail: u32,
     pub rx_head: u32,
@@ -119,6 +154,9 @@ pub struct Task {
     pub rx_start: u32,
     pub rx_end: u32,
     pub arrival_end: u32,
+    /// Bytes that had arrived when the call began to take its own, and segments out of order so far.
+    pub receive_queue: u32,
+    pub out_of_order: u32,
     pub call_flags: u32,
     // The thread.
     pub mode: u32,

@@ -44,6 +44,17 @@ pub enum BtfError {
     },
 }
 
+/// A member of a structure.
+#[derive(Clone, Copy)]
+struct Member {
+    /// Where it begins, in bits.
+    bits: u32,
+    /// Width if it is a bit field, else 0.
+    width: u32,
+    /// Its type.
+    kind: u32,
+}
+
 /// Parsed type information.
 pub struct Btf {
     data: Vec<u8>,
@@ -157,8 +168,8 @@ impl Btf {
         None
     }
 
-    /// Bit offset and type of a member, also inside anonymous members.
-    fn member(&self, id: u32, wanted: &str, depth: usize) -> Option<(u32, u32)> {
+    /// A member, also inside anonymous members.
+    fn member(&self, id: u32, wanted: &str, depth: usize) -> Option<Member> {
         let id = self.resolve(id)?;
         if depth > NESTING_MAX || !matches!(self.kind(id)?, kind::STRUCT | kind::UNION) {
             return None;
@@ -171,14 +182,14 @@ impl Btf {
             let name = self.string(word(&self.data, member)?)?;
             let kind = word(&self.data, member + 4)?;
             let raw = word(&self.data, member + 8)?;
-            let bits = if has_bitfields { raw & 0x00ff_ffff } else { raw };
+            let (bits, width) = if has_bitfields { (raw & 0x00ff_ffff, raw >> 24) } else { (raw, 0) };
             if name == wanted {
-                return Some((bits, kind));
+                return Some(Member { bits, width, kind });
             }
             if name.is_empty()
-                && let Some((inner, found)) = self.member(kind, wanted, depth + 1)
+                && let Some(inner) = self.member(kind, wanted, depth + 1)
             {
-                return Some((bits.checked_add(inner)?, found));
+                return Some(Member { bits: bits.checked_add(inner.bits)?, ..inner });
             }
         }
         None
@@ -186,15 +197,26 @@ impl Btf {
 
     /// Byte offset of the field `path` (members separated by dots; pointers are not followed) in `structure`.
     pub fn offset(&self, structure: &str, path: &str) -> Option<u32> {
+        self.field(structure, path).map(|field| field.bits / 8)
+    }
+
+    fn field(&self, structure: &str, path: &str) -> Option<Member> {
         self.names.get(structure)?.iter().find_map(|id| {
-            let (mut id, mut bits) = (*id, 0u32);
+            let mut field = Member { bits: 0, width: 0, kind: *id };
             for part in path.split('.') {
-                let (inner, kind) = self.member(id, part, 0)?;
-                bits = bits.checked_add(inner)?;
-                id = kind;
+                let inner = self.member(field.kind, part, 0)?;
+                field = Member { bits: field.bits.checked_add(inner.bits)?, ..inner };
             }
-            Some(bits / 8)
+            Some(field)
         })
+    }
+
+    /// Byte offset of a bit field, and where it lies in that byte: shift and 256 times its width. A whole byte, which
+    /// it is on other kernels, has width 8.
+    fn bit_field(&self, structure: &str, path: &str) -> Option<(u32, u32)> {
+        let field = self.field(structure, path)?;
+        let (shift, width) = (field.bits % 8, if field.width == 0 { 8 } else { field.width });
+        (shift + width <= 8).then_some((field.bits / 8, shift | width << 8))
     }
 
     /// Whether the kernel has this function with type information (fentry can attach to it).
@@ -262,6 +284,8 @@ const FIELDS: &[(&str, &str, &[&str])] = &[
     ("TCP_RTT_MIN", "tcp_sock", &["rtt_min"]),
     ("TCP_SND_CWND", "tcp_sock", &["snd_cwnd"]),
     ("TCP_TOTAL_RETRANS", "tcp_sock", &["total_retrans"]),
+    ("SK_ACK_BACKLOG", "sock", &["sk_ack_backlog"]),
+    ("SK_MAX_ACK_BACKLOG", "sock", &["sk_max_ack_backlog"]),
     ("SKB_SK", "sk_buff", &["sk"]),
     ("SKB_CB", "sk_buff", &["cb"]),
     ("SKB_HEAD", "sk_buff", &["head"]),
@@ -296,9 +320,25 @@ const OPTIONAL_FIELDS: &[(&str, &str, &[&str])] = &[
         &["throttled_clock_self_time", "throttled_clock_pelt_time", "throttled_clock_task_time"],
     ),
     ("SK_OWNED", "sock", &["sk_lock.owned"]),
+    ("SK_PACING_RATE", "sock", &["sk_pacing_rate"]),
+    ("SK_MAX_PACING_RATE", "sock", &["sk_max_pacing_rate"]),
+    ("SK_PACING_STATUS", "sock", &["sk_pacing_status"]),
+    ("TCP_MDEV_US", "tcp_sock", &["mdev_us"]),
+    ("TCP_RCV_OOOPACK", "tcp_sock", &["rcv_ooopack"]),
+    ("TCP_SND_WND", "tcp_sock", &["snd_wnd"]),
+    ("TCP_CHRONO_STAT", "tcp_sock", &["chrono_stat"]),
+    ("TCP_CHRONO_START", "tcp_sock", &["chrono_start"]),
+    ("ICSK_PENDING", "inet_connection_sock", &["icsk_pending"]),
 ];
 
-/// Offset of a field that this kernel does not have.
+/// Likewise, narrower than a byte: global of the byte's offset, global of the place within it, and the field.
+const BIT_FIELDS: &[(&str, &str, &str, &str)] = &[
+    ("TCP_CHRONO_TYPE", "TCP_CHRONO_TYPE_BITS", "tcp_sock", "chrono_type"),
+    ("TCP_CWND_LIMITED", "TCP_CWND_LIMITED_BITS", "tcp_sock", "is_cwnd_limited"),
+    ("ICSK_CA_STATE", "ICSK_CA_STATE_BITS", "inet_connection_sock", "icsk_ca_state"),
+];
+
+/// What the kernel programs take for a field that is not there.
 const ABSENT: u32 = u32::MAX;
 
 /// Offset of the value within `struct minmax_sample`.
@@ -306,18 +346,21 @@ const MINMAX_VALUE: u32 = 4;
 
 /// Every global's value on this kernel.
 pub fn offsets(btf: &Btf) -> Result<Vec<(&'static str, u32)>, BtfError> {
-    let find = |structure: &str, paths: &[&str]| paths.iter().find_map(|path| btf.offset(structure, path));
-    let optional = OPTIONAL_FIELDS
-        .iter()
-        .map(|(global, structure, paths)| Ok((*global, find(structure, paths).unwrap_or(ABSENT))));
-    FIELDS
-        .iter()
-        .map(|(global, structure, paths)| {
-            let offset = find(structure, paths).ok_or(BtfError::MissingField { structure, field: paths[0] })?;
-            Ok((*global, if *global == "TCP_RTT_MIN" { offset + MINMAX_VALUE } else { offset }))
-        })
-        .chain(optional)
-        .collect()
+    let mut values = Vec::with_capacity(FIELDS.len() + OPTIONAL_FIELDS.len() + 2 * BIT_FIELDS.len());
+    for (global, structure, paths) in FIELDS {
+        let found = paths.iter().find_map(|path| btf.offset(structure, path));
+        let offset = found.ok_or(BtfError::MissingField { structure, field: paths[0] })?;
+        values.push((*global, if *global == "TCP_RTT_MIN" { offset + MINMAX_VALUE } else { offset }));
+    }
+    for (global, structure, paths) in OPTIONAL_FIELDS {
+        let found = paths.iter().find_map(|path| btf.offset(structure, path));
+        values.push((*global, found.unwrap_or(ABSENT)));
+    }
+    for (byte, place, structure, path) in BIT_FIELDS {
+        let (offset, bits) = btf.bit_field(structure, path).unwrap_or((ABSENT, 0));
+        values.extend([(*byte, offset), (*place, bits)]);
+    }
+    Ok(values)
 }
 
 #[cfg(test)]
@@ -357,6 +400,23 @@ mod tests {
         let found = ["a", "b", "i", "i.y", "z"].map(|path| btf.offset("outer", path));
         assert_eq!(found, [Some(0), Some(4), Some(8), Some(8), None]);
         assert_eq!(btf.offset("nothing", "a"), None);
+    }
+
+    #[test]
+    fn finds_bit_fields_and_whole_bytes() {
+        let strings = b"\0u8\0s\0low\0high\0whole\0";
+        let name = |at: &str| strings.windows(at.len()).position(|window| window == at.as_bytes()).unwrap() as u32;
+        let member = |text: &str, bits: u32, width: u32| [name(text), 1, width << 24 | bits];
+        let members = [member("low", 8, 5), member("high", 13, 1), member("whole", 16, 0)].concat();
+        let header = [name("u8\0"), kind::INT << 24, 1, 8, name("s\0low"), 1 << 31 | kind::STRUCT << 24 | 3, 3];
+        let types: Vec<u32> = header.into_iter().chain(members).collect();
+        let length = types.len() as u32 * 4;
+        let words = [u32::from(MAGIC) | 1 << 16, 24, 0, length, length, strings.len() as u32];
+        let mut bytes: Vec<u8> = words.iter().chain(&types).flat_map(|word| word.to_ne_bytes()).collect();
+        bytes.extend(strings);
+        let btf = Btf::parse(bytes).ok().unwrap();
+        let found = ["low", "high", "whole", "other"].map(|field| btf.bit_field("s", field));
+        assert_eq!(found, [Some((1, 5 << 8)), Some((1, 5 | 1 << 8)), Some((2, 8 << 8)), None]);
     }
 
     #[test]

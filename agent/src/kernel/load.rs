@@ -115,7 +115,9 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, LoadError> {
         // A field that no program reads is dropped from the object.
         loader.override_global(name, offset, false);
     }
+    let jiffy_ns = jiffy_ns();
     loader
+        .override_global("JIFFY_NS", &jiffy_ns, false)
         .override_global("AYA_LOG_LEVEL", &options.log_level, false)
         .map_max_entries("RECORDS", options.ring_bytes)
         .map_max_entries("CONNECTIONS", options.connections_max)
@@ -135,6 +137,16 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, LoadError> {
     let (records, wake, losses) = loaded_maps;
     let capture = Capture { hooks, losses, _ebpf: ebpf, _logger: logger };
     Ok(Loaded { capture, records, wake, selection })
+}
+
+/// Length of the kernel's tick: the resolution of its coarse clocks (`LOW_RES_NSEC`, include/linux/hrtimer.h). 4 ms, the
+/// usual one, in the impossible case that the kernel does not say.
+fn jiffy_ns() -> u32 {
+    // SAFETY: all-zero is a valid `timespec`.
+    let mut resolution: libc::timespec = unsafe { std::mem::zeroed() };
+    // SAFETY: `resolution` is a valid place to write to.
+    let failed = unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut resolution) } != 0;
+    if failed { 4_000_000 } else { u32::try_from(resolution.tv_nsec).unwrap_or(4_000_000) }
 }
 
 /// Takes a map out of the object, as the type that the caller wants.
