@@ -4,6 +4,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use agent_core::cause::Cause;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::RunArgs;
@@ -89,6 +90,9 @@ pub struct FilterArgs {
     /// Only this peer: an address, or ADDRESS:PORT
     #[arg(long, value_name = "ADDRESS")]
     pub peer: Option<String>,
+    /// Only this cause, by its id (docs/causes.md)
+    #[arg(long, value_name = "ID", value_parser = parse_cause)]
+    pub cause: Option<String>,
 }
 
 /// Arguments of `spantap spans`.
@@ -189,6 +193,12 @@ pub enum Since {
     At(std::time::SystemTime),
 }
 
+/// The id of a cause. An id that the catalogue does not have would silently match nothing.
+fn parse_cause(text: &str) -> Result<String, String> {
+    let known = || Cause::ALL.iter().map(|cause| cause.id()).collect::<Vec<_>>().join(", ");
+    Cause::from_id(text).map(|cause| cause.id().to_owned()).ok_or_else(|| format!("there are {}", known()))
+}
+
 fn parse_since(text: &str) -> Result<Since, String> {
     if let Ok(duration) = humantime::parse_duration(text) {
         return Ok(Since::Ago(duration));
@@ -215,6 +225,12 @@ mod tests {
         let noon = std::time::UNIX_EPOCH + Duration::from_secs(12 * 3600);
         assert_eq!(parse_since("1970-01-01T12:00:00Z"), Ok(Since::At(noon)));
         assert!(parse_since("yesterday").is_err_and(|message| message.contains("10m")));
+    }
+
+    #[test]
+    fn a_cause_is_one_of_the_catalogue() {
+        assert_eq!(parse_cause("remote_slow"), Ok("remote_slow".to_owned()));
+        assert!(parse_cause("remote").is_err_and(|message| message.contains("remote_slow")));
     }
 
     #[test]

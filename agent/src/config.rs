@@ -23,7 +23,7 @@ mod validate;
 mod samples;
 
 pub use self::{
-    destination::{Batch, Compression, Destination, Export, HeaderValue, Retry, Tls, Transport, Url},
+    destination::{Batch, Compression, Destination, Export, HeaderValue, Retry, Segments, Tls, Transport, Url},
     file::check,
     flags::RunArgs,
     layers::{Loaded, Source},

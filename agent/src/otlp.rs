@@ -3,23 +3,27 @@
 //! In: [`SafeSpan`](agent_core::redact::SafeSpan)s, or protobuf bytes. Out: the bytes of a `TracesData`, which are also those of an
 //! `ExportTraceServiceRequest` (both are `repeated ResourceSpans = 1`), so that concatenated blocks are a valid
 //! request and nothing is encoded twice; or [`SpanView`](crate::query::api::SpanView)s. Called by the span log (encode) and the
-//! query server (decode). Never does IO and never sees an unredacted span.
+//! query server (decode), and by the exporter for destinations that want segments as spans. Never does IO and never sees an unredacted span.
 //!
 //! What OTLP has no field for travels in attributes: `spantap.protocol`, `spantap.status` (only `unknown`),
-//! `spantap.segments` (a list of `{name, start_ns, duration_ns, evidence}`, `start_ns` counted from the span's start)
-//! and, for backends that cannot look into lists, `spantap.segment.<name>.ns` (summed per name).
+//! `spantap.cause`, `spantap.segments` (a list of `{name, start_ns, duration_ns, evidence}`, `start_ns` counted from the span's
+//! start, with `by` and `lost_records` where there are any) and, for backends that cannot look into lists, per name
+//! `spantap.segment.<name>.ns` (the sum), `.evidence` (the worst), and `spantap.segment.<name>.<by>.ns`.
 
 mod decode;
 mod encode;
+mod waterfall;
 mod wire;
 
 pub use decode::decode;
 pub use encode::{Encoded, Encoder};
+pub use waterfall::with_segment_spans;
 
 /// `otel.scope.name` of every span.
 const SCOPE: &str = "spantap";
 const PROTOCOL: &str = "spantap.protocol";
 const STATUS: &str = "spantap.status";
+const CAUSE: &str = "spantap.cause";
 const SEGMENTS: &str = "spantap.segments";
 const SEGMENT_PREFIX: &str = "spantap.segment.";
 const LINK_EVIDENCE: &str = "spantap.link.evidence";

@@ -154,6 +154,10 @@ fn spans_are_filtered_limited_and_ordered() {
     assert_eq!(agent.numbers(&["spans", "--since", "2025-01-31T12:00:00.003Z"]), [3, 4, 5, 6], "by their end");
     assert_eq!(agent.numbers(&["spans", "--since", "1m"]), [] as [u64; 0]);
     assert_eq!(agent.numbers(&["slow", "--limit", "3"]), [6, 5, 4]);
+    assert_eq!(agent.numbers(&["spans", "--cause", "network_delay"]), [3, 6]);
+    assert_eq!(agent.numbers(&["slow", "--cause", "remote_slow", "--limit", "2"]), [5, 4]);
+    let unknown = failure(&agent.command(&["spans", "--cause", "remote"]).output().expect("it starts"));
+    assert!(unknown.contains("remote_slow"), "the ids that there are: {unknown}");
 }
 
 #[test]
@@ -167,7 +171,7 @@ fn a_span_and_its_trace_are_found_by_leading_digits() {
     let why = agent.json(&["why", "abce000000000002"]);
     assert_eq!(why[0]["verdict"]["segment"], "remote");
     let words = agent.answer(&["why", "abcd"]);
-    assert!(words.contains("verdict: remote took") && words.contains("100.0 %"), "{words}");
+    assert!(words.contains("verdict: remote_slow: ") && words.contains("100.0 %"), "{words}");
     let ambiguous = failure(&agent.command(&["trace", "abc"]).output().expect("it starts"));
     assert!(ambiguous.contains("at least 4"), "{ambiguous}");
     let unknown = failure(&agent.command(&["trace", "0123456789"]).output().expect("it starts"));

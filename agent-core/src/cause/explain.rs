@@ -130,6 +130,8 @@ fn specific(view: &View<'_>, decision: Decision, words: &mut Vec<String>) {
             }
         }
         NetworkDelay | ConnectSlow => round_trip(view, words),
+        // How much of the wait is the network's follows from these.
+        RemoteSlow if grades(view.segments, Remote)[0] == 0 => round_trip(view, words),
         TransferLarge | TransferSlow => arriving(view, decision, words),
         CpuThrottled | CpuContention => {
             let throttled = decide::blocked_by(view, By::Throttled);
@@ -188,7 +190,6 @@ fn round_trip(view: &View<'_>, words: &mut Vec<String>) {
     for (key, what) in [("spantap.tcp.min_rtt_us", "shortest"), ("spantap.tcp.srtt_us", "smoothed")] {
         words.extend(view.int(key).map(|us| format!("{what} round trip {}", short(us.saturating_mul(1_000)))));
     }
-    no_retransmits(view, words);
 }
 
 fn no_retransmits(view: &View<'_>, words: &mut Vec<String>) {
@@ -281,7 +282,11 @@ fn ruled_out(view: &View<'_>, sums: &Sums, decision: Decision) -> Vec<String> {
 }
 
 fn how(view: &View<'_>, sums: &Sums, suspect: &Suspect) -> String {
-    let took = short(sums.all(suspect.segments));
+    let ns = sums.all(suspect.segments);
+    if ns == 0 {
+        return "none of it".to_owned();
+    }
+    let took = short(ns);
     let first = suspect.segments[0];
     let words = match first {
         Network => network(view, &took),

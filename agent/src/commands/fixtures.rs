@@ -25,7 +25,7 @@ pub fn int(key: &str, value: i64) -> Attribute {
     Attribute { key: key.to_owned(), value: Some(AttributeValue::Int(value)) }
 }
 
-fn tiles(list: &[(&str, u64, &str)]) -> Vec<SegmentView> {
+pub fn tiles(list: &[(&str, u64, &str)]) -> Vec<SegmentView> {
     let mut start_ns = 0;
     let tile = |(name, duration_ns, evidence): &(&str, u64, &str)| {
         let tile = SegmentView {
@@ -33,6 +33,7 @@ fn tiles(list: &[(&str, u64, &str)]) -> Vec<SegmentView> {
             start_ns,
             duration_ns: *duration_ns,
             evidence: (*evidence).to_owned(),
+            ..Default::default()
         };
         start_ns += duration_ns;
         tile
@@ -62,6 +63,8 @@ pub fn trace() -> Vec<SpanView> {
             text("http.request.method", "GET"),
             int("http.response.status_code", 200),
             int("spantap.tcp.srtt_us", 850),
+            int("spantap.tcp.retransmits", 0),
+            text("spantap.cause", "remote_slow"),
             Attribute { key: "spantap.connection.reused".to_owned(), value: Some(AttributeValue::Bool(true)) },
             Attribute {
                 key: "spantap.url.query_names".to_owned(),
@@ -89,7 +92,8 @@ pub fn trace() -> Vec<SpanView> {
         pid: 77,
         segments: tiles(&[
             ("receive_buffer", 100_000, "measured"),
-            ("application", 7_000_000, "measured"),
+            ("application", 1_400_000, "measured"),
+            ("off_cpu", 5_600_000, "measured"),
             ("run_queue", 600_000, "measured"),
             ("send", 200_000, "measured"),
             ("unexplained", 100_000, "derived"),
@@ -101,6 +105,8 @@ pub fn trace() -> Vec<SpanView> {
         }],
         ..base.clone()
     };
+    let mut server = server;
+    server.segments[2].by = "socket".to_owned();
     let called = SpanView {
         span_id: vec![0xc3; 8],
         parent_span_id: vec![0xb2; 8],

@@ -37,6 +37,10 @@ struct Segment<'a> {
     start_ns: u64,
     duration_ns: u64,
     evidence: &'a str,
+    /// What the time was spent on in particular; `null`: nothing says.
+    by: Option<&'a str>,
+    /// Kernel records that were lost while it ran.
+    lost_records: u64,
 }
 
 /// A related span.
@@ -75,7 +79,14 @@ pub(super) fn line(object: &impl Serialize) -> String {
 }
 
 fn segment(view: &crate::query::api::SegmentView) -> Segment<'_> {
-    Segment { name: &view.name, start_ns: view.start_ns, duration_ns: view.duration_ns, evidence: &view.evidence }
+    Segment {
+        name: &view.name,
+        start_ns: view.start_ns,
+        duration_ns: view.duration_ns,
+        evidence: &view.evidence,
+        by: Some(view.by.as_str()).filter(|by| !by.is_empty()),
+        lost_records: view.lost_records,
+    }
 }
 
 fn link(view: &crate::query::api::LinkView) -> Link<'_> {

@@ -88,6 +88,7 @@ fn request(filter: &FilterArgs) -> SpansRequest {
         status: filter.status.map(outcome_name).unwrap_or_default().to_owned(),
         protocol: filter.protocol.clone().unwrap_or_default(),
         peer: filter.peer.clone().unwrap_or_default(),
+        cause: filter.cause.clone().unwrap_or_default(),
         ..Default::default()
     }
 }

@@ -4,23 +4,9 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+pub(super) use agent_core::cause::words::{ms, percent};
+
 use crate::query::api::{SegmentView, SpanView};
-
-/// `12.345 ms`.
-pub(super) fn ms(ns: u64) -> String {
-    // Rounded half up to the microsecond.
-    let us = (u128::from(ns) + 500) / 1_000;
-    format!("{}.{:03} ms", us / 1_000, us % 1_000)
-}
-
-/// `85.2 %`.
-pub(super) fn percent(part: u64, whole: u64) -> String {
-    if whole == 0 {
-        return "0.0 %".to_owned();
-    }
-    let tenths = (u128::from(part) * 2_000 + u128::from(whole)) / (u128::from(whole) * 2);
-    format!("{}.{} %", tenths / 10, tenths % 10)
-}
 
 /// `2025-01-31T12:00:00.123456Z`.
 pub(super) fn time(unix_ns: u64) -> String {
@@ -63,6 +49,8 @@ pub(super) struct Part {
     pub duration_ns: u64,
     /// Durations by evidence, in the order of their first tile.
     pub evidence: Vec<(String, u64)>,
+    /// Durations by what they were spent on in particular, likewise.
+    pub by: Vec<(String, u64)>,
 }
 
 impl Part {
@@ -77,6 +65,12 @@ impl Part {
             }
         }
     }
+
+    /// How it is known, and what it was spent on in particular.
+    pub fn notes(&self) -> String {
+        let by = self.by.iter().map(|(name, ns)| format!("{name} {}", ms(*ns)));
+        [self.evidence_words()].into_iter().chain(by).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// Sums tiles by name, in the order of their first tile.
@@ -84,17 +78,30 @@ pub(super) fn parts(segments: &[SegmentView]) -> Vec<Part> {
     let mut parts: Vec<Part> = Vec::new();
     for segment in segments {
         let index = parts.iter().position(|part| part.name == segment.name).unwrap_or_else(|| {
-            parts.push(Part { name: segment.name.clone(), duration_ns: 0, evidence: Vec::new() });
+            parts.push(Part { name: segment.name.clone(), duration_ns: 0, evidence: Vec::new(), by: Vec::new() });
             parts.len() - 1
         });
         let part = &mut parts[index];
         part.duration_ns += segment.duration_ns;
-        match part.evidence.iter_mut().find(|(name, _)| *name == segment.evidence) {
-            Some((_, sum)) => *sum += segment.duration_ns,
-            None => part.evidence.push((segment.evidence.clone(), segment.duration_ns)),
+        add(&mut part.evidence, &segment.evidence, segment.duration_ns);
+        if !segment.by.is_empty() {
+            add(&mut part.by, &segment.by, segment.duration_ns);
         }
     }
     parts
+}
+
+fn add(sums: &mut Vec<(String, u64)>, name: &str, ns: u64) {
+    match sums.iter_mut().find(|(known, _)| known == name) {
+        Some((_, sum)) => *sum += ns,
+        None => sums.push((name.to_owned(), ns)),
+    }
+}
+
+/// `off_cpu lock`: a tile with what its time was spent on.
+pub(super) fn segment_label(segment: &SegmentView) -> String {
+    let by = if segment.by.is_empty() { "" } else { " " };
+    clean(&format!("{}{by}{}", segment.name, segment.by))
 }
 
 /// The part that took the longest; of equal ones the first.
@@ -119,28 +126,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_have_three_digits() {
-        for (ns, expected) in [
-            (0, "0.000 ms"),
-            (499, "0.000 ms"),
-            (500, "0.001 ms"),
-            (12_345_678, "12.346 ms"),
-            (u64::MAX, "18446744073709.552 ms"),
-        ] {
-            assert_eq!(ms(ns), expected);
-        }
-    }
-
-    #[test]
-    fn shares_have_one_digit() {
-        for (part, whole, expected) in
-            [(0, 0, "0.0 %"), (1, 3, "33.3 %"), (2, 3, "66.7 %"), (u64::MAX, u64::MAX, "100.0 %")]
-        {
-            assert_eq!(percent(part, whole), expected);
-        }
-    }
-
-    #[test]
     fn control_characters_do_not_reach_the_terminal() {
         assert_eq!(clean("a\x1b[31mb\r\n"), "a\u{fffd}[31mb\u{fffd}\u{fffd}");
     }
@@ -152,6 +137,7 @@ mod tests {
             start_ns,
             duration_ns,
             evidence: evidence.to_owned(),
+            ..Default::default()
         };
         let parts =
             parts(&[tile("send", 0, 1, "measured"), tile("remote", 1, 3, "derived"), tile("send", 4, 3, "derived")]);

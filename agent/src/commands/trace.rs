@@ -54,7 +54,7 @@ fn render(spans: &[SpanView], colour: bool) -> String {
     let label = |(depth, span): &(usize, &SpanView)| format!("{}{}", "  ".repeat(*depth), title(span));
     let rows = tree(spans);
     let segment_labels = rows.iter().flat_map(|(depth, span)| {
-        span.segments.iter().map(move |segment| 2 * depth + 4 + segment.name.chars().count())
+        span.segments.iter().map(move |segment| 2 * depth + 4 + text::segment_label(segment).chars().count())
     });
     let label_widths = rows.iter().map(|row| label(row).chars().count());
     let width = label_widths.chain(segment_labels).max().unwrap_or(0);
@@ -73,7 +73,7 @@ fn render(spans: &[SpanView], colour: bool) -> String {
         let label = text::bold(&label, colour);
         out.push_str(&format!("{label}  {:>12}  {bar}  {}\n", text::ms(span.duration_ns), notes(span)));
         for segment in &span.segments {
-            let label = format!("{}{}", " ".repeat(2 * depth + 4), text::clean(&segment.name));
+            let label = format!("{}{}", " ".repeat(2 * depth + 4), text::segment_label(segment));
             let start = span.start_unix_ns.saturating_add(segment.start_ns);
             let bar = axis.bar(start, segment.duration_ns, '-');
             let duration = text::ms(segment.duration_ns);

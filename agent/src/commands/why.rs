@@ -3,18 +3,20 @@
 //! The verdict names the part that took the longest, how that is known, what else was seen, what was not measured, and what to ask
 //! next. It never says more than the segments do.
 
+mod around;
 mod verdict;
 
 use std::process::ExitCode;
 
+use agent_core::cause::Cause;
 use serde::Serialize;
 
 use super::{Done, Output, json, text};
 use crate::{
     cli::IdArgs,
     query::{
-        api::{SpanView, hex},
-        client::Client,
+        api::{HookStatus, SpanView, SpansRequest, hex},
+        client::{Client, ClientError},
     },
 };
 use text::Part;
@@ -22,20 +24,53 @@ use verdict::Verdict;
 
 /// Characters of a bar that is the whole span.
 const BAR: usize = 40;
+/// Most spans outside the trace that are looked at for what explains the span.
+const NEAR_MAX: usize = 20_000;
 
 pub(super) async fn why(args: &IdArgs, output: &mut Output) -> Done {
-    let spans = Client::connect(&args.read.socket).await?.trace(&args.id).await?;
+    let mut client = Client::connect(&args.read.socket).await?;
+    let mut spans = client.trace(&args.id).await?;
     let prefix = args.id.trim().to_ascii_lowercase();
-    let Some(span) = choose(&spans, &prefix) else {
+    let Some(span) = choose(&spans, &prefix).cloned() else {
         anyhow::bail!("no span {prefix} in the agent's answer");
     };
+    spans.extend(near(&mut client, &span, &spans).await?);
+    let mut missing = client.status().await?.hooks;
+    missing.retain(|hook| !hook.attached);
     if args.read.json {
-        output.line(&json(span, &spans))?;
+        output.line(&json(&span, &spans, &missing))?;
     } else {
-        output.text(&render(span, &spans, output.colour))?;
+        output.text(&render(&span, &spans, &missing, output.colour))?;
     }
     output.flush()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Spans of other traces that may explain this one: of the listener that did not answer, or of calls that the process made.
+async fn near(client: &mut Client, span: &SpanView, trace: &[SpanView]) -> Result<Vec<SpanView>, ClientError> {
+    let (kind, service) = match verdict::finding(span, trace).map(|finding| finding.decision.cause) {
+        Some(Cause::ConnectSynLost) => ("server", ""),
+        Some(Cause::BlockedDownstream | Cause::BlockedPoll) => ("client", span.service.as_str()),
+        _ => return Ok(Vec::new()),
+    };
+    let request = SpansRequest {
+        since_unix_ns: span.start_unix_ns,
+        kind: kind.to_owned(),
+        service: service.to_owned(),
+        ..Default::default()
+    };
+    let until = span.end_unix_ns().saturating_add(around::AFTER_NS);
+    let mut found = client.spans(request).await?;
+    let mut near = Vec::new();
+    while near.len() < NEAR_MAX
+        && let Some(other) = found.next().await?
+        && other.end_unix_ns() <= until.saturating_add(around::AFTER_NS)
+    {
+        if other.trace_id != span.trace_id && (other.pid == span.pid || other.local == span.peer) {
+            near.push(other);
+        }
+    }
+    Ok(near)
 }
 
 /// The span with the id; if it is the trace's id, the longest span.
@@ -64,26 +99,33 @@ struct JsonPart {
     duration_ns: u64,
     share: f64,
     evidence: std::collections::BTreeMap<String, u64>,
+    by: std::collections::BTreeMap<String, u64>,
 }
 
 #[derive(Serialize)]
 struct JsonVerdict {
+    /// Id of the catalogue; `null`: the span shows neither an error nor segments.
+    cause: Option<&'static str>,
     /// The part that took the longest; `null`: the span has no segments.
-    segment: Option<String>,
+    segment: Option<&'static str>,
     duration_ns: u64,
+    share: f64,
+    sentence: String,
+    evidence: Vec<String>,
+    ruled_out: Vec<String>,
+    not_seen: Vec<String>,
     words: Vec<String>,
     next: String,
 }
 
-fn json(span: &SpanView, trace: &[SpanView]) -> String {
-    let parts = text::parts(&span.segments);
-    let verdict = Verdict::of(span, &parts, trace);
-    let dominant = text::dominant(&parts);
-    let part = |part: &Part| JsonPart {
-        name: part.name.clone(),
+fn json(span: &SpanView, others: &[SpanView], missing: &[HookStatus]) -> String {
+    let share = |ns: u64| if span.duration_ns == 0 { 0.0 } else { ns as f64 / span.duration_ns as f64 };
+    let part = |part: Part| JsonPart {
+        share: share(part.duration_ns),
+        name: part.name,
         duration_ns: part.duration_ns,
-        share: if span.duration_ns == 0 { 0.0 } else { part.duration_ns as f64 / span.duration_ns as f64 },
-        evidence: part.evidence.iter().cloned().collect(),
+        evidence: part.evidence.into_iter().collect(),
+        by: part.by.into_iter().collect(),
     };
     json::line(&JsonWhy {
         trace_id: hex(&span.trace_id),
@@ -93,27 +135,32 @@ fn json(span: &SpanView, trace: &[SpanView]) -> String {
         service: &span.service,
         duration_ns: span.duration_ns,
         status: &span.status,
-        parts: parts.iter().map(part).collect(),
-        verdict: JsonVerdict {
-            segment: dominant.map(|part| part.name.clone()),
-            duration_ns: dominant.map_or(0, |part| part.duration_ns),
-            words: verdict.words,
-            next: verdict.next,
-        },
+        parts: text::parts(&span.segments).into_iter().map(part).collect(),
+        verdict: json_verdict(Verdict::of(span, others, missing), share),
     })
 }
 
-fn render(span: &SpanView, trace: &[SpanView], colour: bool) -> String {
-    let parts = text::parts(&span.segments);
-    let verdict = Verdict::of(span, &parts, trace);
+fn json_verdict(verdict: Verdict, share: impl Fn(u64) -> f64) -> JsonVerdict {
+    let (cause, words, next) = (verdict.cause(), verdict.words(), verdict.next);
+    let decision = verdict.finding.as_ref().map(|finding| finding.decision);
+    let duration_ns = decision.map_or(0, |decision| decision.duration_ns);
+    let segment = decision.and_then(|decision| decision.segment).map(|name| name.name());
+    let (sentence, evidence, ruled_out, not_seen) =
+        verdict.finding.map(|it| (it.sentence, it.evidence, it.ruled_out, it.not_seen)).unwrap_or_default();
+    let share = share(duration_ns);
+    JsonVerdict { cause, segment, duration_ns, share, sentence, evidence, ruled_out, not_seen, words, next }
+}
+
+fn render(span: &SpanView, others: &[SpanView], missing: &[HookStatus], colour: bool) -> String {
+    let verdict = Verdict::of(span, others, missing);
     let mut out = head(span, colour);
-    for part in &parts {
+    for part in &text::parts(&span.segments) {
         out.push_str(&row(part, span.duration_ns));
     }
     out.push('\n');
-    for (index, words) in verdict.words.iter().enumerate() {
-        let line = if index == 0 { text::bold(words, colour) } else { words.clone() };
-        out.push_str(&line);
+    for (index, words) in verdict.words().iter().enumerate() {
+        let words = text::clean(words);
+        out.push_str(&if index == 0 { text::bold(&words, colour) } else { words });
         out.push('\n');
     }
     out.push_str(&format!("next: {}\n", verdict.next));
@@ -141,7 +188,7 @@ fn row(part: &Part, whole_ns: u64) -> String {
     let bar = "#".repeat(usize::try_from(length).unwrap_or(BAR).min(BAR));
     let share = text::percent(part.duration_ns, whole_ns);
     let duration = text::ms(part.duration_ns);
-    let line = format!("  {:<14}  {duration:>12}  {share:>7}  {bar:<BAR$}  {}", part.name, part.evidence_words());
+    let line = format!("  {:<14}  {duration:>12}  {share:>7}  {bar:<BAR$}  {}", part.name, part.notes());
     format!("{}\n", text::clean(&line))
 }
 
@@ -153,21 +200,25 @@ mod tests {
     #[test]
     fn the_client_is_sent_on_to_the_server() {
         let trace = fixtures::trace();
-        fixtures::check_golden("why_client.txt", &render(&trace[0], &trace, false));
+        fixtures::check_golden("why_client.txt", &render(&trace[0], &trace, &[], false));
     }
 
     #[test]
     fn the_server_names_its_application() {
         let trace = fixtures::trace();
-        fixtures::check_golden("why_server.txt", &render(&trace[1], &trace, false));
+        fixtures::check_golden("why_server.txt", &render(&trace[1], &trace, &[], false));
     }
 
     #[test]
     fn json_names_the_dominant_segment() {
         let trace = fixtures::trace();
-        let line: serde_json::Value = serde_json::from_str(&json(&trace[0], &trace)).expect("JSON");
+        let line: serde_json::Value = serde_json::from_str(&json(&trace[0], &trace, &[])).expect("JSON");
         assert_eq!(line["verdict"]["segment"], "remote");
+        assert_eq!(line["verdict"]["cause"], "remote_slow");
         assert_eq!(line["verdict"]["duration_ns"], 8_000_000);
+        assert!(line["verdict"]["share"].as_f64().is_some_and(|share| (0.80..0.82).contains(&share)), "{line}");
+        let list = |name: &str| line["verdict"][name].as_array().map(Vec::len);
+        assert_eq!((list("evidence"), list("ruled_out"), list("not_seen")), (Some(2), Some(5), Some(2)), "{line}");
         assert_eq!(line["parts"].as_array().map(Vec::len), Some(4));
     }
 
@@ -175,7 +226,7 @@ mod tests {
     fn a_span_without_segments_says_so() {
         let mut span = fixtures::trace().remove(0);
         span.segments.clear();
-        let text = render(&span, std::slice::from_ref(&span), false);
+        let text = render(&span, std::slice::from_ref(&span), &[], false);
         assert!(text.contains("nothing was observed"), "{text}");
     }
 

@@ -35,6 +35,9 @@ pub struct Destination {
     /// Compression of requests.
     #[serde(default)]
     pub compression: Compression,
+    /// How segments are shown.
+    #[serde(default)]
+    pub segments: Segments,
     /// Time limit of one request, connecting included.
     #[serde(default = "timeout_default")]
     pub timeout: Interval,
@@ -76,6 +79,18 @@ pub enum Compression {
     None,
     /// gzip.
     Gzip,
+}
+
+/// How a span's segments are shown. Each span has them in its attributes either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Segments {
+    /// By the attributes of the span; the log's bytes are sent unmodified.
+    #[default]
+    Attributes,
+    /// Also as child spans, so that any trace viewer draws them. A request then holds a quarter of `batch.bytes` from the log: it
+    /// grows by the children.
+    Spans,
 }
 
 /// TLS settings. The certificate of the destination is always verified.
@@ -139,6 +154,7 @@ impl Destination {
             url,
             headers: BTreeMap::new(),
             compression: Compression::None,
+            segments: Segments::Attributes,
             timeout: timeout_default(),
             tls: Tls::default(),
             batch: Batch::default(),

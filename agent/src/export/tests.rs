@@ -8,7 +8,13 @@ use super::{
     Exporter,
     fakes::{Answer, Fake, Identity, Memory, block, eventually, names},
 };
-use crate::config::{Compression, Destination, Export, HeaderValue, Interval, Retry, Size};
+use crate::{
+    config::{Compression, Destination, Export, HeaderValue, Interval, Retry, Segments, Size},
+    otlp::{
+        Encoder,
+        tests::{safe, span},
+    },
+};
 
 /// A destination that repeats at once and waits a short time for more spans.
 fn destination(url: &str) -> Destination {
@@ -64,6 +70,26 @@ async fn blocks_arrive_in_order_by_either_protocol_with_and_without_gzip() {
         }
         let counts = exporter.destinations()[0].counts();
         assert_eq!((counts.delivered, counts.requests, counts.retries, counts.last_error), (3, 1, 0, None));
+    }
+}
+
+#[tokio::test]
+async fn segments_are_child_spans_only_where_the_configuration_says_so() {
+    let block = Encoder::default().encode(&[safe(span(7))]).bytes;
+    for (segments, expected) in
+        [(Segments::Attributes, vec!["GET /orders"]), (Segments::Spans, vec!["GET /orders", "send", "remote", "send"])]
+    {
+        let fake = Fake::http(&[], None).await;
+        let mut to = destination(&http_url(&fake));
+        to.segments = segments;
+        let source = Memory::new(&[(block.clone().into(), 1)]);
+        let exporter = start(to, &source);
+        delivered(&source, 1).await;
+        let body = &fake.received()[0].body;
+        assert_eq!(names(body), expected);
+        assert_eq!(body == &block, segments == Segments::Attributes);
+        // Only the log's spans are accounted for.
+        assert_eq!(exporter.destinations()[0].counts().delivered, 1);
     }
 }
 

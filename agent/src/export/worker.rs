@@ -17,7 +17,8 @@ use super::{
     retry::{Backoff, Outcome},
 };
 use crate::{
-    config::{Destination, Retry},
+    config::{Destination, Retry, Segments},
+    otlp,
     telemetry::log::RateLimit,
 };
 
@@ -29,6 +30,8 @@ pub(super) struct Worker<S> {
     source: S,
     limits: Limits,
     age: Duration,
+    /// Whether segments are sent as child spans.
+    segment_spans: bool,
     retry: Retry,
     stats: Arc<DestinationStats>,
     stop: watch::Receiver<Option<Instant>>,
@@ -36,6 +39,9 @@ pub(super) struct Worker<S> {
     /// When the oldest span that waits is old enough.
     due: Option<Instant>,
 }
+
+/// How much larger a request may get by child spans: a few segments of a span are together about as large as it is.
+const GROWTH: u64 = 4;
 
 /// What happened to a batch, as far as the loop cares.
 enum Sent {
@@ -52,10 +58,13 @@ impl<S: BatchSource> Worker<S> {
         stats: Arc<DestinationStats>,
         stop: watch::Receiver<Option<Instant>>,
     ) -> Self {
-        let limits = Limits { spans: destination.batch.spans as u64, bytes: destination.batch.bytes.0 };
+        let segment_spans = destination.segments == Segments::Spans;
+        let bytes = destination.batch.bytes.0 / if segment_spans { GROWTH } else { 1 };
+        let limits = Limits { spans: destination.batch.spans as u64, bytes };
         let retry = destination.retry.clone();
         let messages = RateLimit::new(MESSAGE_INTERVAL);
-        Self { client, source, limits, age: destination.batch.age.0, retry, stats, stop, messages, due: None }
+        let age = destination.batch.age.0;
+        Self { client, source, limits, age, segment_spans, retry, stats, stop, messages, due: None }
     }
 
     pub(super) fn stats(&self) -> &Arc<DestinationStats> {
@@ -82,6 +91,7 @@ impl<S: BatchSource> Worker<S> {
             match self.source.next(self.limits).await {
                 Ok(Some(batch)) => {
                     backoff = Backoff::new(&self.retry);
+                    let batch = self.shaped(batch).await;
                     if matches!(self.deliver(&batch).await, Sent::Left) {
                         return;
                     }
@@ -121,6 +131,23 @@ impl<S: BatchSource> Worker<S> {
                 () = self.source.appended() => {}
                 () = sleep_until(self.due.unwrap_or_else(Instant::now)), if self.due.is_some() => return,
                 changed = self.stop.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// The batch as this destination wants it. Of what it then refuses, at most the log's own spans count: nobody can
+    /// say whether a refused one was a child.
+    async fn shaped(&mut self, batch: Batch) -> Batch {
+        if !self.segment_spans {
+            return batch;
+        }
+        let bytes = batch.body.clone();
+        let body = tokio::task::spawn_blocking(move || otlp::with_segment_spans(&bytes)).await;
+        match body.map_err(|failure| failure.to_string()).and_then(|body| body.map_err(|error| error.to_string())) {
+            Ok(body) => Batch { body: body.into(), ..batch },
+            Err(error) => {
+                self.trouble(&format!("spans are sent without their segments as children: {error}"));
+                batch
             }
         }
     }

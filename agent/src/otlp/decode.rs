@@ -85,7 +85,7 @@ fn link(link: span::Link) -> LinkView {
     LinkView { trace_id: link.trace_id, span_id: link.span_id, evidence }
 }
 
-fn segments(value: Option<AnyValue>) -> Vec<SegmentView> {
+pub(super) fn segments(value: Option<AnyValue>) -> Vec<SegmentView> {
     let Some(any_value::Value::ArrayValue(array)) = value.and_then(|value| value.value) else { return Vec::new() };
     array.values.into_iter().filter_map(segment).collect()
 }
@@ -97,6 +97,8 @@ fn segment(value: AnyValue) -> Option<SegmentView> {
         start_ns: u64::try_from(int_of(&list.values, "start_ns")?).ok()?,
         duration_ns: u64::try_from(int_of(&list.values, "duration_ns")?).ok()?,
         evidence: text_of(&list.values, "evidence").unwrap_or_default(),
+        by: text_of(&list.values, "by").unwrap_or_default(),
+        lost_records: int_of(&list.values, "lost_records").and_then(|lost| u64::try_from(lost).ok()).unwrap_or(0),
     })
 }
 
@@ -147,7 +149,7 @@ fn find<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a any_value::Valu
     attributes.iter().find(|attribute| attribute.key == key)?.value.as_ref()?.value.as_ref()
 }
 
-fn text_of(attributes: &[KeyValue], key: &str) -> Option<String> {
+pub(super) fn text_of(attributes: &[KeyValue], key: &str) -> Option<String> {
     match find(attributes, key)? {
         any_value::Value::StringValue(text) => Some(text.clone()),
         _ => None,

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use agent_core::{
     endpoint::Endpoint,
     redact::SafeSpan,
-    span::{ProcessFacts, Segment, SegmentName, Span, SpanKind, Status, Value},
+    span::{By, Evidence, ProcessFacts, Segment, SegmentName, Span, SpanKind, Status, Value},
 };
 use opentelemetry_proto::tonic::trace::v1::{span, status};
 
 use super::{
-    LINK_EVIDENCE, LOCAL_ADDRESS, LOCAL_PORT, PEER_ADDRESS, PEER_PORT, PID, PROTOCOL, SCOPE, SEGMENT_PREFIX, SEGMENTS,
-    SERVICE_NAME, STATUS, wire::Wire,
+    CAUSE, LINK_EVIDENCE, LOCAL_ADDRESS, LOCAL_PORT, PEER_ADDRESS, PEER_PORT, PID, PROTOCOL, SCOPE, SEGMENT_PREFIX,
+    SEGMENTS, SERVICE_NAME, STATUS, wire::Wire,
 };
 
 /// Encodes spans; holds what is the same for all of them.
@@ -167,6 +167,9 @@ fn attributes(wire: &mut Wire, span: &Span) {
     if span.status == Status::Unknown {
         wire.text_pair(ATTRIBUTES, STATUS, span.status.name());
     }
+    if let Some(cause) = span.cause {
+        wire.text_pair(ATTRIBUTES, CAUSE, cause);
+    }
     if !span.segments.is_empty() {
         // `AnyValue.array_value = 5`, `ArrayValue.values = 1`
         wire.pair(ATTRIBUTES, SEGMENTS, |wire| {
@@ -180,13 +183,14 @@ fn attributes(wire: &mut Wire, span: &Span) {
 
 /// Attributes that are written from the span's fields or its resource; a key must not stand twice.
 fn is_ours(key: &str) -> bool {
-    const KEYS: [&str; 10] = [
+    const KEYS: [&str; 11] = [
         LOCAL_ADDRESS,
         LOCAL_PORT,
         PEER_ADDRESS,
         PEER_PORT,
         PROTOCOL,
         STATUS,
+        CAUSE,
         SEGMENTS,
         PID,
         "process.executable.name",
@@ -216,21 +220,48 @@ fn segment(wire: &mut Wire, segment: &Segment) {
         wire.int_pair(1, "start_ns", clamp(segment.offset_ns));
         wire.int_pair(1, "duration_ns", clamp(segment.duration_ns));
         wire.text_pair(1, "evidence", segment.evidence.name());
+        if let Some(by) = segment.by {
+            wire.text_pair(1, "by", by.name());
+        }
+        if segment.lost_records > 0 {
+            wire.int_pair(1, "lost_records", i64::from(segment.lost_records));
+        }
     });
 }
 
+/// Per name: the sum, the worst evidence, and the sums of what the time was spent on in particular.
 fn segment_sums(wire: &mut Wire, segments: &[Segment]) {
     for name in SegmentName::ALL {
-        let tiles = segments.iter().filter(|segment| segment.name == name);
-        let sum = tiles.fold(None, |sum: Option<u64>, tile| Some(sum.unwrap_or(0).saturating_add(tile.duration_ns)));
-        if let Some(sum) = sum {
-            let key = format_args!("{SEGMENT_PREFIX}{}.ns", name.name());
-            wire.message(ATTRIBUTES, |wire| {
-                wire.display(1, key);
-                wire.message(2, |wire| wire.varint(3, clamp(sum).cast_unsigned()));
-            });
+        let mut sum: Option<(u64, Evidence)> = None;
+        let mut by_sums: [Option<u64>; By::ALL.len()] = [None; By::ALL.len()];
+        for tile in segments.iter().filter(|segment| segment.name == name) {
+            let (ns, worst) = sum.unwrap_or((0, tile.evidence));
+            sum = Some((ns.saturating_add(tile.duration_ns), worst.max(tile.evidence)));
+            if let Some(by) = tile.by {
+                let part = &mut by_sums[by as usize];
+                *part = Some(part.unwrap_or(0).saturating_add(tile.duration_ns));
+            }
+        }
+        let Some((sum, worst)) = sum else { continue };
+        let name = name.name();
+        amount(wire, format_args!("{SEGMENT_PREFIX}{name}.ns"), sum);
+        wire.message(ATTRIBUTES, |wire| {
+            wire.display(1, format_args!("{SEGMENT_PREFIX}{name}.evidence"));
+            wire.message(2, |wire| wire.text(1, worst.name()));
+        });
+        for (by, sum) in By::ALL.into_iter().zip(by_sums) {
+            if let Some(sum) = sum {
+                amount(wire, format_args!("{SEGMENT_PREFIX}{name}.{}.ns", by.name()), sum);
+            }
         }
     }
+}
+
+fn amount(wire: &mut Wire, key: std::fmt::Arguments<'_>, ns: u64) {
+    wire.message(ATTRIBUTES, |wire| {
+        wire.display(1, key);
+        wire.message(2, |wire| wire.varint(3, clamp(ns).cast_unsigned()));
+    });
 }
 
 /// `AnyValue`

@@ -6,8 +6,8 @@ use agent_core::{
     endpoint::Endpoint,
     redact::{RedactConfig, Redactor, SafeSpan},
     span::{
-        Evidence, Link, ProcessFacts, Protocol, Segment, SegmentName, Span, SpanId, SpanKind, Status, TraceId, UnixNs,
-        Value,
+        By, Evidence, Link, ProcessFacts, Protocol, Segment, SegmentName, Span, SpanId, SpanKind, Status, TraceId,
+        UnixNs, Value,
     },
 };
 use opentelemetry_proto::tonic::{collector::trace::v1::ExportTraceServiceRequest, trace::v1::TracesData};
@@ -56,9 +56,13 @@ pub(crate) fn span(number: u64) -> Span {
         segments: vec![
             tile(SegmentName::Send, 0, 100, Evidence::Measured),
             tile(SegmentName::Remote, 100, 300, Evidence::Derived),
-            tile(SegmentName::Send, 400, 200, Evidence::Measured),
+            Segment {
+                by: Some(By::Throttled),
+                lost_records: 2,
+                ..tile(SegmentName::Send, 400, 200, Evidence::Derived)
+            },
         ],
-        cause: None,
+        cause: Some("remote_slow"),
         links: vec![Link { trace_id: TraceId([3; 16]), span_id: SpanId([4; 8]), evidence: "tcp_sequence" }],
     }
 }
@@ -88,8 +92,11 @@ fn nothing_is_lost_on_the_way() {
         .iter()
         .map(|tile| (tile.name.as_str(), tile.start_ns, tile.duration_ns, tile.evidence.as_str()))
         .collect();
-    let expected = [("send", 0, 100, "measured"), ("remote", 100, 300, "derived"), ("send", 400, 200, "measured")];
+    let expected = [("send", 0, 100, "measured"), ("remote", 100, 300, "derived"), ("send", 400, 200, "derived")];
     assert_eq!(tiles, expected);
+    assert_eq!((view.segments[2].by.as_str(), view.segments[2].lost_records), ("throttled", 2));
+    assert_eq!((view.segments[0].by.as_str(), view.segments[0].lost_records), ("", 0));
+    assert_eq!(view.cause(), "remote_slow");
     assert_eq!((view.links[0].trace_id.as_slice(), view.links[0].evidence.as_str()), (&[3; 16][..], "tcp_sequence"));
     assert_eq!(view.int("http.response.status_code"), Some(200));
     assert_eq!(view.attribute("spantap.connection.reused"), Some(&AttributeValue::Bool(true)));
@@ -131,6 +138,7 @@ fn no_attribute_stands_twice() {
     let mut span = span(1);
     span.attributes.push(("network.peer.port", Value::Int(1)));
     span.attributes.push(("process.pid", Value::Int(1)));
+    span.attributes.push(("spantap.cause", Value::String("unexplained".to_owned())));
     let data = TracesData::decode(Encoder::default().encode(&[safe(span)]).bytes.as_slice()).expect("protobuf");
     let mut keys: Vec<_> =
         data.resource_spans[0].scope_spans[0].spans[0].attributes.iter().map(|attribute| &attribute.key).collect();
@@ -146,6 +154,10 @@ fn segments_of_one_name_are_summed_for_backends_without_lists() {
     let attributes = &data.resource_spans[0].scope_spans[0].spans[0].attributes;
     assert_eq!(super::decode::int_of(attributes, "spantap.segment.send.ns"), Some(300));
     assert_eq!(super::decode::int_of(attributes, "spantap.segment.remote.ns"), Some(300));
+    assert_eq!(super::decode::int_of(attributes, "spantap.segment.send.throttled.ns"), Some(200));
+    let evidence = |name| super::decode::text_of(attributes, &format!("spantap.segment.{name}.evidence"));
+    assert_eq!(evidence("send").as_deref(), Some("derived"), "the worst");
+    assert_eq!(evidence("remote").as_deref(), Some("derived"));
 }
 
 #[test]

@@ -209,6 +209,9 @@ pub struct SpansRequest {
     /// With `follow`: send only new spans.
     #[prost(bool, tag = "11")]
     pub only_new: bool,
+    /// `spantap.cause`, exactly.
+    #[prost(string, tag = "12")]
+    pub cause: String,
 }
 
 /// Selects the one trace that has the id, or that has a span with it.
@@ -329,6 +332,12 @@ pub struct SegmentView {
     /// `measured`, `derived`, `inferred`.
     #[prost(string, tag = "4")]
     pub evidence: String,
+    /// What the time was spent on in particular: `lock`, `disk`, `throttled`, ...; empty: nothing says.
+    #[prost(string, tag = "5")]
+    pub by: String,
+    /// Kernel records that were lost while it ran.
+    #[prost(uint64, tag = "6")]
+    pub lost_records: u64,
 }
 
 /// A reference to a related span.
@@ -362,6 +371,11 @@ impl SpanView {
             AttributeValue::Text(text) => Some(text),
             _ => None,
         }
+    }
+
+    /// The id of its cause; empty: none is known.
+    pub fn cause(&self) -> &str {
+        self.text("spantap.cause").unwrap_or_default()
     }
 
     /// The value of an integer attribute.

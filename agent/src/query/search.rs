@@ -28,6 +28,7 @@ pub fn matches(request: &SpansRequest, span: &SpanView) -> bool {
         && same(&request.kind, &span.kind)
         && same(&request.status, &span.status)
         && same(&request.protocol, &span.protocol)
+        && same(&request.cause, span.cause())
         && is_peer(&request.peer, &span.peer)
 }
 

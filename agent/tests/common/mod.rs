@@ -36,7 +36,7 @@ pub fn span(number: u64, duration_ns: u64) -> SafeSpan {
         unix_path: None,
         attributes: Vec::new(),
         segments: vec![segment],
-        cause: None,
+        cause: Some(if number.is_multiple_of(3) { "network_delay" } else { "remote_slow" }),
         links: Vec::new(),
     };
     Redactor::new(RedactConfig::default()).redact(span)

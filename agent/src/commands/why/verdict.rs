@@ -1,7 +1,15 @@
-//! The verdict: words from segments. Pure.
+//! The verdict: a cause of the catalogue with its words, for a span as the log has it. Pure.
 
-use super::text::{self, Part};
-use crate::query::api::{SpanView, address_of, hex};
+use agent_core::{
+    cause::{self, Cause, Finding, Names, View},
+    span::{By, Evidence, Segment, SegmentName, SpanKind, Status, Value},
+};
+
+use super::{
+    around::{around, other_end, slowest_call},
+    text,
+};
+use crate::query::api::{AttributeValue, HookStatus, SegmentView, SpanView, address_of, hex};
 
 /// Parts below this share are not worth a word.
 const MENTIONED_PERCENT: u64 = 5;
@@ -9,143 +17,159 @@ const MENTIONED_PERCENT: u64 = 5;
 /// What to say of a span.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Verdict {
-    /// Sentences; the first names the segment.
-    pub words: Vec<String>,
+    /// Cause and words; `None`: nothing was observed.
+    pub finding: Option<Finding>,
+    /// Other large parts.
+    pub also: Option<String>,
     /// The next thing to do.
     pub next: String,
 }
 
 impl Verdict {
-    pub fn of(span: &SpanView, parts: &[Part], trace: &[SpanView]) -> Self {
-        let Some(longest) = text::dominant(parts) else {
-            let words = vec!["verdict: nothing was observed inside this span".to_owned()];
-            return Self { words, next: "`spantap check` says what is attached".to_owned() };
-        };
-        let mut words = vec![first(span, longest)];
-        words.extend(others(span, parts, longest));
-        words.extend(tcp(span));
-        words.extend(not_measured(span, parts));
-        words.extend(lost(span));
-        Self { words, next: next(span, longest, trace) }
-    }
-}
-
-fn first(span: &SpanView, part: &Part) -> String {
-    let share = text::percent(part.duration_ns, span.duration_ns);
-    let (duration, evidence) = (text::ms(part.duration_ns), part.evidence_words());
-    format!(
-        "verdict: {} took {duration} of {}, {share} ({evidence}): {}",
-        part.name,
-        text::ms(span.duration_ns),
-        meaning(span, &part.name)
-    )
-}
-
-/// What a segment means for this kind of span.
-fn meaning(span: &SpanView, name: &str) -> String {
-    let peer = text::or_dash(&span.peer);
-    match name {
-        "connect" => format!("the TCP handshake with {peer}, before the request could be sent"),
-        "send" => "the application's bytes were on their way into and out of the socket".to_owned(),
-        "network" => format!("the path to {peer} and back, not either host"),
-        "remote" => format!("{peer} had the request and had not begun to answer"),
-        "transfer" => "the message was arriving, from its first byte to its last".to_owned(),
-        "receive_buffer" => format!("the bytes were here, and {} had not read them yet", text::or_dash(&span.service)),
-        "run_queue" => format!("{} was ready to run and waited for a CPU", text::or_dash(&span.service)),
-        "application" => {
-            format!("{} itself, or what it waited for other than this socket", text::or_dash(&span.service))
+    /// `others`: spans of the same trace, or near it. `missing`: hooks that are not attached.
+    pub fn of(span: &SpanView, others: &[SpanView], missing: &[HookStatus]) -> Self {
+        let mut finding = finding(span, others);
+        if let Some(finding) = finding.as_mut().filter(|finding| !finding.not_seen.is_empty()) {
+            finding.not_seen.extend(missing.iter().map(hook));
         }
-        "unexplained" => "no hook saw where this time went".to_owned(),
-        other => format!("time in {}", text::clean(other)),
+        let also = also(span, finding.as_ref());
+        let next = match &finding {
+            Some(finding) => next(span, finding, others),
+            None => "spantap check   (what is attached)".to_owned(),
+        };
+        Self { finding, also, next }
+    }
+
+    /// Id of the cause.
+    pub fn cause(&self) -> Option<&'static str> {
+        self.finding.as_ref().map(|finding| finding.decision.cause.id())
+    }
+
+    /// Sentences, the verdict first.
+    pub fn words(&self) -> Vec<String> {
+        let Some(finding) = &self.finding else {
+            return vec!["verdict: nothing was observed inside this span".to_owned()];
+        };
+        let mut words = vec![format!("verdict: {}: {}", finding.decision.cause.id(), finding.sentence)];
+        words.extend(finding.evidence.iter().map(|words| format!("evidence: {words}")));
+        words.extend(self.also.clone());
+        words.extend(finding.ruled_out.clone());
+        words.extend(finding.not_seen.iter().map(|words| format!("not seen: {words}")));
+        if finding.not_seen.is_empty() {
+            words.push("not seen: nothing, all of it is measured".to_owned());
+        }
+        words
     }
 }
 
-fn others(span: &SpanView, parts: &[Part], longest: &Part) -> Option<String> {
-    let mut rest: Vec<&Part> = parts.iter().filter(|part| *part != longest && part.name != "unexplained").collect();
+/// Judges a span as it is shown.
+pub(super) fn finding(span: &SpanView, others: &[SpanView]) -> Option<Finding> {
+    let segments: Vec<Segment> = span.segments.iter().map(segment).collect();
+    let attribute = |key: &str| span.attribute(key).and_then(value);
+    let mut words = String::new();
+    let view = View {
+        kind: kind(&span.kind),
+        status: status(&span.status),
+        protocol: &span.protocol,
+        duration_ns: span.duration_ns,
+        segments: &segments,
+        attribute: &attribute,
+        around: around(span, others, &mut words),
+    };
+    cause::explain(&view, Names { service: &span.service, peer: &span.peer })
+}
+
+fn kind(name: &str) -> SpanKind {
+    let all = [SpanKind::Server, SpanKind::Client, SpanKind::Producer, SpanKind::Consumer];
+    all.into_iter().find(|kind| kind.name() == name).unwrap_or(SpanKind::Internal)
+}
+
+fn status(name: &str) -> Status {
+    [Status::Ok, Status::Error].into_iter().find(|status| status.name() == name).unwrap_or(Status::Unknown)
+}
+
+/// A name that this version does not know explains nothing to it.
+fn segment(view: &SegmentView) -> Segment {
+    let all = [Evidence::Measured, Evidence::Derived, Evidence::Inferred];
+    Segment {
+        name: SegmentName::from_name(&view.name).unwrap_or(SegmentName::Unexplained),
+        offset_ns: view.start_ns,
+        duration_ns: view.duration_ns,
+        evidence: all.into_iter().find(|evidence| evidence.name() == view.evidence).unwrap_or(Evidence::Inferred),
+        by: By::from_name(&view.by),
+        lost_records: u32::try_from(view.lost_records).unwrap_or(u32::MAX),
+    }
+}
+
+fn value(value: &AttributeValue) -> Option<Value> {
+    match value {
+        AttributeValue::Text(text) => Some(Value::String(text.clone())),
+        AttributeValue::Int(value) => Some(Value::Int(*value)),
+        AttributeValue::Bool(value) => Some(Value::Bool(*value)),
+        AttributeValue::Real(_) | AttributeValue::Texts(_) => None,
+    }
+}
+
+fn hook(hook: &HookStatus) -> String {
+    format!("the hook {} is not attached: {}", hook.name, hook.means)
+}
+
+fn also(span: &SpanView, finding: Option<&Finding>) -> Option<String> {
+    let largest = finding?.decision.segment.map(SegmentName::name).unwrap_or_default();
+    let mut rest = text::parts(&span.segments);
     rest.retain(|part| {
-        u128::from(part.duration_ns) * 100 >= u128::from(span.duration_ns) * u128::from(MENTIONED_PERCENT)
+        part.name != largest
+            && part.name != "unexplained"
+            && u128::from(part.duration_ns) * 100 >= u128::from(span.duration_ns) * u128::from(MENTIONED_PERCENT)
     });
     rest.sort_by_key(|part| std::cmp::Reverse(part.duration_ns));
-    let describe = |part: &&Part| {
+    let describe = |part: &text::Part| {
         format!("{} {} ({})", part.name, text::ms(part.duration_ns), text::percent(part.duration_ns, span.duration_ns))
     };
     let list = rest.iter().map(describe).collect::<Vec<_>>().join(", ");
     (!list.is_empty()).then(|| format!("also: {list}"))
 }
 
-/// What TCP says, where the kernel showed it.
-fn tcp(span: &SpanView) -> Option<String> {
-    let mut facts = Vec::new();
-    if let Some(count) = span.int("spantap.tcp.retransmits").filter(|count| *count > 0) {
-        facts.push(format!("{count} retransmitted segments"));
+/// A span that answers more directly, else what the catalogue suggests.
+fn next(span: &SpanView, finding: &Finding, others: &[SpanView]) -> String {
+    use Cause::*;
+    let why = |other: &SpanView, what: &str| format!("spantap why {}   ({what})", hex(&other.span_id));
+    match finding.decision.cause {
+        RemoteSlow
+        | TransferSlow
+        | TransferLoss
+        | SendBufferFullPeerWindow
+        | HeldPeerWindow
+        | ConnectSlow
+        | AcceptQueueFull
+        | ResetByPeer => {
+            if let Some(other) = other_end(span, others) {
+                return why(other, if other.kind == "server" { "what the server did" } else { "what the client did" });
+            }
+        }
+        BlockedDownstream | BlockedPoll | ApplicationCpu => {
+            let call = slowest_call(span, others);
+            if let Some((call, _)) =
+                call.filter(|(_, ns)| u128::from(*ns) * 2 >= u128::from(finding.decision.duration_ns))
+            {
+                return why(call, "the slowest thing that it called");
+            }
+        }
+        _ => {}
     }
-    for (key, name) in
-        [("spantap.tcp.srtt_us", "smoothed round trip"), ("spantap.tcp.min_rtt_us", "shortest round trip")]
-    {
-        if let Some(us) = span.int(key).and_then(|us| u64::try_from(us).ok()) {
-            facts.push(format!("{name} {}", text::ms(us.saturating_mul(1_000))));
-        }
-    }
-    (!facts.is_empty()).then(|| format!("TCP: {}", facts.join(", ")))
+    filled(finding.decision.cause.entry().next, span)
 }
 
-fn not_measured(span: &SpanView, parts: &[Part]) -> Option<String> {
-    let mut sums: Vec<(String, u64)> = Vec::new();
-    for part in parts {
-        if part.name == "unexplained" {
-            sums.push(("unexplained".to_owned(), part.duration_ns));
-            continue;
-        }
-        for (evidence, ns) in part.evidence.iter().filter(|(evidence, _)| evidence != "measured") {
-            sums.push((format!("{} {evidence}", part.name), *ns));
-        }
-    }
-    let describe =
-        |(name, ns): &(String, u64)| format!("{name} {} ({})", text::ms(*ns), text::percent(*ns, span.duration_ns));
-    let list = sums.iter().filter(|(_, ns)| *ns > 0).map(describe).collect::<Vec<_>>().join(", ");
-    Some(if list.is_empty() { "not measured: nothing".to_owned() } else { format!("not measured: {list}") })
-}
-
-fn lost(span: &SpanView) -> Option<String> {
-    let count = span.int("spantap.lost_records").filter(|count| *count > 0)?;
-    Some(format!("careful: {count} kernel records were lost while this span ran; `spantap losses` says why"))
-}
-
-fn next(span: &SpanView, longest: &Part, trace: &[SpanView]) -> String {
-    let command = |verb: &str, id: &[u8]| format!("spantap {verb} {}", hex(id));
-    match longest.name.as_str() {
-        "remote" => match other_end(span, trace) {
-            Some(server) => format!("{}   (what the server did)", command("why", &server.span_id)),
-            None => format!("on the host of {}: spantap slow --kind server", text::or_dash(&span.peer)),
-        },
-        "application" => match slowest_child(span, trace) {
-            Some(child) => format!("{}   (the slowest thing that it called)", command("why", &child.span_id)),
-            None => format!("{}   (what else happened in this trace)", command("trace", &span.trace_id)),
-        },
-        "network" | "connect" | "transfer" => {
-            let address = address_of(&span.peer);
-            format!("spantap slow --peer {}   (does every request to it wait?)", text::clean(address))
-        }
-        "run_queue" => {
-            "cat /proc/pressure/cpu   (is the host short of CPUs, or this cgroup throttled: cpu.max?)".to_owned()
-        }
-        "unexplained" => "spantap check   (which hooks are missing), and spantap losses".to_owned(),
-        _ => format!("{}   (the whole trace)", command("trace", &span.trace_id)),
-    }
-}
-
-/// The span of the other end of the same exchange, if it was traced here too.
-fn other_end<'a>(span: &SpanView, trace: &'a [SpanView]) -> Option<&'a SpanView> {
-    let is_other = |other: &&SpanView| {
-        let is_linked = other.links.iter().any(|link| link.span_id == span.span_id);
-        other.kind != span.kind && (is_linked || other.parent_span_id == span.span_id)
-    };
-    trace.iter().find(is_other)
-}
-
-fn slowest_child<'a>(span: &SpanView, trace: &'a [SpanView]) -> Option<&'a SpanView> {
-    let children = trace.iter().filter(|other| other.parent_span_id == span.span_id && other.kind == "client");
-    children.max_by_key(|child| child.duration_ns)
+fn filled(template: &str, span: &SpanView) -> String {
+    let address = address_of(&span.peer);
+    let pid = if span.pid == 0 { "PID".to_owned() } else { span.pid.to_string() };
+    let words = template
+        .replace("{span}", &hex(&span.span_id))
+        .replace("{trace}", &hex(&span.trace_id))
+        .replace("{pid}", &pid)
+        .replace("{address}", if address.is_empty() { "ADDRESS" } else { address })
+        .replace("{peer}", if span.peer.is_empty() { "the peer" } else { &span.peer });
+    text::clean(&words)
 }
 
 #[cfg(test)]
@@ -154,34 +178,62 @@ mod tests {
     use crate::commands::fixtures;
 
     /// The verdict of a client span that is all of one segment.
-    fn check(name: &str, expected_words: &str, expected_next: &str) {
+    fn check(name: &str, cause: &str, expected_words: &str, expected_next: &str) {
         let mut span = fixtures::trace().remove(0);
         span.segments.truncate(1);
         span.segments[0].name = name.to_owned();
         span.segments[0].duration_ns = span.duration_ns;
-        let verdict = Verdict::of(&span, &text::parts(&span.segments), std::slice::from_ref(&span));
-        assert!(verdict.words[0].contains(name) && verdict.words[0].contains(expected_words), "{verdict:?}");
+        let verdict = Verdict::of(&span, std::slice::from_ref(&span), &[]);
+        assert_eq!(verdict.cause(), Some(cause), "{verdict:?}");
+        assert!(verdict.words()[0].contains(name) && verdict.words()[0].contains(expected_words), "{verdict:?}");
         assert!(verdict.next.contains(expected_next), "{verdict:?}");
     }
 
     #[test]
     fn each_segment_has_its_meaning_and_its_next_step() {
-        check("connect", "handshake", "spantap slow --peer 10.0.0.2");
-        check("send", "socket", "spantap trace");
-        check("network", "path to 10.0.0.2:80", "spantap slow --peer 10.0.0.2");
-        check("remote", "had the request", "on the host of 10.0.0.2:80");
-        check("transfer", "arriving", "spantap slow");
-        check("receive_buffer", "had not read", "spantap trace");
-        check("run_queue", "waited for a CPU", "/proc/pressure/cpu");
-        check("application", "shop itself", "spantap trace");
-        check("unexplained", "no hook saw", "spantap check");
+        check("connect", "connect_slow", "handshake", "spantap slow --peer 10.0.0.2 ");
+        check("send", "send_buffer_full", "send buffer", "ss -tin dst 10.0.0.2 ");
+        check("network", "network_delay", "path to 10.0.0.2:80", "spantap slow --peer 10.0.0.2 ");
+        check("remote", "remote_slow", "10.0.0.2:80 had the request", "on the host of 10.0.0.2:80");
+        check("transfer", "transfer_slow", "first byte to its last", "spantap slow");
+        check("receive_buffer", "reader_busy", "and shop had not read", "spantap trace 0102");
+        check("run_queue", "cpu_contention", "shop was ready to run", "/proc/pressure/cpu");
+        check("off_cpu", "blocked_other", "shop was off the CPU", "/proc/4242/task");
+        check("application", "application_cpu", "shop itself", "spantap trace");
+        check("unexplained", "unexplained", "nothing that was observed", "spantap check");
     }
 
     #[test]
-    fn lost_records_are_a_warning() {
+    fn a_segment_of_another_version_explains_nothing_to_this_one() {
+        let mut span = fixtures::trace().remove(0);
+        span.segments[2].name = "of_tomorrow".to_owned();
+        assert_eq!(Verdict::of(&span, &[], &[]).cause(), Some("unexplained"));
+    }
+
+    #[test]
+    fn what_was_lost_or_is_not_attached_is_said() {
         let mut span = fixtures::trace().remove(0);
         span.attributes.push(fixtures::int("spantap.lost_records", 3));
-        let verdict = Verdict::of(&span, &text::parts(&span.segments), &[]);
-        assert!(verdict.words.iter().any(|words| words.contains("3 kernel records were lost")), "{verdict:?}");
+        let missing = &fixtures::status().hooks[1..];
+        let words = Verdict::of(&span, &[], missing).words();
+        assert!(words.iter().any(|words| words.contains("3 kernel records were lost")), "{words:?}");
+        assert!(
+            words.iter().any(|words| words == "not seen: the hook sched_switch is not attached: run queue"),
+            "{words:?}"
+        );
+    }
+
+    #[test]
+    fn a_poll_during_a_call_of_its_own_is_that_call() {
+        let mut trace = fixtures::trace();
+        trace[1].segments =
+            fixtures::tiles(&[("application", 900_000, "measured"), ("off_cpu", 7_100_000, "measured")]);
+        trace[1].segments[1].by = "poll".to_owned();
+        let verdict = Verdict::of(&trace[1], &trace[..2], &[]);
+        assert_eq!(verdict.cause(), Some("blocked_poll"));
+        let verdict = Verdict::of(&trace[1], &trace, &[]);
+        assert_eq!(verdict.cause(), Some("blocked_downstream"));
+        assert!(verdict.next.starts_with("spantap why c3c3c3c3c3c3c3c3"), "{verdict:?}");
+        assert!(verdict.words().iter().any(|words| words.contains("during its call tcp to [::1]:5432")), "{verdict:?}");
     }
 }

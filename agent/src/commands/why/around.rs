@@ -1,0 +1,120 @@
+//! What other spans say about one: the other end of its exchange, the calls that its process made meanwhile, the
+//! listener that it waited for. Pure.
+
+use agent_core::cause::Around;
+
+use crate::query::api::{SegmentView, SpanView, hex};
+
+/// How long after a span the spans that explain it may end.
+pub(super) const AFTER_NS: u64 = 5_000_000_000;
+
+/// The span of the other end of the same exchange, if it was traced here too.
+pub(super) fn other_end<'a>(span: &SpanView, spans: &'a [SpanView]) -> Option<&'a SpanView> {
+    let names = |from: &SpanView, to: &SpanView| {
+        from.parent_span_id == to.span_id || from.links.iter().any(|link| link.span_id == to.span_id)
+    };
+    spans.iter().find(|other| match (span.kind.as_str(), other.kind.as_str()) {
+        ("client", "server") => names(other, span),
+        ("server", "client") => names(span, other),
+        _ => false,
+    })
+}
+
+/// The call by this span's process that covers most of its time, and how much of it.
+pub(super) fn slowest_call<'a>(span: &SpanView, spans: &'a [SpanView]) -> Option<(&'a SpanView, u64)> {
+    called_by(span, spans)
+        .map(|call| (call, overlap(call, span.start_unix_ns, span.end_unix_ns())))
+        .max_by_key(|it| it.1)
+}
+
+/// Calls that its process made while it handled the request. Which thread made them is not known: process and time are.
+fn called_by<'a>(span: &SpanView, spans: &'a [SpanView]) -> impl Iterator<Item = &'a SpanView> {
+    let (id, pid, start, end) = (span.span_id.clone(), span.pid, span.start_unix_ns, span.end_unix_ns());
+    let is_server = span.kind == "server";
+    spans.iter().filter(move |other| {
+        let within = other.start_unix_ns >= start && other.start_unix_ns < end;
+        let own = other.parent_span_id == id || (pid != 0 && other.pid == pid);
+        is_server && other.kind == "client" && own && within
+    })
+}
+
+fn overlap(span: &SpanView, from_unix_ns: u64, to_unix_ns: u64) -> u64 {
+    span.end_unix_ns().min(to_unix_ns).saturating_sub(span.start_unix_ns.max(from_unix_ns))
+}
+
+/// Words for a call, and how long the span was blocked during it.
+pub(super) fn downstream(span: &SpanView, spans: &[SpanView]) -> Option<(String, u64)> {
+    let blocked = |call: &SpanView| {
+        let tiles = span.segments.iter().filter(|tile| tile.name == "off_cpu");
+        let during = |tile: &SegmentView| {
+            let start = span.start_unix_ns.saturating_add(tile.start_ns);
+            overlap(call, start, start.saturating_add(tile.duration_ns))
+        };
+        tiles.map(during).fold(0_u64, u64::saturating_add)
+    };
+    let (call, ns) = called_by(span, spans).map(|call| (call, blocked(call))).max_by_key(|(_, ns)| *ns)?;
+    let by = if call.parent_span_id == span.span_id { "" } else { ", known by process and time" };
+    let words = format!("{} to {} (span {}{by})", call.name, call.peer, hex(&call.span_id));
+    (ns > 0).then_some((words, ns))
+}
+
+/// The fullest that the listener's accept queue was seen while this client waited to be connected.
+pub(super) fn accept_queue(span: &SpanView, spans: &[SpanView]) -> Option<(u64, u64)> {
+    let end = span.end_unix_ns().saturating_add(AFTER_NS);
+    let accepted = spans.iter().filter(|other| {
+        let meanwhile = other.end_unix_ns() >= span.start_unix_ns && other.start_unix_ns <= end;
+        other.kind == "server" && other.local == span.peer && meanwhile
+    });
+    let queue = |other: &SpanView| {
+        let number = |key| u64::try_from(other.int(key)?).ok();
+        Some((number("spantap.accept.backlog")?, number("spantap.accept.backlog_max")?))
+    };
+    accepted.filter_map(queue).max_by_key(|(backlog, max)| (backlog >= max, *backlog))
+}
+
+/// All of it, for a cause.
+pub(super) fn around<'a>(span: &SpanView, spans: &[SpanView], words: &'a mut String) -> Around<'a> {
+    let queue = if span.kind == "client" { accept_queue(span, spans) } else { None };
+    let call = downstream(span, spans).map(|(call, ns)| {
+        *words = call;
+        ns
+    });
+    Around { accept_queue: queue, downstream: call.map(|ns| (words.as_str(), ns)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::fixtures;
+
+    #[test]
+    fn both_ends_find_each_other() {
+        let trace = fixtures::trace();
+        let other = |index: usize| other_end(&trace[index], &trace).map(|span| span.span_id.clone());
+        assert_eq!(other(0), Some(trace[1].span_id.clone()));
+        assert_eq!(other(1), Some(trace[0].span_id.clone()), "not the server's own call");
+        assert_eq!(other(2), None);
+    }
+
+    #[test]
+    fn calls_are_those_of_the_process_while_it_handled_the_request() {
+        let mut trace = fixtures::trace();
+        let slowest = |trace: &[SpanView]| slowest_call(&trace[1], trace).map(|(call, ns)| (call.span_id.clone(), ns));
+        assert_eq!(slowest(&trace), Some((vec![0xc3; 8], 5_000_000)));
+        trace[2].parent_span_id = vec![];
+        assert_eq!(slowest(&trace), Some((vec![0xc3; 8], 5_000_000)), "the same process");
+        trace[2].pid = 78;
+        assert_eq!(slowest(&trace), None);
+    }
+
+    #[test]
+    fn a_full_queue_is_seen_by_any_accept_of_the_listener_meanwhile() {
+        let mut trace = fixtures::trace();
+        assert_eq!(accept_queue(&trace[0], &trace), None);
+        trace[1].attributes.push(fixtures::int("spantap.accept.backlog", 5));
+        trace[1].attributes.push(fixtures::int("spantap.accept.backlog_max", 5));
+        assert_eq!(accept_queue(&trace[0], &trace), Some((5, 5)));
+        trace[1].local = "10.0.0.9:80".to_owned();
+        assert_eq!(accept_queue(&trace[0], &trace), None);
+    }
+}
