@@ -53,6 +53,14 @@ fn server() -> (Kernel, End) {
     (kernel, server)
 }
 
+/// What comes of what one end does on a new connection.
+fn of(end: End, act: impl FnOnce(&mut Kernel, &mut End)) -> Run {
+    let (mut kernel, mut end) = (Kernel::default(), end);
+    end.open(&mut kernel, 1_000_000);
+    act(&mut kernel, &mut end);
+    kernel.run()
+}
+
 /// `name status code` of each span, in order; nothing may be left for the shutdown.
 fn check(run: &Run, expected: &[&str]) {
     assert!(run.flushed.is_empty(), "{:#?}", run.flushed);
@@ -75,9 +83,9 @@ fn summary(span: &agent_core::span::Span) -> String {
 
 #[test]
 fn a_clients_exchange_is_decomposed() {
-    let (mut kernel, mut client) = client();
-    exchange(&mut kernel, &mut client, 2_000_000, GET, OK);
-    let run = kernel.run();
+    let run = of(End::client(), |kernel, client| {
+        exchange(kernel, client, 2_000_000, GET, OK);
+    });
     check(&run, &["GET /a ok 200"]);
     let span = &run.spans[0];
     assert_eq!(
@@ -94,9 +102,9 @@ fn a_clients_exchange_is_decomposed() {
 
 #[test]
 fn a_servers_exchange_is_decomposed() {
-    let (mut kernel, mut server) = server();
-    serve(&mut kernel, &mut server, 2_000_000, GET, OK);
-    let run = kernel.run();
+    let run = of(End::server(), |kernel, server| {
+        serve(kernel, server, 2_000_000, GET, OK);
+    });
     check(&run, &["GET /a ok 200"]);
     assert_eq!(
         segments(&run.spans[0]),
@@ -151,30 +159,36 @@ fn keep_alive_exchanges_are_told_apart() {
 
 #[test]
 fn sixteen_pipelined_requests_in_one_write_and_read() {
-    let (mut kernel, mut end) = client();
-    end.write(&mut kernel, 2_000_000, 2_000_030, &GET.repeat(16));
-    end.acked(&mut kernel, 2_000_080, 16 * GET.len() as u32, [2_000_000, 2_000_020, 2_000_080], 0);
-    end.read_at(&mut kernel, 2_001_000, &OK.repeat(16));
-    check(&kernel.run(), &["GET /a ok 200"; 16]);
+    check(
+        &of(End::client(), |kernel, end| {
+            end.write(kernel, 2_000_000, 2_000_030, &GET.repeat(16));
+            end.acked(kernel, 2_000_080, 16 * GET.len() as u32, [2_000_000, 2_000_020, 2_000_080], 0);
+            end.read_at(kernel, 2_001_000, &OK.repeat(16));
+        }),
+        &["GET /a ok 200"; 16],
+    );
 
-    let (mut kernel, mut end) = server();
-    end.read_at(&mut kernel, 2_000_000, &GET.repeat(16));
-    for index in 0..16 {
-        end.write(&mut kernel, 2_000_100 + index * 100, 2_000_110 + index * 100, OK);
-    }
-    check(&kernel.run(), &["GET /a ok 200"; 16]);
+    check(
+        &of(End::server(), |kernel, end| {
+            end.read_at(kernel, 2_000_000, &GET.repeat(16));
+            for index in 0..16 {
+                end.write(kernel, 2_000_100 + index * 100, 2_000_110 + index * 100, OK);
+            }
+        }),
+        &["GET /a ok 200"; 16],
+    );
 }
 
 #[test]
 fn requests_and_responses_split_at_every_byte() {
-    let (mut kernel, mut end) = client();
-    for (index, byte) in GET.iter().enumerate() {
-        end.write(&mut kernel, 2_000_000 + index as u64 * 10, 2_000_001 + index as u64 * 10, &[*byte]);
-    }
-    for (index, byte) in OK.iter().enumerate() {
-        end.read_at(&mut kernel, 2_001_000 + index as u64 * 10, &[*byte]);
-    }
-    let run = kernel.run();
+    let run = of(End::client(), |kernel, end| {
+        for (index, byte) in GET.iter().enumerate() {
+            end.write(kernel, 2_000_000 + index as u64 * 10, 2_000_001 + index as u64 * 10, &[*byte]);
+        }
+        for (index, byte) in OK.iter().enumerate() {
+            end.read_at(kernel, 2_001_000 + index as u64 * 10, &[*byte]);
+        }
+    });
     check(&run, &["GET /a ok 200"]);
     assert!(run.spans[0].segments.len() <= agent_core::segment::TILES_MAX);
 }
@@ -245,27 +259,30 @@ fn bodies_of_every_framing() {
 
 #[test]
 fn a_client_error_is_no_error_of_the_server() {
-    let (mut kernel, mut server) = server();
-    serve(&mut kernel, &mut server, 2_000_000, GET, b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n");
-    serve(&mut kernel, &mut server, 2_002_000, GET, b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n");
-    check(&kernel.run(), &["GET /a ok 404", "GET /a error 500 500"]);
+    check(
+        &of(End::server(), |kernel, server| {
+            serve(kernel, server, 2_000_000, GET, b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n");
+            serve(kernel, server, 2_002_000, GET, b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n");
+        }),
+        &["GET /a ok 404", "GET /a error 500 500"],
+    );
 }
 
 #[test]
 fn bodies_beyond_what_is_captured() {
-    let (mut kernel, mut server) = server();
-    server.read_at(&mut kernel, 2_000_000, GET);
-    server.write(&mut kernel, 2_000_100, 2_000_110, b"HTTP/1.1 200 OK\r\nContent-Length: 500000\r\n\r\n");
-    server.sendfile(&mut kernel, 2_000_120, 2_000_300, 500_000);
-    let chunked = [
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2000\r\n".as_slice(),
-        &[b'x'; 0x2000],
-        b"\r\n0\r\n\r\n",
-    ]
-    .concat();
-    serve(&mut kernel, &mut server, 2_010_000, GET, &chunked);
-    serve(&mut kernel, &mut server, 2_020_000, GET, OK);
-    let run = kernel.run();
+    let run = of(End::server(), |kernel, server| {
+        server.read_at(kernel, 2_000_000, GET);
+        server.write(kernel, 2_000_100, 2_000_110, b"HTTP/1.1 200 OK\r\nContent-Length: 500000\r\n\r\n");
+        server.sendfile(kernel, 2_000_120, 2_000_300, 500_000);
+        let chunked = [
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2000\r\n".as_slice(),
+            &[b'x'; 0x2000],
+            b"\r\n0\r\n\r\n",
+        ]
+        .concat();
+        serve(kernel, server, 2_010_000, GET, &chunked);
+        serve(kernel, server, 2_020_000, GET, OK);
+    });
     check(&run, &["GET /a ok 200"; 3]);
     assert_eq!(run.spans[0].duration_ns, 310_000);
     assert_eq!(attribute(&run.spans[0], "http.response.body.size"), Some(&Value::Int(500_000)));
@@ -274,12 +291,12 @@ fn bodies_beyond_what_is_captured() {
 
 #[test]
 fn a_head_beyond_what_is_captured_is_a_counted_loss_and_the_next_request_is_found() {
-    let (mut kernel, mut client) = client();
-    exchange(&mut kernel, &mut client, 2_000_000, GET, OK);
-    let huge = [b"GET /huge HTTP/1.1\r\nCookie: ".as_slice(), &[b'x'; 4000], b"\r\n\r\n"].concat();
-    exchange(&mut kernel, &mut client, 2_010_000, &huge, OK);
-    exchange(&mut kernel, &mut client, 2_020_000, GET, b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n");
-    let run = kernel.run();
+    let run = of(End::client(), |kernel, client| {
+        exchange(kernel, client, 2_000_000, GET, OK);
+        let huge = [b"GET /huge HTTP/1.1\r\nCookie: ".as_slice(), &[b'x'; 4000], b"\r\n\r\n"].concat();
+        exchange(kernel, client, 2_010_000, &huge, OK);
+        exchange(kernel, client, 2_020_000, GET, b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n");
+    });
     check(&run, &["GET /a ok 200", "GET /a ok 201"]);
     assert_eq!((run.losses.get(Loss::PayloadTruncated), run.losses.get(Loss::MessageLost)), (1, 1));
 }
@@ -318,12 +335,12 @@ fn a_lost_record_costs_its_exchange_and_no_other() {
 
 #[test]
 fn spans_that_a_loss_touches_say_so() {
-    let (mut kernel, mut client) = client();
-    exchange(&mut kernel, &mut client, 2_000_000, GET, OK);
-    client.write(&mut kernel, 2_010_000, 2_010_030, GET);
-    kernel.header(5, 0);
-    client.read_at(&mut kernel, 2_010_900, OK);
-    let run = kernel.run();
+    let run = of(End::client(), |kernel, client| {
+        exchange(kernel, client, 2_000_000, GET, OK);
+        client.write(kernel, 2_010_000, 2_010_030, GET);
+        kernel.header(5, 0);
+        client.read_at(kernel, 2_010_900, OK);
+    });
     check(&run, &["GET /a ok 200"; 2]);
     let lost = |index: usize| attribute(&run.spans[index], "spantap.lost_records");
     assert_eq!((lost(0), lost(1)), (None, Some(&Value::Int(1))));
@@ -332,68 +349,89 @@ fn spans_that_a_loss_touches_say_so() {
 #[test]
 fn who_has_no_answer_is_told_why_only_if_that_was_seen() {
     // Closed by the server: seen by the client as the end of the stream.
-    let (mut kernel, mut end) = client();
-    end.write(&mut kernel, 2_000_000, 2_000_010, GET);
-    end.read_end(&mut kernel, 2_005_000);
-    end.close(&mut kernel, 2_006_000);
-    check(&kernel.run(), &["GET /a error connection_closed"]);
+    check(
+        &of(End::client(), |kernel, end| {
+            end.write(kernel, 2_000_000, 2_000_010, GET);
+            end.read_end(kernel, 2_005_000);
+            end.close(kernel, 2_006_000);
+        }),
+        &["GET /a error connection_closed"],
+    );
     // Half an answer.
-    let (mut kernel, mut end) = client();
-    end.write(&mut kernel, 2_000_000, 2_000_010, GET);
-    end.read_at(&mut kernel, 2_004_000, &OK[..OK.len() - 1]);
-    end.read_end(&mut kernel, 2_005_000);
-    end.close(&mut kernel, 2_006_000);
-    check(&kernel.run(), &["GET /a unknown 200"]);
+    check(
+        &of(End::client(), |kernel, end| {
+            end.write(kernel, 2_000_000, 2_000_010, GET);
+            end.read_at(kernel, 2_004_000, &OK[..OK.len() - 1]);
+            end.read_end(kernel, 2_005_000);
+            end.close(kernel, 2_006_000);
+        }),
+        &["GET /a unknown 200"],
+    );
     // The client itself went away.
-    let (mut kernel, mut end) = client();
-    end.write(&mut kernel, 2_000_000, 2_000_010, GET);
-    end.close(&mut kernel, 2_006_000);
-    check(&kernel.run(), &["GET /a unknown"]);
+    check(
+        &of(End::client(), |kernel, end| {
+            end.write(kernel, 2_000_000, 2_000_010, GET);
+            end.close(kernel, 2_006_000);
+        }),
+        &["GET /a unknown"],
+    );
     // Reset.
-    let (mut kernel, mut end) = client();
-    end.write(&mut kernel, 2_000_000, 2_000_010, GET);
-    end.reset(&mut kernel, 2_006_000);
-    let run = kernel.run();
+    let run = of(End::client(), |kernel, end| {
+        end.write(kernel, 2_000_000, 2_000_010, GET);
+        end.reset(kernel, 2_006_000);
+    });
     check(&run, &["GET /a error connection_reset"]);
     assert_eq!(run.spans[0].duration_ns, 6_000_000);
     // The server closed without an answer.
-    let (mut kernel, mut end) = server();
-    end.read_at(&mut kernel, 2_000_000, GET);
-    end.close(&mut kernel, 2_006_000);
-    check(&kernel.run(), &["GET /a unknown"]);
+    check(
+        &of(End::server(), |kernel, end| {
+            end.read_at(kernel, 2_000_000, GET);
+            end.close(kernel, 2_006_000);
+        }),
+        &["GET /a unknown"],
+    );
 }
 
 #[test]
 fn an_answer_that_was_lost_is_no_missing_answer() {
     // The end of the stream is read at a position beyond what was seen.
-    let (mut kernel, mut end) = client();
-    end.write(&mut kernel, 2_000_000, 2_000_010, GET);
-    end.moved[1] += OK.len() as u32;
-    end.read_end(&mut kernel, 62_000_000);
-    end.close(&mut kernel, 62_001_000);
-    let run = kernel.run();
+    let run = of(End::client(), |kernel, end| {
+        end.write(kernel, 2_000_000, 2_000_010, GET);
+        end.moved[1] += OK.len() as u32;
+        end.read_end(kernel, 62_000_000);
+        end.close(kernel, 62_001_000);
+    });
     check(&run, &["GET /a unknown"]);
     assert_eq!((run.spans[0].duration_ns, run.losses.get(Loss::MessageLost)), (10_000, 1));
     // The numbering tells of it, and the connection is reset later.
-    let (mut kernel, mut end) = client();
-    end.write(&mut kernel, 2_000_000, 2_000_010, GET);
-    kernel.header(5, 0);
-    end.reset(&mut kernel, 2_006_000);
-    check(&kernel.run(), &["GET /a unknown"]);
+    check(
+        &of(End::client(), |kernel, end| {
+            end.write(kernel, 2_000_000, 2_000_010, GET);
+            kernel.header(5, 0);
+            end.reset(kernel, 2_006_000);
+        }),
+        &["GET /a unknown"],
+    );
     // What was lost before the request is no answer to it.
-    let (mut kernel, mut end) = client();
-    kernel.header(5, 0);
-    end.write(&mut kernel, 2_000_000, 2_000_010, GET);
-    end.read_end(&mut kernel, 2_005_000);
-    end.close(&mut kernel, 2_006_000);
-    check(&kernel.run(), &["GET /a error connection_closed"]);
+    check(
+        &of(End::client(), |kernel, end| {
+            kernel.header(5, 0);
+            end.write(kernel, 2_000_000, 2_000_010, GET);
+            end.read_end(kernel, 2_005_000);
+            end.close(kernel, 2_006_000);
+        }),
+        &["GET /a error connection_closed"],
+    );
     // Half of it was lost.
-    let (mut kernel, mut end) = client();
-    end.write(&mut kernel, 2_000_000, 2_000_010, GET);
-    end.read_at(&mut kernel, 2_004_000, &OK[..OK.len() - 1]);
-    kernel.header(5, 0);
-    end.reset(&mut kernel, 2_006_000);
-    check(&kernel.run(), &["GET /a unknown 200"]);
+    check(
+        &of(End::client(), |kernel, end| {
+            end.write(kernel, 2_000_000, 2_000_010, GET);
+            end.read_at(kernel, 2_004_000, &OK[..OK.len() - 1]);
+            kernel.header(5, 0);
+            end.reset(kernel, 2_006_000);
+        }),
+        &["GET /a unknown 200"],
+    );
 }
 
 #[test]
@@ -447,59 +485,68 @@ fn a_parent_has_a_span_even_if_its_connection_is_given_up() {
 
 #[test]
 fn half_a_request_is_no_span() {
-    let (mut kernel, mut end) = client();
-    end.write(&mut kernel, 2_000_000, 2_000_010, &GET[..20]);
-    end.close(&mut kernel, 2_006_000);
-    check(&kernel.run(), &[]);
+    check(
+        &of(End::client(), |kernel, end| {
+            end.write(kernel, 2_000_000, 2_000_010, &GET[..20]);
+            end.close(kernel, 2_006_000);
+        }),
+        &[],
+    );
 }
 
 #[test]
 fn the_end_of_a_connection_may_end_a_response() {
     let response = b"HTTP/1.0 200 OK\r\n\r\nall of it";
-    let (mut kernel, mut end) = client();
-    end.write(&mut kernel, 2_000_000, 2_000_010, GET);
-    end.read_at(&mut kernel, 2_004_000, response);
-    end.read_end(&mut kernel, 2_005_000);
-    end.close(&mut kernel, 2_006_000);
-    check(&kernel.run(), &["GET /a ok 200"]);
-    let (mut kernel, mut end) = server();
-    end.read_at(&mut kernel, 2_000_000, GET);
-    end.write(&mut kernel, 2_004_000, 2_004_010, response);
-    end.close(&mut kernel, 2_006_000);
-    check(&kernel.run(), &["GET /a ok 200"]);
-    let (mut kernel, mut end) = client();
-    end.write(&mut kernel, 2_000_000, 2_000_010, GET);
-    end.read_at(&mut kernel, 2_004_000, response);
-    end.reset(&mut kernel, 2_006_000);
-    check(&kernel.run(), &["GET /a error 200 connection_reset"]);
+    check(
+        &of(End::client(), |kernel, end| {
+            end.write(kernel, 2_000_000, 2_000_010, GET);
+            end.read_at(kernel, 2_004_000, response);
+            end.read_end(kernel, 2_005_000);
+            end.close(kernel, 2_006_000);
+        }),
+        &["GET /a ok 200"],
+    );
+    check(
+        &of(End::server(), |kernel, end| {
+            end.read_at(kernel, 2_000_000, GET);
+            end.write(kernel, 2_004_000, 2_004_010, response);
+            end.close(kernel, 2_006_000);
+        }),
+        &["GET /a ok 200"],
+    );
+    check(
+        &of(End::client(), |kernel, end| {
+            end.write(kernel, 2_000_000, 2_000_010, GET);
+            end.read_at(kernel, 2_004_000, response);
+            end.reset(kernel, 2_006_000);
+        }),
+        &["GET /a error 200 connection_reset"],
+    );
 }
 
 #[test]
 fn after_an_upgrade_it_is_no_longer_http() {
-    let (mut kernel, mut client) = client();
-    let upgrade = b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
-    exchange(
-        &mut kernel,
-        &mut client,
-        2_000_000,
-        upgrade,
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
-    );
-    exchange(&mut kernel, &mut client, 2_100_000, b"\x81\x05hello", b"\x81\x02hi");
-    let run = kernel.run();
+    let run = of(End::client(), |kernel, client| {
+        let upgrade = b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+        exchange(kernel, client, 2_000_000, upgrade, b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n");
+        exchange(kernel, client, 2_100_000, b"\x81\x05hello", b"\x81\x02hi");
+    });
     check(&run, &["GET /ws ok 101", "tcp unknown"]);
     assert_eq!(run.spans[1].protocol, Protocol::Tcp);
 }
 
 #[test]
 fn garbage_is_not_http() {
-    let (mut kernel, mut client) = client();
-    exchange(&mut kernel, &mut client, 2_000_000, b"\x16\x03\x01\x02\x00", b"\x15\x03\x01\x00\x02");
-    check(&kernel.run(), &["tcp unknown"]);
-    let (mut kernel, mut server) = server();
-    serve(&mut kernel, &mut server, 2_000_000, &[GET, b"\x00\xff garbage\r\n\r\n"].concat(), OK);
-    server.write(&mut kernel, 2_002_000, 2_002_010, b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
-    let run = kernel.run();
+    check(
+        &of(End::client(), |kernel, client| {
+            exchange(kernel, client, 2_000_000, b"\x16\x03\x01\x02\x00", b"\x15\x03\x01\x00\x02");
+        }),
+        &["tcp unknown"],
+    );
+    let run = of(End::server(), |kernel, server| {
+        serve(kernel, server, 2_000_000, &[GET, b"\x00\xff garbage\r\n\r\n"].concat(), OK);
+        server.write(kernel, 2_002_000, 2_002_010, b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+    });
     check(&run, &["GET /a ok 200"]);
     assert_eq!((run.losses.get(Loss::HttpMalformed), run.losses.get(Loss::MessageLost)), (1, 1));
 }
@@ -581,9 +628,9 @@ fn a_server_whose_client_is_elsewhere_has_no_parent() {
 #[test]
 fn traceparent_is_read() {
     let request = b"GET /a HTTP/1.1\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\r\n";
-    let (mut kernel, mut client) = client();
-    exchange(&mut kernel, &mut client, 2_000_000, request, OK);
-    let run = kernel.run();
+    let run = of(End::client(), |kernel, client| {
+        exchange(kernel, client, 2_000_000, request, OK);
+    });
     let span = &run.spans[0];
     assert_eq!(span.trace_id.0, 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c_u128.to_be_bytes());
     assert_eq!(span.parent_span_id.map(|id| id.0), Some(0xb7ad_6b71_6920_3331_u64.to_be_bytes()));
@@ -591,9 +638,9 @@ fn traceparent_is_read() {
 
 #[test]
 fn an_open_request_at_shutdown_is_unknown() {
-    let (mut kernel, mut client) = client();
-    client.write(&mut kernel, 2_000_000, 2_000_010, GET);
-    let run = kernel.run();
+    let run = of(End::client(), |kernel, client| {
+        client.write(kernel, 2_000_000, 2_000_010, GET);
+    });
     assert!(run.spans.is_empty());
     assert_eq!(run.flushed.iter().map(|span| span.status).collect::<Vec<_>>(), [Status::Unknown]);
     segments(&run.flushed[0]);

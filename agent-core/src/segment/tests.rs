@@ -364,14 +364,27 @@ fn timings() -> impl Strategy<Value = Timings> {
     });
     let arrival = (ranges(), prop::array::uniform3(time()))
         .prop_map(|((start, length), times)| Arrival::new(start, start + length, times, 0));
-    (prop::collection::vec(call, 0..5), prop::collection::vec(send, 0..4), prop::collection::vec(arrival, 0..4))
-        .prop_map(|(calls, sends, arrivals)| {
-            let mut timings = Timings::default();
-            calls.into_iter().for_each(|call| timings.calls.insert(call));
-            sends.into_iter().for_each(|send| timings.sends.insert(send));
-            arrivals.into_iter().for_each(|arrival| timings.arrivals.insert(arrival));
-            timings
-        })
+    let again = (ranges(), time()).prop_map(|((start, length), time_ns)| Resent {
+        start,
+        end: start + length,
+        time_ns,
+        segments: 1,
+        reason: 0,
+    });
+    let several = (
+        prop::collection::vec(call, 0..5),
+        prop::collection::vec(send, 0..4),
+        prop::collection::vec(arrival, 0..4),
+        prop::collection::vec(again, 0..2),
+    );
+    several.prop_map(|(calls, sends, arrivals, again)| {
+        let mut timings = Timings::default();
+        calls.into_iter().for_each(|call| timings.calls.insert(call));
+        sends.into_iter().for_each(|send| timings.sends.insert(send));
+        arrivals.into_iter().for_each(|arrival| timings.arrivals.insert(arrival));
+        again.into_iter().for_each(|resent| timings.resent.insert(resent));
+        timings
+    })
 }
 
 fn step() -> impl Strategy<Value = Option<Step>> {
