@@ -17,7 +17,10 @@ use crate::{
     reorder::{Numbering, Reorder},
     span::{MonotonicNs, ProcessFacts, Span, SpanKind, Value},
 };
-pub use crate::{config::PipelineConfig, flow::clock::ClockOffset};
+pub use crate::{
+    config::PipelineConfig,
+    flow::{clock::ClockOffset, view::ConnectionView},
+};
 use agent_common::connection::change;
 
 /// How long intervals with lost records are remembered.
@@ -147,6 +150,11 @@ impl Pipeline {
         self.finish_waiting(u64::MAX);
     }
 
+    /// The life of each connection: those known now by their ids, and the last that closed.
+    pub fn connections_view(&self) -> Vec<ConnectionView> {
+        self.table.views(self.clock)
+    }
+
     /// Connections known now.
     pub fn connections(&self) -> usize {
         self.table.len()
@@ -177,6 +185,7 @@ impl Pipeline {
             config: &self.config,
             numbering: &self.numbering,
             losses: &mut self.losses,
+            clock: self.clock,
             now_ns,
             drafts: &mut self.drafts,
         };

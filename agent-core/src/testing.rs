@@ -5,7 +5,7 @@
 
 use agent_common::{
     Plain, bytes_of,
-    connection::{ConnectionRecord, TcpSnapshot, change, flag as connection_flag, role},
+    connection::{ConnectionRecord, TcpSnapshot, change as what, flag as connection_flag, role},
     header::{LAYOUT_VERSION, RecordHeader, kind},
     message::{CallRecord, RetransmitRecord, SendRecord, TAIL_BYTES, direction, flag},
     sched::{BLOCKED, Blocked, NEVER_SLEPT},
@@ -15,7 +15,7 @@ use crate::{
     config::PipelineConfig,
     flow::clock::ClockOffset,
     loss::Losses,
-    pipeline::Pipeline,
+    pipeline::{ConnectionView, Pipeline},
     span::{MonotonicNs, SegmentName, Span, Value},
 };
 
@@ -69,7 +69,7 @@ impl Kernel {
         let spans = take(&mut pipeline);
         pipeline.flush(MonotonicNs(last_ns));
         let flushed = take(&mut pipeline);
-        Run { spans, flushed, losses: pipeline.losses().clone() }
+        Run { spans, flushed, losses: pipeline.losses().clone(), connections: pipeline.connections_view() }
     }
 }
 
@@ -86,6 +86,8 @@ pub struct Run {
     pub flushed: Vec<Span>,
     /// What was lost.
     pub losses: Losses,
+    /// Connections, at the end.
+    pub connections: Vec<ConnectionView>,
 }
 
 /// Settings of a read call.
@@ -203,7 +205,7 @@ impl End {
     /// Opened at this time, established 100 us later, accepted at a server 150 us later; but for clients long before
     /// their first request.
     pub fn open(&self, kernel: &mut Kernel, time: u64) {
-        let mut record = self.connection(kernel, time, change::OPENED);
+        let mut record = self.connection(kernel, time, what::OPENED);
         (record.opened_ns, record.established_ns) = (time * 1000, (time + 100) * 1000);
         if self.role == role::SERVER {
             record.accepted_ns = (time + 150) * 1000;
@@ -213,22 +215,22 @@ impl End {
 
     /// Found at this time, older than the agent.
     pub fn find(&self, kernel: &mut Kernel, time: u64) {
-        let mut record = self.connection(kernel, time, change::OPENED);
+        let mut record = self.connection(kernel, time, what::OPENED);
         record.flags |= connection_flag::PREEXISTING;
         kernel.emit(&record, &[]);
     }
 
     /// Closed.
     pub fn close(&self, kernel: &mut Kernel, time: u64) {
-        for what in [change::LOCAL_CLOSED, change::CLOSED] {
-            let record = self.connection(kernel, time, what);
+        for end in [what::LOCAL_CLOSED, what::CLOSED] {
+            let record = self.connection(kernel, time, end);
             kernel.emit(&record, &[]);
         }
     }
 
     /// Reset.
     pub fn reset(&self, kernel: &mut Kernel, time: u64) {
-        let mut record = self.connection(kernel, time, change::CLOSED);
+        let mut record = self.connection(kernel, time, what::CLOSED);
         record.flags |= connection_flag::RESET;
         kernel.emit(&record, &[]);
     }
@@ -300,6 +302,9 @@ impl End {
         record.slept_in = read.slept_in.unwrap_or(own) as u8;
         self.queued += queued;
         record.run_queue_exit_ns = self.queued * 1000;
+        if read.enter > read.woken {
+            record.run_queue_enter_ns = record.run_queue_exit_ns;
+        }
         kernel.emit(&record, &payload);
     }
 
@@ -366,6 +371,14 @@ impl End {
         self.moved[0] = self.moved[0].wrapping_add(length);
         self.acked(kernel, times[2].max(times[0] + 1), length, times, flags);
     }
+}
+
+/// Changes the last record that was emitted.
+pub fn change<T: Plain>(kernel: &mut Kernel, change: impl FnOnce(&mut T)) {
+    let bytes = kernel.records.last_mut().expect("a record was emitted");
+    let mut record: T = agent_common::read(bytes).expect("it is of this kind");
+    change(&mut record);
+    bytes[..size_of::<T>()].copy_from_slice(bytes_of(&record));
 }
 
 /// A span's attribute.

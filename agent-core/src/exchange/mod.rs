@@ -15,7 +15,10 @@ use agent_protocol::traceparent::TraceParent;
 
 use crate::{
     config::PipelineConfig,
-    flow::connection::{Facts, Role},
+    flow::{
+        clock::ClockOffset,
+        connection::{Facts, Role},
+    },
     loss::Losses,
     reorder::Numbering,
     segment::Timeline,
@@ -31,6 +34,8 @@ pub struct Context<'a> {
     pub numbering: &'a Numbering,
     /// Counters.
     pub losses: &'a mut Losses,
+    /// To wall-clock time.
+    pub clock: ClockOffset,
     /// Time of the event, or of the tick.
     pub now_ns: u64,
     /// Finished exchanges.

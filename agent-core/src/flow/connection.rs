@@ -185,6 +185,8 @@ pub struct Connection {
     pub reset_by: Option<ResetBy>,
     /// When the socket went away.
     pub closed_ns: Option<u64>,
+    /// Whether it never came to be.
+    pub failed: bool,
     /// Exchanges paired so far.
     pub exchanges: u64,
     /// Client: what its first exchange waited for. `connect` is told by [`Connection::before`].
@@ -246,6 +248,7 @@ impl Connection {
             reset_ns: None,
             reset_by: None,
             closed_ns: None,
+            failed: false,
             exchanges: 0,
             before: Before::default(),
             life: Life::default(),

@@ -17,6 +17,7 @@ pub mod life;
 pub mod stream;
 pub mod table;
 pub mod timing;
+pub mod view;
 
 use std::ops::Range;
 
@@ -181,6 +182,7 @@ impl Flow {
             }
             change::CLOSED | change::CONNECT_FAILED => {
                 connection.closed_ns.get_or_insert(changed_ns);
+                connection.failed |= record.change == change::CONNECT_FAILED;
             }
             _ => {}
         }

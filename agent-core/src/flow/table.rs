@@ -7,7 +7,11 @@ use std::collections::{BTreeSet, HashMap};
 
 use agent_common::connection::{ConnectionRecord, change};
 
-use super::Flow;
+use super::{
+    Flow,
+    clock::ClockOffset,
+    view::{Closed, ConnectionView},
+};
 use crate::{
     endpoint::Endpoint,
     event::Event,
@@ -24,6 +28,7 @@ pub struct Table {
     /// other end compares sequence numbers as well.
     by_endpoints: HashMap<(Endpoint, Endpoint), u64>,
     due: BTreeSet<(u64, u64)>,
+    closed: Closed,
 }
 
 impl Table {
@@ -55,6 +60,10 @@ impl Table {
             && record.change == change::CONNECT_FAILED
         {
             self.connect_failed(record, context);
+            if !self.flows.contains_key(&id) {
+                self.closed.push(ConnectionView::of_failed(record, context.clock));
+                return;
+            }
         }
         let Some(flow) = self.flows.get_mut(&id) else {
             return context.losses.add(Loss::ConnectionUnknown, u64::from(moves_bytes(&event)));
@@ -81,7 +90,7 @@ impl Table {
             self.settle(id, context);
             let Some(flow) = self.flows.get_mut(&id) else { continue };
             if flow.is_done(context) {
-                self.forget(id);
+                self.forget(id, context);
             } else {
                 // What is due now and was not finished now is asked again at the next tick, not in this one.
                 let next_ns = flow.next_due_ns(context).map(|next_ns| next_ns.max(context.now_ns + 1));
@@ -121,6 +130,14 @@ impl Table {
         for id in ids {
             self.give_up(id, context);
         }
+    }
+
+    /// What is known of each connection, those that closed last included.
+    pub fn views(&self, clock: ClockOffset) -> Vec<ConnectionView> {
+        let mut views: Vec<_> = self.flows.values().map(|flow| ConnectionView::of(&flow.connection, clock)).collect();
+        views.sort_unstable_by_key(|view| view.id);
+        views.extend(self.closed.iter().cloned());
+        views
     }
 
     /// How many.
@@ -166,12 +183,13 @@ impl Table {
             if let Some(flow) = flow {
                 flow.settle_all(other.map(|other| &*other), context);
             }
-            self.forget(id);
+            self.forget(id, context);
         }
     }
 
-    fn forget(&mut self, id: u64) {
+    fn forget(&mut self, id: u64, context: &Context<'_>) {
         let Some(flow) = self.flows.remove(&id) else { return };
+        self.closed.push(ConnectionView::of(&flow.connection, context.clock));
         if let Some(due_ns) = flow.due_ns {
             self.due.remove(&(due_ns, id));
         }
