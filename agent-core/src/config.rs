@@ -51,7 +51,8 @@ impl Default for PipelineConfig {
             hole_wait_ns: 20 * MS,
             exchange_hold_ns: 30 * MS,
             settle_ns: 300 * MS,
-            other_end_wait_ns: 25 * MS,
+            // Just longer than a delayed acknowledgement: with it comes when a response left that no call record tells of.
+            other_end_wait_ns: 45 * MS,
             idle_exchange_ns: 1_000 * MS,
             closed_hold_ns: 50 * MS,
             facts_wait_ns: 40 * MS,

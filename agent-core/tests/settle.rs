@@ -264,6 +264,23 @@ fn an_other_end_that_says_nothing_is_waited_for_briefly() {
 }
 
 #[test]
+fn a_request_that_was_lost_and_sent_again_spent_that_time_in_the_network() {
+    let exchange = |acked: u64, flags: u16| {
+        let (mut kernel, mut client) = open(End::client());
+        client.write(&mut kernel, 2_000_000, 2_000_030, GET);
+        client.resend(&mut kernel, 2_200_020, GET.len() as u32, GET.len() as u32, retransmit::TIMEOUT);
+        client.acked(&mut kernel, acked, GET.len() as u32, [2_000_000, 2_000_020, acked], flags);
+        client.read_at(&mut kernel, 2_201_030, OK);
+        segments(only(&kernel.run()))
+    };
+    let sent = "send:10:measured held:5:measured queue:5:measured";
+    let read = "receive_buffer:10:measured";
+    assert_eq!(exchange(2_200_090, 0), format!("{sent} network:200070:measured remote:930:measured {read}"));
+    let estimated = "network:200050:derived remote:950:derived";
+    assert_eq!(exchange(2_201_020, flag::PIGGYBACKED), format!("{sent} {estimated} {read}"));
+}
+
+#[test]
 fn a_unix_socket_has_no_network() {
     let unix = |end: End, ids: [u64; 2]| {
         move |kernel: &mut Kernel| {

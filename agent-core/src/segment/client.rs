@@ -143,17 +143,26 @@ fn round_trip(
     let Some(sent) = sent else { return tiles.until(arrived.ns, Unexplained, Derived) };
     let rtt_ns = rtt_ns(sent);
     let observed = sent.transmitted_ns != 0 && sent.acked_ns != 0 && sent.flags & flag::PIGGYBACKED == 0;
-    let ack_ns = sent.acked_ns.saturating_sub(sent.transmitted_ns);
+    // What was lost on the way is there only after it was sent again.
+    let again_ns = left_again(parts, arrived.ns).unwrap_or(0);
+    let ack_ns = sent.acked_ns.saturating_sub(sent.transmitted_ns.max(again_ns));
     let prompt = rtt_ns.is_some_and(|rtt_ns| ack_ns <= (2 * rtt_ns).max(rtt_ns + ACK_SLACK_NS));
     if observed && prompt && sent.acked_ns >= tiles.now_ns() && sent.acked_ns < arrived.ns {
         tiles.until(sent.acked_ns, Network, Measured);
         tiles.arriving(arrived, softirq_ns, Remote, Measured);
     } else if let Some(rtt_ns) = rtt_ns {
-        tiles.until(tiles.now_ns().saturating_add(rtt_ns).min(arrived.ns), Network, Derived);
+        let left_ns = tiles.now_ns().max(again_ns);
+        tiles.until(left_ns.saturating_add(rtt_ns).min(arrived.ns), Network, Derived);
         tiles.arriving(arrived, softirq_ns, Remote, Derived);
     } else {
         tiles.until(arrived.ns, Unexplained, Derived);
     }
+}
+
+/// When bytes of the request last left again, before its answer came.
+fn left_again(parts: &Parts<'_>, until_ns: u64) -> Option<u64> {
+    let resent = parts.request_side.resent.within(parts.request.clone()).map(|resent| resent.time_ns);
+    resent.filter(|ns| *ns < until_ns).max()
 }
 
 /// The same, with what the other end saw: both legs of the network, and what is between them.

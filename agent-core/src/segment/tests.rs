@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    flow::timing::{Arrival, CallTiming, SendTiming, Waits},
+    flow::timing::{Arrival, CallTiming, Resent, SendTiming, Waits},
     span::{Evidence::Measured, SegmentName::*, Span},
     testing::{End, Kernel, Read, segments, total},
 };
