@@ -21,12 +21,18 @@ pub struct PipelineConfig {
     pub other_end_wait_ns: u64,
     /// An exchange of unknown protocol ends when nothing moved for this long after its response began.
     pub idle_exchange_ns: u64,
+    /// A DNS query, or a datagram of a conversation, waits this long for an answer after the last one that was sent.
+    pub dns_wait_ns: u64,
+    /// A connection had waited for a name's resolution if it was opened at most this long after.
+    pub dns_to_connect_ns: u64,
     /// A closed connection is kept this long for records that are still on their way.
     pub closed_hold_ns: u64,
     /// A span waits this long for the facts of its process, if they were asked for and did not come yet.
     pub facts_wait_ns: u64,
     /// Connections that are known at once.
     pub connections_max: usize,
+    /// DNS queries that wait for an answer; the same for those that are served, and for UDP conversations.
+    pub datagrams_max: usize,
     /// Requests, and responses, that may wait on one connection.
     pub pending_exchanges_max: usize,
     /// Calls, sends and arrivals remembered per connection and direction.
@@ -54,9 +60,12 @@ impl Default for PipelineConfig {
             // Just longer than a delayed acknowledgement: with it comes when a response left that no call record tells of.
             other_end_wait_ns: 45 * MS,
             idle_exchange_ns: 1_000 * MS,
+            dns_wait_ns: 10_000 * MS,
+            dns_to_connect_ns: 1_000 * MS,
             closed_hold_ns: 50 * MS,
             facts_wait_ns: 40 * MS,
             connections_max: 65_536,
+            datagrams_max: 16_384,
             pending_exchanges_max: 1_024,
             timings_max: 4_096,
             stream_bytes_max: 1 << 20,

@@ -46,6 +46,8 @@ pub enum Loss {
     RoleUnknown,
     /// More exchanges of one connection waited for their last facts than are kept; the oldest was told without them.
     SettledEarly,
+    /// More queries or conversations waited for an answer than are kept; the oldest were given up.
+    DatagramOverflow,
     /// Facts of more processes than are kept.
     ProcessEvicted,
     /// Finished spans that nobody drained in time.
@@ -77,6 +79,7 @@ impl Loss {
         Self::TimingOverflow,
         Self::RoleUnknown,
         Self::SettledEarly,
+        Self::DatagramOverflow,
         Self::ProcessEvicted,
         Self::SpanOverflow,
     ];
@@ -103,6 +106,7 @@ impl Loss {
             Self::TimingOverflow => "timing_overflow",
             Self::RoleUnknown => "role_unknown",
             Self::SettledEarly => "settled_early",
+            Self::DatagramOverflow => "datagram_overflow",
             Self::ProcessEvicted => "process_evicted",
             Self::SpanOverflow => "span_overflow",
         }

@@ -10,8 +10,11 @@ use crate::{
     correlate::{Correlator, RequestKey, TRACEPARENT},
     enrich::Processes,
     event::{self, Event},
-    exchange::{Context, Draft},
-    flow::{connection::Role, table::Table},
+    exchange::{Context, Draft, datagram::Datagrams},
+    flow::{
+        connection::{Facts, Role},
+        table::Table,
+    },
     loss::{Loss, Losses},
     redact::{Redactor, SafeSpan},
     reorder::{Numbering, Reorder},
@@ -21,7 +24,7 @@ pub use crate::{
     config::PipelineConfig,
     flow::{clock::ClockOffset, view::ConnectionView},
 };
-use agent_common::connection::change;
+use agent_common::{connection::change, process};
 
 /// How long intervals with lost records are remembered.
 const LOST_MEMORY_NS: u64 = 60_000_000_000;
@@ -34,6 +37,7 @@ pub struct Pipeline {
     numbering: Numbering,
     reorder: Reorder,
     table: Table,
+    datagrams: Datagrams,
     correlator: Correlator,
     processes: Processes,
     redactor: Redactor,
@@ -54,6 +58,7 @@ impl Pipeline {
             numbering: Numbering::default(),
             reorder: Reorder::default(),
             table: Table::default(),
+            datagrams: Datagrams::default(),
             correlator: Correlator::new(config.seed),
             processes: Processes::new(config.processes_max),
             redactor: Redactor::new(config.redact.clone()),
@@ -81,7 +86,7 @@ impl Pipeline {
                 let at_ns = if record.change == change::OPENED { record.opened_ns } else { 0 };
                 self.processes.see(record.pid, at_ns, &mut self.losses);
                 if record.change == change::OPENED {
-                    let (table, mut context) = self.parts(self.now_ns);
+                    let (table, _, mut context) = self.parts(self.now_ns);
                     table.open(record, &mut context);
                 }
             }
@@ -122,8 +127,9 @@ impl Pipeline {
         let lost = self.numbering.newly_lost(settled_ns);
         self.losses.add(Loss::KernelRecordsLost, lost);
         self.numbering.forget(self.now_ns.saturating_sub(LOST_MEMORY_NS));
-        let (table, mut context) = self.parts(self.now_ns);
+        let (table, datagrams, mut context) = self.parts(self.now_ns);
         table.tick(&mut context);
+        datagrams.tick(&mut context);
         self.finish();
         self.finish_waiting(self.now_ns);
     }
@@ -144,8 +150,9 @@ impl Pipeline {
         self.release(u64::MAX);
         let lost = self.numbering.newly_lost(u64::MAX);
         self.losses.add(Loss::KernelRecordsLost, lost);
-        let (table, mut context) = self.parts(self.now_ns);
+        let (table, datagrams, mut context) = self.parts(self.now_ns);
         table.flush(&mut context);
+        datagrams.flush(&mut context);
         self.finish();
         self.finish_waiting(u64::MAX);
     }
@@ -166,21 +173,41 @@ impl Pipeline {
             let overflow = self.reorder.len() > self.config.reorder_records_max;
             let Some(event) = self.reorder.pop(if overflow { u64::MAX } else { until_ns }) else { break };
             self.losses.add(Loss::ReorderOverflow, u64::from(overflow));
-            let id = match &event {
-                Event::Connection(record) => record.connection_id,
-                Event::Call(call) => call.record.connection_id,
-                Event::Send(record) => record.connection_id,
-                Event::Arrival(record) => record.connection_id,
-                Event::Retransmit(record) => record.connection_id,
-                Event::Process(_) | Event::Datagram(_) => continue,
-            };
-            let (table, mut context) = self.parts(self.now_ns);
-            table.event(id, event, &mut context);
+            self.event(event);
         }
         self.finish();
     }
 
-    fn parts(&mut self, now_ns: u64) -> (&mut Table, Context<'_>) {
+    fn event(&mut self, event: Event) {
+        let (table, datagrams, mut context) = self.parts(self.now_ns);
+        let id = match &event {
+            Event::Connection(record) => record.connection_id,
+            Event::Call(call) => {
+                datagrams.thread_went_on(call.record.tid, call.record.enter_ns);
+                call.record.connection_id
+            }
+            Event::Send(record) => record.connection_id,
+            Event::Arrival(record) => record.connection_id,
+            Event::Retransmit(record) => record.connection_id,
+            Event::Datagram(datagram) => return datagrams.event(datagram, &mut context),
+            Event::Process(record) => {
+                if record.change == process::change::EXIT {
+                    datagrams.process_ended(record.pid, record.header.time_ns, &mut context);
+                }
+                return;
+            }
+        };
+        // What was looked up before is known by the time at which the connection is first used.
+        if let Event::Connection(record) = &event
+            && record.change == change::OPENED
+            && let Some(resolution) = datagrams.resolution(&Facts::new(record), &context)
+        {
+            table.resolved(id, resolution);
+        }
+        table.event(id, event, &mut context);
+    }
+
+    fn parts(&mut self, now_ns: u64) -> (&mut Table, &mut Datagrams, Context<'_>) {
         let context = Context {
             config: &self.config,
             numbering: &self.numbering,
@@ -189,7 +216,7 @@ impl Pipeline {
             now_ns,
             drafts: &mut self.drafts,
         };
-        (&mut self.table, context)
+        (&mut self.table, &mut self.datagrams, context)
     }
 
     /// Drafts to spans.
@@ -235,7 +262,7 @@ impl Pipeline {
         let Draft { facts, role, mut timeline, mut attributes, .. } = draft;
         let (client, server) = facts.endpoints(role);
         let origin = facts.origin(role);
-        let key = RequestKey { client, server, origin, offset: draft.request_offset };
+        let key = draft.key.unwrap_or(RequestKey { client, server, origin, offset: draft.request_offset });
         let context = draft.trace_context.as_ref();
         let place = match role {
             Role::Client => self.correlator.client(&key, context),

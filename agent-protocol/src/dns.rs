@@ -71,7 +71,7 @@ pub struct Message {
 }
 
 /// What is asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Question {
     /// The name without its final dot, in lower case (RFC 4343: case does not tell names apart); `.` is the root.
     pub name: String,

@@ -21,6 +21,8 @@ use crate::{
 pub const TCP_SEQUENCE: &str = "tcp_sequence";
 /// Evidence: both spans are of the same bytes between the same two unix sockets.
 pub const UNIX_INODES: &str = "unix_inodes";
+/// Evidence: both spans are of the same datagrams, by their ports and what they hold.
+pub const DATAGRAM: &str = "datagram";
 /// Evidence: the request's own `traceparent` names the parent.
 pub const TRACEPARENT: &str = "traceparent";
 
@@ -40,9 +42,10 @@ pub struct RequestKey {
 impl RequestKey {
     /// What makes two spans with this key those of one request.
     fn evidence(&self) -> &'static str {
-        match self.client {
-            Endpoint::Inet(_) => TCP_SEQUENCE,
-            Endpoint::Unix(_) => UNIX_INODES,
+        match (self.origin, self.client) {
+            (Origin::Datagram(_), _) => DATAGRAM,
+            (_, Endpoint::Inet(_)) => TCP_SEQUENCE,
+            (_, Endpoint::Unix(_)) => UNIX_INODES,
         }
     }
 }
@@ -54,6 +57,8 @@ pub enum Origin {
     Sequence(u32),
     /// This host's number of the connection.
     Connection(u64),
+    /// This host's number of the client's socket.
+    Datagram(u64),
 }
 
 /// A span's place.
@@ -132,6 +137,10 @@ impl Correlator {
             Origin::Sequence(sequence) => hasher.write_u64(u64::from(sequence)),
             Origin::Connection(id) => {
                 hasher.write_u8(1);
+                hasher.write_u64(id);
+            }
+            Origin::Datagram(id) => {
+                hasher.write_u8(2);
                 hasher.write_u64(id);
             }
         }

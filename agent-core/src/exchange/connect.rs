@@ -67,13 +67,14 @@ pub fn failed(record: &ConnectionRecord, before: &Before) -> Draft {
         attributes,
         trace_context: None,
         request_offset: 0,
+        key: None,
         client_traced: false,
         pid,
     }
 }
 
 /// The name of an error number; unknown ones keep their number.
-fn errno(number: u32) -> String {
+pub(super) fn errno(number: u32) -> String {
     let name = ERRNO.iter().find(|(other, _)| *other == number).map(|(_, name)| *name);
     name.map_or_else(|| number.to_string(), str::to_owned)
 }

@@ -5,6 +5,7 @@
 //! wait per connection.
 
 pub mod connect;
+pub mod datagram;
 pub mod http;
 pub mod opaque;
 mod semconv;
@@ -15,6 +16,7 @@ use agent_protocol::traceparent::TraceParent;
 
 use crate::{
     config::PipelineConfig,
+    correlate::RequestKey,
     flow::{
         clock::ClockOffset,
         connection::{Facts, Role},
@@ -63,6 +65,8 @@ pub struct Draft {
     pub trace_context: Option<TraceParent>,
     /// Offset of the request's first byte.
     pub request_offset: u64,
+    /// What names the request, if not the connection and the offset.
+    pub key: Option<RequestKey>,
     /// Whether this host makes a client span of the same request.
     pub client_traced: bool,
     /// Process; 0 if not known.

@@ -122,16 +122,17 @@ impl Paired {
         }
     }
 
-    fn first_write_ns(&self, connection: &Connection) -> u64 {
+    /// Entry and thread.
+    fn first_write(&self, connection: &Connection) -> (u64, u32) {
         let (request_side, _) = connection.timings(self.role);
-        request_side.first_write(self.request.clone()).map_or(0, |write| write.enter_ns)
+        request_side.first_write(self.request.clone()).map_or((0, 0), |write| (write.enter_ns, write.tid))
     }
 }
 
 /// Takes an exchange of which both ends, or the end of waiting, are known; not one of which no time is.
 pub fn pair(connection: &mut Connection, paired: Paired, context: &mut Context<'_>) {
-    let first_write_ns = if paired.role == Role::Client { paired.first_write_ns(connection) } else { 0 };
-    let before = connection.before(first_write_ns);
+    let (first_write_ns, tid) = if paired.role == Role::Client { paired.first_write(connection) } else { (0, 0) };
+    let before = connection.before(first_write_ns, tid);
     if !segment::is_timed(&paired.parts(connection, before), paired.role) {
         return context.losses.add(Loss::MessageLost, 1);
     }
@@ -291,6 +292,7 @@ fn settle_oldest(connection: &mut Connection, other: Option<&Connection>, contex
         attributes,
         trace_context: paired.trace_context,
         request_offset: paired.request.start,
+        key: None,
         client_traced,
         pid: paired.pid,
     });

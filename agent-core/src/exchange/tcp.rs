@@ -107,6 +107,10 @@ pub(super) fn opening(attributes: &mut Attributes, connection: &Connection, role
         attributes.push(("spantap.connect.syn_retransmits", int(handshake)));
         some(attributes, "spantap.tcp.retransmits.syn", handshake);
     }
+    if let Some(resolution) = connection.resolution.as_ref().filter(|_| before.dns.is_some()) {
+        attributes.push(("dns.question.name", text(&resolution.name)));
+        attributes.push(("spantap.dns.queries", int(u64::from(resolution.queries))));
+    }
     let (backlog, most) = connection.facts.accept_backlog;
     if role == Role::Server && connection.facts.accepted_ns != 0 && most > 0 {
         attributes.push(("spantap.accept.backlog", int(u64::from(backlog))));

@@ -11,7 +11,7 @@ use super::{life::Life, stream::Stream, timing::Timings};
 use crate::{
     correlate::Origin,
     endpoint::{self, AF_UNIX, Endpoint},
-    exchange::settle::Unsettled,
+    exchange::{datagram::Resolution, settle::Unsettled},
     segment::{Before, Step},
     span::Evidence,
 };
@@ -191,6 +191,8 @@ pub struct Connection {
     pub exchanges: u64,
     /// Client: what its first exchange waited for. `connect` is told by [`Connection::before`].
     pub before: Before,
+    /// Client: the name resolution in `before`.
+    pub resolution: Option<Box<Resolution>>,
     /// What TCP counts.
     pub life: Life,
     /// The connection's other end, if it is on this host as well.
@@ -251,6 +253,7 @@ impl Connection {
             failed: false,
             exchanges: 0,
             before: Before::default(),
+            resolution: None,
             life: Life::default(),
             other_end: None,
             unsettled: Unsettled::default(),
@@ -282,8 +285,8 @@ impl Connection {
     }
 
     /// What the exchange waited for whose first write began at `first_write_ns`: it is the connection's first, and each
-    /// step was followed by the next, or by the write, within 50 ms.
-    pub fn before(&self, first_write_ns: u64) -> Before {
+    /// step was followed by the next, or by the write, within 50 ms. `tid`: the thread that wrote.
+    pub fn before(&self, first_write_ns: u64, tid: u32) -> Before {
         const PAUSE_NS: u64 = 50_000_000;
         let Facts { opened_ns, established_ns, preexisting, .. } = self.facts;
         if self.exchanges > 0 || preexisting || self.facts.role != Some(Role::Client) {
@@ -294,7 +297,15 @@ impl Connection {
         let next_ns = tls.map_or(first_write_ns, |tls| tls.start_ns);
         let observed = opened_ns != 0 && established_ns >= opened_ns && followed(established_ns, next_ns);
         let connect = Step { start_ns: opened_ns, end_ns: established_ns, evidence: Evidence::Measured };
-        Before { dns: self.before.dns.filter(|_| observed), connect: observed.then_some(connect), tls }
+        let mut dns = self.before.dns.filter(|_| observed);
+        // One thread waited for the name and then wrote: it waited for nothing else in between.
+        if let (Some(dns), Some(resolution)) = (&mut dns, &self.resolution)
+            && resolution.tid != 0
+            && resolution.tid == tid
+        {
+            dns.evidence = Evidence::Measured;
+        }
+        Before { dns, connect: observed.then_some(connect), tls }
     }
 
     /// Forgets timings before `from`, but for those of exchanges that are not settled yet.

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     endpoint::Endpoint,
     event::Event,
-    exchange::{Context, connect},
+    exchange::{Context, connect, datagram::Resolution},
     loss::Loss,
     segment::Before,
 };
@@ -52,6 +52,14 @@ impl Table {
             other.connection.other_end = Some(id);
         }
         self.flows.insert(id, flow);
+    }
+
+    /// Notes the name resolution that a connection's first exchange had waited for.
+    pub fn resolved(&mut self, id: u64, resolution: Resolution) {
+        if let Some(flow) = self.flows.get_mut(&id) {
+            flow.connection.before.dns = Some(resolution.step);
+            flow.connection.resolution = Some(Box::new(resolution));
+        }
     }
 
     /// Takes a record of a connection.

@@ -1,0 +1,173 @@
+//! Other UDP: a datagram, and the next one back.
+//!
+//! Who sends first is the client. Datagrams of the client before the answer are one request; those of the server after
+//! its first one belong to it, and are not timed. What they mean is not understood, so the outcome stays unknown.
+
+use std::{collections::HashMap, net::SocketAddr};
+
+use super::{
+    draft::{Counted, Exchange, key},
+    packet::Packet,
+    timeline::{Seen, Sent, served},
+    waiting::Waiting,
+};
+use crate::{
+    correlate::RequestKey,
+    exchange::{Context, connect::errno, semconv::int},
+    flow::connection::Role,
+    loss::Loss,
+    segment::Timeline,
+    span::{Protocol, Status},
+};
+
+/// Socket, and the other end.
+type Ends = (u64, SocketAddr);
+
+#[derive(Debug)]
+struct Conversation {
+    role: Role,
+    /// The client's and the server's.
+    ports: (u16, u16),
+    request: Option<Request>,
+}
+
+#[derive(Debug)]
+struct Request {
+    sent: Sent,
+    bytes: u64,
+    key: RequestKey,
+    seen: Option<Seen>,
+}
+
+/// All conversations.
+#[derive(Debug, Default)]
+pub(super) struct Conversations {
+    waiting: Waiting<Ends, Conversation>,
+    /// Clients by their port and the server's.
+    clients: HashMap<(u16, u16), Ends>,
+    number: u64,
+}
+
+impl Conversations {
+    /// A datagram was sent or read.
+    pub fn moved(&mut self, packet: Packet, sent: bool, context: &mut Context<'_>) {
+        let ends = (packet.socket, packet.remote);
+        let due_ns = packet.call.return_ns.saturating_add(context.config.dns_wait_ns);
+        if self.waiting.touch(&ends, due_ns).is_none() {
+            if let Some((old, conversation)) = self.waiting.pop_excess(context.config.datagrams_max) {
+                self.unlink(&old, &conversation);
+                context.losses.add(Loss::DatagramOverflow, 1);
+            }
+            let (local, remote) = (packet.local.port(), packet.remote.port());
+            let (role, ports) = if sent { (Role::Client, (local, remote)) } else { (Role::Server, (remote, local)) };
+            if sent {
+                self.clients.insert(ports, ends);
+            }
+            self.waiting.insert(ends, Conversation { role, ports, request: None }, due_ns);
+        }
+        let Some(conversation) = self.waiting.get_mut(&ends) else { return };
+        if sent == (conversation.role == Role::Client) {
+            conversation.asked(packet, &mut self.number);
+        } else if let Some(request) = conversation.request.take() {
+            let role = conversation.role;
+            self.answered(role, request, &packet, context);
+        }
+    }
+
+    /// A call on the socket failed: nobody listens there, or the like.
+    pub fn failed(&mut self, packet: &Packet, number: u32, context: &mut Context<'_>) {
+        let Some(conversation) = self.waiting.get_mut(&(packet.socket, packet.remote)) else { return };
+        if conversation.role != Role::Client {
+            return;
+        }
+        let Some(request) = conversation.request.take() else { return };
+        let timeline = request.sent.given_up(packet.call.return_ns);
+        request.tell(Role::Client, None, timeline, Some(errno(number)), None, context);
+    }
+
+    /// Forgets who was silent for long.
+    pub fn tick(&mut self, context: &Context<'_>) {
+        while let Some((ends, conversation)) = self.waiting.pop_due(context.now_ns) {
+            self.unlink(&ends, &conversation);
+        }
+    }
+
+    /// What was not answered is no exchange.
+    pub fn flush(&mut self) {
+        (self.waiting, self.clients) = (Waiting::default(), HashMap::new());
+    }
+
+    fn answered(&mut self, role: Role, request: Request, answer: &Packet, context: &mut Context<'_>) {
+        if role == Role::Client {
+            let timeline = request.sent.answered(answer, request.seen.as_ref());
+            return request.tell(role, Some(answer), timeline, None, None, context);
+        }
+        let asked = &request.sent.last;
+        let client = self.client_of(asked, answer);
+        let timeline = served(&request.sent.first, Some(answer));
+        request.tell(role, Some(answer), timeline, None, client, context);
+    }
+
+    /// The client of a request that a server on this host has answered, if it is on this host as well: the ports, the
+    /// addresses as far as they are known, the length, and the order in time. Notes what was seen of it there.
+    fn client_of(&mut self, asked: &Packet, answer: &Packet) -> Option<RequestKey> {
+        let ends = self.clients.get(&(asked.remote.port(), asked.local.port()))?;
+        let request = self.waiting.get_mut(ends)?.request.as_mut()?;
+        let sent = &request.sent.last;
+        let same = |one: SocketAddr, other: SocketAddr| {
+            one.ip().is_unspecified() || other.ip().is_unspecified() || one.ip() == other.ip()
+        };
+        let arrived_ns = asked.arrived.map_or(asked.call.return_ns, |arrived| arrived.ns);
+        let fits = same(sent.local, asked.remote) && same(sent.remote, asked.local);
+        if !fits || sent.length != asked.length || sent.begin_ns() > arrived_ns {
+            return None;
+        }
+        request.seen = asked.arrived.map(|arrived| Seen { arrived, left_ns: answer.left_ns() });
+        Some(request.key)
+    }
+
+    fn unlink(&mut self, ends: &Ends, conversation: &Conversation) {
+        if self.clients.get(&conversation.ports) == Some(ends) {
+            self.clients.remove(&conversation.ports);
+        }
+    }
+}
+
+impl Conversation {
+    fn asked(&mut self, packet: Packet, number: &mut u64) {
+        if let Some(request) = &mut self.request {
+            request.bytes = request.bytes.saturating_add(u64::from(packet.length));
+            return request.sent.again(packet);
+        }
+        *number += 1;
+        let (bytes, key) = (u64::from(packet.length), key(&packet, Counted::Conversation, *number));
+        self.request = Some(Request { sent: Sent::new(packet), bytes, key, seen: None });
+    }
+}
+
+impl Request {
+    fn tell(
+        &self,
+        role: Role,
+        answer: Option<&Packet>,
+        timeline: Timeline,
+        error_type: Option<String>,
+        client: Option<RequestKey>,
+        context: &mut Context<'_>,
+    ) {
+        let mut attributes = vec![("spantap.request.bytes", int(self.bytes))];
+        attributes.extend(answer.map(|answer| ("spantap.response.bytes", int(u64::from(answer.length)))));
+        let exchange = Exchange {
+            role,
+            protocol: Protocol::Udp,
+            name: "udp".to_owned(),
+            request: &self.sent.first,
+            timeline,
+            status: if error_type.is_some() { Status::Error } else { Status::Unknown },
+            error_type,
+            key: client.unwrap_or(self.key),
+            client_traced: client.is_some(),
+        };
+        context.drafts.push(exchange.draft(attributes));
+    }
+}
