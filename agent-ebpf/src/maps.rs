@@ -85,9 +85,12 @@ pub static PARTS_TRACEPOINT: ProgramArray = ProgramArray::with_max_entries(2, 0)
 #[map]
 pub static SOCKET_OPERATIONS: Array<u64> = Array::with_max_entries(1, 0);
 
-/// Zeroes, to insert into the tables of connections and tasks from. Never written.
+/// Zeroes, to insert into tables from. Never written.
 #[map]
 pub static EMPTY_CONNECTION: Array<Conn> = Array::with_max_entries(1, 0);
+/// Likewise.
+#[map]
+pub static EMPTY_UNIX_STREAM: Array<UnixStream> = Array::with_max_entries(1, 0);
 /// Likewise.
 #[map]
 pub static EMPTY_TASK: Array<Task> = Array::with_max_entries(1, 0);

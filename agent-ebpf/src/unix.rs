@@ -24,7 +24,7 @@ use crate::{
     arch::number,
     call::{self, Call},
     emit::{self, now},
-    maps::{UNIX_PLACES, UNIX_SOCKETS, UNIX_STREAMS},
+    maps::{EMPTY_UNIX_STREAM, UNIX_PLACES, UNIX_SOCKETS, UNIX_STREAMS},
     offsets::{self, read},
     select,
     socket::{self, AF_UNIX},
@@ -227,27 +227,18 @@ fn insert(task: &Task, found: Found, occupied: bool) -> Option<&'static mut Unix
         emit::lost(KernelLoss::ConnectionTableFull);
         return None;
     }
-    let fresh = UnixStream {
-        id: socket::unique_id(now()),
-        inode: found.inode,
-        cgroup_id: task.cgroup_id,
-        opened_ns: 0,
-        established_ns: 0,
-        accepted_ns: 0,
-        arrived: Arrived { first_ns: 0, last_ns: 0, count: 0 },
-        delivered: Arrived { first_ns: 0, last_ns: 0, count: 0 },
-        sent: 0,
-        received: 0,
-        pid: task.pid,
-        flags: 0,
-        role: 0,
-        padding: 0,
-    };
-    if UNIX_STREAMS.insert(&found.sk, &fresh, u64::from(BPF_ANY)).is_err() {
+    let empty = EMPTY_UNIX_STREAM.get_ptr(0)?;
+    // SAFETY: `empty` is a live map value that nobody writes. On the stack it would not fit beside a call's.
+    if UNIX_STREAMS.insert(&found.sk, unsafe { &*empty }, u64::from(BPF_ANY)).is_err() {
         emit::lost(KernelLoss::ConnectionTableFull);
         return None;
     }
-    known(found.sk)
+    let stream = known(found.sk)?;
+    stream.id = socket::unique_id(now());
+    stream.inode = found.inode;
+    stream.cgroup_id = task.cgroup_id;
+    stream.pid = task.pid;
+    Some(stream)
 }
 
 /// Forgets the socket if it went, and tells that.
