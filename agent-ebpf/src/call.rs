@@ -20,7 +20,7 @@ use crate::{
     message, offsets, sched, select,
     socket::{self, Kind},
     state::{Task, flag},
-    walk,
+    unix, walk,
 };
 
 /// Buffers of one call that are looked at.
@@ -33,6 +33,14 @@ const EINTR: i64 = -4;
 /// `sys_enter`.
 #[inline(always)]
 pub fn on_enter(pt_regs: u64, id: u64) {
+    if id == number::CLOSE {
+        if let Some(task) = user_of_unix_sockets()
+            && let Some(fd) = offsets::read_at(pt_regs + regs::FIRST as u64 + regs::ARG0 as u64 * 8)
+        {
+            begin_close(task, fd);
+        }
+        return;
+    }
     if !moves_bytes(id) {
         return;
     }
@@ -49,6 +57,12 @@ pub fn on_enter(pt_regs: u64, id: u64) {
 /// `sys_enter` for the tracepoint form, whose arguments lie in the record itself.
 #[inline(always)]
 pub fn on_enter_arguments(id: u64, arguments: [u64; 5]) {
+    if id == number::CLOSE {
+        if let Some(task) = user_of_unix_sockets() {
+            begin_close(task, arguments[0]);
+        }
+        return;
+    }
     if !moves_bytes(id) {
         return;
     }
@@ -56,6 +70,27 @@ pub fn on_enter_arguments(id: u64, arguments: [u64; 5]) {
     let Some(task) = select::current_task(settings) else { return };
     if !select::hopeless(settings, task.mode) {
         begin(task, id, arguments);
+    }
+}
+
+/// The current thread, if it ever was seen to use a unix socket: only then `close` is looked at.
+#[inline(always)]
+fn user_of_unix_sockets() -> Option<&'static mut Task> {
+    let tid = bpf_get_current_pid_tgid() as u32;
+    // SAFETY: a live map value of the current thread.
+    TASKS.get_ptr_mut(&tid).map(|task| unsafe { &mut *task }).filter(|task| task.uses_unix != 0)
+}
+
+/// After the return the descriptor says nothing any more, so its socket is noted.
+#[inline(always)]
+fn begin_close(task: &mut Task, fd: u64) {
+    if let Some(found) = walk::socket(fd)
+        && unix::is_known(found)
+    {
+        task.number = number::CLOSE + 1;
+        task.tx_sock = 0;
+        task.rx_sock = 0;
+        task.other = found;
     }
 }
 
@@ -79,37 +114,25 @@ fn begin(task: &mut Task, id: u64, [fd, buffer, count, fourth, fifth]: [u64; 5])
     task.address = if id == number::SENDTO || id == number::RECVFROM { fifth } else { 0 };
 }
 
-/// `sys_exit`. Returns whether [`on_exit_elsewhere`] has to look at the call.
+/// `sys_exit`.
 #[inline(always)]
-pub fn on_exit(result: i64) -> bool {
-    let Some(task) = task_in_call() else { return false };
+pub fn on_exit(result: i64) -> Next {
+    let Some(task) = task_in_call() else { return Next::Nothing };
     let id = task.number - 1;
-    let answered = task.tx_sock != 0 || task.rx_sock != 0 || id == number::ACCEPT || id == number::ACCEPT4;
-    if !answered && result != EAGAIN && result != EINTR {
-        return true;
+    if task.tx_sock == 0 && task.rx_sock == 0 && result != EAGAIN && result != EINTR {
+        return Next::Elsewhere;
     }
     task.number = 0;
-    let Some(settings) = select::settings() else { return false };
+    let Some(settings) = select::settings() else { return Next::Nothing };
     if task.tx_sock != 0 {
         returned_from_send(settings, task, id, result);
     } else if task.rx_sock != 0 {
         returned_from_read(settings, task, id, result);
-    } else if (id == number::ACCEPT || id == number::ACCEPT4) && result >= 0 {
-        if let Some(found) = walk::socket(result as u64) {
-            let listener = walk::socket(task.fd).map(|listener| listener.sk);
-            connection::on_accepted(found.sk, listener, task.pid, task.cgroup_id);
-        }
-    } else if id == number::CONNECT {
-        if result < 0
-            && let Some(found) = walk::socket(task.fd)
-        {
-            connection::on_connect_failed(found.sk, -result as u32);
-        }
     }
     task.tx_sock = 0;
     task.rx_sock = 0;
     task.enter_ns = 0;
-    false
+    Next::Nothing
 }
 
 /// The current thread, if it is in a call that is watched.
@@ -120,24 +143,47 @@ fn task_in_call() -> Option<&'static mut Task> {
     TASKS.get_ptr_mut(&tid).map(|task| unsafe { &mut *task }).filter(|task| task.number != 0)
 }
 
-/// The second half of `sys_exit`, a program of its own for the verifier's sake: no TCP hook fired in the call. Returns whether
-/// it has to run once more: it tells of one datagram at a time.
-#[inline(always)]
-pub fn on_exit_elsewhere(result: i64) -> bool {
-    let Some(task) = task_in_call() else { return false };
-    let Some(settings) = select::settings() else { return false };
-    let id = task.number - 1;
-    returned_elsewhere(settings, task, id, result) || end_call()
+/// Which program a call's return goes on with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// None: all is told.
+    Nothing,
+    /// [`on_exit_elsewhere`].
+    Elsewhere,
+    /// [`on_exit_unix`].
+    Unix,
 }
 
-/// The call is over, whatever it was. Returns false.
+/// The second part of `sys_exit`, a program of its own for the verifier's sake: no TCP hook fired in the call. It tells of one
+/// datagram at a time.
 #[inline(always)]
-pub fn end_call() -> bool {
+pub fn on_exit_elsewhere(result: i64) -> Next {
+    let Some(task) = task_in_call() else { return Next::Nothing };
+    let Some(settings) = select::settings() else { return Next::Nothing };
+    let next = returned_elsewhere(settings, task, task.number - 1, result);
+    if next == Next::Nothing {
+        end_call();
+    }
+    next
+}
+
+/// The third part, likewise, for unix stream sockets.
+#[inline(always)]
+pub fn on_exit_unix(result: i64) {
+    let Some(task) = task_in_call() else { return };
+    if let Some(settings) = select::settings() {
+        returned_from_unix(settings, task, task.number - 1, result);
+    }
+    end_call();
+}
+
+/// The call is over, whatever it was.
+#[inline(always)]
+pub fn end_call() {
     if let Some(task) = task_in_call() {
         task.number = 0;
         task.enter_ns = 0;
     }
-    false
 }
 
 /// A read that met the end of the stream, or a call that failed for good.
@@ -145,6 +191,12 @@ pub fn end_call() -> bool {
 fn ended_or_failed(task: &Task, id: u64, result: i64) -> bool {
     let wanted_bytes = task.count != 0 || id == number::RECVMSG; // whose third argument is its flags
     result < 0 || (result == 0 && is_read(id) && wanted_bytes)
+}
+
+/// Whether a call moved bytes, met the end of the stream or failed.
+#[inline(always)]
+pub fn says_something(task: &Task, id: u64, result: i64) -> bool {
+    result > 0 || ended_or_failed(task, id, result)
 }
 
 #[inline(always)]
@@ -198,16 +250,51 @@ fn returned_from_read(settings: &Settings, task: &mut Task, id: u64, result: i64
     tell(settings, task, conn.id, call);
 }
 
-/// No TCP hook fired, so the descriptor has to say what this was. Returns whether there is more to tell.
+/// No TCP hook fired, so the descriptor has to say what this was.
 #[inline(always)]
-fn returned_elsewhere(settings: &Settings, task: &mut Task, id: u64, result: i64) -> bool {
-    let Some(found) = walk::socket(task.fd) else { return false };
+fn returned_elsewhere(settings: &Settings, task: &mut Task, id: u64, result: i64) -> Next {
+    if id == number::CLOSE {
+        return Next::Unix;
+    }
+    let accepts = is_accept(id);
+    if accepts && result < 0 {
+        return Next::Nothing;
+    }
+    let Some(found) = walk::socket(if accepts { result as u64 } else { task.fd }) else { return Next::Nothing };
     match socket::kind(found.sk) {
+        Some(Kind::Unix) => {
+            task.other = found;
+            return Next::Unix;
+        }
+        Some(Kind::Tcp) if accepts => {
+            let listener = walk::socket(task.fd).map(|listener| listener.sk);
+            connection::on_accepted(found.sk, listener, task.pid, task.cgroup_id);
+        }
+        Some(Kind::Tcp) if id == number::CONNECT && result < 0 => {
+            connection::on_connect_failed(found.sk, -result as u32);
+        }
+        _ if accepts || id == number::CONNECT => {}
         Some(Kind::Tcp) if ended_or_failed(task, id, result) => returned_empty(settings, task, found.sk, id, result),
-        Some(Kind::Datagram) => return datagram::returned(settings, task, found, id, result),
+        Some(Kind::Datagram) if datagram::returned(settings, task, found, id, result) => return Next::Elsewhere,
         _ => {}
     }
-    false
+    Next::Nothing
+}
+
+#[inline(always)]
+fn returned_from_unix(settings: &Settings, task: &mut Task, id: u64, result: i64) {
+    let found = task.other;
+    if id == number::CLOSE {
+        return unix::on_closed(found.sk);
+    }
+    task.uses_unix = 1;
+    if is_accept(id) {
+        unix::on_accepted(settings, task, found);
+    } else if id != number::CONNECT {
+        unix::returned(settings, task, found, id, result);
+    } else if result == 0 {
+        unix::on_connected(settings, task, found);
+    }
 }
 
 /// A call on a TCP connection that the agent knows moved nothing.
@@ -239,20 +326,21 @@ fn returned_empty(settings: &Settings, task: &mut Task, sk: u64, id: u64, result
 }
 
 /// A call as it is told.
-struct Call {
-    id: u64,
-    result: i64,
-    direction: u8,
-    range: (u32, u32),
-    moved: u32,
-    selected: bool,
-    time_ns: u64,
+pub struct Call {
+    pub id: u64,
+    pub result: i64,
+    pub direction: u8,
+    pub range: (u32, u32),
+    pub moved: u32,
+    pub selected: bool,
+    pub time_ns: u64,
     /// When the last byte of a write left, if it had by the return.
-    transmitted_ns: u64,
+    pub transmitted_ns: u64,
 }
 
+/// Tells of a call, with its payload if that is wanted.
 #[inline(always)]
-fn tell(settings: &Settings, task: &mut Task, connection_id: u64, call: Call) {
+pub fn tell(settings: &Settings, task: &mut Task, connection_id: u64, call: Call) {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
     // SAFETY: this CPU's own scratch; see `maps::SCRATCH`.
     let scratch = unsafe { &mut *scratch };
@@ -518,7 +606,12 @@ pub fn is_write(id: u64) -> bool {
 
 #[inline(always)]
 fn moves_bytes(id: u64) -> bool {
-    is_read(id) || is_write(id) || id == number::ACCEPT || id == number::ACCEPT4 || id == number::CONNECT
+    is_read(id) || is_write(id) || is_accept(id) || id == number::CONNECT
+}
+
+#[inline(always)]
+fn is_accept(id: u64) -> bool {
+    id == number::ACCEPT || id == number::ACCEPT4
 }
 
 /// Whether the current thread is in `connect`.

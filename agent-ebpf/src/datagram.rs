@@ -13,7 +13,7 @@ use agent_common::{
     header::kind,
     loss::KernelLoss,
     message::{CallRecord, PAYLOAD_BYTES_LIMIT, direction},
-    settings::{Settings, mode},
+    settings::Settings,
 };
 use aya_ebpf::{
     bindings::BPF_ANY,
@@ -83,7 +83,7 @@ pub fn returned(settings: &Settings, task: &mut Task, found: Found, id: u64, res
         record.direction = if sends { direction::SEND } else { direction::RECEIVE };
         record.arrival_ns = if sends || result < 0 { 0 } else { take_arrival(socket, found.sk, left) };
         record.result = if result < 0 { result as i32 } else { 0 };
-        tell(settings, task, scratch, record, combined == mode::PAYLOAD);
+        tell(settings, task, scratch, record, select::payload(settings, combined));
     }
     task.datagram += 1;
     if left > 1 && task.datagram >= DATAGRAMS_PER_CALL {

@@ -28,6 +28,7 @@ mod snapshot;
 mod socket;
 mod softirq;
 mod state;
+mod unix;
 mod walk;
 
 use aya_ebpf::{
@@ -38,6 +39,7 @@ use aya_ebpf::{
 };
 
 use crate::{
+    call::Next,
     offsets::{Checked, Typed},
     state::flag,
 };
@@ -140,41 +142,35 @@ hook!(sched_process_exec__tp_btf, sched_process_exec__raw_tp, "sched_process_exe
 ));
 hook!(sched_process_exit__tp_btf, sched_process_exit__raw_tp, "sched_process_exit", |_context| process::on_exit());
 
-/// The first half, which goes on with `other_sockets` of the same rung where no TCP hook answered.
+/// The first part, which goes on with `other_sockets` of the same rung where no TCP hook answered.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn sys_exit__tp_btf(context: BtfTracePointContext) -> i32 {
-    if call::on_exit(context.arg::<i64>(1)) {
-        go_on(&context, &maps::SECOND_HALF_TP_BTF);
-    }
+    go_on(&context, &maps::PARTS_TP_BTF, call::on_exit(context.arg::<i64>(1)));
     0
 }
 
 /// Likewise.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn sys_exit__raw_tp(context: RawTracePointContext) -> i32 {
-    if call::on_exit(context.arg::<i64>(1)) {
-        go_on(&context, &maps::SECOND_HALF_RAW_TP);
-    }
+    go_on(&context, &maps::PARTS_RAW_TP, call::on_exit(context.arg::<i64>(1)));
     0
 }
 
-/// The second half, which goes on with itself.
+/// The second part, which goes on with itself and with `unix_sockets`.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn other_sockets__tp_btf(context: BtfTracePointContext) -> i32 {
-    if call::on_exit_elsewhere(context.arg::<i64>(1)) {
-        go_on(&context, &maps::SECOND_HALF_TP_BTF);
-    }
+    go_on(&context, &maps::PARTS_TP_BTF, call::on_exit_elsewhere(context.arg::<i64>(1)));
     0
 }
 
 /// Likewise.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn other_sockets__raw_tp(context: RawTracePointContext) -> i32 {
-    if call::on_exit_elsewhere(context.arg::<i64>(1)) {
-        go_on(&context, &maps::SECOND_HALF_RAW_TP);
-    }
+    go_on(&context, &maps::PARTS_RAW_TP, call::on_exit_elsewhere(context.arg::<i64>(1)));
     0
 }
+
+hook!(unix_sockets__tp_btf, unix_sockets__raw_tp, "sys_exit", |context| call::on_exit_unix(context.arg::<i64>(1)));
 
 /// `raw_syscalls:sys_enter`: common fields 8 bytes, id 8, six arguments of 8.
 #[tracepoint]
@@ -191,32 +187,43 @@ pub fn sys_enter__tracepoint(context: TracePointContext) -> u32 {
 #[tracepoint]
 pub fn sys_exit__tracepoint(context: TracePointContext) -> u32 {
     // SAFETY: the offset is that of the event's format, which is part of the kernel's interface.
-    if let Ok(result) = unsafe { context.read_at::<i64>(16) }
-        && call::on_exit(result)
-    {
-        go_on(&context, &maps::SECOND_HALF_TRACEPOINT);
+    if let Ok(result) = unsafe { context.read_at::<i64>(16) } {
+        go_on(&context, &maps::PARTS_TRACEPOINT, call::on_exit(result));
     }
     0
 }
 
-/// The second half of it.
+/// The second part of it.
 #[tracepoint]
 pub fn other_sockets__tracepoint(context: TracePointContext) -> u32 {
     // SAFETY: as above.
-    if let Ok(result) = unsafe { context.read_at::<i64>(16) }
-        && call::on_exit_elsewhere(result)
-    {
-        go_on(&context, &maps::SECOND_HALF_TRACEPOINT);
+    if let Ok(result) = unsafe { context.read_at::<i64>(16) } {
+        go_on(&context, &maps::PARTS_TRACEPOINT, call::on_exit_elsewhere(result));
     }
     0
 }
 
-/// Ends this program and runs the second half of `sys_exit`, if that is there: in one program, both are more than the
+/// The third part of it.
+#[tracepoint]
+pub fn unix_sockets__tracepoint(context: TracePointContext) -> u32 {
+    // SAFETY: as above.
+    if let Ok(result) = unsafe { context.read_at::<i64>(16) } {
+        call::on_exit_unix(result);
+    }
+    0
+}
+
+/// Ends this program and runs the next part of `sys_exit`, if that is there: in one program, all parts are more than the
 /// verifier follows, and so are several datagrams. The kernel allows 33 such steps.
 #[inline(always)]
-fn go_on(context: &impl EbpfContext, second_half: &ProgramArray) {
-    // SAFETY: the second half has the same context; the verifier checks its type when the agent puts it there.
-    let _ = unsafe { second_half.tail_call(context, 0) };
+fn go_on(context: &impl EbpfContext, parts: &ProgramArray, next: Next) {
+    let part = match next {
+        Next::Nothing => return,
+        Next::Elsewhere => 0,
+        Next::Unix => 1,
+    };
+    // SAFETY: all parts have the same context; the kernel checks their type when the agent puts them there.
+    let _ = unsafe { parts.tail_call(context, part) };
     call::end_call();
 }
 

@@ -11,7 +11,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 
-use crate::state::{Conn, DatagramSocket, Softirq, Task};
+use crate::state::{Conn, DatagramSocket, Softirq, Task, UnixStream};
 
 /// Records to the agent.
 #[map]
@@ -58,27 +58,39 @@ pub const DATAGRAM_SOCKETS: u32 = 4096;
 /// Which of them there are, for the hand that looks for those that went.
 #[map]
 pub static DATAGRAM_PLACES: Array<u64> = Array::with_max_entries(DATAGRAM_SOCKETS, 0);
+/// Unix stream sockets, likewise.
+#[map]
+pub static UNIX_STREAMS: HashMap<u64, UnixStream> = HashMap::with_max_entries(UNIX_SOCKETS, BPF_F_NO_PREALLOC);
+/// Most of them; a power of two.
+pub const UNIX_SOCKETS: u32 = 4096;
+/// Which of them there are.
+#[map]
+pub static UNIX_PLACES: Array<u64> = Array::with_max_entries(UNIX_SOCKETS, 0);
+
 /// Where the hands of the tables are.
 #[map]
 pub static HANDS: Array<u64> = Array::with_max_entries(2, 0);
 
-/// The program that `sys_exit` goes on with. One for each rung, because such a map holds programs of one type only.
+/// The programs that `sys_exit` goes on with. One map for each rung, because such a map holds programs of one type only.
 #[map]
-pub static SECOND_HALF_TP_BTF: ProgramArray = ProgramArray::with_max_entries(1, 0);
+pub static PARTS_TP_BTF: ProgramArray = ProgramArray::with_max_entries(2, 0);
 /// Likewise.
 #[map]
-pub static SECOND_HALF_RAW_TP: ProgramArray = ProgramArray::with_max_entries(1, 0);
+pub static PARTS_RAW_TP: ProgramArray = ProgramArray::with_max_entries(2, 0);
 /// Likewise.
 #[map]
-pub static SECOND_HALF_TRACEPOINT: ProgramArray = ProgramArray::with_max_entries(1, 0);
+pub static PARTS_TRACEPOINT: ProgramArray = ProgramArray::with_max_entries(2, 0);
 
 /// The address of the kernel's `socket_file_ops`, once a socket was seen.
 #[map]
 pub static SOCKET_OPERATIONS: Array<u64> = Array::with_max_entries(1, 0);
 
-/// Zeroes, to insert into the tables of connections and tasks from. Never written.
+/// Zeroes, to insert into tables from. Never written.
 #[map]
 pub static EMPTY_CONNECTION: Array<Conn> = Array::with_max_entries(1, 0);
+/// Likewise.
+#[map]
+pub static EMPTY_UNIX_STREAM: Array<UnixStream> = Array::with_max_entries(1, 0);
 /// Likewise.
 #[map]
 pub static EMPTY_TASK: Array<Task> = Array::with_max_entries(1, 0);

@@ -14,15 +14,19 @@ use crate::{
     datagram,
     maps::HANDS,
     message,
-    offsets::{self, Memory, read},
+    offsets::{self, ABSENT, Memory, read},
+    unix,
 };
 
 /// Address families.
+pub const AF_UNIX: u16 = 1;
+/// Likewise.
 pub const AF_INET: u16 = 2;
 /// Likewise.
 pub const AF_INET6: u16 = 10;
 const IPPROTO_TCP: u16 = 6;
 const IPPROTO_UDP: u16 = 17;
+const SOCK_STREAM: u16 = 1;
 /// Places that one newcomer looks at.
 const STEPS: u32 = 4;
 
@@ -33,6 +37,8 @@ pub enum Kind {
     Tcp,
     /// UDP over IP.
     Datagram,
+    /// A unix stream.
+    Unix,
 }
 
 /// What kind of socket this is; `None` if it is another one.
@@ -44,6 +50,9 @@ pub fn kind(sk: u64) -> Option<Kind> {
             IPPROTO_UDP => Some(Kind::Datagram),
             _ => None,
         },
+        AF_UNIX if offsets::UNIX_PEER.load() != ABSENT => {
+            (read::<u16>(sk, &offsets::SK_TYPE)? == SOCK_STREAM).then_some(Kind::Unix)
+        }
         _ => None,
     }
 }
@@ -53,6 +62,7 @@ pub fn kind(sk: u64) -> Option<Kind> {
 pub fn on_ready<M: Memory>(sk: u64) {
     match kind(sk) {
         Some(Kind::Datagram) => datagram::on_ready(sk),
+        Some(Kind::Unix) => unix::on_ready(sk),
         // On established connections `tcp_probe` sees the segments themselves.
         Some(Kind::Tcp) => message::on_ready::<M>(sk),
         None => {}

@@ -9,6 +9,8 @@
 //!   rx:  tail ..(arrived, not read).......... head      one slot per arrival
 //! ```
 
+use crate::walk::Found;
+
 /// Slots per direction; a power of two.
 pub const SLOTS: u32 = 8;
 
@@ -200,7 +202,10 @@ pub struct Task {
     pub address: u64,
     /// Which of the datagrams of the call in progress is next.
     pub datagram: u32,
-    pub padding: u32,
+    /// 1 once the thread used a unix stream socket.
+    pub uses_unix: u32,
+    /// The unix socket that the call in progress is about.
+    pub other: Found,
 }
 
 /// The receive softirq of one CPU.
@@ -213,6 +218,38 @@ pub struct Softirq {
     pub current_ns: u64,
     /// When that began.
     pub entered_jiffies: u64,
+}
+
+/// What arrived since the queue was last seen empty.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Arrived {
+    pub first_ns: u64,
+    pub last_ns: u64,
+    pub count: u64,
+}
+
+/// One unix stream socket that a recorded task used.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct UnixStream {
+    pub id: u64,
+    /// Inode number of its file: another socket at the same address has another one.
+    pub inode: u64,
+    pub cgroup_id: u64,
+    pub opened_ns: u64,
+    pub established_ns: u64,
+    pub accepted_ns: u64,
+    pub arrived: Arrived,
+    /// What arrived at the other end while nobody knew that.
+    pub delivered: Arrived,
+    /// Bytes so far.
+    pub sent: u32,
+    pub received: u32,
+    pub pid: u32,
+    pub flags: u32,
+    pub role: u32,
+    pub padding: u32,
 }
 
 /// Arrivals whose times a datagram socket keeps; a power of two.

@@ -206,5 +206,6 @@ mod without {
         sched_process_exit
         sk_data_ready
         other_sockets
+        unix_sockets
     }
 }

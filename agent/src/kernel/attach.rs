@@ -46,8 +46,8 @@ pub struct Hook {
     tracepoint: Option<&'static str>,
     /// The function that fentry and kprobe can reach instead, if there is one.
     function: Option<&'static str>,
-    /// The hook whose program goes on with this one: it is not attached, but put where that one finds it.
-    second_half_of: Option<&'static str>,
+    /// The hook whose program goes on with this one, and where it looks for it: it is not attached, but put there.
+    part_of: Option<(&'static str, u32)>,
     /// Nothing works without it.
     pub required: bool,
     /// What is not known without it.
@@ -55,7 +55,7 @@ pub struct Hook {
 }
 
 const fn hook(name: &'static str, gives: &'static str) -> Hook {
-    Hook { name, tracepoint: None, function: None, second_half_of: None, required: false, gives }
+    Hook { name, tracepoint: None, function: None, part_of: None, required: false, gives }
 }
 
 /// Every hook. Order of attaching: state first, so that no hook sees a connection before the ones that create it.
@@ -90,8 +90,13 @@ pub const HOOKS: &[Hook] = &[
     Hook { tracepoint: Some("raw_syscalls"), required: true, ..hook("sys_exit", "when calls returned, and payload") },
     Hook {
         tracepoint: Some("raw_syscalls"),
-        second_half_of: Some("sys_exit"),
-        ..hook("other_sockets", "UDP and unix sockets, the end of streams, failed calls")
+        part_of: Some(("sys_exit", 0)),
+        ..hook("other_sockets", "UDP, the end of streams, failed calls, when connections were accepted")
+    },
+    Hook {
+        tracepoint: Some("raw_syscalls"),
+        part_of: Some(("sys_exit", 1)),
+        ..hook("unix_sockets", "unix stream sockets")
     },
 ];
 
@@ -142,9 +147,9 @@ pub struct AttachOptions {
 pub fn attach_all(ebpf: &mut Ebpf, btf: &Btf, options: &AttachOptions) -> Vec<HookState> {
     let mut states: Vec<HookState> = Vec::with_capacity(HOOKS.len());
     for hook in HOOKS {
-        // A second half has to be of its first half's type.
-        let first_half = states.iter().find(|state| Some(state.name) == hook.second_half_of);
-        let rung = first_half.map_or(options.rung, |state| state.rung);
+        // A part has to be of the type of what goes on with it.
+        let whole = states.iter().find(|state| hook.part_of.is_some_and(|(whole, _)| whole == state.name));
+        let rung = whole.map_or(options.rung, |state| state.rung);
         states.push(attach(ebpf, btf, hook, rung, options));
     }
     states
@@ -156,7 +161,7 @@ fn attach(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, rung: Option<Rung>, options: 
         return state(None, "left out by request".into());
     }
     let mut failures = Vec::new();
-    let attach_by = if hook.second_half_of.is_some() { append_by } else { attach_by };
+    let attach_by = if hook.part_of.is_some() { append_by } else { attach_by };
     for rung in hook.ladder(rung) {
         match attach_by(ebpf, btf, hook, rung) {
             Ok(()) => return state(Some(rung), failures.join("; ")),
@@ -194,22 +199,22 @@ fn attach_by(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, rung: Rung) -> Result<(), 
     }
 }
 
-/// Loads a second half and puts it where its first half goes on.
+/// Loads a part and puts it where what goes on with it looks.
 fn append_by(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, rung: Rung) -> Result<(), String> {
     let name = format!("{}__{}", hook.name, rung.name());
     let program = ebpf.program_mut(&name).ok_or_else(|| format!("the object has no program {name}"))?;
-    let first_half = hook.second_half_of.unwrap_or_default();
+    let (whole, index) = hook.part_of.unwrap_or_default();
     match program {
-        Program::BtfTracePoint(p) => p.load(first_half, btf).map_err(|e| reason(&e))?,
+        Program::BtfTracePoint(p) => p.load(whole, btf).map_err(|e| reason(&e))?,
         Program::RawTracePoint(p) => p.load().map_err(|e| reason(&e))?,
         Program::TracePoint(p) => p.load().map_err(|e| reason(&e))?,
         _ => return Err(format!("program {name} has another type")),
     }
     let loaded = program.fd().map_err(|e| reason(&e))?.try_clone().map_err(|e| reason(&e))?;
-    let place = format!("SECOND_HALF_{}", rung.name().to_uppercase());
+    let place = format!("PARTS_{}", rung.name().to_uppercase());
     let map = ebpf.map_mut(&place).ok_or_else(|| format!("the object has no map {place}"))?;
     let mut places = ProgramArray::try_from(map).map_err(|e| reason(&e))?;
-    places.set(0, &loaded, 0).map_err(|e| reason(&e))
+    places.set(index, &loaded, 0).map_err(|e| reason(&e))
 }
 
 /// The innermost cause, and the verifier's last words if it spoke.

@@ -302,10 +302,6 @@ const FIELDS: &[(&str, &str, &[&str])] = &[
     ("SK_RECEIVE_QUEUE", "sock", &["sk_receive_queue.qlen"]),
     ("SOCKET_ALLOC_INODE", "socket_alloc", &["vfs_inode"]),
     ("UDP_READER_QUEUE", "udp_sock", &["reader_queue.qlen"]),
-    ("UNIX_ADDRESS", "unix_sock", &["addr"]),
-    ("UNIX_PEER", "unix_sock", &["peer"]),
-    ("UNIX_ADDRESS_LENGTH", "unix_address", &["len"]),
-    ("UNIX_ADDRESS_NAME", "unix_address", &["name"]),
 ];
 
 /// As [`FIELDS`], of what some kernels do not have or have under another name; without it less is known.
@@ -329,6 +325,11 @@ const OPTIONAL_FIELDS: &[(&str, &str, &[&str])] = &[
     ("TCP_CHRONO_STAT", "tcp_sock", &["chrono_stat"]),
     ("TCP_CHRONO_START", "tcp_sock", &["chrono_start"]),
     ("ICSK_PENDING", "inet_connection_sock", &["icsk_pending"]),
+    // Absent where unix sockets are a module.
+    ("UNIX_ADDRESS", "unix_sock", &["addr"]),
+    ("UNIX_PEER", "unix_sock", &["peer"]),
+    ("UNIX_ADDRESS_LENGTH", "unix_address", &["len"]),
+    ("UNIX_ADDRESS_NAME", "unix_address", &["name"]),
 ];
 
 /// Likewise, narrower than a byte: global of the byte's offset, global of the place within it, and the field.
