@@ -148,13 +148,15 @@ pub fn returned(settings: &Settings, task: &mut Task, found: Found, id: u64, res
             task.call_flags |= u32::from(call_flag::END_OF_STREAM);
         }
     }
+    // Only TCP has these.
+    (task.arrival_softirq_ns, task.receive_queue, task.out_of_order) = (0, 0, 0);
     let direction = if sends { direction::SEND } else { direction::RECEIVE };
     let selected = select::payload(settings, mode);
     call::tell(
         settings,
         task,
         stream.id,
-        Call { id, result, direction, range: (start, end), moved, selected, time_ns },
+        Call { id, result, direction, range: (start, end), moved, selected, time_ns, transmitted_ns: 0 },
     );
     if result == 0 && !sends && stream.flags & flag::REMOTE_CLOSED == 0 {
         stream.flags |= flag::REMOTE_CLOSED;
