@@ -76,7 +76,8 @@ fn run_one(arguments: &Arguments, path: String) -> Vec<String> {
 /// Runs the mode with the requests from `first` on, on a connection of their own.
 fn run_connection(arguments: &Arguments, path: &str, first: u64, count: u64) -> Vec<String> {
     let address = arguments.need("address");
-    let (times, stream) = dial::dial(arguments);
+    let label = format!("{}{first}", path.rsplit('/').next().unwrap_or_default());
+    let (times, stream) = dial::dial(arguments, &label);
     let fails = arguments.get("fails", 0) == 1;
     let stream = match stream {
         Ok(stream) => stream,

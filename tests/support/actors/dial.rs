@@ -1,6 +1,7 @@
 //! Opening the client's connection, with the times of its steps.
 //!
-//! In: `address=HOST:PORT` or `unix:PATH`, and options: `abandon_ms=N` gives up connecting after that time; `sndbuf=N`,
+//! In: `address=HOST:PORT` or `unix:PATH`, where `%` in HOST stands for the label of the request, so that each asks for a
+//! name of its own; and options: `abandon_ms=N` gives up connecting after that time; `sndbuf=N`,
 //! `rcvbuf=N`, `congestion=NAME`, `pacing=BYTES_PER_SECOND` set socket options. Out: a stream, or where it failed.
 
 use std::{
@@ -31,12 +32,12 @@ pub struct Times {
 }
 
 /// Opens a connection; the times tell how far it came.
-pub fn dial(arguments: &Arguments) -> (Times, io::Result<TcpStream>) {
+pub fn dial(arguments: &Arguments, label: &str) -> (Times, io::Result<TcpStream>) {
     let mut times = Times { resolve_ns: clock::monotonic_ns(), ..Times::default() };
     let address = arguments.need("address");
     let result = match address.strip_prefix("unix:") {
         Some(path) => unix(path, &mut times),
-        None => internet(address, arguments, &mut times),
+        None => internet(&address.replace('%', label), arguments, &mut times),
     };
     (times, result)
 }
