@@ -65,7 +65,8 @@ pub fn with_agent(name: &str) {
 fn not_injected(scenario: &Scenario, run: &str, requests: &[Request]) -> Vec<String> {
     let mut wrong = Vec::new();
     for condition in &scenario.injected {
-        let (some, condition) = condition.strip_prefix("some: ").map_or((false, condition.as_str()), |rest| (true, rest));
+        let (some, condition) =
+            condition.strip_prefix("some: ").map_or((false, condition.as_str()), |rest| (true, rest));
         let results: Vec<_> = requests.iter().map(|request| holds(condition, &request.facts)).collect();
         wrong.extend(results.iter().filter_map(|result| result.clone().err()));
         let good = if some { results.contains(&Ok(true)) } else { results.iter().all(|result| *result == Ok(true)) };
@@ -103,7 +104,8 @@ impl Check<'_> {
             return vec![self.say("no request fits `when`")];
         }
         let spans = self.spans(requests.len());
-        let pairs: Result<Vec<Pair>, String> = selected.iter().map(|request| self.pair(request, requests, &spans)).collect();
+        let pairs: Result<Vec<Pair>, String> =
+            selected.iter().map(|request| self.pair(request, requests, &spans)).collect();
         let pairs = match pairs {
             Ok(pairs) => pairs,
             Err(wrong) => return vec![self.say(&wrong)],
@@ -250,7 +252,8 @@ fn place(request: &Request, all: &[Request]) -> usize {
 
 /// A span's tiles on one line.
 fn tiles(span: &Span) -> String {
-    let tile = |s: &spantap_tests::span::Segment| format!("{} {:.3} {}", s.name, s.duration_ns as f64 / 1e6, s.evidence);
+    let tile =
+        |s: &spantap_tests::span::Segment| format!("{} {:.3} {}", s.name, s.duration_ns as f64 / 1e6, s.evidence);
     let tiles: Vec<String> = span.segments.iter().map(tile).collect();
     format!("{} {} {:.3} ms: {}", span.kind, span.name, span.duration_ns as f64 / 1e6, tiles.join(", "))
 }

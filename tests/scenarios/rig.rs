@@ -173,7 +173,8 @@ impl Answering {
     /// Adds what the server says of each request that it answered.
     fn tell(&self, requests: &mut [Request]) {
         let Self::Own(server) = self else { return };
-        let answered = requests.iter().filter(|request| request.facts.get("client.status").is_some_and(|&code| code > 0));
+        let answered =
+            requests.iter().filter(|request| request.facts.get("client.status").is_some_and(|&code| code > 0));
         for line in server.lines(answered.count()).iter().chain(&server.lines_so_far()) {
             let fields = object(line);
             let path = fields.get("path").and_then(Value::as_str).unwrap_or_default();

@@ -17,6 +17,7 @@ pub mod http;
 pub mod namespace;
 pub mod nginx;
 pub mod process;
+pub mod realtime;
 pub mod resolver;
 pub mod rotel;
 pub mod schedstat;

@@ -3,7 +3,7 @@
 //! In: two namespaces and a delay for each way, more for some kinds of packets. Out: a link 10.98.0.1 (client side) to
 //! 10.98.0.2 (server side), and a log of what the forwarder really did to each packet: the truth about `network`, and about
 //! when a byte left. Packets are delayed as they are, so TCP's acknowledgements travel too; a TCP proxy would answer them
-//! itself. Packets with the same delay keep their order.
+//! itself. Packets with the same delay keep their order. The forwarder runs before other work, so that its delays are its own.
 
 use std::{
     cmp::Reverse,
@@ -20,12 +20,14 @@ use std::{
     time::Duration,
 };
 
-use crate::{clock, namespace::Namespace, temp};
+use crate::{clock, namespace::Namespace, realtime, temp};
 
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 const IFF_TUN: i16 = 0x0001;
 const IFF_NO_PI: i16 = 0x1000;
 const STOP_CHECK_MS: i32 = 50;
+/// Below that of a hog that wants to be first.
+const REALTIME_PRIORITY: i32 = 5;
 
 /// Address of the client side.
 pub const CLIENT: &str = "10.98.0.1";
@@ -128,6 +130,7 @@ impl Drop for Tun {
 }
 
 fn read_packets(mut from: File, stop: &AtomicBool, sender: &mpsc::Sender<(u64, Vec<u8>)>) {
+    realtime::take(REALTIME_PRIORITY);
     let mut buffer = vec![0; 65_536];
     while !stop.load(Ordering::Relaxed) {
         let mut poll = libc::pollfd { fd: from.as_raw_fd(), events: libc::POLLIN, revents: 0 };
@@ -152,6 +155,7 @@ fn write_packets(
     receiver: &mpsc::Receiver<(u64, Vec<u8>)>,
     log: &Mutex<Vec<Passage>>,
 ) {
+    realtime::take(REALTIME_PRIORITY);
     let mut queue: BinaryHeap<Queued> = BinaryHeap::new();
     for number in 0.. {
         let due = queue.peek().map_or(u64::MAX, |Reverse((due, ..))| *due);

@@ -6,13 +6,13 @@
 use std::time::{Duration, Instant};
 
 use super::Arguments;
-use crate::clock;
+use crate::{clock, realtime};
 
 /// Runs it.
 pub fn run(arguments: &Arguments) {
     let until = Instant::now() + Duration::from_secs(arguments.get("seconds", 30).min(120));
     if arguments.get("fifo", 0) == 1 {
-        go_before_others();
+        realtime::take(10);
     }
     let busy = Duration::from_millis(arguments.get("busy_ms", 1000));
     let idle = Duration::from_millis(arguments.get("idle_ms", 0));
@@ -25,11 +25,4 @@ pub fn run(arguments: &Arguments) {
             clock::pace(idle);
         }
     }
-}
-
-fn go_before_others() {
-    let priority = libc::sched_param { sched_priority: 10 };
-    // SAFETY: a valid parameter for this thread.
-    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &priority) };
-    assert_eq!(result, 0, "SCHED_FIFO: {}", std::io::Error::last_os_error());
 }

@@ -129,9 +129,8 @@ impl<'a> Handler<'a> {
         let mut offset = 0;
         while (offset as u64) < length {
             // SAFETY: live descriptors and an offset of this function.
-            let sent = unsafe {
-                libc::sendfile(self.stream.as_raw_fd(), file.as_raw_fd(), &mut offset, length as usize)
-            };
+            let sent =
+                unsafe { libc::sendfile(self.stream.as_raw_fd(), file.as_raw_fd(), &mut offset, length as usize) };
             moved(sent)?;
         }
         Ok(())
@@ -148,8 +147,7 @@ impl<'a> Handler<'a> {
             let mut left = moved(taken)?;
             while left > 0 {
                 // SAFETY: live descriptors, no offsets.
-                let sent =
-                    unsafe { libc::splice(reader.as_raw_fd(), none, self.stream.as_raw_fd(), none, left, 0) };
+                let sent = unsafe { libc::splice(reader.as_raw_fd(), none, self.stream.as_raw_fd(), none, left, 0) };
                 left -= moved(sent)?;
             }
         }
