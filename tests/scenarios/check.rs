@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 use serde_json::Value;
 use spantap_tests::{
     agent::{Agent, AgentOptions},
-    span::Span,
+    span::{Segment, Span},
     traced::Traced,
 };
 
@@ -158,7 +158,11 @@ impl Check<'_> {
     fn measured_ns(&self, span: &Span) -> u64 {
         let largest = std::slice::from_ref(&self.expect.segment);
         let names = if self.expect.measure.is_empty() { largest } else { &self.expect.measure };
-        let total = |name: &String| if name == "*" { span.duration_ns } else { span.total_ns(name) };
+        let total = |name: &String| match name.split_once(':') {
+            Some((name, by)) => span.total_by_ns(name, by),
+            None if name == "*" => span.duration_ns,
+            None => span.total_ns(name),
+        };
         names.iter().map(total).sum()
     }
 
@@ -252,8 +256,10 @@ fn place(request: &Request, all: &[Request]) -> usize {
 
 /// A span's tiles on one line.
 fn tiles(span: &Span) -> String {
-    let tile =
-        |s: &spantap_tests::span::Segment| format!("{} {:.3} {}", s.name, s.duration_ns as f64 / 1e6, s.evidence);
+    let tile = |s: &Segment| {
+        let by = s.by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
+        format!("{}{by} {:.3} {}", s.name, s.duration_ns as f64 / 1e6, s.evidence)
+    };
     let tiles: Vec<String> = span.segments.iter().map(tile).collect();
     format!("{} {} {:.3} ms: {}", span.kind, span.name, span.duration_ns as f64 / 1e6, tiles.join(", "))
 }

@@ -5,6 +5,8 @@
 
 use crate::facts::Facts;
 
+type Compare = fn(&i64, &i64) -> bool;
+
 /// The value of a sum.
 pub fn value(sum: &str, facts: &Facts) -> Result<i64, String> {
     let mut total = 0;
@@ -21,7 +23,7 @@ pub fn value(sum: &str, facts: &Facts) -> Result<i64, String> {
 
 /// Whether a comparison holds.
 pub fn holds(condition: &str, facts: &Facts) -> Result<bool, String> {
-    let operators: [(&str, fn(&i64, &i64) -> bool); 5] =
+    let operators: [(&str, Compare); 5] =
         [(" >= ", i64::ge), (" <= ", i64::le), (" > ", i64::gt), (" < ", i64::lt), (" = ", i64::eq)];
     for (operator, compare) in operators {
         if let Some((left, right)) = condition.split_once(operator) {

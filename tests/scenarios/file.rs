@@ -170,7 +170,8 @@ pub struct Expect {
     /// Truth about the segment's length, as an expression; empty: there is none from outside.
     #[serde(default)]
     pub truth: String,
-    /// Segments whose total is held against the truth, if not only the largest; `*` stands for the whole span.
+    /// Segments whose total is held against the truth, if not only the largest; `*` stands for the whole span, and
+    /// `NAME:BY` for those tiles of a name that say by what.
     #[serde(default)]
     pub measure: Vec<String>,
     /// The truth is about the sum over all requests, or over the run if it names only facts of the run.

@@ -12,6 +12,8 @@ mod check;
 mod expression;
 mod facts;
 mod file;
+mod hundred_thousand;
+mod retransmits;
 mod rig;
 
 use file::Scenario;
