@@ -1,6 +1,6 @@
 //! Time that a test puts in one place is found in that place, within 10 %, and `why` names it.
 //!
-//! Truth: the forwarder's own log (`network`), the server's own times (`remote`, `application`), `schedstat`
+//! Truth: the forwarder's own log (`network`), the server's own times (`remote`, `off_cpu`), `schedstat`
 //! (`run_queue`), the client's and the server's own times (`receive_buffer`).
 
 use std::{collections::BTreeMap, time::Duration};
@@ -66,7 +66,7 @@ fn a_slow_path_is_network() {
 }
 
 #[test]
-fn a_slow_server_is_remote_to_its_client_and_application_to_itself() {
+fn a_slow_server_is_remote_to_its_client_and_off_cpu_to_itself() {
     let joined = Joined::by_veth();
     let traced = Traced::new("remote");
     let place = traced.place();
@@ -78,9 +78,9 @@ fn a_slow_server_is_remote_to_its_client_and_application_to_itself() {
         let truth = served[&exchange.path].written_ns - served[&exchange.path].read_ns;
         let (client, server) = (only(&spans, "client", &exchange.path), only(&spans, "server", &exchange.path));
         assert_within("remote of the client", client.total_ns("remote"), truth, TOLERANCE);
-        assert_within("application of the server", server.total_ns("application"), truth, TOLERANCE);
+        assert_within("off_cpu of the server", server.total_ns("off_cpu"), truth, TOLERANCE);
         assert_verdict(&traced, client, "remote");
-        assert_verdict(&traced, server, "application");
+        assert_verdict(&traced, server, "off_cpu");
     }
 }
 

@@ -37,7 +37,7 @@ fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario {
             name: "slow server",
-            homes: Homes::from([("client", ["remote"].as_slice()), ("server", &["application"])]),
+            homes: Homes::from([("client", ["remote"].as_slice()), ("server", &["off_cpu"])]),
             run: slow_server,
         },
         Scenario {
@@ -92,14 +92,34 @@ fn slow_path(traced: &Traced) -> Vec<Exchange> {
     client(traced, Place::default().namespace(&near), &server.address, &["path=/path/"])
 }
 
+/// Every segment that says where time went.
+const SEGMENTS: &[&str] = &[
+    "dns",
+    "connect",
+    "accept_queue",
+    "tls",
+    "send",
+    "held",
+    "queue",
+    "network",
+    "remote",
+    "transfer",
+    "softirq",
+    "receive_buffer",
+    "wakeup",
+    "run_queue",
+    "off_cpu",
+    "application",
+];
+
 /// Segments that measured what is not theirs.
 fn false_claims(scenario: &Scenario, spans: &[Span]) -> Vec<String> {
     let mut claims = Vec::new();
     for span in spans {
         let homes = scenario.homes[span.kind.as_str()];
-        for name in ["connect", "send", "network", "remote", "transfer", "receive_buffer", "run_queue", "application"] {
+        for name in SEGMENTS {
             let measured = span.measured_ns(name);
-            if !homes.contains(&name) && measured > FOREIGN_NS {
+            if !homes.contains(name) && measured > FOREIGN_NS {
                 let ms = measured / 1_000_000;
                 claims.push(format!("{}: {} {name} measured {ms} ms: {span:?}", scenario.name, span.kind));
             }
@@ -126,8 +146,10 @@ const REQUIRED: &[&str] = &["sys_enter", "sys_exit", "tcp_sendmsg_locked", "tcp_
 fn gone_with(hook: &str) -> &'static [&'static str] {
     match hook {
         "tcp_probe" => &["network", "remote", "transfer", "receive_buffer"],
-        "net_dev_start_xmit" => &["network"],
-        "sched_switch" => &["run_queue"],
+        "net_dev_start_xmit" => &["network", "queue"],
+        "net_dev_queue" => &["queue"],
+        "sched_switch" => &["run_queue", "off_cpu"],
+        "softirq_raise" | "softirq_entry" => &["softirq"],
         "inet_sock_set_state" => &["connect"],
         _ => &[],
     }
@@ -160,7 +182,7 @@ fn with_every_hook_the_time_is_measured_where_it_was_put() {
     let traced = Traced::new("all-hooks");
     let mut claims = Vec::new();
     // The path's delay is usually `derived`, since answers carry the acknowledgement.
-    let measured_homes = [("server", "application"), ("client", "receive_buffer"), ("server", "run_queue")];
+    let measured_homes = [("server", "off_cpu"), ("client", "receive_buffer"), ("server", "run_queue")];
     for (index, scenario) in scenarios().iter().enumerate() {
         let spans = run(scenario, &traced, 2 * REQUESTS);
         assert_eq!(spans.len(), 2 * REQUESTS, "{}: {spans:#?}", scenario.name);
@@ -175,8 +197,19 @@ fn with_every_hook_the_time_is_measured_where_it_was_put() {
     assert!(claims.is_empty(), "{}", claims.join("\n"));
 }
 
+#[test]
+fn every_hook_has_its_test() {
+    let traced = Traced::new("hooks");
+    let status = traced.agent.status();
+    let hooks = status["hooks"].as_array().expect("hooks in the status");
+    let names: BTreeSet<&str> = hooks.iter().filter_map(|hook| hook["name"].as_str()).collect();
+    assert_eq!(names, without::NAMES.iter().copied().collect());
+}
+
 macro_rules! without {
     ($($hook:ident)*) => {
+        pub const NAMES: &[&str] = &[$(stringify!($hook)),*];
+
         $(
             #[test]
             fn $hook() {
@@ -199,6 +232,12 @@ mod without {
         tcp_probe
         tcp_rcv_space_adjust
         net_dev_start_xmit
+        net_dev_queue
+        tcp_retransmit_skb
+        tcp_send_reset
+        tcp_receive_reset
+        softirq_raise
+        softirq_entry
         sched_waking
         sched_switch
         sched_process_fork

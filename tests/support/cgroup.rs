@@ -1,6 +1,7 @@
-//! A cgroup (v2) of a test's own.
+//! Cgroups of a test's own.
 //!
-//! Selecting by it is what keeps the agent away from everything else on the host.
+//! [`Cgroup`] is of v2: selecting by it is what keeps the agent away from everything else on the host. [`Limit`] is of one
+//! v1 controller, which is where limits are on hosts that mount both; a process is in one of each.
 
 use std::{
     fs::{self, File},
@@ -54,9 +55,60 @@ impl Cgroup {
     }
 
     pub(crate) fn procs_file(&self) -> OwnedFd {
-        let path = self.0.join("cgroup.procs");
-        let file = File::options().write(true).open(&path);
-        file.unwrap_or_else(|error| panic!("open {}: {error}", path.display())).into()
+        writable(&self.0.join("cgroup.procs"))
+    }
+}
+
+/// A group of one cgroup v1 controller, removed with the guard. What runs in it must end first.
+#[derive(Debug)]
+pub struct Limit(PathBuf);
+
+impl Limit {
+    /// A group that may use `quota` of CPU time in each `period`.
+    pub fn cpu(quota: Duration, period: Duration) -> Self {
+        let limit = Self::create("cpu");
+        limit.set("cpu.cfs_period_us", &period.as_micros().to_string());
+        limit.set("cpu.cfs_quota_us", &quota.as_micros().to_string());
+        limit
+    }
+
+    /// A group that may read from a block device, given as `major:minor`, `per_second` times.
+    pub fn disk_reads(device: &str, per_second: u32) -> Self {
+        let limit = Self::create("blkio");
+        limit.set("blkio.throttle.read_iops_device", &format!("{device} {per_second}"));
+        limit
+    }
+
+    /// How long the group has been throttled so far, in nanoseconds (`cpu.stat`, `throttled_time`).
+    pub fn throttled_ns(&self) -> u64 {
+        let text = fs::read_to_string(self.0.join("cpu.stat")).expect("read cpu.stat");
+        let value = text.lines().find_map(|line| line.strip_prefix("throttled_time ")).expect("throttled_time");
+        value.parse().expect("a number of nanoseconds")
+    }
+
+    pub(crate) fn procs_file(&self) -> OwnedFd {
+        writable(&self.0.join("cgroup.procs"))
+    }
+
+    fn create(controller: &str) -> Self {
+        let folder = controller_mount(controller);
+        let path = folder.join(format!("spantap-test-{}-{}", std::process::id(), temp::unique()));
+        fs::create_dir(&path).unwrap_or_else(|error| panic!("create cgroup {}: {error}", path.display()));
+        Self(path)
+    }
+
+    fn set(&self, file: &str, value: &str) {
+        let path = self.0.join(file);
+        fs::write(&path, value).unwrap_or_else(|error| panic!("write `{value}` to {}: {error}", path.display()));
+    }
+}
+
+impl Drop for Limit {
+    fn drop(&mut self) {
+        let removed = clock::poll(Duration::from_secs(5), || fs::remove_dir(&self.0).ok());
+        if removed.is_none() && !std::thread::panicking() {
+            panic!("cgroup {} still has processes", self.0.display());
+        }
     }
 }
 
@@ -74,11 +126,22 @@ impl Drop for Cgroup {
 
 /// Where cgroup v2 is mounted, alone or beside v1.
 pub fn mount() -> PathBuf {
-    let mounts = fs::read_to_string("/proc/self/mounts").expect("read /proc/self/mounts");
-    mounts
-        .lines()
-        .map(|line| line.split(' ').collect::<Vec<_>>())
-        .find(|fields| fields.get(2) == Some(&"cgroup2"))
-        .map(|fields| PathBuf::from(fields[1]))
+    mounted(|fields| fields[2] == "cgroup2")
         .expect("cgroup v2 is not mounted; `mount -t cgroup2 none /mnt/cgroup2` does it")
+}
+
+fn controller_mount(controller: &str) -> PathBuf {
+    let has = |fields: &[&str]| fields[2] == "cgroup" && fields[3].split(',').any(|option| option == controller);
+    mounted(has).unwrap_or_else(|| panic!("the cgroup v1 controller `{controller}` is not mounted"))
+}
+
+fn mounted(wanted: impl Fn(&[&str]) -> bool) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("read /proc/self/mounts");
+    let mut lines = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    lines.find(|fields| fields.len() > 3 && wanted(fields)).map(|fields| PathBuf::from(fields[1]))
+}
+
+fn writable(path: &Path) -> OwnedFd {
+    let file = File::options().write(true).open(path);
+    file.unwrap_or_else(|error| panic!("open {}: {error}", path.display())).into()
 }

@@ -4,7 +4,7 @@
 
 use std::{
     io::{BufRead, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::mpsc,
     time::Duration,
 };
@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::{
     agent::target_dir,
-    cgroup::Cgroup,
+    cgroup::{Cgroup, Limit},
     namespace::Namespace,
     process::{Launch, Process},
 };
@@ -30,6 +30,12 @@ pub struct Place<'a> {
     pub namespace: Option<&'a Namespace>,
     /// CPU to pin it to.
     pub cpu: Option<usize>,
+    /// Group of a cgroup v1 controller.
+    pub limit: Option<&'a Limit>,
+    /// Niceness.
+    pub nice: i32,
+    /// What it sees as `/etc/resolv.conf`.
+    pub resolver: Option<&'a Path>,
 }
 
 impl<'a> Place<'a> {
@@ -59,7 +65,13 @@ impl<'a> Place<'a> {
         if let Some(cpu) = self.cpu {
             launch = launch.on_cpu(cpu);
         }
-        launch
+        if let Some(limit) = self.limit {
+            launch = launch.limited_by(limit);
+        }
+        if let Some(resolver) = self.resolver {
+            launch = launch.with_resolver(resolver);
+        }
+        launch.nice(self.nice)
     }
 }
 
@@ -109,7 +121,12 @@ impl Server {
 
     /// Starts it on an address, with more arguments.
     pub fn start_with(place: Place, address: &str, args: &[&str]) -> Self {
-        let launch = actor("server").arg(format!("address={address}")).args(args).stdout_piped();
+        Self::start_actor(place, "server", address, args)
+    }
+
+    /// Starts another actor that serves.
+    pub fn start_actor(place: Place, name: &str, address: &str, args: &[&str]) -> Self {
+        let launch = actor(name).arg(format!("address={address}")).args(args).stdout_piped();
         Self::ready(place.apply(launch).spawn())
     }
 
@@ -135,11 +152,21 @@ impl Server {
 
     /// The next `count` requests that it served; it must run with `log=1`.
     pub fn served(&self, count: usize) -> Vec<Served> {
-        let next = || {
-            let line = self.lines.recv_timeout(SERVER_BOUND).expect("the server tells of each request in time");
+        let parse = |line: String| {
             serde_json::from_str(&line).unwrap_or_else(|error| panic!("not a served request: {error}: {line}"))
         };
-        (0..count).map(|_| next()).collect()
+        self.lines(count).into_iter().map(parse).collect()
+    }
+
+    /// The same, as the server printed them.
+    pub fn lines(&self, count: usize) -> Vec<String> {
+        let next = |_| self.lines.recv_timeout(SERVER_BOUND).expect("the server tells of each request in time");
+        (0..count).map(next).collect()
+    }
+
+    /// What the server printed since it was last asked, without waiting.
+    pub fn lines_so_far(&self) -> Vec<String> {
+        self.lines.try_iter().collect()
     }
 }
 
@@ -166,7 +193,12 @@ pub struct Client(Process);
 impl Client {
     /// Starts a client in a mode.
     pub fn start(place: Place, address: &str, args: &[&str]) -> Self {
-        let launch = actor("client").arg(format!("address={address}")).args(args).stdout_piped();
+        Self::start_actor(place, "client", address, args)
+    }
+
+    /// Starts another actor that asks.
+    pub fn start_actor(place: Place, name: &str, address: &str, args: &[&str]) -> Self {
+        let launch = actor(name).arg(format!("address={address}")).args(args).stdout_piped();
         Self(place.apply(launch).spawn())
     }
 
@@ -177,10 +209,15 @@ impl Client {
 
     /// Waits for its end; it must succeed. Gives what it says of each request.
     pub fn finish(self) -> Vec<Exchange> {
-        let text = self.0.finish(CLIENT_BOUND);
-        text.lines()
+        self.finish_text()
+            .lines()
             .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("not an exchange: {error}: {line}")))
             .collect()
+    }
+
+    /// The same, as the client printed it.
+    pub fn finish_text(self) -> String {
+        self.0.finish(CLIENT_BOUND)
     }
 }
 

@@ -49,6 +49,28 @@ impl Namespace {
         Launch::new(tool("nft")).in_namespace(self).arg(rules).run();
     }
 
+    /// Sets a parameter of the kernel inside, by its name for `sysctl`.
+    pub fn sysctl(&self, name: &str, value: &str) {
+        let path = PathBuf::from("/proc/sys").join(name.replace('.', "/"));
+        self.enter(|| std::fs::write(&path, value))
+            .unwrap_or_else(|error| panic!("write `{value}` to {}: {error}", path.display()));
+    }
+
+    /// Limits what leaves by `device` with a token bucket: the arguments of `tc`'s `tbf`.
+    pub fn token_bucket(&self, device: &str, limits: &str) {
+        let args = ["qdisc", "replace", "dev", device, "root", "tbf"].into_iter().chain(limits.split_whitespace());
+        Launch::new(tool("tc")).in_namespace(self).args(args).run();
+    }
+
+    /// A counter of the kernel's inside, by group and name: `("Tcp", "RetransSegs")`, `("TcpExt", "ListenOverflows")`.
+    pub fn counter(&self, group: &str, name: &str) -> u64 {
+        // `/proc/net` is the namespace of the process's first thread; this is that of the calling one.
+        let files = ["/proc/thread-self/net/snmp", "/proc/thread-self/net/netstat"];
+        let texts = self.enter(|| files.map(|file| std::fs::read_to_string(file).expect("read the counters")));
+        let found = texts.iter().find_map(|text| find_counter(text, group, name));
+        found.unwrap_or_else(|| panic!("no counter {group} {name}"))
+    }
+
     /// Joins two namespaces by a veth pair: 10.99.0.1 here, 10.99.0.2 there.
     pub fn join_by_veth(&self, other: &Self) {
         let (here, there) = (format!("va{}", temp::unique()), format!("vb{}", temp::unique()));
@@ -93,7 +115,27 @@ impl Drop for Namespace {
     }
 }
 
+/// Finds a counter in the pairs of lines, names and values, of `/proc/net/snmp`.
+fn find_counter(text: &str, group: &str, name: &str) -> Option<u64> {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(group)?.strip_prefix(": "));
+    let index = lines.next()?.split(' ').position(|candidate| candidate == name)?;
+    lines.next()?.split(' ').nth(index)?.parse().ok()
+}
+
 fn ip<'a>(args: impl IntoIterator<Item = impl AsRef<str> + 'a>) {
     let args: Vec<String> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
     Launch::new(tool("ip")).args(args).run();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::find_counter;
+
+    #[test]
+    fn a_counter_stands_under_its_name() {
+        let text = "TcpExt: A ListenOverflows B\nTcpExt: 1 22 3\nIp: A\nIp: 9\n";
+        assert_eq!(find_counter(text, "TcpExt", "ListenOverflows"), Some(22));
+        assert_eq!(find_counter(text, "Ip", "A"), Some(9));
+        assert_eq!(find_counter(text, "Tcp", "A"), None);
+    }
 }

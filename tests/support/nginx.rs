@@ -1,4 +1,5 @@
-//! nginx with a configuration of the test's own: one process, in the foreground, on loopback.
+//! nginx with a configuration of the test's own: one process, in the foreground, on loopback or where the test says; with
+//! TLS if the test wants it.
 
 use std::{net::TcpStream, path::PathBuf, time::Duration};
 
@@ -24,11 +25,20 @@ impl Nginx {
     /// Starts it on a free port of loopback. Routes: `/static/big` is a file sent by `sendfile`, all else answers 200 with
     /// the URI. The access log has one line per request: `msec request_time status request_uri`.
     pub fn start(place: Place) -> Self {
+        Self::start_on(place, format!("127.0.0.1:{}", free_port()), "")
+    }
+
+    /// Starts it on an address with a certificate of its own, for TLS. The routes are the same.
+    pub fn start_tls(place: Place, address: String) -> Self {
+        Self::start_on(place, address, "ssl")
+    }
+
+    fn start_on(place: Place, address: String, tls: &str) -> Self {
         let folder = TempDir::new("nginx");
-        let address = format!("127.0.0.1:{}", free_port());
         std::fs::create_dir(folder.join("static")).expect("create folder for static files");
         folder.write("static/big", vec![b'x'; BIG_BYTES]);
-        let config = folder.write("nginx.conf", configuration(&folder, &address));
+        let certificate = if tls.is_empty() { String::new() } else { certificate(&folder) };
+        let config = folder.write("nginx.conf", configuration(&folder, &format!("{address} {tls}"), &certificate));
         let launch = Launch::new(tool("nginx")).arg("-p").arg(folder.path()).arg("-c").arg(config);
         let process = place.apply(launch.stderr_to(&folder.join("stderr"))).spawn();
         let nginx = Self { process, folder, address };
@@ -70,7 +80,20 @@ impl Nginx {
     }
 }
 
-fn configuration(folder: &TempDir, address: &str) -> String {
+/// Makes a certificate that signs itself, and gives the directives that name it.
+fn certificate(folder: &TempDir) -> String {
+    let (key, certificate) = (folder.join("key.pem"), folder.join("certificate.pem"));
+    Launch::new(tool("openssl"))
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+        .args(["-subj", "/CN=tls.test", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .run();
+    format!("ssl_certificate {}; ssl_certificate_key {};", certificate.display(), key.display())
+}
+
+fn configuration(folder: &TempDir, address: &str, certificate: &str) -> String {
     let folder = folder.path().display();
     format!(
         "daemon off; master_process off; worker_processes 1; user root; pid {folder}/pid;
@@ -84,6 +107,7 @@ http {{
   sendfile on; keepalive_requests 1000000; keepalive_timeout 75s;
   server {{
     listen {address};
+    {certificate}
     location /static/ {{ root {folder}; }}
     location / {{ return 200 \"$request_uri\\n\"; }}
   }}

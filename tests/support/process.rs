@@ -4,12 +4,12 @@
 //! Children get `SIGKILL` when the test's thread dies, so nothing outlives a killed test run.
 
 use std::{
-    ffi::OsStr,
+    ffi::{CString, OsStr},
     fs::File,
     io::{self, Read},
     os::{
         fd::{AsRawFd, OwnedFd, RawFd},
-        unix::process::CommandExt,
+        unix::{ffi::OsStrExt, process::CommandExt},
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
@@ -17,7 +17,11 @@ use std::{
     time::Duration,
 };
 
-use crate::{cgroup::Cgroup, clock, namespace::Namespace};
+use crate::{
+    cgroup::{Cgroup, Limit},
+    clock,
+    namespace::Namespace,
+};
 
 const RUN_BOUND: Duration = Duration::from_secs(60);
 
@@ -25,9 +29,7 @@ const RUN_BOUND: Duration = Duration::from_secs(60);
 pub struct Launch {
     command: Command,
     name: String,
-    cgroup: Option<OwnedFd>,
-    namespace: Option<OwnedFd>,
-    cpu: Option<usize>,
+    place: Place,
 }
 
 /// A running process that ends with the guard.
@@ -43,7 +45,7 @@ impl Launch {
         let name = Path::new(program.as_ref()).file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut command = Command::new(program);
         command.stdin(Stdio::null());
-        Self { command, name, cgroup: None, namespace: None, cpu: None }
+        Self { command, name, place: Place::default() }
     }
 
     /// Adds one argument.
@@ -66,19 +68,37 @@ impl Launch {
 
     /// Starts it in this cgroup.
     pub fn in_cgroup(mut self, cgroup: &Cgroup) -> Self {
-        self.cgroup = Some(cgroup.procs_file());
+        self.place.cgroups.push(cgroup.procs_file());
+        self
+    }
+
+    /// Starts it in this group of a cgroup v1 controller too.
+    pub fn limited_by(mut self, limit: &Limit) -> Self {
+        self.place.cgroups.push(limit.procs_file());
         self
     }
 
     /// Starts it in this network namespace.
     pub fn in_namespace(mut self, namespace: &Namespace) -> Self {
-        self.namespace = Some(namespace.file());
+        self.place.namespace = Some(namespace.file());
         self
     }
 
     /// Pins it to one CPU.
     pub fn on_cpu(mut self, cpu: usize) -> Self {
-        self.cpu = Some(cpu);
+        self.place.cpu = Some(cpu);
+        self
+    }
+
+    /// Gives it this niceness.
+    pub fn nice(mut self, nice: i32) -> Self {
+        self.place.nice = nice;
+        self
+    }
+
+    /// Lets it see this file as `/etc/resolv.conf`, in a mount namespace of its own.
+    pub fn with_resolver(mut self, file: &Path) -> Self {
+        self.place.resolver = Some(CString::new(file.as_os_str().as_bytes()).expect("a path without NUL"));
         self
     }
 
@@ -139,22 +159,20 @@ impl Launch {
     }
 
     fn prepare(&mut self) {
-        let place = Place {
-            cgroup: self.cgroup.take(),
-            namespace: self.namespace.take(),
-            cpu: self.cpu,
-            parent: std::process::id(),
-        };
+        let place = Place { parent: std::process::id(), ..std::mem::take(&mut self.place) };
         // SAFETY: `Place::enter` makes system calls only: it neither allocates nor takes locks.
         unsafe { self.command.pre_exec(move || place.enter()) };
     }
 }
 
 /// Where a child goes between fork and exec.
+#[derive(Default)]
 struct Place {
-    cgroup: Option<OwnedFd>,
+    cgroups: Vec<OwnedFd>,
     namespace: Option<OwnedFd>,
     cpu: Option<usize>,
+    nice: i32,
+    resolver: Option<CString>,
     parent: u32,
 }
 
@@ -166,7 +184,7 @@ impl Place {
             if libc::getppid() as u32 != self.parent {
                 return Err(io::Error::from_raw_os_error(libc::ESRCH));
             }
-            if let Some(cgroup) = &self.cgroup {
+            for cgroup in &self.cgroups {
                 check(libc::write(raw(cgroup), b"0".as_ptr().cast(), 1) as i32)?;
             }
             if let Some(namespace) = &self.namespace {
@@ -176,6 +194,16 @@ impl Place {
                 let mut set: libc::cpu_set_t = std::mem::zeroed();
                 libc::CPU_SET(cpu, &mut set);
                 check(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set))?;
+            }
+            if self.nice != 0 {
+                check(libc::setpriority(libc::PRIO_PROCESS, 0, self.nice))?;
+            }
+            if let Some(file) = &self.resolver {
+                let (none, root) = (std::ptr::null(), c"/".as_ptr());
+                check(libc::unshare(libc::CLONE_NEWNS))?;
+                check(libc::mount(none, root, none, libc::MS_REC | libc::MS_PRIVATE, none.cast()))?;
+                let target = c"/etc/resolv.conf".as_ptr();
+                check(libc::mount(file.as_ptr(), target, none, libc::MS_BIND, none.cast()))?;
             }
         }
         Ok(())

@@ -9,6 +9,11 @@ pub fn run_delay_ns(pid: u32) -> u64 {
     tasks(pid).iter().filter_map(|tid| field(&format!("/proc/{pid}/task/{tid}/schedstat"), 1)).sum()
 }
 
+/// Nanoseconds that the calling thread has waited for a CPU so far.
+pub fn own_run_delay_ns() -> u64 {
+    field("/proc/thread-self/schedstat", 1).expect("the scheduler's account of this thread")
+}
+
 /// How often the live threads of a process have gone to sleep of their own accord.
 pub fn voluntary_switches(pid: u32) -> u64 {
     tasks(pid).iter().filter_map(|tid| voluntary(&format!("/proc/{pid}/task/{tid}/status"))).sum()

@@ -55,6 +55,9 @@ pub struct Segment {
     pub duration_ns: u64,
     /// `measured`, `derived` or `inferred`.
     pub evidence: String,
+    /// By what, where the kernel tells.
+    #[serde(default)]
+    pub by: Option<String>,
 }
 
 impl Span {
@@ -86,6 +89,11 @@ impl Span {
     /// Total length of the tiles of this name.
     pub fn total_ns(&self, name: &str) -> u64 {
         self.tiles(name).map(|segment| segment.duration_ns).sum()
+    }
+
+    /// Total length of the tiles of this name that say `by`.
+    pub fn total_by_ns(&self, name: &str, by: &str) -> u64 {
+        self.tiles(name).filter(|segment| segment.by.as_deref() == Some(by)).map(|segment| segment.duration_ns).sum()
     }
 
     /// Total length of the tiles of this name that claim to be measured.

@@ -1,10 +1,13 @@
 //! A path with a known delay: two TUN devices, one in each of two namespaces, and a forwarder between them.
 //!
-//! In: two namespaces and a delay for each way. Out: a link 10.98.0.1 (client side) to 10.98.0.2 (server side), and a
-//! log of what the forwarder really did to each packet: the truth about `network`. Packets are delayed as they are, so
-//! TCP's acknowledgements travel too; a TCP proxy would answer them itself. Order is kept.
+//! In: two namespaces and a delay for each way, more for some kinds of packets. Out: a link 10.98.0.1 (client side) to
+//! 10.98.0.2 (server side), and a log of what the forwarder really did to each packet: the truth about `network`, and about
+//! when a byte left. Packets are delayed as they are, so TCP's acknowledgements travel too; a TCP proxy would answer them
+//! itself. Packets with the same delay keep their order. The forwarder runs before other work, so that its delays are its own.
 
 use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
     fs::File,
     io::{Read, Write},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
@@ -17,17 +20,32 @@ use std::{
     time::Duration,
 };
 
-use crate::{clock, namespace::Namespace, temp};
+use crate::{clock, namespace::Namespace, realtime, temp};
 
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 const IFF_TUN: i16 = 0x0001;
 const IFF_NO_PI: i16 = 0x1000;
 const STOP_CHECK_MS: i32 = 50;
+/// Below that of a hog that wants to be first.
+const REALTIME_PRIORITY: i32 = 5;
 
 /// Address of the client side.
 pub const CLIENT: &str = "10.98.0.1";
 /// Address of the server side.
 pub const SERVER: &str = "10.98.0.2";
+
+/// How long packets take.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Delays {
+    /// From client to server.
+    pub to_server: Duration,
+    /// From server to client.
+    pub to_client: Duration,
+    /// More for each packet with SYN.
+    pub syn_more: Duration,
+    /// More for each packet from the server whose payload begins with a TLS handshake record.
+    pub tls_more: Duration,
+}
 
 /// One packet's way through the forwarder.
 #[derive(Clone, Copy, Debug)]
@@ -40,10 +58,16 @@ pub struct Passage {
     pub out_ns: u64,
     /// Bytes of TCP payload; zero for what is not TCP.
     pub payload: usize,
+    /// The client's TCP port; zero for what is not TCP.
+    pub client_port: u16,
 }
 
 /// A running forwarder.
 pub struct Tun {
+    /// Name of the client side's device.
+    pub client_device: String,
+    /// Name of the server side's device.
+    pub server_device: String,
     log: Arc<Mutex<Vec<Passage>>>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -52,11 +76,23 @@ pub struct Tun {
 impl Tun {
     /// Joins two namespaces, with a delay each way.
     pub fn join(client: &Namespace, server: &Namespace, to_server: Duration, to_client: Duration) -> Self {
-        let (near, far) = (device(client, CLIENT), device(server, SERVER));
+        Self::join_with(client, server, Delays { to_server, to_client, ..Delays::default() })
+    }
+
+    /// Joins two namespaces, with these delays.
+    pub fn join_with(client: &Namespace, server: &Namespace, delays: Delays) -> Self {
+        let (near_name, far_name) = (format!("tun{}", temp::unique()), format!("tun{}", temp::unique()));
+        let (near, far) = (device(client, &near_name, CLIENT), device(server, &far_name, SERVER));
         let (near_copy, far_copy) = (duplicate(&near), duplicate(&far));
-        let mut tun = Self { log: Arc::default(), stop: Arc::default(), threads: Vec::new() };
-        tun.carry(true, near, far, to_server);
-        tun.carry(false, far_copy, near_copy, to_client);
+        let mut tun = Self {
+            client_device: near_name,
+            server_device: far_name,
+            log: Arc::default(),
+            stop: Arc::default(),
+            threads: Vec::new(),
+        };
+        tun.carry(true, near, far, delays);
+        tun.carry(false, far_copy, near_copy, delays);
         tun
     }
 
@@ -75,12 +111,12 @@ impl Tun {
         median(true) + median(false)
     }
 
-    fn carry(&mut self, to_server: bool, from: File, to: File, delay: Duration) {
+    fn carry(&mut self, to_server: bool, from: File, to: File, delays: Delays) {
         let (sender, receiver) = mpsc::channel();
         let stop = Arc::clone(&self.stop);
         self.threads.push(std::thread::spawn(move || read_packets(from, &stop, &sender)));
         let log = Arc::clone(&self.log);
-        self.threads.push(std::thread::spawn(move || write_packets(to, to_server, delay, &receiver, &log)));
+        self.threads.push(std::thread::spawn(move || write_packets(to, to_server, &delays, &receiver, &log)));
     }
 }
 
@@ -94,6 +130,7 @@ impl Drop for Tun {
 }
 
 fn read_packets(mut from: File, stop: &AtomicBool, sender: &mpsc::Sender<(u64, Vec<u8>)>) {
+    realtime::take(REALTIME_PRIORITY);
     let mut buffer = vec![0; 65_536];
     while !stop.load(Ordering::Relaxed) {
         let mut poll = libc::pollfd { fd: from.as_raw_fd(), events: libc::POLLIN, revents: 0 };
@@ -108,39 +145,87 @@ fn read_packets(mut from: File, stop: &AtomicBool, sender: &mpsc::Sender<(u64, V
     }
 }
 
+/// A packet on its way: when it is due, its number, when it came.
+type Queued = Reverse<(u64, u64, u64, Vec<u8>)>;
+
 fn write_packets(
     mut to: File,
     to_server: bool,
-    delay: Duration,
+    delays: &Delays,
     receiver: &mpsc::Receiver<(u64, Vec<u8>)>,
     log: &Mutex<Vec<Passage>>,
 ) {
-    while let Ok((in_ns, packet)) = receiver.recv() {
-        clock::pace_until_ns(in_ns + delay.as_nanos() as u64);
-        let out_ns = clock::monotonic_ns();
-        if to.write_all(&packet).is_ok() {
-            let passage = Passage { to_server, in_ns, out_ns, payload: tcp_payload(&packet) };
-            log.lock().expect("log of the forwarder").push(passage);
+    realtime::take(REALTIME_PRIORITY);
+    let mut queue: BinaryHeap<Queued> = BinaryHeap::new();
+    for number in 0.. {
+        let due = queue.peek().map_or(u64::MAX, |Reverse((due, ..))| *due);
+        let left = due.saturating_sub(clock::monotonic_ns());
+        if left == 0 {
+            let Some(Reverse((_, _, in_ns, packet))) = queue.pop() else { continue };
+            let out_ns = clock::monotonic_ns();
+            if to.write_all(&packet).is_ok() {
+                let header = Header::of(&packet).unwrap_or_default();
+                let client_port = if to_server { header.source } else { header.destination };
+                let passage = Passage { to_server, in_ns, out_ns, payload: header.payload, client_port };
+                log.lock().expect("log of the forwarder").push(passage);
+            }
+            continue;
+        }
+        match receiver.recv_timeout(Duration::from_nanos(left.min(1_000_000_000))) {
+            Ok((in_ns, packet)) => {
+                let due = in_ns + delays.of(to_server, &packet).as_nanos() as u64;
+                queue.push(Reverse((due, number, in_ns, packet)));
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
         }
     }
 }
 
-/// Bytes of TCP payload in an IPv4 packet (RFC 791 section 3.1, RFC 9293 section 3.1).
-fn tcp_payload(packet: &[u8]) -> usize {
-    if packet.len() < 40 || packet[0] >> 4 != 4 || packet[9] != 6 {
-        return 0;
+impl Delays {
+    fn of(&self, to_server: bool, packet: &[u8]) -> Duration {
+        let usual = if to_server { self.to_server } else { self.to_client };
+        let header = Header::of(packet).unwrap_or_default();
+        let syn = if header.syn { self.syn_more } else { Duration::ZERO };
+        let tls = if header.tls_handshake && !to_server { self.tls_more } else { Duration::ZERO };
+        usual + syn + tls
     }
-    let ip_header = usize::from(packet[0] & 15) * 4;
-    let data_offset = packet.get(ip_header + 12).map_or(0, |byte| usize::from(byte >> 4) * 4);
-    packet.len().saturating_sub(ip_header + data_offset)
+}
+
+/// What the forwarder reads of a TCP segment in an IPv4 packet (RFC 791 section 3.1, RFC 9293 section 3.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Header {
+    source: u16,
+    destination: u16,
+    payload: usize,
+    syn: bool,
+    /// The payload begins with a record of type handshake (RFC 8446 section 5.1).
+    tls_handshake: bool,
+}
+
+impl Header {
+    fn of(packet: &[u8]) -> Option<Self> {
+        if packet.len() < 40 || packet[0] >> 4 != 4 || packet[9] != 6 {
+            return None;
+        }
+        let tcp = packet.get(usize::from(packet[0] & 15) * 4..)?;
+        let port = |at: usize| Some(u16::from_be_bytes([*tcp.get(at)?, *tcp.get(at + 1)?]));
+        let payload = tcp.get(usize::from(tcp.get(12)? >> 4) * 4..).unwrap_or_default();
+        Some(Self {
+            source: port(0)?,
+            destination: port(2)?,
+            payload: payload.len(),
+            syn: tcp.get(13)? & 2 != 0,
+            tls_handshake: payload.first() == Some(&22),
+        })
+    }
 }
 
 /// A TUN device in a namespace, up, with an address; it goes with its file.
-fn device(namespace: &Namespace, address: &str) -> File {
-    let name = format!("tun{}", temp::unique());
-    let file = namespace.enter(|| open(&name));
-    namespace.ip(&["addr", "add", &format!("{address}/24"), "dev", &name]);
-    namespace.ip(&["link", "set", &name, "up"]);
+fn device(namespace: &Namespace, name: &str, address: &str) -> File {
+    let file = namespace.enter(|| open(name));
+    namespace.ip(&["addr", "add", &format!("{address}/24"), "dev", name]);
+    namespace.ip(&["link", "set", name, "up"]);
     file
 }
 
@@ -170,17 +255,31 @@ fn duplicate(file: &File) -> File {
 
 #[cfg(test)]
 mod tests {
-    use super::tcp_payload;
+    use super::Header;
 
     #[test]
-    fn payload_is_what_the_headers_leave() {
+    fn a_segment_is_read_from_its_headers() {
         let mut packet = vec![0; 20 + 32 + 7];
         packet[0] = 0x45;
         packet[9] = 6;
+        packet[20..24].copy_from_slice(&[1, 2, 3, 4]);
         packet[20 + 12] = 8 << 4;
-        assert_eq!(tcp_payload(&packet), 7);
+        packet[20 + 13] = 2;
+        packet[20 + 32] = 22;
+        let header = Header { source: 0x102, destination: 0x304, payload: 7, syn: true, tls_handshake: true };
+        assert_eq!(Header::of(&packet), Some(header));
         packet[9] = 17;
-        assert_eq!(tcp_payload(&packet), 0);
-        assert_eq!(tcp_payload(&[0x45; 10]), 0);
+        assert_eq!(Header::of(&packet), None);
+        assert_eq!(Header::of(&[0x45; 10]), None);
+    }
+
+    #[test]
+    fn headers_that_claim_too_much_are_harmless() {
+        let mut packet = [0xff_u8; 60];
+        packet[0] = 0x4f;
+        packet[9] = 6;
+        assert_eq!(Header::of(&packet), None);
+        packet[0] = 0x45;
+        assert_eq!(Header::of(&packet).map(|header| header.payload), Some(0));
     }
 }

@@ -2,29 +2,39 @@
 //!
 //! Request n goes to `<path><n>`. Prints one JSON line per answer: `path`, `status`, `bytes`, `start_ns` (before the
 //! first write), `written_ns` (after the last), `read_ns` (before the first read), `end_ns` (the last byte is read), all
-//! of `CLOCK_MONOTONIC`. Lines are kept until the end, so that printing does not disturb the timing.
+//! of `CLOCK_MONOTONIC`, and `port` (its own). The first line of a connection has the steps of opening it too: `resolve_ns`,
+//! `resolved_ns`, `connect_ns`, `connected_ns`. Lines are kept until the end, so that printing does not disturb the timing.
 //!
-//! Modes: `steady` one after the other at `rate` per second (0: at once); `pipelined` `depth` requests in one write;
-//! `split` each in writes of `chunk` bytes; `late` reads `late_ms` after writing; `peek` looks with `MSG_PEEK` before each
-//! read; `recvmsg` reads by that call; `half_close` ends its side after the request, like `nc -N`; `writers` two threads write whole requests on one socket; `duplex` writes bodies of `body` bytes while it
-//! reads answers; `abort_request` closes in the middle of a request; `abort_response` in the middle of an answer;
-//! `garbage` sends `bytes` bytes that are no HTTP; `huge_header` sends a header of `bytes` bytes. With `linger_ms` the
-//! connection stays open that long after the last answer. With `gate=FOLDER` the client makes the file `connected` there
-//! and writes nothing until there is a file `go`.
+//! Modes: `steady` one after the other at `rate` per second (0: at once), with bodies of `body` bytes; `pipelined` `depth`
+//! requests in one write; `split` each in writes of `chunk` bytes; `late` reads `late_ms` after writing; `peek` looks with
+//! `MSG_PEEK` before each read; `recvmsg` reads by that call; `splice` moves bodies through a pipe; `uring` sends and
+//! receives by io_uring; `half_close` ends its side after the request, like `nc -N`; `writers` two threads write whole
+//! requests on one socket; `duplex` writes bodies of `body` bytes while it reads answers; `abort_request` closes in the
+//! middle of a request; `abort_response` in the middle of an answer; `garbage` sends `bytes` bytes that are no HTTP;
+//! `huge_header` sends a header of `bytes` bytes.
+//!
+//! More: with `linger_ms` the connection stays open that long after the last answer. With `gate=FOLDER` the client makes the
+//! file `connected` there and writes nothing until there is a file `go`. With `connections=N` that many threads do the same on
+//! a connection each; request n of thread c goes to `<path>c<c>-<n>`. With `fresh=1` each request of `steady` has a
+//! connection of its own. With `fails=1` a connection that cannot be opened or breaks gives a line too, with `errno`. With
+//! `schedstat=1` lines have `waited_ns`: for how long the thread was runnable and not running during the request.
 
 use std::{
     io::{self, Read, Write},
     net::{Shutdown, TcpStream},
     num::NonZeroU64,
+    os::fd::AsRawFd,
     path::Path,
     time::Duration,
 };
 
 use super::{
-    Arguments,
+    Arguments, dial,
+    dial::Times,
     message::{How, Reader},
+    uring::Ring,
 };
-use crate::clock;
+use crate::{clock, schedstat};
 
 const GATE_BOUND: Duration = Duration::from_secs(60);
 const READ_TIMEOUT: Duration = Duration::from_secs(20);
@@ -33,50 +43,67 @@ struct Client<'a> {
     arguments: &'a Arguments,
     stream: TcpStream,
     reader: Reader,
+    ring: Option<Ring>,
+    times: Option<Times>,
+    waited_ns: u64,
     path: String,
     method: String,
     lines: Vec<String>,
 }
 
-/// Runs one mode on one connection.
+/// Runs one mode on each connection.
 pub fn run(arguments: &Arguments) {
+    let path = arguments.get("path", "/r/".to_owned());
+    let lines: Vec<String> = match arguments.get("connections", 0_u32) {
+        0 => run_one(arguments, path),
+        connections => std::thread::scope(|scope| {
+            let one = |c| scope.spawn(|| run_one(arguments, c));
+            let threads: Vec<_> = (0..connections).map(|c| one(format!("{path}c{c}-"))).collect();
+            threads.into_iter().flat_map(|thread| thread.join().expect("a thread of the client")).collect()
+        }),
+    };
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    io::stdout().write_all(text.as_bytes()).expect("write the lines");
+}
+
+fn run_one(arguments: &Arguments, path: String) -> Vec<String> {
+    if arguments.get("fresh", 0) == 1 {
+        return (0..arguments.get("count", 1)).flat_map(|n| run_connection(arguments, &path, n, 1)).collect();
+    }
+    run_connection(arguments, &path, 0, arguments.get("count", 1))
+}
+
+/// Runs the mode with the requests from `first` on, on a connection of their own.
+fn run_connection(arguments: &Arguments, path: &str, first: u64, count: u64) -> Vec<String> {
     let address = arguments.need("address");
-    let mode: String = arguments.get("mode", "steady".to_owned());
-    let stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("connect to {address}: {error}"));
-    stream.set_nodelay(true).expect("TCP_NODELAY");
+    let label = format!("{}{first}", path.rsplit('/').next().unwrap_or_default());
+    let (times, stream) = dial::dial(arguments, &label);
+    let fails = arguments.get("fails", 0) == 1;
+    let stream = match stream {
+        Ok(stream) => stream,
+        Err(error) if fails => return vec![failure(&format!("{path}{first}"), &times, 0, &error)],
+        Err(error) => panic!("connect to {address}: {error}"),
+    };
     stream.set_read_timeout(Some(READ_TIMEOUT)).expect("SO_RCVTIMEO");
     gate(arguments.get("gate", String::new()).as_ref());
-    let how = match mode.as_str() {
-        "peek" => How::Peek,
-        "recvmsg" => How::Recvmsg,
-        _ => How::Plain,
-    };
-    let mut client = Client {
-        arguments,
-        reader: Reader::new(&stream, how),
-        stream,
-        path: arguments.get("path", "/r/".to_owned()),
-        method: arguments.get("method", "GET".to_owned()),
-        lines: Vec::new(),
-    };
-    let result = match mode.as_str() {
-        "steady" | "peek" | "recvmsg" => client.steady(),
-        "half_close" => client.half_close(),
-        "pipelined" => client.pipelined(),
-        "split" => client.split(),
-        "late" => client.late(),
-        "writers" => client.writers(),
-        "duplex" => client.duplex(),
-        "abort_request" => client.abort_request(),
-        "abort_response" => client.abort_response(),
-        "garbage" => client.garbage(),
-        "huge_header" => client.huge_header(),
-        other => panic!("no mode `{other}`"),
-    };
-    result.unwrap_or_else(|error| panic!("{mode} against {address}: {error}"));
-    let text: String = client.lines.iter().map(|line| format!("{line}\n")).collect();
-    io::stdout().write_all(text.as_bytes()).expect("write the lines");
+    let mut client = Client::new(arguments, stream, times, path.to_owned());
+    let start = clock::monotonic_ns();
+    match client.run_mode(first..first + count) {
+        Err(error) if fails => client.lines.push(failure(&format!("{path}{first}"), &times, start, &error)),
+        result => result.unwrap_or_else(|error| panic!("{path}{first} against {address}: {error}")),
+    }
     clock::pace(Duration::from_millis(arguments.get("linger_ms", 0)));
+    client.lines
+}
+
+/// A line for what did not come to an answer.
+fn failure(path: &str, times: &Times, start: u64, error: &io::Error) -> String {
+    let Times { resolve_ns, resolved_ns, connect_ns, connected_ns } = times;
+    let errno = error.raw_os_error().unwrap_or(0);
+    let end = clock::monotonic_ns();
+    format!(
+        r#"{{"path":"{path}","status":0,"errno":{errno},"resolve_ns":{resolve_ns},"resolved_ns":{resolved_ns},"connect_ns":{connect_ns},"connected_ns":{connected_ns},"start_ns":{start},"end_ns":{end}}}"#
+    )
 }
 
 /// Says in `folder` that it is connected, and waits there for leave to go on; no folder, no gate.
@@ -88,21 +115,68 @@ fn gate(folder: &Path) {
     clock::wait_for("leave to go on", GATE_BOUND, || folder.join("go").exists().then_some(()));
 }
 
-impl Client<'_> {
-    fn steady(&mut self) -> io::Result<()> {
+impl<'a> Client<'a> {
+    fn new(arguments: &'a Arguments, stream: TcpStream, times: Times, path: String) -> Self {
+        let how = match arguments.get("mode", String::new()).as_str() {
+            "peek" => How::Peek,
+            "recvmsg" => How::Recvmsg,
+            "splice" => How::Splice,
+            "uring" => How::Uring,
+            _ => How::Plain,
+        };
+        let ring = (how == How::Uring).then(|| Ring::new().expect("a ring to send by"));
+        let reader = Reader::new(&stream, how).reading_at_once(arguments.get("read_bytes", 4096));
+        let method = arguments.get("method", "GET".to_owned());
+        Self { arguments, reader, ring, stream, times: Some(times), waited_ns: 0, path, method, lines: Vec::new() }
+    }
+
+    fn run_mode(&mut self, requests: std::ops::Range<u64>) -> io::Result<()> {
+        match self.arguments.get("mode", "steady".to_owned()).as_str() {
+            "steady" | "peek" | "recvmsg" | "splice" | "uring" => self.steady(requests),
+            "half_close" => self.half_close(),
+            "pipelined" => self.pipelined(),
+            "split" => self.split(),
+            "late" => self.late(),
+            "writers" => self.writers(),
+            "duplex" => self.duplex(),
+            "abort_request" => self.abort_request(),
+            "abort_response" => self.abort_response(),
+            "garbage" => self.garbage(),
+            "huge_header" => self.huge_header(),
+            other => panic!("no mode `{other}`"),
+        }
+    }
+
+    fn steady(&mut self, requests: std::ops::Range<u64>) -> io::Result<()> {
         let rate: Option<NonZeroU64> = self.arguments.get("rate", 0).try_into().ok();
         let begin = clock::monotonic_ns() + 1_000_000;
-        for n in 0..self.count() {
+        let body = self.arguments.get("body", 0);
+        for (index, n) in (0..).zip(requests) {
             if let Some(rate) = rate {
-                clock::pace_until_ns(begin + n * 1_000_000_000 / rate);
+                clock::pace_until_ns(begin + index * 1_000_000_000 / rate);
             }
-            let request = self.request(n, 0);
+            let request = self.request(n, body);
+            self.count_waiting();
             let start = clock::monotonic_ns();
-            self.stream.write_all(&request)?;
+            self.send(&request)?;
             let written = clock::monotonic_ns();
             self.answer(n, start, written)?;
         }
         Ok(())
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.ring {
+            Some(ring) => ring.send_all(self.stream.as_raw_fd(), bytes),
+            None => self.stream.write_all(bytes),
+        }
+    }
+
+    /// Remembers for how long the thread has waited for a CPU so far.
+    fn count_waiting(&mut self) {
+        if self.arguments.get("schedstat", 0) == 1 {
+            self.waited_ns = schedstat::own_run_delay_ns();
+        }
     }
 
     fn pipelined(&mut self) -> io::Result<()> {
@@ -236,11 +310,21 @@ impl Client<'_> {
         };
         let bytes = self.reader.body(&head, self.method == "HEAD")?;
         let end = clock::monotonic_ns();
-        self.lines.push(format!(
-            r#"{{"path":"{}{n}","status":{},"bytes":{bytes},"start_ns":{start},"written_ns":{written},"read_ns":{read},"end_ns":{end}}}"#,
+        let port = self.stream.local_addr().map_or(0, |address| address.port());
+        let mut line = format!(
+            r#"{{"path":"{}{n}","status":{},"bytes":{bytes},"port":{port},"start_ns":{start},"written_ns":{written},"read_ns":{read},"end_ns":{end}"#,
             self.path,
             head.status()
-        ));
+        );
+        if let Some(Times { resolve_ns, resolved_ns, connect_ns, connected_ns }) = self.times.take() {
+            line += &format!(
+                r#","resolve_ns":{resolve_ns},"resolved_ns":{resolved_ns},"connect_ns":{connect_ns},"connected_ns":{connected_ns}"#
+            );
+        }
+        if self.arguments.get("schedstat", 0) == 1 {
+            line += &format!(r#","waited_ns":{}"#, schedstat::own_run_delay_ns() - self.waited_ns);
+        }
+        self.lines.push(line + "}");
         Ok(())
     }
 }

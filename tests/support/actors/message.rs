@@ -1,16 +1,24 @@
 //! Reading HTTP/1.1 messages off a blocking socket: just enough for the tests' own client and server.
 
 use std::{
-    io::{self, ErrorKind, Read},
+    io::{self, ErrorKind, PipeReader, PipeWriter, Read},
     net::TcpStream,
     os::fd::AsRawFd,
 };
+
+use super::uring::Ring;
+use crate::clock;
 
 /// Bytes of a connection that were read and not yet taken.
 pub struct Reader {
     stream: TcpStream,
     buffer: Vec<u8>,
+    part: Vec<u8>,
     how: How,
+    ring: Option<Ring>,
+    pipe: Option<(PipeReader, PipeWriter)>,
+    /// When the last call that read something returned.
+    pub filled_ns: u64,
 }
 
 /// By which call bytes are read.
@@ -22,6 +30,10 @@ pub enum How {
     Peek,
     /// `recvmsg`.
     Recvmsg,
+    /// `splice` into a pipe, and from there `read`.
+    Splice,
+    /// `IORING_OP_RECV`.
+    Uring,
 }
 
 /// First line and header fields of a message.
@@ -35,7 +47,21 @@ pub struct Head {
 impl Reader {
     /// Reads from `stream`.
     pub fn new(stream: &TcpStream, how: How) -> Self {
-        Self { stream: stream.try_clone().expect("second handle of a socket"), buffer: Vec::new(), how }
+        Self {
+            stream: stream.try_clone().expect("second handle of a socket"),
+            buffer: Vec::new(),
+            part: vec![0; 4096],
+            how,
+            ring: (how == How::Uring).then(|| Ring::new().expect("a ring to receive by")),
+            pipe: (how == How::Splice).then(|| io::pipe().expect("a pipe to splice into")),
+            filled_ns: 0,
+        }
+    }
+
+    /// Reads that many bytes at once, if they are there.
+    pub fn reading_at_once(mut self, bytes: usize) -> Self {
+        self.part.resize(bytes, 0);
+        self
     }
 
     /// The next message's head; `None` at a clean end of the stream.
@@ -116,28 +142,20 @@ impl Reader {
     }
 
     fn fill(&mut self) -> io::Result<usize> {
-        let mut part = [0; 4096];
+        if self.how == How::Peek {
+            self.look()?;
+        }
+        let socket = self.stream.as_raw_fd();
+        let part = &mut self.part;
         let length = match self.how {
-            How::Plain => self.stream.read(&mut part)?,
-            How::Peek => {
-                self.look()?;
-                self.stream.read(&mut part)?
-            }
-            How::Recvmsg => self.recvmsg(&mut part)?,
+            How::Plain | How::Peek => self.stream.read(part)?,
+            How::Recvmsg => recvmsg(socket, part)?,
+            How::Splice => splice(socket, self.pipe.as_mut().ok_or(ErrorKind::BrokenPipe)?, part)?,
+            How::Uring => self.ring.as_mut().ok_or(ErrorKind::BrokenPipe)?.receive(socket, part)?,
         };
+        self.filled_ns = clock::monotonic_ns();
         self.buffer.extend_from_slice(&part[..length]);
         Ok(length)
-    }
-
-    fn recvmsg(&self, part: &mut [u8]) -> io::Result<usize> {
-        let mut room = libc::iovec { iov_base: part.as_mut_ptr().cast(), iov_len: part.len() };
-        // SAFETY: a zeroed msghdr is valid: no name, no control data.
-        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        message.msg_iov = &mut room;
-        message.msg_iovlen = 1;
-        // SAFETY: the header points to one live vector and that to a live buffer.
-        let result = unsafe { libc::recvmsg(self.stream.as_raw_fd(), &mut message, 0) };
-        usize::try_from(result).map_err(|_| io::Error::last_os_error())
     }
 
     fn look(&self) -> io::Result<()> {
@@ -152,6 +170,26 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+fn recvmsg(socket: i32, part: &mut [u8]) -> io::Result<usize> {
+    let mut room = libc::iovec { iov_base: part.as_mut_ptr().cast(), iov_len: part.len() };
+    // SAFETY: a zeroed msghdr is valid: no name, no control data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &mut room;
+    message.msg_iovlen = 1;
+    // SAFETY: the header points to one live vector and that to a live buffer.
+    let result = unsafe { libc::recvmsg(socket, &mut message, 0) };
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+fn splice(socket: i32, pipe: &mut (PipeReader, PipeWriter), part: &mut [u8]) -> io::Result<usize> {
+    let (none, into) = (std::ptr::null_mut(), pipe.1.as_raw_fd());
+    // SAFETY: two live descriptors, no offsets.
+    let moved = unsafe { libc::splice(socket, none, into, none, part.len(), 0) };
+    let moved = usize::try_from(moved).map_err(|_| io::Error::last_os_error())?;
+    pipe.0.read_exact(&mut part[..moved])?;
+    Ok(moved)
 }
 
 impl Head {

@@ -1,4 +1,5 @@
-//! Programs that tests run as processes of their own: a client, a server, a CPU hog, a transcript of system calls.
+//! Programs that tests run as processes of their own: a client, a server, a name server, UDP echo, a CPU hog, a transcript
+//! of system calls.
 //!
 //! In: `NAME key=value …`. Out: JSON lines or a transcript on standard output. Called by `bin/actor.rs`, and by the
 //! benchmark, which runs itself as its actors. They are plain blocking std, so that what the agent sees is their own
@@ -7,10 +8,15 @@
 use std::{collections::BTreeMap, str::FromStr};
 
 pub mod client;
+pub mod dial;
+pub mod dns;
 pub mod hog;
 pub mod message;
+pub mod routes;
 pub mod server;
 pub mod transcript;
+pub mod udp;
+pub mod uring;
 
 /// `key=value` arguments.
 #[derive(Clone, Debug, Default)]
@@ -43,9 +49,12 @@ pub fn run(mut args: impl Iterator<Item = String>) -> bool {
     let Some(name) = args.next() else { return false };
     let actor: fn(&Arguments) = match name.as_str() {
         "client" => client::run,
-        "server" => server::run,
+        "dns" => dns::run,
         "hog" => hog::run,
+        "server" => server::run,
         "transcript" => transcript::run,
+        "udp_client" => udp::run_client,
+        "udp_server" => udp::run_server,
         _ => return false,
     };
     actor(&Arguments::new(args));
