@@ -40,10 +40,25 @@ fn traffic() -> Kernel {
                 agent_common::message::flag::PIGGYBACKED,
             );
             client.read_at(&mut kernel, at + 620, response);
+            if id == 2 {
+                let length = response.len() as u32;
+                server.resend(
+                    &mut kernel,
+                    at + 700,
+                    length,
+                    length,
+                    agent_common::message::retransmit::TAIL_LOSS_PROBE,
+                );
+                server.acked(&mut kernel, at + 800, length, [at + 560, at + 575, at + 800], 0);
+            }
         }
         client.close(&mut kernel, start + 9_000);
         server.close(&mut kernel, start + 9_100);
     }
+    let refused = End { id: 90, local: 41_000, ..End::client() };
+    let mut record = refused.connection(&mut kernel, 1_500_000, agent_common::connection::change::CONNECT_FAILED);
+    (record.opened_ns, record.errno) = (1_499_900_000, 111);
+    kernel.emit(&record, &[]);
     kernel
 }
 
@@ -131,7 +146,7 @@ fn facts_reach_spans_that_were_finished_before_they_came() {
     }
     pipeline.flush(MonotonicNs(3_000_000_000));
     let spans = pipeline.drain();
-    assert_eq!(spans.len(), 24);
+    assert_eq!(spans.len(), 25);
     assert!(spans.iter().all(|span| span.span().process.service_name.is_some()));
 }
 
@@ -171,7 +186,7 @@ fn ids_differ_between_seeds_and_are_never_zero() {
         run.spans.iter().map(|span| span.span_id).collect::<std::collections::HashSet<_>>()
     };
     let (one, two) = (ids([1; 16]), ids([2; 16]));
-    assert_eq!((one.len(), two.len()), (24, 24));
+    assert_eq!((one.len(), two.len()), (25, 25));
     assert!(one.is_disjoint(&two) && one.iter().all(|id| id.0 != [0; 8]));
 }
 
