@@ -266,6 +266,23 @@ fn a_request_that_arrived_out_of_order_has_no_measured_start() {
 }
 
 #[test]
+fn what_arrived_before_a_thread_that_never_slept_called_lay_in_the_buffer() {
+    let read_by = |enter| {
+        let (mut kernel, mut server) = (Kernel::default(), End::server());
+        server.open(&mut kernel, 1_000_000);
+        server.read(
+            &mut kernel,
+            Read { enter, arrived: (2_000_000, 2_000_000), returned: 2_000_060, ..Read::default() },
+            GET,
+        );
+        server.write(&mut kernel, 2_000_060, 2_000_100, OK);
+        segments(&only(&kernel).unwrap())
+    };
+    assert_eq!(read_by(2_000_050), "receive_buffer:50:derived receive_buffer:10:measured send:40:measured");
+    assert_eq!(read_by(1_999_000), "unexplained:60:derived send:40:measured");
+}
+
+#[test]
 fn different_threads_make_the_application_derived() {
     let (mut kernel, mut server) = (Kernel::default(), End::server());
     server.open(&mut kernel, 1_000_000);

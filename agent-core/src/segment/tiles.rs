@@ -74,8 +74,7 @@ impl Tiles {
 
     /// From the last byte's arrival (now) to the return of the read call that handed it over.
     ///
-    /// A thread that was last woken before that was running, and busy elsewhere. One of which no wake-up was ever seen
-    /// may have slept and waited for a CPU: then nothing tells the parts apart. If the arrival is not `exact`, the part
+    /// A thread that was last woken before that was running, and busy elsewhere. If the arrival is not `exact`, the part
     /// that begins with it is not measured.
     pub(crate) fn reading(&mut self, read: &CallTiming, exact: bool) {
         let mut evidence = if exact { Measured } else { Derived };
@@ -83,7 +82,7 @@ impl Tiles {
             return self.until(read.return_ns, ReceiveBuffer, Derived);
         }
         if !read.sched || read.woken_ns == 0 {
-            return self.unexplained(read.return_ns);
+            return self.reading_unwoken(read);
         }
         // What it slept in says whether it waited for these bytes; if not, they lay there until it was done.
         let (asleep, sure) = match read.slept_for_bytes() {
@@ -114,6 +113,19 @@ impl Tiles {
         let queued_until_ns = self.now_ns.saturating_add(inside.run_queue_ns).min(read.return_ns);
         self.queued(queued_until_ns, evidence, inside.throttled_ns);
         self.until(read.return_ns, ReceiveBuffer, evidence);
+    }
+
+    /// The same of a reader of which no wake-up was seen. What had arrived before it called lay in the buffer until then;
+    /// whether it was busy, asleep or queued for a CPU is not known. A call that did not sleep only took it out.
+    fn reading_unwoken(&mut self, read: &CallTiming) {
+        if read.enter_ns < self.now_ns {
+            return self.unexplained(read.return_ns);
+        }
+        self.until(read.enter_ns, ReceiveBuffer, Derived);
+        match read.run_queue_inside().filter(|_| read.off_cpu_inside_ns == 0) {
+            Some(waits) => self.until_waits(read.return_ns, ReceiveBuffer, Measured, &waits),
+            None => self.unexplained(read.return_ns),
+        }
     }
 
     /// A write call; what is before it has its tile.
