@@ -7,7 +7,7 @@ use crate::{
     flow::timing::{CallTiming, Moment},
     span::{
         Evidence::{self, Derived, Measured},
-        SegmentName::{Application, Held, Network, Queue, Remote, Send, Transfer, Unexplained},
+        SegmentName::{Application, Held, Network, Queue, ReceiveBuffer, Remote, Send, Unexplained},
     },
 };
 
@@ -57,8 +57,7 @@ pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
     if let (Some(answer), Some(arrived)) = (answer, arrived) {
         round_trip(&mut tiles, parts, sent, arrived, parts.response_side.softirq_of_first(answer.start));
         if let Some(last) = parts.response_side.arrival_of_last(answer.end) {
-            let exact = arrived.exact && last.exact;
-            tiles.until(last.ns, Transfer, if exact { Measured } else { Derived });
+            tiles.transferring(parts.response_side, answer, (arrived.exact, last), ReceiveBuffer);
             if let Some(read) = last_read {
                 tiles.reading(read, last.exact);
             }

@@ -5,7 +5,7 @@ use crate::{
     flow::timing::CallTiming,
     span::{
         Evidence::{Derived, Measured},
-        SegmentName::{AcceptQueue, Application, Transfer},
+        SegmentName::{AcceptQueue, Application},
     },
 };
 
@@ -59,7 +59,7 @@ fn receiving(tiles: &mut Tiles, parts: &Parts<'_>, last_read: Option<&CallTiming
     let accepted = parts.accepted_ns != Some(0);
     tiles.until(parts.accepted_ns.unwrap_or(0), AcceptQueue, if first.exact { Measured } else { Derived });
     if let Some(last) = last {
-        tiles.until(last.ns, Transfer, if first.exact && last.exact { Measured } else { Derived });
+        tiles.transferring(parts.request_side, &parts.request, (first.exact, last), Application);
     }
     match (last, last_read) {
         (Some(last), Some(read)) => tiles.reading(read, last.exact && accepted),

@@ -283,6 +283,32 @@ fn what_arrived_before_a_thread_that_never_slept_called_lay_in_the_buffer() {
 }
 
 #[test]
+fn a_reader_that_pauses_while_bytes_lie_ready_is_no_slow_transfer() {
+    let post = b"POST /up HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n";
+    let (mut kernel, mut server) = (Kernel::default(), End::server());
+    server.open(&mut kernel, 1_000_000);
+    let read = |enter, arrived, returned| Read {
+        enter,
+        arrived: (arrived, arrived),
+        woken: 1_900_000,
+        running: 1_900_000,
+        returned,
+        ..Read::default()
+    };
+    server.read(&mut kernel, read(2_000_000, 2_000_000, 2_000_010), post);
+    // It sleeps, and its window closes; what is missing comes only when it reads on.
+    server.slept[Blocked::Sleep as usize] += 45_000;
+    server.read(&mut kernel, read(2_050_010, 2_000_005, 2_050_020), b"abc");
+    // It waits for the rest.
+    server.read(&mut kernel, read(2_050_030, 2_070_000, 2_070_010), b"defghi");
+    server.write(&mut kernel, 2_070_020, 2_070_030, OK);
+    let text = segments(&only(&kernel).unwrap());
+    let expected = "transfer:10:measured application:5000:measured off_cpu/sleep:45000:measured \
+                    transfer:19990:measured";
+    assert!(text.starts_with(expected), "{text}");
+}
+
+#[test]
 fn different_threads_make_the_application_derived() {
     let (mut kernel, mut server) = (Kernel::default(), End::server());
     server.open(&mut kernel, 1_000_000);

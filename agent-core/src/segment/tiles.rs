@@ -1,10 +1,12 @@
 //! Laying tiles: points in time are clamped, so that tiles neither overlap nor leave holes.
 
+use std::ops::Range;
+
 use agent_common::sched::{BLOCKED, Blocked};
 
 use super::{Timeline, merged, shortened};
 use crate::{
-    flow::timing::{CallTiming, Moment, Waits},
+    flow::timing::{CallTiming, Moment, Timings, Waits},
     span::{
         By,
         Evidence::{self, Derived, Measured},
@@ -13,6 +15,8 @@ use crate::{
     },
 };
 
+/// A reader that does not take what lies ready for this long does not keep up.
+const READER_PAUSE_NS: u64 = 1_000_000;
 /// In the order of [`Blocked`]'s indices.
 const CATEGORIES: [By; BLOCKED] = [By::Lock, By::Disk, By::Socket, By::Sleep, By::Poll, By::Other];
 const _: () = assert!(Blocked::Lock as usize == 0 && Blocked::Poll as usize == 4 && Blocked::Other as usize == 5);
@@ -70,6 +74,51 @@ impl Tiles {
     fn queued(&mut self, ns: u64, evidence: Evidence, throttled_ns: u64) {
         self.lay(self.now_ns.saturating_add(throttled_ns).min(ns), RunQueue, evidence, Some(By::Throttled));
         self.until(ns, RunQueue, evidence);
+    }
+
+    /// From the first byte's arrival (now) to that of the last of `range`, but for the times in which the reader paused
+    /// while bytes lay ready: then `paused` says where it was.
+    pub(crate) fn transferring(
+        &mut self,
+        side: &Timings,
+        range: &Range<u64>,
+        exact: (bool, Moment),
+        paused: SegmentName,
+    ) {
+        let (first_exact, last) = exact;
+        let evidence = if first_exact && last.exact { Measured } else { Derived };
+        let long = last.ns.saturating_sub(self.now_ns) >= READER_PAUSE_NS;
+        let mut previous: Option<&CallTiming> = None;
+        for read in side.calls.within(range.clone()).take_while(|_| long) {
+            if let Some(previous) = previous.replace(read) {
+                self.pause(side, previous, read, last.ns, paused, evidence);
+            }
+        }
+        self.until(last.ns, Transfer, evidence);
+    }
+
+    fn pause(
+        &mut self,
+        side: &Timings,
+        from: &CallTiming,
+        to: &CallTiming,
+        until_ns: u64,
+        name: SegmentName,
+        evidence: Evidence,
+    ) {
+        let Some(ready) = side.arrival_of_first(to.start) else { return };
+        let begin_ns = ready.ns.max(from.return_ns).max(self.now_ns);
+        let end_ns = to.enter_ns.min(until_ns);
+        if end_ns.saturating_sub(begin_ns) < READER_PAUSE_NS {
+            return;
+        }
+        self.until(begin_ns, Transfer, evidence);
+        // The totals of its waits are those of the whole pause.
+        let waits = from.waits_until(to).filter(|_| begin_ns == from.return_ns && end_ns == to.enter_ns);
+        match waits {
+            Some(waits) if name == Application => self.until_waits(end_ns, name, Measured, &waits),
+            _ => self.until(end_ns, name, if name == Application { Derived } else { evidence }),
+        }
     }
 
     /// From the last byte's arrival (now) to the return of the read call that handed it over.
