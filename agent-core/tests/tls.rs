@@ -2,7 +2,7 @@
 
 use agent_core::{
     span::{Protocol, Span, SpanKind, Status, Value},
-    testing::{End, Kernel, Run, attribute, segments},
+    testing::{End, Kernel, Run, attribute, segments, survive},
 };
 use agent_protocol::fuzzing::recorded;
 
@@ -245,4 +245,19 @@ fn bytes_that_only_begin_like_tls_are_exchanges_all_the_same() {
     let run = kernel.run();
     assert!(run.spans.iter().all(|span| span.kind == SpanKind::Client), "{:?}", run.spans);
     assert_eq!(run.spans.len(), 1, "{:?}", run.spans.iter().map(brief).collect::<Vec<_>>());
+}
+
+#[test]
+fn damaged_lost_repeated_and_swapped_records_never_panic_and_sums_stay_exact() {
+    for (name, ends) in [("tls13", [333, 778, 413, 1288, 441, 1316]), ("tls12-alpn", [333, 635, 426, 877, 461, 912])] {
+        let mut session = Session::new(name);
+        for (index, end) in ends.into_iter().enumerate() {
+            let at = 1_000_200 + 200 * index as u64;
+            if index % 2 == 0 { session.client_says(at, end) } else { session.server_says(at, end) }
+        }
+        session.client.close(&mut session.kernel, 1_006_020);
+        session.server.close(&mut session.kernel, 1_006_100);
+        let spans = survive(&session.kernel, 1000);
+        assert!(spans > 1000, "most of the traffic survives: {spans}");
+    }
 }
