@@ -405,3 +405,53 @@ pub fn segments(span: &Span) -> String {
 pub fn total(span: &Span, name: SegmentName) -> u64 {
     span.segments.iter().filter(|segment| segment.name == name).map(|segment| segment.duration_ns).sum::<u64>() / 1000
 }
+
+/// Xorshift: deterministic, and good enough to break things with. The seed is not 0.
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % bound.max(1) as u64) as usize
+    }
+}
+
+/// Sends the records through as many pipelines as there are rounds, each time with some of them lost, swapped, repeated,
+/// cut or damaged. Answers how many spans came out, each with tiles that cover it exactly.
+///
+/// # Panics
+/// The pipeline did, or the tiles do not.
+pub fn survive(clean: &Kernel, rounds: usize) -> usize {
+    let mut random = Random(0x9E37_79B9_7F4A_7C15);
+    let mut random = |below: usize| random.below(below);
+    let mut spans = 0;
+    for _ in 0..rounds {
+        let mut kernel = clean.clone();
+        for _ in 0..=random(6) {
+            let (place, other) = (random(kernel.records.len()), random(kernel.records.len()));
+            match random(6) {
+                0 => drop(kernel.records.remove(place)),
+                1 => kernel.records.swap(place, other),
+                2 => kernel.records.insert(place, kernel.records[other].clone()),
+                3 => {
+                    let length = random(kernel.records[place].len());
+                    kernel.records[place].truncate(length);
+                }
+                _ => {
+                    let at = random(kernel.records[place].len());
+                    if let Some(byte) = kernel.records[place].get_mut(at) {
+                        *byte = random(256) as u8;
+                    }
+                }
+            }
+        }
+        let run = kernel.run();
+        run.spans.iter().chain(&run.flushed).for_each(|span| drop(segments(span)));
+        spans += run.spans.len() + run.flushed.len();
+    }
+    spans
+}

@@ -12,7 +12,7 @@ use agent_core::{
     config::PipelineConfig,
     loss::Loss,
     span::{Protocol, Span, SpanKind, Status, Value},
-    testing::{End, Kernel, Run, attribute, segments},
+    testing::{End, Kernel, Run, attribute, segments, survive},
 };
 
 const NAMESERVER: [u8; 4] = [127, 0, 0, 53];
@@ -438,4 +438,22 @@ fn attempts_that_failed_before_belong_to_it() {
     let run = kernel.run();
     assert!(segments(http(&run)[0]).starts_with("dns:2500:measured"), "{}", segments(http(&run)[0]));
     assert_eq!(text(http(&run)[0], "spantap.dns.queries"), "3");
+}
+
+#[test]
+fn damaged_lost_repeated_and_swapped_records_never_panic_and_sums_stay_exact() {
+    let mut kernel = Kernel::default();
+    resolve(&mut kernel, 1_000);
+    request(&mut kernel, &End::client(), 1_700, 11);
+    let (mut client, mut server) = (Socket::client(), Socket::server());
+    for (index, bytes) in [query(7, A), b"ping".to_vec(), query(9, AAAA)].iter().enumerate() {
+        let at = 10_000 + 1_000 * index as u64;
+        client.send(&mut kernel, (at, at + 10), bytes);
+        server.receive(&mut kernel, at + 40, bytes);
+        let reply = if index == 1 { b"pong".to_vec() } else { answer(7 + index as u16, [A, A, AAAA][index], 0, &SHOP) };
+        server.send(&mut kernel, (at + 100, at + 110), &reply);
+        client.receive(&mut kernel, at + 200, &reply);
+    }
+    let spans = survive(&kernel, 1500);
+    assert!(spans > 1500 * 6, "most of the traffic survives: {spans}");
 }

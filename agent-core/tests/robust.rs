@@ -5,7 +5,7 @@ use agent_core::{
     pipeline::{ClockOffset, Pipeline, PipelineConfig},
     replay::{Writer, replay},
     span::{MonotonicNs, ProcessFacts},
-    testing::{End, Kernel, segments},
+    testing::{End, Kernel, Random, segments, survive},
 };
 
 /// A little of everything: HTTP and not, both roles, several connections.
@@ -62,47 +62,9 @@ fn traffic() -> Kernel {
     kernel
 }
 
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self, below: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % below.max(1) as u64) as usize
-    }
-}
-
 #[test]
 fn damaged_lost_repeated_and_swapped_records_never_panic_and_sums_stay_exact() {
-    let clean = traffic();
-    let mut random = Random(0x9E37_79B9_7F4A_7C15);
-    let mut spans = 0;
-    for _ in 0..1500 {
-        let mut kernel = clean.clone();
-        for _ in 0..=random.next(6) {
-            let place = random.next(kernel.records.len());
-            let other = random.next(kernel.records.len());
-            match random.next(6) {
-                0 => drop(kernel.records.remove(place)),
-                1 => kernel.records.swap(place, other),
-                2 => kernel.records.insert(place, kernel.records[other].clone()),
-                3 => {
-                    let length = random.next(kernel.records[place].len());
-                    kernel.records[place].truncate(length);
-                }
-                _ => {
-                    let at = random.next(kernel.records[place].len());
-                    kernel.records[place][at] = random.next(256) as u8;
-                }
-            }
-        }
-        let run = kernel.run();
-        for span in run.spans.iter().chain(&run.flushed) {
-            segments(span);
-            spans += 1;
-        }
-    }
+    let spans = survive(&traffic(), 1500);
     assert!(spans > 1500 * 10, "most of the traffic survives: {spans}");
 }
 
@@ -278,7 +240,7 @@ fn losses_never_pair_a_response_with_another_request() {
             // Single records, or bursts, as a full ring loses them.
             let burst = if round % 2 == 0 { 1 } else { 12 };
             for _ in 0..4 {
-                let from = 1 + random.next(kernel.records.len() - burst - 1);
+                let from = 1 + random.below(kernel.records.len() - burst - 1);
                 kernel.records.drain(from..from + burst);
             }
             // Three records an exchange.

@@ -3,13 +3,18 @@
 //! In: the first bytes of either direction, as far as they were seen; a late join may show only one. Out: a
 //! [`Verdict`]. Called by `agent-core` until the verdict is final; it bounds how long it asks. Never guesses by port.
 
-use crate::http1::{self, Kind, StartLine};
+use crate::{
+    http1::{self, Kind, StartLine},
+    tls,
+};
 
 /// Protocols with a parser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// HTTP/1.0 or HTTP/1.1.
     Http1,
+    /// TLS, from its handshake on.
+    Tls,
 }
 
 /// What the bytes say.
@@ -24,8 +29,10 @@ pub enum Verdict {
 }
 
 /// One line per protocol: how it recognises what clients and what servers send first.
-const SIGNATURES: &[(Protocol, Signature, Signature)] =
-    &[(Protocol::Http1, |sent| StartLine::check(Kind::Request, sent), |sent| StartLine::check(Kind::Response, sent))];
+const SIGNATURES: &[(Protocol, Signature, Signature)] = &[
+    (Protocol::Http1, |sent| StartLine::check(Kind::Request, sent), |sent| StartLine::check(Kind::Response, sent)),
+    (Protocol::Tls, |sent| tls::check(sent, false), |sent| tls::check(sent, true)),
+];
 
 type Signature = fn(&[u8]) -> http1::Verdict;
 
@@ -62,6 +69,14 @@ mod tests {
     }
 
     #[test]
+    fn hellos_say_tls_and_which_end_is_which() {
+        check(b"\x16\x03\x01\x02\x00\x01", b"", Verdict::Is(Protocol::Tls));
+        check(b"", b"\x16\x03\x03\x00\x7a\x02", Verdict::Is(Protocol::Tls));
+        check(b"", b"\x16\x03\x01\x02\x00\x01", Verdict::Unknown);
+        check(b"\x16\x03\x01\x02\x00", b"", Verdict::NotYet);
+    }
+
+    #[test]
     fn too_few_bytes_are_not_yet_a_verdict() {
         check(b"", b"", Verdict::NotYet);
         check(b"GE", b"", Verdict::NotYet);
@@ -71,7 +86,8 @@ mod tests {
 
     #[test]
     fn foreign_bytes_are_unknown() {
-        check(b"\x16\x03\x01\x02\x00\x01", b"", Verdict::Unknown);
+        check(b"\x17\x03\x03\x02\x00\x01", b"", Verdict::Unknown);
+        check(b"\x16\x03\x01\x02\x00\x02", b"", Verdict::Unknown);
         check(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"", Verdict::Unknown);
         check(b"", b"220 mail.test ESMTP\r\n", Verdict::Unknown);
         check(b"SSH-2.0-OpenSSH_9.2\r\n", b"SSH-2.0-OpenSSH_9.2\r\n", Verdict::Unknown);

@@ -228,6 +228,26 @@ fn header(bytes: &[u8]) -> Option<(u8, u16)> {
     (known && !empty && length <= RECORD_BYTES_MAX).then_some((kind, length))
 }
 
+/// Whether these are, or may yet become, the first bytes of a client (or, if `server`, of a server): a record that
+/// begins with a hello.
+pub(crate) fn check(bytes: &[u8], server: bool) -> crate::http1::Verdict {
+    use crate::http1::Verdict;
+    let message = if server { hello::SERVER_HELLO } else { hello::CLIENT_HELLO };
+    let fits = |(index, byte): (usize, &u8)| match index {
+        0 => *byte == content::HANDSHAKE,
+        1 => *byte == 3,
+        2 => *byte <= 4,
+        3 => *byte <= (RECORD_BYTES_MAX >> 8) as u8,
+        5 => *byte == message,
+        _ => true,
+    };
+    match bytes.iter().take(6).enumerate().all(fits) {
+        false => Verdict::No,
+        true if bytes.len() >= 6 => Verdict::Yes,
+        true => Verdict::Partial,
+    }
+}
+
 /// The version as OpenTelemetry writes it (`tls.protocol.version`); `None` for those before TLS 1.0 and drafts.
 pub fn version_name(version: u16) -> Option<&'static str> {
     match version {

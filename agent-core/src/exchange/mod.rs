@@ -11,6 +11,7 @@ pub mod opaque;
 mod semconv;
 pub mod settle;
 mod tcp;
+pub mod tls;
 
 use agent_protocol::traceparent::TraceParent;
 

@@ -10,6 +10,7 @@ use super::{
     Context,
     semconv::{self, int, text},
     settle::{self, Paired},
+    tls::{self, Label},
 };
 use crate::{
     flow::connection::{Connection, Direction, Ending},
@@ -31,12 +32,16 @@ pub struct Opaque {
     /// Whether bytes that begin like a known protocol may still show what it is: it was joined late.
     pub undecided: bool,
     role_loss_told: bool,
+    /// Whether bytes are told that moved before: then what is beyond them is still needed.
+    pub replaying: bool,
+    /// What is known of the TLS connection whose application data it is.
+    pub label: Option<Box<Label>>,
 }
 
 impl Opaque {
     /// Without an exchange in progress.
     pub fn new(undecided: bool) -> Self {
-        Self { current: None, undecided, role_loss_told: false }
+        Self { current: None, undecided, role_loss_told: false, replaying: false, label: None }
     }
 
     /// Bytes moved that had not moved before.
@@ -105,6 +110,11 @@ impl Opaque {
         self.current.as_ref().is_some_and(|current| current.request.start == offset)
     }
 
+    /// Whether an exchange is in progress that has no answer yet.
+    pub fn is_unanswered(&self) -> bool {
+        self.current.as_ref().is_some_and(|current| current.response.is_empty())
+    }
+
     /// The message in progress in one direction.
     pub fn open_range(&self, is_request: bool) -> Range<u64> {
         let range = |current: &Current| if is_request { current.request.clone() } else { current.response.clone() };
@@ -122,15 +132,17 @@ impl Opaque {
         if reset {
             attributes.push(("error.type", text("connection_reset")));
         }
-        semconv::server(&mut attributes, connection, role, None);
+        let label = self.label.as_deref();
+        label.inspect(|label| tls::tell(label, &mut attributes));
+        semconv::server(&mut attributes, connection, role, label.and_then(|label| label.server_name.as_deref()));
         semconv::connection(&mut attributes, connection, role);
         let (request_side, _) = connection.timings(role);
         let owner = request_side.calls.holding(current.request.start).map(|call| call.pid);
         let owner = owner.or_else(|| request_side.first_write(current.request.clone()).map(|write| write.pid));
         let paired = Paired {
             role,
-            protocol: Protocol::Tcp,
-            name: "tcp".into(),
+            protocol: if label.is_some() { Protocol::Tls } else { Protocol::Tcp },
+            name: if label.is_some() { "tls" } else { "tcp" }.into(),
             status: if reset { Status::Error } else { Status::Unknown },
             reset,
             attributes,
@@ -146,7 +158,7 @@ impl Opaque {
 
     /// Forgets the timings of what is over.
     fn trim(&self, connection: &mut Connection) {
-        let Some(requests) = connection.facts.request_direction() else { return };
+        let Some(requests) = connection.facts.request_direction().filter(|_| !self.replaying) else { return };
         let (request_from, response_from) = match &self.current {
             Some(current) if current.response.is_empty() => {
                 (current.request.start, connection.side(requests.other()).stream.next())

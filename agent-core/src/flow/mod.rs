@@ -4,7 +4,9 @@
 //! Limits: see [`crate::config::PipelineConfig`]; undecided connections keep [`HELD_MAX`] pieces of [`HELD_BYTES_MAX`].
 //!
 //! ```text
-//! Undecided -bytes say HTTP-> Http -upgrade, foreign bytes, no longer selected-> Opaque
+//! Undecided -bytes say TLS-> Tls -no longer selected-> Opaque
+//!     |
+//!     +-bytes say HTTP-> Http -upgrade, foreign bytes, no longer selected-> Opaque
 //!     |                         ^                                                  |
 //!     +-other bytes, no payload-|----------------------------------------> Opaque  |
 //!                               +--bytes say HTTP, if it was joined late-----------+
@@ -25,7 +27,7 @@ use agent_common::{
     connection::{ConnectionRecord, change, flag as connection_flag},
     message::{ArrivalRecord, CallRecord, RetransmitRecord, SendRecord, direction, flag, retransmit},
 };
-use agent_protocol::detect::{Verdict, detect};
+use agent_protocol::detect::{Protocol, Verdict, detect};
 
 use self::{
     connection::{Connection, Direction, Ending, Facts, ResetBy, Role},
@@ -34,7 +36,7 @@ use self::{
 };
 use crate::{
     event::{Call, Event},
-    exchange::{Context, http::Http, opaque::Opaque, settle},
+    exchange::{Context, http::Http, opaque::Opaque, settle, tls::Tls},
     loss::Loss,
 };
 
@@ -55,6 +57,7 @@ enum Held {
 enum Kind {
     Undecided(Vec<Held>),
     Http(Box<Http>),
+    Tls(Box<Tls>),
     Opaque(Opaque),
 }
 
@@ -106,6 +109,7 @@ impl Flow {
     pub fn has_request(&self, offset: u64) -> bool {
         let open = match &self.kind {
             Kind::Http(http) => http.has_request(offset),
+            Kind::Tls(tls) => tls.has_request(offset),
             Kind::Opaque(opaque) => opaque.has_request(offset),
             Kind::Undecided(_) => false,
         };
@@ -140,6 +144,7 @@ impl Flow {
         };
         let kind = match (&self.kind, self.connection.facts.role) {
             (Kind::Http(http), Some(role)) => http.due_ns(&self.connection, role, config.exchange_hold_ns),
+            (Kind::Tls(tls), _) => tls.due_ns(config.idle_exchange_ns),
             (Kind::Opaque(opaque), _) => opaque.due_ns(config.idle_exchange_ns),
             _ => None,
         };
@@ -268,7 +273,7 @@ impl Flow {
                 }
             }
             Kind::Opaque(_) => self.opaque_bytes(Direction::Send, start..end, context),
-            Kind::Http(_) => {}
+            Kind::Http(_) | Kind::Tls(_) => {}
         }
     }
 
@@ -297,6 +302,7 @@ impl Flow {
         let is_request = self.connection.facts.request_direction() == Some(direction);
         let message = match &self.kind {
             Kind::Http(http) => http.open_range(is_request, next),
+            Kind::Tls(tls) => tls.open_range(is_request),
             Kind::Opaque(opaque) => opaque.open_range(is_request),
             Kind::Undecided(_) => 0..0,
         };
@@ -315,6 +321,7 @@ impl Flow {
         }
         match &mut self.kind {
             Kind::Http(http) => http.advance(&mut self.connection, ending, context),
+            Kind::Tls(tls) => tls.advance(&mut self.connection, ending, context),
             Kind::Opaque(opaque) if ending.is_some() => opaque.finish(&mut self.connection, ending, context),
             Kind::Opaque(opaque) => opaque.advance(&mut self.connection, context),
             Kind::Undecided(_) => {}
@@ -332,6 +339,7 @@ impl Flow {
             let is_request = self.connection.facts.request_direction() == Some(direction);
             match &mut self.kind {
                 Kind::Http(http) => http.feed(is_request, &fed, &mut self.connection, context),
+                Kind::Tls(tls) => tls.feed(is_request, &fed, &mut self.connection, context),
                 Kind::Undecided(held) => {
                     held.push(Held::Fed(direction, fed, context.now_ns));
                     self.decide(context);
@@ -387,26 +395,32 @@ impl Flow {
         let as_server = if role == Some(Role::Client) { Verdict::Unknown } else { detect(&received, &sent) };
         let too_much = held.len() >= HELD_MAX || sent.len().max(received.len()) >= HELD_BYTES_MAX;
         let hopeless = too_much || sent_hidden || received_hidden;
-        let role = match (as_client, as_server) {
-            (Verdict::Is(_), _) => Role::Client,
-            (_, Verdict::Is(_)) => Role::Server,
+        let (role, protocol) = match (as_client, as_server) {
+            (Verdict::Is(protocol), _) => (Role::Client, protocol),
+            (_, Verdict::Is(protocol)) => (Role::Server, protocol),
             (Verdict::NotYet, _) | (_, Verdict::NotYet) if !hopeless => return,
             _ => return self.become_opaque(self.late || sent_hidden || received_hidden, context),
         };
-        self.become_http(role, context);
+        self.become_known(role, protocol, context);
     }
 
-    fn become_http(&mut self, role: Role, context: &mut Context<'_>) {
+    fn become_known(&mut self, role: Role, protocol: Protocol, context: &mut Context<'_>) {
         self.connection.facts.role = Some(role);
         let requests = self.connection.facts.request_direction();
         let Kind::Undecided(held) = std::mem::replace(&mut self.kind, Kind::Undecided(Vec::new())) else { return };
-        let mut http = Http::default();
+        self.kind = match protocol {
+            Protocol::Http1 => Kind::Http(Box::default()),
+            Protocol::Tls => Kind::Tls(Box::default()),
+        };
         for held in &held {
-            if let Held::Fed(direction, fed, _) = held {
-                http.feed(Some(*direction) == requests, fed, &mut self.connection, context);
+            let Held::Fed(direction, fed, _) = held else { continue };
+            let is_request = Some(*direction) == requests;
+            match &mut self.kind {
+                Kind::Http(http) => http.feed(is_request, fed, &mut self.connection, context),
+                Kind::Tls(tls) => tls.feed(is_request, fed, &mut self.connection, context),
+                Kind::Undecided(_) | Kind::Opaque(_) => {}
             }
         }
-        self.kind = Kind::Http(Box::new(http));
     }
 
     /// A connection that was joined in the middle of something shows what it is where a message begins.
@@ -419,7 +433,7 @@ impl Flow {
         let role = if facts.role_guessed { None } else { facts.role };
         let is = |requests: bool| {
             let verdict = if requests { detect(prefix, &[]) } else { detect(&[], prefix) };
-            matches!(verdict, Verdict::Is(_))
+            verdict == Verdict::Is(Protocol::Http1)
         };
         let sender = match direction {
             Direction::Send => [Role::Client, Role::Server],
@@ -448,13 +462,24 @@ impl Flow {
             return;
         }
         match std::mem::replace(&mut self.kind, Kind::Opaque(Opaque::new(undecided))) {
-            Kind::Undecided(held) => held.into_iter().for_each(|held| self.replay(held, context)),
+            Kind::Undecided(held) => {
+                self.set_replaying(true);
+                held.into_iter().for_each(|held| self.replay(held, context));
+                self.set_replaying(false);
+            }
             // Who waits still has a span: the other end's may name it as parent.
             Kind::Http(mut http) => {
                 let ending = Some((Ending::Gone, context.now_ns));
                 http.advance(&mut self.connection, ending, context);
             }
+            Kind::Tls(tls) => self.kind = Kind::Opaque(tls.into_opaque()),
             Kind::Opaque(_) => {}
+        }
+    }
+
+    fn set_replaying(&mut self, replaying: bool) {
+        if let Kind::Opaque(opaque) = &mut self.kind {
+            opaque.replaying = replaying;
         }
     }
 
