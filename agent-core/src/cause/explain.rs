@@ -245,6 +245,7 @@ const CLIENT: &[Suspect] = &[
     Suspect { name: "transfer", segments: &[Transfer], known_by: &[Transfer] },
     Suspect { name: "reading", segments: &[ReceiveBuffer, Wakeup], known_by: &[ReceiveBuffer, Wakeup] },
     Suspect { name: "waiting for a CPU", segments: &[RunQueue], known_by: &[RunQueue, ReceiveBuffer, Wakeup] },
+    Suspect { name: "the application", segments: &[Application, OffCpu], known_by: &[Application] },
 ];
 
 const SERVER: &[Suspect] = &[
@@ -305,8 +306,10 @@ fn how(view: &View<'_>, sums: &Sums, suspect: &Suspect) -> String {
 fn network(view: &View<'_>, took: &str) -> String {
     let legs = view.segments.iter().filter(|segment| segment.name == Network && segment.duration_ns > 0).count();
     let mut words = match legs {
-        // One tile is up to the acknowledgement; two are the ways there and back, each seen at both ends.
-        1 => vec![format!("ACK {took} after the last byte left")],
+        // Two tiles are the ways there and back, each seen at both ends. One is up to the acknowledgement, with which the
+        // peer's time is measured too; else it is the way there alone.
+        1 if only_measured(view.segments, &[Remote]) => vec![format!("ACK {took} after the last byte left")],
+        1 => vec![format!("the last byte was at the other end {took} after it left")],
         _ => vec![format!("{took} there and back, seen at both ends")],
     };
     no_retransmits(view, &mut words);

@@ -10,6 +10,7 @@ use crate::span::{
     SegmentName::{self, *},
     SpanKind, Status, Value,
 };
+use crate::testing::{End, Kernel, Read};
 
 const MS: u64 = 1_000_000;
 
@@ -324,4 +325,23 @@ fn figures_are_readable() {
     assert_eq!(words::bytes(1_500_000), "1.5 MB");
     assert_eq!(words::bytes(999), "999 bytes");
     assert_eq!(words::percent(1, 3), "33.3 %");
+}
+
+#[test]
+fn the_pipeline_gives_each_span_its_cause() {
+    let (mut kernel, mut client) = (Kernel::default(), End::client());
+    client.open(&mut kernel, 1_000);
+    client.write(&mut kernel, 1_400, 1_430, b"GET /a HTTP/1.1\r\nHost: b\r\n\r\n");
+    client.acked(&mut kernel, 1_500, 28, [1_400, 1_420, 1_480], 0);
+    let read = Read {
+        enter: 1_440,
+        arrived: (90_000, 90_000),
+        woken: 90_010,
+        running: 90_020,
+        returned: 90_030,
+        ..Read::default()
+    };
+    client.read(&mut kernel, read, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let spans = kernel.run().spans;
+    assert_eq!(spans.iter().map(|span| span.cause).collect::<Vec<_>>(), [Some("remote_slow")]);
 }
