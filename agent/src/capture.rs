@@ -4,9 +4,10 @@
 //! stopped by `run`. Has process facts read when the pipeline asks for them, before short-lived processes are gone, on
 //! another thread: a process that is stuck holds up facts, never records. Never blocks on a destination.
 
+mod questions;
+
 use std::{
     fs::File,
-    io::Write,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -25,6 +26,8 @@ use agent_core::{
     pipeline::{ClockOffset, Pipeline},
     span::{MonotonicNs, UnixNs},
 };
+
+pub use questions::Questions;
 
 use crate::{
     inventory::{process, reader::FactsReader},
@@ -83,7 +86,7 @@ impl Drop for TellsEnd {
 pub struct CaptureLoop {
     thread: JoinHandle<()>,
     stop: Arc<AtomicBool>,
-    interrupt: File,
+    questions: Arc<Questions>,
     figures: Arc<Figures>,
 }
 
@@ -96,6 +99,7 @@ struct Worker {
     figures: Arc<Figures>,
     stop: Arc<AtomicBool>,
     interrupt: OwnedFd,
+    questions: Arc<Questions>,
     clock_set_ns: u64,
     append_failures: RateLimit,
 }
@@ -111,6 +115,7 @@ impl CaptureLoop {
         let interrupt = event_descriptor()?;
         let figures = Arc::new(Figures::default());
         let stop = Arc::new(AtomicBool::new(false));
+        let questions = Arc::new(Questions::new(File::from(interrupt.try_clone()?)));
         let worker = Worker {
             ring,
             pipeline: Pipeline::new(config, clock_offset()),
@@ -119,17 +124,23 @@ impl CaptureLoop {
             log,
             figures: Arc::clone(&figures),
             stop: Arc::clone(&stop),
-            interrupt: interrupt.try_clone()?,
+            interrupt,
+            questions: Arc::clone(&questions),
             clock_set_ns: monotonic_ns(),
             append_failures: RateLimit::new(Duration::from_secs(10)),
         };
         let thread = std::thread::Builder::new().name("capture".into()).spawn(move || worker.run())?;
-        Ok(Self { thread, stop, interrupt: File::from(interrupt), figures })
+        Ok(Self { thread, stop, questions, figures })
     }
 
     /// What it counts.
     pub fn figures(&self) -> &Arc<Figures> {
         &self.figures
+    }
+
+    /// Where it can be asked.
+    pub fn questions(&self) -> &Arc<Questions> {
+        &self.questions
     }
 
     /// Whether it still works.
@@ -138,10 +149,9 @@ impl CaptureLoop {
     }
 
     /// Takes what is in the ring, finishes every exchange as known so far, and ends.
-    pub fn stop(mut self) {
+    pub fn stop(self) {
         self.stop.store(true, Ordering::Release);
-        // Failing to interrupt costs at most the longest sleep.
-        let _ = self.interrupt.write_all(&1u64.to_ne_bytes());
+        self.questions.interrupt();
         if self.thread.join().is_err() {
             tracing::error!("the capture loop panicked; spans that it had not finished are lost");
         }
@@ -155,6 +165,11 @@ impl Worker {
         let mut nap = NAP_MIN;
         while !self.stop.load(Ordering::Acquire) {
             let taken = self.turn();
+            self.questions.answer(|| self.pipeline.connections_view());
+            // Answering may have taken the interrupt of the stop.
+            if self.stop.load(Ordering::Acquire) {
+                break;
+            }
             let interrupt = self.interrupt.as_raw_fd();
             match taken {
                 Taken { records: 0, .. } => {

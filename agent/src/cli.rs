@@ -38,6 +38,8 @@ pub enum Command {
     Trace(IdArgs),
     /// Where the time of one span went, in words
     Why(IdArgs),
+    /// Connections, alive and of late: bytes, exchanges, retransmits, round trips
+    Conns(ConnsArgs),
     /// What was lost, by reason
     Losses(ReadArgs),
     /// Check or show the configuration
@@ -120,6 +122,35 @@ pub struct SlowArgs {
     /// How many
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: u64,
+}
+
+/// Arguments of `spantap conns`.
+#[derive(Clone, Debug, Args)]
+pub struct ConnsArgs {
+    #[command(flatten)]
+    pub(crate) read: ReadArgs,
+    /// What comes first
+    #[arg(long, value_name = "BY", default_value = "opened")]
+    pub sort: ConnsOrder,
+    /// Only this peer: an address, or ADDRESS:PORT
+    #[arg(long, value_name = "ADDRESS")]
+    pub peer: Option<String>,
+    /// Most connections to print; 0: all of them. 50 by default, with --json all
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+}
+
+/// What connections are sorted by, the most first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ConnsOrder {
+    /// The newest
+    Opened,
+    /// Segments that were sent again
+    Retransmits,
+    /// Bytes both ways
+    Bytes,
+    /// Smoothed round-trip time
+    Rtt,
 }
 
 /// Arguments of the commands about one span or trace.
@@ -235,7 +266,7 @@ mod tests {
 
     #[test]
     fn every_reading_command_takes_a_socket_and_json() {
-        for command in ["status", "losses", "spans", "slow", "trace 0af7", "why 0af7"] {
+        for command in ["status", "losses", "spans", "slow", "conns", "trace 0af7", "why 0af7"] {
             let line = format!("spantap {command} --socket /tmp/x --json");
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }

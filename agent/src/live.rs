@@ -1,13 +1,15 @@
 //! What the running agent knows of itself, for `status`, `losses` and metrics.
 
+mod connections;
+
 use std::sync::{Arc, Mutex, atomic::Ordering};
 
 use crate::{
-    capture::{CaptureLoop, Figures, lock},
+    capture::{CaptureLoop, Figures, Questions, lock},
     export::{DestinationStats, figures},
     kernel::{attach::HookState, load::Capture},
     log::SpanLog,
-    query::api::{DestinationStatus, HookStatus, Live, Loss, StatusReport},
+    query::api::{ConnView, DestinationStatus, HookStatus, Live, Loss, StatusReport},
     run::unix_ns,
     telemetry::{
         health::Facts,
@@ -20,6 +22,7 @@ pub struct LiveFacts {
     capture: Mutex<Option<Capture>>,
     hooks: Vec<HookState>,
     figures: Arc<Figures>,
+    questions: Arc<Questions>,
     destinations: Vec<Arc<DestinationStats>>,
     log: SpanLog,
     selection: Mutex<Vec<String>>,
@@ -39,6 +42,7 @@ impl LiveFacts {
             hooks: capture.hooks().to_vec(),
             capture: Mutex::new(Some(capture)),
             figures: Arc::clone(looping.figures()),
+            questions: Arc::clone(looping.questions()),
             destinations: destinations.to_vec(),
             log,
             selection: Mutex::new(selection),
@@ -114,6 +118,11 @@ impl Live for LiveFacts {
             log: None,
             losses: self.losses(),
         }
+    }
+
+    fn connections(&self) -> Result<Vec<ConnView>, String> {
+        self.figures.healthy()?;
+        Ok(self.questions.connections()?.iter().map(connections::told).collect())
     }
 }
 

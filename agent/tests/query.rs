@@ -13,7 +13,7 @@ use std::{
 use agent::{
     log::{LogConfig, SpanLog},
     query::{
-        api::{DestinationStatus, HookStatus, Live, Loss, StatusReport},
+        api::{ConnView, DestinationStatus, HookStatus, Live, Loss, StatusReport},
         server::{BindError, QuerySocket},
     },
 };
@@ -37,6 +37,16 @@ impl Live for FixedFacts {
             losses: vec![Loss { source: "kernel cpu 0".to_owned(), reason: "ring_full".to_owned(), count: 5 }],
             ..Default::default()
         }
+    }
+
+    fn connections(&self) -> Result<Vec<ConnView>, String> {
+        let conn = |id, retransmits_total| ConnView {
+            id,
+            peer: format!("10.0.0.{id}:80"),
+            retransmits_total,
+            ..Default::default()
+        };
+        Ok(vec![conn(1, 5), conn(2, 7), conn(3, 0)])
     }
 }
 
@@ -161,6 +171,18 @@ fn spans_are_filtered_limited_and_ordered() {
 }
 
 #[test]
+fn connections_are_sorted_and_limited() {
+    let agent = Agent::start();
+    let ids = |args: &[&str]| -> Vec<u64> {
+        agent.json(args).iter().map(|line| line["id"].as_u64().expect("an id")).collect()
+    };
+    assert_eq!(ids(&["conns"]), [3, 2, 1]);
+    assert_eq!(ids(&["conns", "--sort", "retransmits", "--limit", "2"]), [2, 1]);
+    assert_eq!(ids(&["conns", "--peer", "10.0.0.1"]), [1]);
+    assert!(agent.answer(&["conns", "--limit", "1"]).contains("and 2 more"));
+}
+
+#[test]
 fn a_span_and_its_trace_are_found_by_leading_digits() {
     let agent = Agent::start();
     agent
@@ -262,7 +284,8 @@ fn status_and_losses_join_live_facts_with_the_log() {
 fn without_an_agent_the_message_names_the_socket_and_the_remedy() {
     let dir = TempDir::new().expect("a temporary folder");
     let socket = dir.path().join("nobody.sock");
-    for args in [&["status"][..], &["spans"], &["slow"], &["trace", "abcd"], &["why", "abcd"], &["losses"]] {
+    for args in [&["status"][..], &["spans"], &["slow"], &["conns"], &["trace", "abcd"], &["why", "abcd"], &["losses"]]
+    {
         let message = failure(&command(&socket, args).output().expect("it starts"));
         assert!(
             message.contains(&socket.display().to_string()) && message.contains("spantap run"),

@@ -127,7 +127,7 @@ catalogue! {
         "`softirq` is the largest segment",
         "cat /proc/softirqs /proc/net/softnet_stat   (which CPU, and is it squeezed?)";
     ReaderBusy: "reader_busy", "the bytes were here, and the application had not read them: it did something else",
-        "`receive_buffer` is the largest segment",
+        "`receive_buffer` is the largest segment; or `transfer` is, and for at least half of it the sender waited for room in this end's receive window (seen by `why` only, from the other end's span)",
         "spantap trace {trace}   (what else did it do then?)";
     WakeupDelay: "wakeup_delay", "the application slept waiting for these bytes and was not woken at once",
         "`wakeup` is the largest segment",

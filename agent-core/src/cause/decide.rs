@@ -171,6 +171,10 @@ fn transfer(view: &View<'_>, ns: u64) -> Cause {
     if view.int("spantap.tcp.out_of_order").is_some_and(|count| count > 0) {
         return Cause::TransferLoss;
     }
+    // What the sender waited for is this end's reading.
+    if view.around.peer_waited_ns.is_some_and(|waited| waited.saturating_mul(2) >= ns) {
+        return Cause::ReaderBusy;
+    }
     let is_large = |bytes: &u64| *bytes >= LARGE_BYTES && rate(*bytes, ns) >= LARGE_BYTES_PER_S;
     if view.arriving_bytes().filter(is_large).is_some() { Cause::TransferLarge } else { Cause::TransferSlow }
 }

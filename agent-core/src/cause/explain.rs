@@ -13,7 +13,11 @@ use crate::span::{
 };
 
 /// What is less than this share of a span is ruled out as its cause.
-const RULED_OUT_PERCENT: u64 = 10;
+const RULED_OUT_PERCENT: u64 = 5;
+/// What is derived and less than this share is only named.
+const SMALL_PERCENT: u64 = 1;
+/// A kind of sleep that is less than this share of them all is not worth a word.
+const MENTIONED_PERCENT: u64 = 10;
 /// A second part this close to the largest one is worth a word.
 const CLOSE_PERCENT: u64 = 80;
 
@@ -133,6 +137,11 @@ fn specific(view: &View<'_>, decision: Decision, words: &mut Vec<String>) {
         // How much of the wait is the network's follows from these.
         RemoteSlow if grades(view.segments, Remote)[0] == 0 => round_trip(view, words),
         TransferLarge | TransferSlow => arriving(view, decision, words),
+        ReaderBusy => {
+            if let Some(ns) = view.around.peer_waited_ns.filter(|_| decision.segment == Some(Transfer)) {
+                words.push(format!("the sender waited {} for room in this end's receive window", ms(ns)));
+            }
+        }
         CpuThrottled | CpuContention => {
             let throttled = decide::blocked_by(view, By::Throttled);
             if throttled > 0 {
@@ -208,7 +217,7 @@ fn arriving(view: &View<'_>, decision: Decision, words: &mut Vec<String>) {
 fn blocked(view: &View<'_>, decision: Decision, words: &mut Vec<String>) {
     let all = [By::Lock, By::Disk, By::Socket, By::Sleep, By::Poll, By::Other];
     let mut parts: Vec<_> = all.into_iter().map(|by| (by, decide::blocked_by(view, by))).collect();
-    parts.retain(|(_, ns)| u128::from(*ns) * 100 >= u128::from(decision.duration_ns) * u128::from(RULED_OUT_PERCENT));
+    parts.retain(|(_, ns)| *ns > 0 && !is_below(*ns, MENTIONED_PERCENT, decision.duration_ns));
     parts.sort_by_key(|(_, ns)| std::cmp::Reverse(*ns));
     words.extend(parts.into_iter().map(|(by, ns)| format!("{} {}", waited(by), ms(ns))));
     if let Some((what, overlap)) = view.around.downstream {
@@ -232,19 +241,21 @@ const fn waited(by: By) -> &'static str {
 struct Suspect {
     name: &'static str,
     segments: &'static [SegmentName],
-    /// Something of these was laid: otherwise nothing says that their time was looked for.
+    /// Something of these was laid, all of it measured: otherwise nothing says that their time was looked for.
     known_by: &'static [SegmentName],
 }
 
 const CLIENT: &[Suspect] = &[
     Suspect { name: "name resolution", segments: &[Dns], known_by: &[Dns] },
     Suspect { name: "connecting", segments: &[Connect, Tls], known_by: &[Connect, Tls] },
-    Suspect { name: "sending", segments: &[Send, Held, Queue], known_by: &[Send] },
-    Suspect { name: "network", segments: &[Network], known_by: &[Network] },
+    Suspect { name: "sending", segments: &[Send, Held, Queue], known_by: &[Send, Held, Queue] },
+    // Where the peer's time is measured, so is the network's: what may be derived is its end against `softirq`.
+    Suspect { name: "network", segments: &[Network, Softirq], known_by: &[Remote] },
     Suspect { name: "the peer", segments: &[Remote], known_by: &[Remote] },
     Suspect { name: "transfer", segments: &[Transfer], known_by: &[Transfer] },
     Suspect { name: "reading", segments: &[ReceiveBuffer, Wakeup], known_by: &[ReceiveBuffer, Wakeup] },
     Suspect { name: "waiting for a CPU", segments: &[RunQueue], known_by: &[RunQueue, ReceiveBuffer, Wakeup] },
+    Suspect { name: "the application", segments: &[Application, OffCpu], known_by: &[Application] },
 ];
 
 const SERVER: &[Suspect] = &[
@@ -264,9 +275,8 @@ fn ruled_out(view: &View<'_>, sums: &Sums, decision: Decision) -> Vec<String> {
         decision.segment.is_some_and(|name| !suspect.segments.contains(&name))
             && sums.any(suspect.known_by)
             // Only what was measured rules out.
-            && only_measured(view.segments, suspect.segments)
             && only_measured(view.segments, suspect.known_by)
-            && u128::from(ns) * 100 < u128::from(view.duration_ns) * u128::from(RULED_OUT_PERCENT)
+            && is_below(ns, RULED_OUT_PERCENT, view.duration_ns)
     });
     let mut words: Vec<_> =
         innocent.map(|suspect| format!("{} ruled out: {}", suspect.name, how(view, sums, suspect))).collect();
@@ -281,32 +291,41 @@ fn ruled_out(view: &View<'_>, sums: &Sums, decision: Decision) -> Vec<String> {
     words
 }
 
+fn is_below(part: u64, percent: u64, whole: u64) -> bool {
+    u128::from(part) * 100 < u128::from(whole) * u128::from(percent)
+}
+
 fn how(view: &View<'_>, sums: &Sums, suspect: &Suspect) -> String {
     let ns = sums.all(suspect.segments);
     if ns == 0 {
-        return "none of it".to_owned();
+        return if suspect.segments[0] == RunQueue { "no time in run queues" } else { "none of it" }.to_owned();
     }
     let took = short(ns);
     let first = suspect.segments[0];
     let words = match first {
-        Network => network(view, &took),
+        Network => network(view, &short(sums.get(Network))),
         Send => format!("the last byte had left {took} after the write began"),
         Remote => format!("the peer began its answer {took} after it had the request"),
         Transfer => format!("{took} from the first byte to the last"),
         ReceiveBuffer => format!("read {took} after it had arrived"),
         RunQueue => format!("{took} in run queues"),
         OffCpu => format!("{took} off the CPU"),
-        _ => format!("{took}"),
+        _ => format!("{took} ({})", percent(ns, view.duration_ns)),
     };
     // Sending of a server is the write calls: when its bytes left is not part of its span.
     if first == Send && view.kind == SpanKind::Server { format!("{took} in calls that write") } else { words }
 }
 
 fn network(view: &View<'_>, took: &str) -> String {
+    if view.segments.iter().all(|segment| segment.name != Network) {
+        return "none of it".to_owned();
+    }
     let legs = view.segments.iter().filter(|segment| segment.name == Network && segment.duration_ns > 0).count();
     let mut words = match legs {
-        // One tile is up to the acknowledgement; two are the ways there and back, each seen at both ends.
-        1 => vec![format!("ACK {took} after the last byte left")],
+        // Two tiles are the ways there and back, each seen at both ends. One is up to the acknowledgement, with which the
+        // peer's time is measured too; else it is the way there alone.
+        1 if only_measured(view.segments, &[Remote]) => vec![format!("ACK {took} after the last byte left")],
+        1 => vec![format!("the last byte was at the other end {took} after it left")],
         _ => vec![format!("{took} there and back, seen at both ends")],
     };
     no_retransmits(view, &mut words);
@@ -314,19 +333,26 @@ fn network(view: &View<'_>, took: &str) -> String {
 }
 
 fn not_seen(view: &View<'_>, sums: &Sums) -> Vec<String> {
-    let mut words = Vec::new();
+    let (mut words, mut small) = (Vec::new(), Vec::new());
     let unexplained = sums.get(Unexplained);
     if unexplained > 0 {
         words.push(format!("unexplained {} ({})", ms(unexplained), percent(unexplained, view.duration_ns)));
     }
     for name in SegmentName::ALL.into_iter().filter(|name| *name != Unexplained) {
-        let [_, derived, inferred] = grades(view.segments, name);
+        let [measured, derived, inferred] = grades(view.segments, name);
         for (ns, grade) in [(derived, "derived"), (inferred, "inferred")] {
-            if ns > 0 {
+            if ns > 0 && is_below(ns, SMALL_PERCENT, view.duration_ns) {
+                small.push(name.name());
+            } else if ns > 0 {
                 let share = percent(ns, view.duration_ns);
-                words.push(format!("{} {grade} {} ({share}): {}", name.name(), ms(ns), rule(name)));
+                let rule =
+                    if name == Network && measured > 0 { "the way back ends before `softirq`" } else { rule(name) };
+                words.push(format!("{} {grade} {} ({share}): {rule}", name.name(), ms(ns)));
             }
         }
+    }
+    if !small.is_empty() {
+        words.push(format!("derived, each under {SMALL_PERCENT} %: {}", small.join(", ")));
     }
     if view.status == Status::Unknown {
         words.push("the outcome: the end of the exchange was not seen or not understood".to_owned());

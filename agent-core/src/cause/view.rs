@@ -27,6 +27,8 @@ pub struct Around<'a> {
     /// Connections that waited to be accepted by the listener that this span connected to, and the most that it keeps:
     /// the fullest that was seen while the span waited.
     pub accept_queue: Option<(u64, u64)>,
+    /// How long the sender of what arrived waited for room in this end's receive window, as the other end saw it.
+    pub peer_waited_ns: Option<u64>,
     /// The call of this process that overlaps most of the time in which it was blocked, and that overlap.
     pub downstream: Option<(&'a str, u64)>,
 }

@@ -1,8 +1,8 @@
 //! Fixed spans, and the comparison with golden files.
 
 use crate::query::api::{
-    Attribute, AttributeValue, DestinationStatus, HookStatus, LinkView, LogStatus, Loss, SegmentView, SpanView,
-    StatusReport, Texts,
+    Attribute, AttributeValue, ConnView, DestinationStatus, HookStatus, LinkView, LogStatus, Loss, SegmentView,
+    SpanView, StatusReport, Texts,
 };
 
 const START_UNIX_NS: u64 = 1_738_324_800_123_456_789;
@@ -123,6 +123,55 @@ pub fn trace() -> Vec<SpanView> {
         ..base
     };
     vec![client, server, called]
+}
+
+/// An open connection that lost something, one that is older than the agent, and one that failed.
+pub fn connections() -> Vec<ConnView> {
+    let open = ConnView {
+        id: 1,
+        local: "10.0.0.1:40000".to_owned(),
+        peer: "10.0.0.2:80".to_owned(),
+        role: "client".to_owned(),
+        pid: 4242,
+        state: "open".to_owned(),
+        opened_unix_ns: Some(START_UNIX_NS),
+        bytes_sent: 2_000,
+        bytes_received: 3 << 20,
+        exchanges: 20,
+        retransmits_total: 7,
+        retransmits_in_requests: 4,
+        retransmits_handshake: 1,
+        retransmits_outside: 2,
+        out_of_order: 3,
+        srtt_us: Some(850),
+        min_rtt_us: Some(400),
+        ..Default::default()
+    };
+    let older = ConnView {
+        id: 2,
+        local: "unix:/run/app.sock".to_owned(),
+        peer: "unix:[12]".to_owned(),
+        state: "closed".to_owned(),
+        closed_unix_ns: Some(START_UNIX_NS + 5),
+        bytes_sent: 9 << 30,
+        srtt_us: Some(12_345),
+        ..Default::default()
+    };
+    let failed = ConnView {
+        id: 3,
+        local: "[::1]:50000".to_owned(),
+        peer: "[::1]:1".to_owned(),
+        role: "client".to_owned(),
+        pid: 77,
+        state: "failed".to_owned(),
+        opened_unix_ns: Some(START_UNIX_NS + 1),
+        closed_unix_ns: Some(START_UNIX_NS + 9),
+        retransmits_total: 2,
+        retransmits_handshake: 2,
+        reset_by: "peer".to_owned(),
+        ..Default::default()
+    };
+    vec![open, older, failed]
 }
 
 pub fn status() -> StatusReport {

@@ -5,6 +5,7 @@
 
 mod check;
 mod config;
+mod conns;
 mod json;
 mod losses;
 mod output;
@@ -40,6 +41,7 @@ pub fn execute(cli: Cli, run: impl FnOnce(RunArgs) -> anyhow::Result<()>) -> Exi
         Command::Config(command) => config::config(command, &mut output),
         Command::ReplayEvents(args) => replay_events::replay_events(&args, &mut output),
         Command::Status(args) => ask(status::status(&args, &mut output)),
+        Command::Conns(args) => ask(conns::conns(&args, &mut output)),
         Command::Losses(args) => ask(losses::losses(&args, &mut output)),
         Command::Spans(args) => ask(spans::spans(&args, &mut output)),
         Command::Slow(args) => ask(slow::slow(&args, &mut output)),

@@ -51,7 +51,7 @@ pub(super) async fn spans(args: &SpansArgs, output: &mut Output) -> Done {
 
 pub(super) fn header() -> String {
     format!(
-        "{:<27}  {:>12}  {:<8}  {:<7}  {:<16}  {:<21}  {:<16}  {:<20}  {:<20}  {}",
+        "{:<27}  {:>12}  {:<8}  {:<7}  {:<16}  {:<21}  {:<16}  {:<20}  {:<28}  {}",
         "START", "DURATION", "KIND", "STATUS", "SERVICE", "PEER", "SPAN", "MOST TIME IN", "CAUSE", "NAME"
     )
 }
@@ -60,7 +60,7 @@ pub(super) fn header() -> String {
 pub(super) fn row(span: &SpanView, colour: bool) -> String {
     let status = format!("{:<7}", span.status);
     format!(
-        "{:<27}  {:>12}  {:<8}  {}  {:<16}  {:<21}  {:<16}  {:<20}  {:<20}  {}",
+        "{:<27}  {:>12}  {:<8}  {}  {:<16}  {:<21}  {:<16}  {:<20}  {:<28}  {}",
         text::time(span.start_unix_ns),
         text::ms(span.duration_ns),
         span.kind,

@@ -3,6 +3,10 @@
 //! In: nothing. Out: protobuf messages (field numbers are stable; new fields get new numbers), the paths of the
 //! methods, and [`Live`]. Used by `query::server`, `query::client`, `otlp::decode` and the commands. Never does IO.
 
+mod connections;
+
+pub use connections::{CONNECTIONS_PATH, ConnView, ConnectionsRequest};
+
 /// Fully qualified name of the service; part of every method's path.
 pub const SERVICE: &str = "spantap.query.v1.Query";
 /// Path of the unary method `Status`: [`StatusRequest`] -> [`StatusReport`].
@@ -18,6 +22,12 @@ pub const LOSSES_PATH: &str = "/spantap.query.v1.Query/Losses";
 pub trait Live: Send + Sync + 'static {
     /// The facts now. The server adds `log` and each destination's counts from the span log.
     fn status(&self) -> StatusReport;
+
+    /// The connections that are known now, and the last that closed. May block for a moment.
+    ///
+    /// # Errors
+    /// They are not to be had now, and why.
+    fn connections(&self) -> Result<Vec<ConnView>, String>;
 }
 
 /// Asks for the agent's state.

@@ -19,8 +19,8 @@ use tonic::{
 use tonic_prost::ProstCodec;
 
 use super::api::{
-    LOSSES_PATH, LossesReport, LossesRequest, SPANS_PATH, STATUS_PATH, SpanView, SpansRequest, StatusReport,
-    StatusRequest, TRACE_PATH, TraceRequest,
+    CONNECTIONS_PATH, ConnView, ConnectionsRequest, LOSSES_PATH, LossesReport, LossesRequest, SPANS_PATH, STATUS_PATH,
+    SpanView, SpansRequest, StatusReport, StatusRequest, TRACE_PATH, TraceRequest,
 };
 
 /// Largest answer that is accepted; a span is far smaller.
@@ -106,6 +106,22 @@ impl Client {
         let path = PathAndQuery::from_static(LOSSES_PATH);
         let answer = grpc.unary(Request::new(LossesRequest {}), path, ProstCodec::default()).await;
         Ok(answer.map_err(|status| self.refused(&status))?.into_inner())
+    }
+
+    /// The connections that are known now, and the last that closed.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn connections(&mut self) -> Result<Vec<ConnView>, ClientError> {
+        let mut grpc = self.ready().await?;
+        let path = PathAndQuery::from_static(CONNECTIONS_PATH);
+        let answer = grpc.server_streaming(Request::new(ConnectionsRequest {}), path, ProstCodec::default()).await;
+        let mut stream = answer.map_err(|status| self.refused(&status))?.into_inner();
+        let mut all = Vec::new();
+        while let Some(conn) = stream.message().await.map_err(|status| self.refused(&status))? {
+            all.push(conn);
+        }
+        Ok(all)
     }
 
     /// Spans that match.

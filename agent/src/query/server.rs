@@ -34,8 +34,9 @@ pub use super::access::BindError;
 use super::{
     access::{self, Access},
     api::{
-        DestinationStatus, ID_DIGITS_MIN, LOSSES_PATH, Live, LogStatus, Loss, LossesReport, LossesRequest, SERVICE,
-        SPANS_PATH, STATUS_PATH, SpanView, SpansRequest, StatusReport, StatusRequest, TRACE_PATH, TraceRequest, hex,
+        CONNECTIONS_PATH, ConnView, ConnectionsRequest, DestinationStatus, ID_DIGITS_MIN, LOSSES_PATH, Live, LogStatus,
+        Loss, LossesReport, LossesRequest, SERVICE, SPANS_PATH, STATUS_PATH, SpanView, SpansRequest, StatusReport,
+        StatusRequest, TRACE_PATH, TraceRequest, hex,
     },
     search,
 };
@@ -168,6 +169,13 @@ impl Query {
                 });
                 Grpc::new(ProstCodec::default()).unary(method, request).await
             }
+            CONNECTIONS_PATH => {
+                let method = service_fn(|_: Request<ConnectionsRequest>| {
+                    let query = self.clone();
+                    async move { query.connections().await }
+                });
+                Grpc::new(ProstCodec::default()).server_streaming(method, request).await
+            }
             SPANS_PATH => {
                 let method = service_fn(|request: Request<SpansRequest>| {
                     let query = self.clone();
@@ -235,6 +243,11 @@ impl Query {
             path: self.log.dir().display().to_string(),
         });
         report
+    }
+
+    async fn connections(self) -> Answer<ReceiverStream<Result<ConnView, Status>>> {
+        let conns = blocking(move || self.live.connections().map_err(Status::unavailable)).await?;
+        Ok(Response::new(streamed(conns)))
     }
 
     fn spans(self, request: SpansRequest) -> Answer<SpanStream> {
@@ -306,16 +319,21 @@ impl Query {
         let _permit = self.searches.acquire().await;
         let log = self.log.clone();
         let spans = blocking(move || one_trace(&log, &prefix)).await?;
-        let (sender, receiver) = mpsc::channel(CHANNEL_SPANS);
-        tokio::spawn(async move {
-            for span in spans {
-                if sender.send(Ok(span)).await.is_err() {
-                    break;
-                }
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Ok(Response::new(streamed(spans)))
     }
+}
+
+/// A whole answer, as fast as the client takes it.
+fn streamed<T: Send + 'static>(items: Vec<T>) -> ReceiverStream<Result<T, Status>> {
+    let (sender, receiver) = mpsc::channel(CHANNEL_SPANS);
+    tokio::spawn(async move {
+        for item in items {
+            if sender.send(Ok(item)).await.is_err() {
+                break;
+            }
+        }
+    });
+    ReceiverStream::new(receiver)
 }
 
 /// Sends the matching spans that stand before the block `until`.

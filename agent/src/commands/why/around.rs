@@ -72,6 +72,13 @@ pub(super) fn accept_queue(span: &SpanView, spans: &[SpanView]) -> Option<(u64, 
     accepted.filter_map(queue).max_by_key(|(backlog, max)| (backlog >= max, *backlog))
 }
 
+/// How long the other end waited for this end's receive window.
+fn peer_waited_ns(span: &SpanView, spans: &[SpanView]) -> Option<u64> {
+    let other = other_end(span, spans)?;
+    let keys = ["spantap.tcp.zero_window_ns", "spantap.tcp.rwnd_limited_ns"];
+    keys.into_iter().filter_map(|key| u64::try_from(other.int(key)?).ok()).max()
+}
+
 /// All of it, for a cause.
 pub(super) fn around<'a>(span: &SpanView, spans: &[SpanView], words: &'a mut String) -> Around<'a> {
     let queue = if span.kind == "client" { accept_queue(span, spans) } else { None };
@@ -79,7 +86,11 @@ pub(super) fn around<'a>(span: &SpanView, spans: &[SpanView], words: &'a mut Str
         *words = call;
         ns
     });
-    Around { accept_queue: queue, downstream: call.map(|ns| (words.as_str(), ns)) }
+    Around {
+        accept_queue: queue,
+        peer_waited_ns: peer_waited_ns(span, spans),
+        downstream: call.map(|ns| (words.as_str(), ns)),
+    }
 }
 
 #[cfg(test)]

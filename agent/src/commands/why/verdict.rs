@@ -224,6 +224,18 @@ mod tests {
     }
 
     #[test]
+    fn a_sender_that_waited_for_this_end_shows_a_busy_reader() {
+        let mut trace = fixtures::trace();
+        trace[0].segments = fixtures::tiles(&[("send", 20_000, "measured"), ("transfer", 9_856_543, "measured")]);
+        assert_eq!(Verdict::of(&trace[0], &trace, &[]).cause(), Some("transfer_slow"));
+        trace[1].attributes.push(fixtures::int("spantap.tcp.rwnd_limited_ns", 8_000_000));
+        let verdict = Verdict::of(&trace[0], &trace, &[]);
+        assert_eq!(verdict.cause(), Some("reader_busy"));
+        let words = verdict.words().join("\n");
+        assert!(words.contains("the sender waited 8.000 ms for room in this end's receive window"), "{words}");
+    }
+
+    #[test]
     fn a_poll_during_a_call_of_its_own_is_that_call() {
         let mut trace = fixtures::trace();
         trace[1].segments =
