@@ -137,6 +137,8 @@ pub fn returned(settings: &Settings, task: &mut Task, found: Found, id: u64, res
     let end = start.wrapping_add(moved);
     *position = end;
     if !sends {
+        task.receive_queue = 0;
+        task.out_of_order = 0;
         if moved != 0 {
             describe_arrival(task, stream, found.sk, end);
         } else {

@@ -43,6 +43,7 @@ impl Table {
         let mut flow = Flow::new(record);
         let facts = &flow.connection.facts;
         let id = facts.id;
+        self.name_accepted(facts.local, facts.peer);
         self.by_endpoints.insert((facts.local, facts.peer), id);
         if let Some(other) =
             self.by_endpoints.get(&(facts.peer, facts.local)).and_then(|other| self.flows.get_mut(other))
@@ -59,6 +60,16 @@ impl Table {
         if let Some(flow) = self.flows.get_mut(&id) {
             flow.connection.before.dns = Some(resolution.step);
             flow.connection.resolution = Some(Box::new(resolution));
+        }
+    }
+
+    /// A unix socket gets its number when it is accepted; its client may have been told of before.
+    fn name_accepted(&mut self, accepted: Endpoint, client: Endpoint) {
+        if let Some(id) = self.by_endpoints.remove(&(client, Endpoint::Unix(0)))
+            && let Some(flow) = self.flows.get_mut(&id)
+        {
+            flow.connection.facts.peer = accepted;
+            self.by_endpoints.insert((client, accepted), id);
         }
     }
 
