@@ -190,14 +190,14 @@ pub fn on_segment<M: Memory>(sk: u64, skb: u64) {
 /// `sk_data_ready` where `tcp_probe` is silent: after this end closed its sending side. `[.., rcv_nxt)` is there.
 #[inline(always)]
 pub fn on_ready<M: Memory>(sk: u64) {
-    let Some(conn) = connection::find(sk) else { return };
-    let Some(tcp) = M::tcp(sk) else { return };
-    let state = M::read::<u8>(tcp, &offsets::SK_STATE);
-    let next = M::read::<u32>(tcp, &offsets::TCP_RCV_NXT);
-    let copied = M::read::<u32>(tcp, &offsets::TCP_COPIED_SEQ);
+    let state = M::read::<u8>(sk, &offsets::SK_STATE);
     if state == state::ESTABLISHED {
         return;
     }
+    let Some(conn) = connection::find(sk) else { return };
+    let Some(tcp) = M::tcp(sk) else { return };
+    let next = M::read::<u32>(tcp, &offsets::TCP_RCV_NXT);
+    let copied = M::read::<u32>(tcp, &offsets::TCP_COPIED_SEQ);
     // In the other states the peer's FIN was received, and has a number of its own.
     let fin = u32::from(state != state::FIN_WAIT1 && state != state::FIN_WAIT2);
     let end = next.wrapping_sub(fin);

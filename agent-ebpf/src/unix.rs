@@ -154,7 +154,7 @@ pub fn returned(settings: &Settings, task: &mut Task, found: Found, id: u64, res
         settings,
         task,
         stream.id,
-        Call { id, result, direction, range: (start, end), moved, selected, time_ns },
+        Call { id, result, direction, range: (start, end), moved, selected, time_ns, transmitted_ns: 0 },
     );
     if result == 0 && !sends && stream.flags & flag::REMOTE_CLOSED == 0 {
         stream.flags |= flag::REMOTE_CLOSED;
