@@ -261,7 +261,7 @@ fn returned_elsewhere(settings: &Settings, task: &mut Task, id: u64, result: i64
         return Next::Nothing;
     }
     let Some(found) = walk::socket(if accepts { result as u64 } else { task.fd }) else { return Next::Nothing };
-    match socket::kind(found.sk) {
+    match socket::kind::<offsets::Checked>(found.sk) {
         Some(Kind::Unix) => {
             task.other = found;
             return Next::Unix;

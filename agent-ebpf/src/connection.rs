@@ -55,7 +55,7 @@ pub fn find_or_adopt<M: Memory>(sk: u64, tcp: u64) -> Option<&'static mut Conn> 
     }
     let conn = create::<M>(sk, tcp)?;
     conn.flags |= flag::PREEXISTING;
-    conn.retrans_told = M::read(tcp, &offsets::TCP_TOTAL_RETRANS).unwrap_or(0);
+    conn.retrans_told = M::read(tcp, &offsets::TCP_TOTAL_RETRANS);
     Some(conn)
 }
 
@@ -107,21 +107,21 @@ pub fn sampled_out(conn: &mut Conn) -> bool {
 /// Addresses, ports and network namespace.
 #[inline(always)]
 fn read_identity<M: Memory>(tcp: u64, conn: &mut Conn) -> Option<()> {
-    conn.family = M::read(tcp, &offsets::SK_FAMILY)?;
-    conn.local_port = M::read(tcp, &offsets::SK_NUM)?;
-    conn.remote_port = u16::from_be(M::read(tcp, &offsets::SK_DPORT)?);
-    let net: u64 = M::read(tcp, &offsets::SK_NET)?;
-    conn.netns = M::read(net, &offsets::NET_INUM)?;
+    conn.family = M::read(tcp, &offsets::SK_FAMILY);
+    conn.local_port = M::read(tcp, &offsets::SK_NUM);
+    conn.remote_port = u16::from_be(M::read(tcp, &offsets::SK_DPORT));
+    let net: u64 = M::read(tcp, &offsets::SK_NET);
+    conn.netns = M::read(net, &offsets::NET_INUM);
     match conn.family {
         AF_INET => {
-            let local: u32 = M::read(tcp, &offsets::SK_RCV_SADDR)?;
-            let remote: u32 = M::read(tcp, &offsets::SK_DADDR)?;
+            let local: u32 = M::read(tcp, &offsets::SK_RCV_SADDR);
+            let remote: u32 = M::read(tcp, &offsets::SK_DADDR);
             conn.local_address[..4].copy_from_slice(&local.to_ne_bytes());
             conn.remote_address[..4].copy_from_slice(&remote.to_ne_bytes());
         }
         AF_INET6 => {
-            conn.local_address = read_address::<M>(tcp, &offsets::SK_V6_RCV_SADDR)?;
-            conn.remote_address = read_address::<M>(tcp, &offsets::SK_V6_DADDR)?;
+            conn.local_address = read_address::<M>(tcp, &offsets::SK_V6_RCV_SADDR);
+            conn.remote_address = read_address::<M>(tcp, &offsets::SK_V6_DADDR);
         }
         _ => return None,
     }
@@ -129,12 +129,12 @@ fn read_identity<M: Memory>(tcp: u64, conn: &mut Conn) -> Option<()> {
 }
 
 #[inline(always)]
-fn read_address<M: Memory>(tcp: u64, offset: &Global<u32>) -> Option<[u8; 16]> {
-    let halves: [u64; 2] = [M::read(tcp, offset)?, M::read(tcp + 8, offset)?];
+fn read_address<M: Memory>(tcp: u64, offset: &Global<u32>) -> [u8; 16] {
+    let halves: [u64; 2] = [M::read(tcp, offset), M::read(tcp + 8, offset)];
     let mut address = [0; 16];
     address[..8].copy_from_slice(&halves[0].to_ne_bytes());
     address[8..].copy_from_slice(&halves[1].to_ne_bytes());
-    Some(address)
+    address
 }
 
 /// `inet_sock_set_state`: connections come into being, establish, half-close and fail.
@@ -208,7 +208,7 @@ fn opened_by_peer<M: Memory>(sk: u64) {
 
 #[inline(always)]
 fn note_handshake<M: Memory>(tcp: u64, conn: &mut Conn) {
-    conn.handshake_retransmits = M::read(tcp, &offsets::TCP_TOTAL_RETRANS).unwrap_or(0);
+    conn.handshake_retransmits = M::read(tcp, &offsets::TCP_TOTAL_RETRANS);
     conn.retrans_told = conn.handshake_retransmits;
 }
 
@@ -217,8 +217,8 @@ fn note_handshake<M: Memory>(tcp: u64, conn: &mut Conn) {
 fn connect_failed<M: Memory>(sk: u64) {
     let Some(conn) = find(sk) else { return };
     let Some(tcp) = M::tcp(sk) else { return };
-    let errno = M::read::<i32>(tcp, &offsets::SK_ERR).unwrap_or(0);
-    conn.handshake_retransmits = M::read(tcp, &offsets::TCP_TOTAL_RETRANS).unwrap_or(0);
+    let errno = M::read::<i32>(tcp, &offsets::SK_ERR);
+    conn.handshake_retransmits = M::read(tcp, &offsets::TCP_TOTAL_RETRANS);
     if errno == 0 && call::in_connect() {
         conn.flags |= flag::FAILING; // the call's result says why
     } else {
@@ -250,7 +250,7 @@ fn tell_failed<M: Memory>(tcp: u64, conn: &mut Conn, errno: u32) {
 fn note_reset<M: Memory>(sk: u64) {
     if let Some(conn) = find(sk)
         && let Some(tcp) = M::tcp(sk)
-        && M::read::<i32>(tcp, &offsets::SK_ERR) == Some(ECONNRESET)
+        && M::read::<i32>(tcp, &offsets::SK_ERR) == ECONNRESET
     {
         conn.flags |= flag::RESET;
     }
@@ -284,7 +284,7 @@ pub fn on_destroy<M: Memory>(sk: u64) {
     if let Some(tcp) = M::tcp(sk) {
         if conn.flags & flag::ANNOUNCED != 0 {
             message::retire_all::<M>(tcp, conn, now());
-            let state = M::read::<u8>(tcp, &offsets::SK_STATE).unwrap_or(tcp::CLOSE);
+            let state = M::read::<u8>(tcp, &offsets::SK_STATE);
             emit_change::<M>(tcp, conn, Change::new(change::CLOSED, state, tcp::CLOSE));
         } else if conn.flags & flag::FAILING != 0 {
             tell_failed::<M>(tcp, conn, 0);
@@ -301,8 +301,8 @@ pub fn on_accepted(sk: u64, listener: Option<u64>, pid: u32, cgroup_id: u64) {
     conn.pid = pid;
     conn.cgroup_id = cgroup_id;
     if let Some(listener) = listener {
-        conn.accept_backlog = Checked::read(listener, &offsets::SK_ACK_BACKLOG).unwrap_or(0);
-        conn.accept_backlog_max = Checked::read(listener, &offsets::SK_MAX_ACK_BACKLOG).unwrap_or(0);
+        conn.accept_backlog = Checked::read(listener, &offsets::SK_ACK_BACKLOG);
+        conn.accept_backlog_max = Checked::read(listener, &offsets::SK_MAX_ACK_BACKLOG);
     }
 }
 
@@ -317,10 +317,9 @@ pub fn announce<M: Memory>(tcp: u64, conn: &mut Conn) {
         // SAFETY: the helper takes no arguments.
         conn.cgroup_id = unsafe { helpers::bpf_get_current_cgroup_id() };
     }
-    match read_bases::<M>(tcp, conn) {
-        Some(()) if conn.role != u16::from(role::UNKNOWN) => conn.flags |= flag::BASES,
-        Some(()) => {} // which end sent the SYN decides about one byte
-        None => emit::lost(KernelLoss::KernelReadFailed),
+    read_bases::<M>(tcp, conn);
+    if conn.role != u16::from(role::UNKNOWN) {
+        conn.flags |= flag::BASES; // else which end sent the SYN decides about one byte
     }
     conn.flags |= flag::ANNOUNCED;
     debug!(&NoContext, "connection {} -> {} of process {}", conn.local_port, conn.remote_port, conn.pid);
@@ -333,15 +332,15 @@ pub fn announce<M: Memory>(tcp: u64, conn: &mut Conn) {
 /// then counts the SYN. For connections older than the agent the same difference is found by comparing with the
 /// sending side; it is 0 or 1.
 #[inline(always)]
-fn read_bases<M: Memory>(tcp: u64, conn: &mut Conn) -> Option<()> {
-    let received = M::read::<u64>(tcp, &offsets::TCP_BYTES_RECEIVED)? as u32;
-    conn.receive_base = M::read::<u32>(tcp, &offsets::TCP_RCV_NXT)?.wrapping_sub(received);
-    let acked = M::read::<u64>(tcp, &offsets::TCP_BYTES_ACKED)? as u32;
-    let base = M::read::<u32>(tcp, &offsets::TCP_SND_UNA)?.wrapping_sub(acked);
+fn read_bases<M: Memory>(tcp: u64, conn: &mut Conn) {
+    let received = M::read::<u64>(tcp, &offsets::TCP_BYTES_RECEIVED) as u32;
+    conn.receive_base = M::read::<u32>(tcp, &offsets::TCP_RCV_NXT).wrapping_sub(received);
+    let acked = M::read::<u64>(tcp, &offsets::TCP_BYTES_ACKED) as u32;
+    let base = M::read::<u32>(tcp, &offsets::TCP_SND_UNA).wrapping_sub(acked);
     if conn.flags & flag::PREEXISTING != 0 {
-        let sent = M::read::<u64>(tcp, &offsets::TCP_BYTES_SENT)? as u32;
-        let resent = M::read::<u64>(tcp, &offsets::TCP_BYTES_RETRANS)? as u32;
-        let first = M::read::<u32>(tcp, &offsets::TCP_SND_NXT)?.wrapping_sub(sent.wrapping_sub(resent));
+        let sent = M::read::<u64>(tcp, &offsets::TCP_BYTES_SENT) as u32;
+        let resent = M::read::<u64>(tcp, &offsets::TCP_BYTES_RETRANS) as u32;
+        let first = M::read::<u32>(tcp, &offsets::TCP_SND_NXT).wrapping_sub(sent.wrapping_sub(resent));
         match first.wrapping_sub(base) {
             0 => conn.role = u16::from(role::SERVER),
             1 => conn.role = u16::from(role::CLIENT),
@@ -350,7 +349,6 @@ fn read_bases<M: Memory>(tcp: u64, conn: &mut Conn) -> Option<()> {
     }
     let active = u32::from(conn.role == u16::from(role::CLIENT));
     conn.send_base = base.wrapping_add(active);
-    Some(())
 }
 
 /// A change as it is told.
@@ -368,28 +366,16 @@ impl Change {
     }
 }
 
-/// Which of our own flags the agent is told, and as what.
-const TOLD: [(u32, u16); 5] = [
-    (flag::PREEXISTING, wire::PREEXISTING),
-    (flag::BASES, wire::BASES),
-    (flag::RESET, wire::RESET),
-    (flag::RESET_SENT, wire::RESET_SENT),
-    (flag::RESET_RECEIVED, wire::RESET_RECEIVED),
-];
-
 #[inline(always)]
-fn emit_change<M: Memory>(tcp: u64, conn: &Conn, change: Change) {
+fn emit_change<M: Memory>(tcp: u64, conn: &mut Conn, change: Change) {
     let time_ns = now();
-    let mut flags = if conn.generation != 0 && conn.mode == mode::PAYLOAD { wire::SELECTED } else { 0 };
-    for (ours, told) in TOLD {
-        if conn.flags & ours != 0 {
-            flags |= told;
-        }
-    }
+    let selected = if conn.generation != 0 && conn.mode == mode::PAYLOAD { wire::SELECTED } else { 0 };
+    let flags = selected | (conn.flags & flag::TOLD) as u16;
     let preexisting = conn.flags & flag::PREEXISTING != 0;
-    let send_end = M::read(tcp, &offsets::TCP_WRITE_SEQ).unwrap_or(0);
-    let receive_end = M::read(tcp, &offsets::TCP_COPIED_SEQ).unwrap_or(0);
-    let tcp = snapshot::take::<M>(tcp, conn, time_ns);
+    let send_end = M::read(tcp, &offsets::TCP_WRITE_SEQ);
+    let receive_end = M::read(tcp, &offsets::TCP_COPIED_SEQ);
+    snapshot::take::<M>(tcp, conn, time_ns);
+    let tcp = snapshot::taken(conn);
     let header = emit::header(kind::CONNECTION, time_ns);
     emit::record::<ConnectionRecord>(|record| {
         let value = ConnectionRecord {

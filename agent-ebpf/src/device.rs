@@ -63,7 +63,10 @@ pub fn on_transmit<M: Memory>(skb: u64) {
 /// The connection that `skb` carries payload of, if it has write calls in flight, and the payload's end.
 #[inline(always)]
 fn in_flight<M: Memory>(skb: u64) -> Option<(&'static mut Conn, u32)> {
-    let sk = M::read::<u64>(skb, &offsets::SKB_SK).filter(|sk| *sk != 0)?;
+    let sk = M::read::<u64>(skb, &offsets::SKB_SK);
+    if sk == 0 {
+        return None;
+    }
     let conn = connection::find(sk)?;
     if conn.tx_tail == conn.tx_head {
         return None;
@@ -75,10 +78,10 @@ fn in_flight<M: Memory>(skb: u64) -> Option<(&'static mut Conn, u32)> {
 /// `None` if it carries none.
 #[inline(always)]
 fn payload_end<M: Memory>(skb: u64) -> Option<u32> {
-    let head: u64 = M::read(skb, &offsets::SKB_HEAD)?;
-    let data: u64 = M::read(skb, &offsets::SKB_DATA)?;
-    let length: u32 = M::read(skb, &offsets::SKB_LEN)?;
-    let transport = head + u64::from(M::read::<u16>(skb, &offsets::SKB_TRANSPORT_HEADER)?);
+    let head: u64 = M::read(skb, &offsets::SKB_HEAD);
+    let data: u64 = M::read(skb, &offsets::SKB_DATA);
+    let length: u32 = M::read(skb, &offsets::SKB_LEN);
+    let transport = head + u64::from(M::read::<u16>(skb, &offsets::SKB_TRANSPORT_HEADER));
     let [_, seq, _, flags] = read_at::<[u32; 4]>(transport)?; // ports, seq, ack, data offset with flags and window
     let headers = transport.wrapping_sub(data) as u32 + (u32::from_be(flags) >> 28) * 4;
     let payload = length.wrapping_sub(headers);

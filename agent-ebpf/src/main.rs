@@ -90,9 +90,7 @@ typed_hook!(tcp_destroy_sock__tp_btf, tcp_destroy_sock__raw_tp, "tcp_destroy_soc
     connection::on_destroy::<M>(context.arg::<u64>(0))
 });
 typed_hook!(tcp_sendmsg_locked__tp_btf, tcp_sendmsg_locked__raw_tp, "tcp_sendmsg_locked", |context| {
-    if let Some(left) = message::message_left::<M>(context.arg::<u64>(1)) {
-        message::on_send::<M>(context.arg::<u64>(0), left, true)
-    }
+    message::on_send::<M>(context.arg::<u64>(0), message::message_left::<M>(context.arg::<u64>(1)), true)
 });
 typed_hook!(tcp_probe__tp_btf, tcp_probe__raw_tp, "tcp_probe", |context| {
     message::on_segment::<M>(context.arg::<u64>(0), context.arg::<u64>(1))

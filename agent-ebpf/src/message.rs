@@ -3,7 +3,6 @@
 //! All hooks here hold the socket lock, so they may open, move and retire slots.
 
 use agent_common::{
-    connection::TcpSnapshot,
     header::kind,
     loss::KernelLoss,
     message::{ArrivalRecord, CallRecord, SendRecord, direction, flag as wire},
@@ -55,7 +54,7 @@ pub fn on_send<M: Memory>(sk: u64, left: u32, each_piece: bool) {
     if conn.flags & flag::CURSOR == 0 {
         set_cursor::<M>(tcp, conn);
     }
-    let Some(start) = M::read::<u32>(tcp, &offsets::TCP_WRITE_SEQ) else { return };
+    let start = M::read::<u32>(tcp, &offsets::TCP_WRITE_SEQ);
     let end = start.wrapping_add(left);
     let tid = bpf_get_current_pid_tgid() as u32;
     let outside = task.number == 0;
@@ -85,12 +84,13 @@ pub fn on_send<M: Memory>(sk: u64, left: u32, each_piece: bool) {
     }
     if conn.tx_head.wrapping_sub(conn.tx_tail) >= SLOTS {
         emit::lost(KernelLoss::SendSlotEvicted);
-        retire(conn, &snapshot::take::<M>(tcp, conn, time_ns), (0, time_ns), u32::from(wire::EVICTED));
+        snapshot::take::<M>(tcp, conn, time_ns);
+        retire(conn, 0, time_ns, u32::from(wire::EVICTED));
     }
     if !outside {
         note_send(task, sk, conn.tx_head, (start, end));
     }
-    let retrans = M::read(tcp, &offsets::TCP_TOTAL_RETRANS).unwrap_or(0);
+    let retrans = M::read(tcp, &offsets::TCP_TOTAL_RETRANS);
     let locked_last_ns = if each_piece { time_ns } else { 0 };
     open_tx(conn, task, TxSlot { tid, start, end, retrans, locked_ns: time_ns, locked_last_ns, ..EMPTY_TX });
     if outside && combined == mode::PAYLOAD {
@@ -156,11 +156,8 @@ fn open_tx(conn: &mut Conn, task: &Task, slot: TxSlot) {
 /// Reading starts at the stream's base, or, for a connection older than the agent, where it is now.
 #[inline(always)]
 fn set_cursor<M: Memory>(tcp: u64, conn: &mut Conn) {
-    conn.read_cursor = if conn.flags & flag::PREEXISTING == 0 {
-        conn.receive_base
-    } else {
-        M::read(tcp, &offsets::TCP_COPIED_SEQ).unwrap_or(0)
-    };
+    conn.read_cursor =
+        if conn.flags & flag::PREEXISTING == 0 { conn.receive_base } else { M::read(tcp, &offsets::TCP_COPIED_SEQ) };
     conn.flags |= flag::CURSOR;
 }
 
@@ -170,14 +167,10 @@ pub fn on_segment<M: Memory>(sk: u64, skb: u64) {
     let Some(conn) = connection::find(sk) else { return };
     let Some(tcp) = M::tcp(sk) else { return };
     let cb = skb + u64::from(offsets::SKB_CB.load());
-    let (Some(seq), Some(end), Some(ack), Some(tcp_flags)) = (
-        M::read::<u32>(cb, &offsets::CB_SEQ),
-        M::read::<u32>(cb, &offsets::CB_END_SEQ),
-        M::read::<u32>(cb, &offsets::CB_ACK_SEQ),
-        M::read::<u8>(cb, &offsets::CB_TCP_FLAGS),
-    ) else {
-        return;
-    };
+    let seq = M::read::<u32>(cb, &offsets::CB_SEQ);
+    let end = M::read::<u32>(cb, &offsets::CB_END_SEQ);
+    let ack = M::read::<u32>(cb, &offsets::CB_ACK_SEQ);
+    let tcp_flags = M::read::<u8>(cb, &offsets::CB_TCP_FLAGS);
     let end = end.wrapping_sub(u32::from(tcp_flags & TCP_FLAG_FIN));
     let time_ns = now();
     let carries_data = end != seq;
@@ -185,7 +178,7 @@ pub fn on_segment<M: Memory>(sk: u64, skb: u64) {
     acknowledge::<M>(tcp, conn, ack, time_ns, carries_data);
     if carries_data {
         // What was in order before this segment.
-        let Some(in_order) = M::read::<u32>(tcp, &offsets::TCP_RCV_NXT) else { return };
+        let in_order = M::read::<u32>(tcp, &offsets::TCP_RCV_NXT);
         let opens = conn.rx_head;
         arrive(conn, (seq, end), in_order, time_ns);
         if conn.rx_head != opens {
@@ -197,18 +190,14 @@ pub fn on_segment<M: Memory>(sk: u64, skb: u64) {
 /// `sk_data_ready` where `tcp_probe` is silent: after this end closed its sending side. `[.., rcv_nxt)` is there.
 #[inline(always)]
 pub fn on_ready<M: Memory>(sk: u64) {
-    let Some(conn) = connection::find(sk) else { return };
-    let Some(tcp) = M::tcp(sk) else { return };
-    let (Some(state), Some(next), Some(copied)) = (
-        M::read::<u8>(tcp, &offsets::SK_STATE),
-        M::read::<u32>(tcp, &offsets::TCP_RCV_NXT),
-        M::read::<u32>(tcp, &offsets::TCP_COPIED_SEQ),
-    ) else {
-        return;
-    };
+    let state = M::read::<u8>(sk, &offsets::SK_STATE);
     if state == state::ESTABLISHED {
         return;
     }
+    let Some(conn) = connection::find(sk) else { return };
+    let Some(tcp) = M::tcp(sk) else { return };
+    let next = M::read::<u32>(tcp, &offsets::TCP_RCV_NXT);
+    let copied = M::read::<u32>(tcp, &offsets::TCP_COPIED_SEQ);
     // In the other states the peer's FIN was received, and has a number of its own.
     let fin = u32::from(state != state::FIN_WAIT1 && state != state::FIN_WAIT2);
     let end = next.wrapping_sub(fin);
@@ -226,12 +215,12 @@ fn acknowledge<M: Memory>(tcp: u64, conn: &mut Conn, ack: u32, time_ns: u64, car
         return;
     }
     // Read once: in the loop its outcomes would multiply per slot, beyond what Linux 6.1 verifies.
-    let tcp = snapshot::take::<M>(tcp, conn, time_ns);
+    snapshot::take::<M>(tcp, conn, time_ns);
     for _ in 0..SLOTS {
         if !acknowledges_oldest(conn, ack) {
             return;
         }
-        retire(conn, &tcp, (time_ns, time_ns), flags);
+        retire(conn, time_ns, time_ns, flags);
     }
 }
 
@@ -243,7 +232,8 @@ fn acknowledges_oldest(conn: &Conn, ack: u32) -> bool {
 
 /// Tells of the oldest write call and frees its slot.
 #[inline(always)]
-fn retire(conn: &mut Conn, tcp: &TcpSnapshot, (acked_ns, time_ns): (u64, u64), flags: u32) {
+fn retire(conn: &mut Conn, acked_ns: u64, time_ns: u64, flags: u32) {
+    let tcp = snapshot::taken(conn);
     let slot: &TxSlot = &conn.tx[(conn.tx_tail & MASK) as usize];
     let header = emit::header(kind::SEND, time_ns);
     let id = conn.id;
@@ -268,7 +258,7 @@ fn retire(conn: &mut Conn, tcp: &TcpSnapshot, (acked_ns, time_ns): (u64, u64), f
             retransmits: tcp.total_retrans.wrapping_sub(slot.retrans),
             flags: (slot.flags | flags) as u16,
             padding: 0,
-            tcp: *tcp,
+            tcp,
         };
         // SAFETY: `record` is the reserved entry of exactly this size.
         unsafe { record.write(value) }
@@ -282,12 +272,12 @@ pub fn retire_all<M: Memory>(tcp: u64, conn: &mut Conn, time_ns: u64) {
     if conn.tx_tail == conn.tx_head {
         return;
     }
-    let tcp = snapshot::take::<M>(tcp, conn, time_ns); // once, as above
+    snapshot::take::<M>(tcp, conn, time_ns); // once, as above
     for _ in 0..SLOTS {
         if conn.tx_tail == conn.tx_head {
             return;
         }
-        retire(conn, &tcp, (0, time_ns), u32::from(wire::DESTROYED));
+        retire(conn, 0, time_ns, u32::from(wire::DESTROYED));
     }
 }
 
@@ -358,7 +348,7 @@ pub fn on_read<M: Memory>(sk: u64) {
     let Some(conn) = connection::find_or_adopt::<M>(sk, tcp) else { return };
     let by_connection = select::connection_mode(settings, conn);
     let combined = select::combined(task.mode, by_connection);
-    let Some(copied) = M::read::<u32>(tcp, &offsets::TCP_COPIED_SEQ) else { return };
+    let copied = M::read::<u32>(tcp, &offsets::TCP_COPIED_SEQ);
     let wanted = select::records(combined) && !connection::sampled_out(conn);
     if wanted {
         connection::announce::<M>(tcp, conn);
@@ -410,11 +400,9 @@ fn advance(task: &Task, conn: &mut Conn, copied: u32, wanted: bool) -> Option<u3
 /// Just past the last byte that arrived in order.
 #[inline(always)]
 fn arrived<M: Memory>(tcp: u64) -> u32 {
-    let next = M::read::<u32>(tcp, &offsets::TCP_RCV_NXT).unwrap_or(0);
-    let open = match M::read::<u8>(tcp, &offsets::SK_STATE) {
-        Some(state) => state == state::ESTABLISHED || state == state::FIN_WAIT1 || state == state::FIN_WAIT2,
-        None => true,
-    };
+    let next = M::read::<u32>(tcp, &offsets::TCP_RCV_NXT);
+    let state = M::read::<u8>(tcp, &offsets::SK_STATE);
+    let open = state == state::ESTABLISHED || state == state::FIN_WAIT1 || state == state::FIN_WAIT2;
     next.wrapping_sub(u32::from(!open)) // the FIN has a number of its own
 }
 
@@ -548,6 +536,6 @@ pub fn finish_send(conn: &mut Conn, task: &Task, end: u32, time_ns: u64) -> u64 
 
 /// Bytes still to come of a message that is being sent.
 #[inline(always)]
-pub fn message_left<M: Memory>(msg: u64) -> Option<u32> {
-    M::read::<u64>(msg, &offsets::MSG_COUNT).map(|count| count as u32)
+pub fn message_left<M: Memory>(msg: u64) -> u32 {
+    M::read::<u64>(msg, &offsets::MSG_COUNT) as u32
 }

@@ -3,7 +3,9 @@
 //! Rust emits no CO-RE relocations, so the loader resolves these from the kernel's BTF and writes them before the
 //! programs load; the verifier then sees constants. `agent/src/kernel/btf.rs` lists what each stands for.
 
-use aya_ebpf::Global;
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{Global, helpers::generated};
 
 macro_rules! offsets {
     ($($name:ident),* $(,)?) => { $( #[unsafe(no_mangle)] pub static $name: Global<u32> = Global::new(0); )* };
@@ -39,8 +41,9 @@ pub const ABSENT: u32 = u32::MAX;
 
 /// How a program reaches kernel memory. One body serves both: what the hook was given decides.
 pub trait Memory {
-    /// The `T` at `base + offset`; `None` if it is not readable.
-    fn read<T: Copy>(base: u64, offset: &Global<u32>) -> Option<T>;
+    /// The integer at `base + offset`; 0 if it is not readable, which for a live kernel object does not happen: a branch
+    /// per field would multiply what the verifier has to follow.
+    fn read<T: Copy>(base: u64, offset: &Global<u32>) -> T;
 
     /// The address by which the fields of `struct tcp_sock` are read, for the address of a `struct sock`; `None` if it is
     /// no TCP socket.
@@ -49,7 +52,7 @@ pub trait Memory {
     /// As `read`, of a field that not every kernel has.
     #[inline(always)]
     fn read_optional<T: Copy>(base: u64, offset: &Global<u32>) -> Option<T> {
-        if offset.load() == ABSENT { None } else { Self::read(base, offset) }
+        if offset.load() == ABSENT { None } else { Some(Self::read(base, offset)) }
     }
 
     /// A bit field of at most a byte. `bits`: how far it is from the byte's low end, and 256 times its width.
@@ -70,8 +73,14 @@ pub struct Typed;
 
 impl Memory for Checked {
     #[inline(always)]
-    fn read<T: Copy>(base: u64, offset: &Global<u32>) -> Option<T> {
-        read(base, offset)
+    fn read<T: Copy>(base: u64, offset: &Global<u32>) -> T {
+        let mut value = MaybeUninit::<T>::uninit();
+        let address = base + u64::from(offset.load());
+        // SAFETY: T is an integer; the helper writes all of it, zeroes if the address cannot be read.
+        unsafe {
+            generated::bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const _);
+            value.assume_init()
+        }
     }
 
     #[inline(always)]
@@ -82,16 +91,16 @@ impl Memory for Checked {
 
 impl Memory for Typed {
     #[inline(always)]
-    fn read<T: Copy>(base: u64, offset: &Global<u32>) -> Option<T> {
+    fn read<T: Copy>(base: u64, offset: &Global<u32>) -> T {
         // SAFETY: the verifier checks the access against the pointer's type; a fault reads as 0. Volatile, so that no load
         // is widened beyond its field.
-        Some(unsafe { ((base + u64::from(offset.load())) as *const T).read_volatile() })
+        unsafe { ((base + u64::from(offset.load())) as *const T).read_volatile() }
     }
 
     #[inline(always)]
     fn tcp(sk: u64) -> Option<u64> {
         // SAFETY: the verifier checks that `sk` is a socket; the helper looks at what kind it is.
-        let tcp = unsafe { aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock(sk as *mut _) } as u64;
+        let tcp = unsafe { generated::bpf_skc_to_tcp_sock(sk as *mut _) } as u64;
         (tcp != 0).then_some(tcp)
     }
 }

@@ -22,14 +22,10 @@ pub fn on_retransmit<M: Memory>(sk: u64, skb: u64) {
     }
     let Some(tcp) = M::tcp(sk) else { return };
     let cb = skb + u64::from(offsets::SKB_CB.load());
-    let (Some(total), Some(start), Some(end), Some(state)) = (
-        M::read::<u32>(tcp, &offsets::TCP_TOTAL_RETRANS),
-        M::read::<u32>(cb, &offsets::CB_SEQ),
-        M::read::<u32>(cb, &offsets::CB_END_SEQ),
-        M::read::<u8>(tcp, &offsets::SK_STATE),
-    ) else {
-        return;
-    };
+    let total = M::read::<u32>(tcp, &offsets::TCP_TOTAL_RETRANS);
+    let start = M::read::<u32>(cb, &offsets::CB_SEQ);
+    let end = M::read::<u32>(cb, &offsets::CB_END_SEQ);
+    let state = M::read::<u8>(tcp, &offsets::SK_STATE);
     let segments = total.wrapping_sub(conn.retrans_told);
     if segments == 0 {
         return;

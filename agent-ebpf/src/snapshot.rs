@@ -8,20 +8,21 @@ use crate::{
     state::Conn,
 };
 
-/// The kernel's view of the path.
+/// Takes the kernel's view of the path. It is left in the connection, and read back from there where records are made: in
+/// registers, Linux 6.1 would follow its many outcomes through the loops over slots.
 #[inline(always)]
-pub fn take<M: Memory>(tcp: u64, conn: &Conn, time_ns: u64) -> TcpSnapshot {
+pub fn take<M: Memory>(tcp: u64, conn: &mut Conn, time_ns: u64) {
     let window: Option<u32> = M::read_optional(tcp, &offsets::TCP_SND_WND);
     let closed = window == Some(0) && conn.segment_ns != 0; // during the handshake the window is not known
     let (rwnd_limited_ms, sndbuf_limited_ms) = limited::<M>(tcp);
     let rate = M::read_optional::<u64>(tcp, &offsets::SK_PACING_RATE).unwrap_or(u64::MAX);
-    let srtt_us = M::read::<u32>(tcp, &offsets::TCP_SRTT_US).unwrap_or(0) >> 3;
+    let srtt_us = M::read::<u32>(tcp, &offsets::TCP_SRTT_US) >> 3;
     let deviation: u32 = M::read_optional(tcp, &offsets::TCP_MDEV_US).unwrap_or(0);
-    TcpSnapshot {
+    let value = TcpSnapshot {
         srtt_us,
-        min_rtt_us: M::read(tcp, &offsets::TCP_RTT_MIN).unwrap_or(u32::MAX),
-        cwnd: M::read(tcp, &offsets::TCP_SND_CWND).unwrap_or(0),
-        total_retrans: M::read(tcp, &offsets::TCP_TOTAL_RETRANS).unwrap_or(0),
+        min_rtt_us: M::read(tcp, &offsets::TCP_RTT_MIN),
+        cwnd: M::read(tcp, &offsets::TCP_SND_CWND),
+        total_retrans: M::read(tcp, &offsets::TCP_TOTAL_RETRANS),
         rttvar_us: if srtt_us == 0 { 0 } else { deviation >> 2 }, // before the first sample it is an assumption
         out_of_order: M::read_optional(tcp, &offsets::TCP_RCV_OOOPACK).unwrap_or(0),
         rwnd_limited_ms,
@@ -32,7 +33,16 @@ pub fn take<M: Memory>(tcp: u64, conn: &Conn, time_ns: u64) -> TcpSnapshot {
         ca_state: M::read_bits(tcp, &offsets::ICSK_CA_STATE, &offsets::ICSK_CA_STATE_BITS),
         flags: flags::<M>(tcp, closed),
         padding: 0,
-    }
+    };
+    // SAFETY: a live reference.
+    unsafe { (&raw mut conn.tcp).write_volatile(value) }
+}
+
+/// What was taken last.
+#[inline(always)]
+pub fn taken(conn: &Conn) -> TcpSnapshot {
+    // SAFETY: a live reference.
+    unsafe { (&raw const conn.tcp).read_volatile() }
 }
 
 #[inline(always)]

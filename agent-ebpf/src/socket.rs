@@ -43,15 +43,15 @@ pub enum Kind {
 
 /// What kind of socket this is; `None` if it is another one.
 #[inline(always)]
-pub fn kind(sk: u64) -> Option<Kind> {
-    match read::<u16>(sk, &offsets::SK_FAMILY)? {
-        AF_INET | AF_INET6 => match read::<u16>(sk, &offsets::SK_PROTOCOL)? {
+pub fn kind<M: Memory>(sk: u64) -> Option<Kind> {
+    match M::read::<u16>(sk, &offsets::SK_FAMILY) {
+        AF_INET | AF_INET6 => match M::read::<u16>(sk, &offsets::SK_PROTOCOL) {
             IPPROTO_TCP => Some(Kind::Tcp),
             IPPROTO_UDP => Some(Kind::Datagram),
             _ => None,
         },
         AF_UNIX if offsets::UNIX_PEER.load() != ABSENT => {
-            (read::<u16>(sk, &offsets::SK_TYPE)? == SOCK_STREAM).then_some(Kind::Unix)
+            (M::read::<u16>(sk, &offsets::SK_TYPE) == SOCK_STREAM).then_some(Kind::Unix)
         }
         _ => None,
     }
@@ -60,7 +60,7 @@ pub fn kind(sk: u64) -> Option<Kind> {
 /// `sk_data_ready`: something is in a socket's queue now. Sees every arrival of the host, in softirq or in the sender.
 #[inline(always)]
 pub fn on_ready<M: Memory>(sk: u64) {
-    match kind(sk) {
+    match kind::<M>(sk) {
         Some(Kind::Datagram) => datagram::on_ready(sk),
         Some(Kind::Unix) => unix::on_ready(sk),
         // On established connections `tcp_probe` sees the segments themselves.

@@ -9,6 +9,8 @@
 //!   rx:  tail ..(arrived, not read).......... head      one slot per arrival
 //! ```
 
+use agent_common::connection::TcpSnapshot;
+
 use crate::walk::Found;
 
 /// Slots per direction; a power of two.
@@ -57,28 +59,32 @@ pub struct RxSlot {
 
 /// Bits of [`Conn::flags`].
 pub mod flag {
-    /// As `agent_common::connection::flag`.
-    pub const PREEXISTING: u32 = 1;
+    use agent_common::connection::flag as wire;
+
+    /// Those that are also `agent_common::connection::flag`, with the same values.
+    pub const TOLD: u32 = PREEXISTING | BASES | RESET | RESET_SENT | RESET_RECEIVED;
+    /// As there.
+    pub const PREEXISTING: u32 = wire::PREEXISTING as u32;
+    /// As there: `send_base` and `receive_base` are valid.
+    pub const BASES: u32 = wire::BASES as u32;
+    /// As there.
+    pub const RESET: u32 = wire::RESET as u32;
+    /// As there.
+    pub const RESET_SENT: u32 = wire::RESET_SENT as u32;
+    /// As there.
+    pub const RESET_RECEIVED: u32 = wire::RESET_RECEIVED as u32;
     /// The agent was told of the connection.
-    pub const ANNOUNCED: u32 = 2;
+    pub const ANNOUNCED: u32 = 1 << 16;
     /// `read_cursor` is valid.
-    pub const CURSOR: u32 = 4;
-    /// Ended by a reset.
-    pub const RESET: u32 = 8;
-    /// `send_base` and `receive_base` are valid.
-    pub const BASES: u32 = 16;
-    /// This end sent a reset.
-    pub const RESET_SENT: u32 = 32;
-    /// A reset arrived.
-    pub const RESET_RECEIVED: u32 = 64;
+    pub const CURSOR: u32 = 1 << 17;
     /// `connect` failed, and the agent was told or need not be.
-    pub const FAILED: u32 = 128;
+    pub const FAILED: u32 = 1 << 18;
     /// `connect` failed; its result will say how.
-    pub const FAILING: u32 = 256;
+    pub const FAILING: u32 = 1 << 19;
     /// Left out by sampling.
-    pub const SAMPLED_OUT: u32 = 512;
+    pub const SAMPLED_OUT: u32 = 1 << 20;
     /// ... and counted.
-    pub const SAMPLING_COUNTED: u32 = 1024;
+    pub const SAMPLING_COUNTED: u32 = 1 << 21;
 }
 
 /// One TCP connection, keyed by the address of its `struct sock`, from its first sight to `tcp_destroy_sock`.
@@ -124,6 +130,8 @@ pub struct Conn {
     pub retrans_told: u32,
     pub accept_backlog: u32,
     pub accept_backlog_max: u32,
+    /// Where the snapshot for the next record is put together.
+    pub tcp: TcpSnapshot,
     pub tx_head: u32,
     pub tx_tail: u32,
     pub rx_head: u32,
