@@ -9,6 +9,7 @@ mod json;
 mod losses;
 mod output;
 mod replay_events;
+mod self_;
 mod slow;
 mod spans;
 mod status;
@@ -41,6 +42,7 @@ pub fn execute(cli: Cli, run: impl FnOnce(RunArgs) -> anyhow::Result<()>) -> Exi
         Command::ReplayEvents(args) => replay_events::replay_events(&args, &mut output),
         Command::Status(args) => ask(status::status(&args, &mut output)),
         Command::Losses(args) => ask(losses::losses(&args, &mut output)),
+        Command::SelfCost(args) => ask(self_::self_cost(&args, &mut output)),
         Command::Spans(args) => ask(spans::spans(&args, &mut output)),
         Command::Slow(args) => ask(slow::slow(&args, &mut output)),
         Command::Trace(args) => ask(trace::trace(&args, &mut output)),

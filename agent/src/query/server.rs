@@ -34,8 +34,9 @@ pub use super::access::BindError;
 use super::{
     access::{self, Access},
     api::{
-        DestinationStatus, ID_DIGITS_MIN, LOSSES_PATH, Live, LogStatus, Loss, LossesReport, LossesRequest, SERVICE,
-        SPANS_PATH, STATUS_PATH, SpanView, SpansRequest, StatusReport, StatusRequest, TRACE_PATH, TraceRequest, hex,
+        DestinationStatus, ID_DIGITS_MIN, LOSSES_PATH, Live, LogStatus, Loss, LossesReport, LossesRequest, SELF_PATH,
+        SELF_WINDOW_MS_MAX, SERVICE, SPANS_PATH, STATUS_PATH, SelfReport, SelfRequest, SpanView, SpansRequest,
+        StatusReport, StatusRequest, TRACE_PATH, TraceRequest, hex,
     },
     search,
 };
@@ -168,6 +169,13 @@ impl Query {
                 });
                 Grpc::new(ProstCodec::default()).unary(method, request).await
             }
+            SELF_PATH => {
+                let method = service_fn(|request: Request<SelfRequest>| {
+                    let query = self.clone();
+                    async move { blocking(move || Ok(Response::new(query.measure(request.into_inner())))).await }
+                });
+                Grpc::new(ProstCodec::default()).unary(method, request).await
+            }
             SPANS_PATH => {
                 let method = service_fn(|request: Request<SpansRequest>| {
                     let query = self.clone();
@@ -235,6 +243,11 @@ impl Query {
             path: self.log.dir().display().to_string(),
         });
         report
+    }
+
+    fn measure(&self, request: SelfRequest) -> SelfReport {
+        let window_ms = if request.window_ms == 0 { 1_000 } else { request.window_ms.min(SELF_WINDOW_MS_MAX) };
+        self.live.measure(Duration::from_millis(window_ms.into()))
     }
 
     fn spans(self, request: SpansRequest) -> Answer<SpanStream> {
