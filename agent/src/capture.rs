@@ -46,6 +46,8 @@ const NAP_MIN: Duration = Duration::from_millis(1);
 const NAP_MAX: Duration = Duration::from_millis(10);
 /// A drain of more than this shortens the next nap, so that the ring never fills within one at twice the rate.
 const BUSY_BYTES: usize = 256 << 10;
+/// What the ring buffer adds to a record.
+const RECORD_HEADER_BYTES: usize = 8;
 /// How long the end waits for facts that were asked for.
 const LAST_FACTS_WAIT: Duration = Duration::from_millis(200);
 /// The offset between the clocks follows adjustments of the wall clock this often.
@@ -62,8 +64,28 @@ pub struct Figures {
     pub connections: AtomicU64,
     /// Losses in the pipeline, by reason.
     pub losses: Mutex<Vec<(&'static str, u64)>>,
+    /// Most bytes that a drain found in the ring.
+    pub ring_peak: Peak,
     /// The loop ended, by request or by itself.
     pub ended: AtomicBool,
+}
+
+/// The largest of what was noted since somebody last looked, for two who look at different times.
+#[derive(Debug, Default)]
+pub struct Peak([AtomicU64; 2]);
+
+impl Peak {
+    /// Notes a value.
+    pub fn note(&self, value: u64) {
+        for peak in &self.0 {
+            peak.fetch_max(value, Ordering::Relaxed);
+        }
+    }
+
+    /// The largest since the last look of this one (0 or 1).
+    pub fn take(&self, looker: usize) -> u64 {
+        self.0[looker & 1].swap(0, Ordering::Relaxed)
+    }
 }
 
 impl Figures {
@@ -197,10 +219,11 @@ impl Worker {
         let pipeline = &mut self.pipeline;
         let (mut bytes, mut programs) = (0, Vec::new());
         let records = self.ring.drain(BATCH_RECORDS, |record| {
-            bytes += record.len();
+            bytes += record.len() + RECORD_HEADER_BYTES;
             programs.extend(new_program(record));
             pipeline.record(record);
         });
+        self.figures.ring_peak.note(bytes as u64);
         self.offer_executables(&programs);
         self.gather_facts();
         let now = monotonic_ns();
@@ -287,7 +310,7 @@ fn event_descriptor() -> std::io::Result<OwnedFd> {
 }
 
 /// `CLOCK_MONOTONIC`, the clock of the kernel's records.
-fn monotonic_ns() -> u64 {
+pub(crate) fn monotonic_ns() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is valid for writes, and this clock always exists.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
@@ -305,6 +328,16 @@ fn clock_offset() -> ClockOffset {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_of_two_sees_the_peak_since_its_own_last_look() {
+        let peak = Peak::default();
+        peak.note(5);
+        peak.note(3);
+        assert_eq!(peak.take(0), 5);
+        peak.note(4);
+        assert_eq!((peak.take(0), peak.take(1), peak.take(1)), (4, 5, 0));
+    }
 
     #[test]
     fn the_end_of_the_loop_is_told_even_if_it_panics() {

@@ -42,6 +42,9 @@ pub enum Command {
     Conns(ConnsArgs),
     /// What was lost, by reason
     Losses(ReadArgs),
+    /// What the agent costs: each kernel program, memory, itself
+    #[command(name = "self")]
+    SelfCost(SelfArgs),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -58,6 +61,16 @@ pub struct ReadArgs {
     /// Print JSON, one object per line
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `spantap self`.
+#[derive(Clone, Debug, Args)]
+pub struct SelfArgs {
+    #[command(flatten)]
+    pub(crate) read: ReadArgs,
+    /// For how long to measure, at most a minute
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_window)]
+    pub window: Duration,
 }
 
 /// Arguments of `spantap check`.
@@ -230,6 +243,15 @@ fn parse_cause(text: &str) -> Result<String, String> {
     Cause::from_id(text).map(|cause| cause.id().to_owned()).ok_or_else(|| format!("there are {}", known()))
 }
 
+fn parse_window(text: &str) -> Result<Duration, String> {
+    let window = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let most = Duration::from_millis(crate::query::api::SELF_WINDOW_MS_MAX.into());
+    if window < Duration::from_millis(100) || window > most {
+        return Err("give a duration between 100ms and 1m".to_owned());
+    }
+    Ok(window)
+}
+
 fn parse_since(text: &str) -> Result<Since, String> {
     if let Ok(duration) = humantime::parse_duration(text) {
         return Ok(Since::Ago(duration));
@@ -266,7 +288,7 @@ mod tests {
 
     #[test]
     fn every_reading_command_takes_a_socket_and_json() {
-        for command in ["status", "losses", "spans", "slow", "conns", "trace 0af7", "why 0af7"] {
+        for command in ["status", "losses", "self", "spans", "slow", "conns", "trace 0af7", "why 0af7"] {
             let line = format!("spantap {command} --socket /tmp/x --json");
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }

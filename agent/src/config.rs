@@ -80,6 +80,10 @@ pub struct Capture {
     pub connections_max: u32,
     /// Threads tracked in the kernel at the same time.
     pub threads_max: u32,
+    /// Most of all CPUs' time, in percent, that kernel programs and agent may take together. Beyond it detail is left out
+    /// step by step (payload; run_queue and off_cpu times; half, three quarters, seven eighths of new connections), and
+    /// comes back afterwards; `spantap status` says so. 0: no limit.
+    pub max_cpu_percent: u32,
     /// Select everything.
     pub select_all: bool,
     /// What is traced in full: payload, and so protocols.
@@ -242,6 +246,7 @@ impl Default for Capture {
             ring_bytes: Size::mib(4),
             connections_max: 8_192,
             threads_max: 16_384,
+            max_cpu_percent: 5,
             select_all: false,
             select: Rules::default(),
             exclude: Rules::default(),

@@ -4,6 +4,7 @@ pub mod capture;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod cost;
 pub mod export;
 pub mod inventory;
 pub mod kernel;

@@ -2,14 +2,29 @@
 
 mod connections;
 
-use std::sync::{Arc, Mutex, atomic::Ordering};
+use std::{
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
+
+use agent_common::loss::KernelLoss;
 
 use crate::{
     capture::{CaptureLoop, Figures, Questions, lock},
+    config,
+    cost::{Looker, Meter},
     export::{DestinationStats, figures},
-    kernel::{attach::HookState, load::Capture},
+    kernel::{
+        attach::HookState,
+        budget::{BudgetFigures, Cost, LEVELS},
+        load::Capture,
+        stats::{self, Runs},
+    },
     log::SpanLog,
-    query::api::{ConnView, DestinationStatus, HookStatus, Live, Loss, StatusReport},
+    query::api::{
+        BudgetStatus, ConnView, DestinationStatus, HookStatus, Live, Loss, MapMemory, ProgramCost, SelfReport,
+        StatusReport,
+    },
     run::unix_ns,
     telemetry::{
         health::Facts,
@@ -27,6 +42,8 @@ pub struct LiveFacts {
     log: SpanLog,
     selection: Mutex<Vec<String>>,
     started_unix_ns: u64,
+    meter: Meter,
+    budget: Arc<Mutex<BudgetFigures>>,
 }
 
 impl LiveFacts {
@@ -37,8 +54,13 @@ impl LiveFacts {
         destinations: &[Arc<DestinationStats>],
         log: SpanLog,
         selection: Vec<String>,
+        config: &config::Capture,
     ) -> Self {
+        let figures = Arc::clone(looping.figures());
+        let cpu_percent_max = config.max_cpu_percent;
         Self {
+            meter: Meter::new(capture.programs(), figures, config.ring_bytes.0),
+            budget: Arc::new(Mutex::new(BudgetFigures { cpu_percent_max, ..BudgetFigures::default() })),
             hooks: capture.hooks().to_vec(),
             capture: Mutex::new(Some(capture)),
             figures: Arc::clone(looping.figures()),
@@ -58,6 +80,36 @@ impl LiveFacts {
     /// Says what is selected from now on, in the words of the flags.
     pub fn set_selection(&self, words: Vec<String>) {
         *lock(&self.selection) = words;
+    }
+
+    /// What the budget does is told here.
+    pub fn budget(&self) -> Arc<Mutex<BudgetFigures>> {
+        Arc::clone(&self.budget)
+    }
+
+    /// Opens a window for the budget; what it gives closes it.
+    pub fn measure_cost(self: Arc<Self>) -> impl FnOnce() -> Cost + use<> {
+        let window = self.meter.begin(Looker::Budget);
+        let lost_before = self.ring_full();
+        move || window.end().cost(self.ring_full().saturating_sub(lost_before))
+    }
+
+    fn ring_full(&self) -> u64 {
+        let losses = self.kernel_losses();
+        losses.iter().filter(|loss| loss.reason == KernelLoss::RingFull.name()).map(|loss| loss.count).sum()
+    }
+
+    fn budget_status(&self) -> BudgetStatus {
+        let figures = *lock(&self.budget);
+        BudgetStatus {
+            cpu_percent_max: figures.cpu_percent_max,
+            cpu_percent: figures.cost.cpu_percent,
+            ring_percent: figures.cost.ring_percent,
+            level: figures.level as u32,
+            left_out: LEVELS[figures.level].words(),
+            sheds: figures.sheds,
+            restores: figures.restores,
+        }
     }
 
     /// Kernel-side losses by reason and CPU, zeros left out.
@@ -117,6 +169,35 @@ impl Live for LiveFacts {
             destinations: self.destinations.iter().map(destination).collect(),
             log: None,
             losses: self.losses(),
+            budget: Some(self.budget_status()),
+        }
+    }
+
+    fn measure(&self, length: Duration) -> SelfReport {
+        let window = self.meter.begin(Looker::Operator);
+        std::thread::sleep(length);
+        let measured = window.end();
+        let program = |runs: &Runs| ProgramCost {
+            hook: runs.hook.into(),
+            means: runs.means.into(),
+            runs: runs.runs,
+            run_ns: runs.run_ns,
+        };
+        let map = |map: stats::MapMemory| MapMemory { name: map.name, bytes: map.bytes, bytes_max: map.bytes_max };
+        SelfReport {
+            window_ns: measured.window_ns,
+            cpus: measured.cpus,
+            programs: measured.programs.iter().map(program).collect(),
+            empty_run_ns: measured.empty_run_ns,
+            not_counted: measured.not_counted.unwrap_or_default(),
+            agent_cpu_ns: measured.agent_cpu_ns,
+            agent_memory_bytes: stats::own_memory_bytes(),
+            maps: stats::maps().into_iter().map(map).collect(),
+            spans: measured.spans,
+            records: measured.records,
+            ring_percent: measured.ring_percent,
+            losses: self.losses(),
+            budget: Some(self.budget_status()),
         }
     }
 
@@ -146,6 +227,7 @@ impl Facts for LiveFacts {
             log_spans_dropped: log.spans_dropped,
             hooks: self.hooks.iter().map(|hook| (hook.name.to_owned(), hook.rung.is_some())).collect(),
             destinations: self.destinations.iter().map(destination).collect(),
+            budget: *lock(&self.budget),
         }
     }
 

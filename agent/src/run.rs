@@ -28,6 +28,7 @@ use crate::{
     export::{Exporter, LogSource},
     kernel::{
         attach::{AttachOptions, HOOKS},
+        budget::Budget,
         load::{self, Capture, LoadOptions},
         ring::Ring,
         select::{Rules, Selection, Wanted},
@@ -67,8 +68,15 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     let looping = CaptureLoop::start(ring, Arc::clone(&selection), log.clone(), pipeline)
         .context("cannot start the capture loop")?;
     // From here on nothing returns before the loop was stopped: what it has not finished would be lost.
-    let live =
-        Arc::new(LiveFacts::new(capture, &looping, exporter.destinations(), log.clone(), selection_words(&config)));
+    let live = Arc::new(LiveFacts::new(
+        capture,
+        &looping,
+        exporter.destinations(),
+        log.clone(),
+        selection_words(&config),
+        &config.capture,
+    ));
+    let budget = keep_budget(&live, &selection);
     let (stop, stopped) = watch::channel(false);
     let answering = tokio::spawn(socket.serve(log.clone(), Arc::clone(&live) as _, ended(stopped.clone())));
     let metrics = metrics.map(|server| tokio::spawn(server.serve(Arc::clone(&live) as _)));
@@ -76,6 +84,7 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
 
     let ending = supervise(args, &live, &selection, &looping).await;
 
+    tokio::task::block_in_place(|| drop(budget));
     live.detach();
     tokio::task::block_in_place(|| looping.stop());
     exporter.shutdown().await;
@@ -90,6 +99,15 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     log.sync()?;
     tracing::info!("stopped");
     ending
+}
+
+/// Without the thread the agent works on, at any cost.
+fn keep_budget(live: &Arc<LiveFacts>, selection: &Arc<Mutex<Selection>>) -> Option<Budget> {
+    let (measured, applied) = (Arc::clone(live), Arc::clone(selection));
+    let measure = move || Arc::clone(&measured).measure_cost();
+    let apply = move |detail| lock(&applied).set_detail(detail).map_err(|error| error.to_string());
+    let started = Budget::start(live.budget(), measure, apply);
+    started.inspect_err(|error| tracing::error!(%error, "the budget is not kept")).ok()
 }
 
 /// Waits for the signal that ends the agent, and obeys the others.

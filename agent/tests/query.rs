@@ -8,12 +8,13 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::Arc,
+    time::Duration,
 };
 
 use agent::{
     log::{LogConfig, SpanLog},
     query::{
-        api::{ConnView, DestinationStatus, HookStatus, Live, Loss, StatusReport},
+        api::{ConnView, DestinationStatus, HookStatus, Live, Loss, ProgramCost, SelfReport, StatusReport},
         server::{BindError, QuerySocket},
     },
 };
@@ -47,6 +48,11 @@ impl Live for FixedFacts {
             ..Default::default()
         };
         Ok(vec![conn(1, 5), conn(2, 7), conn(3, 0)])
+    }
+
+    fn measure(&self, window: Duration) -> SelfReport {
+        let program = ProgramCost { hook: "tcp_probe".to_owned(), means: "tp_btf".to_owned(), runs: 10, run_ns: 1_000 };
+        SelfReport { window_ns: window.as_nanos() as u64, cpus: 2, programs: vec![program], ..Default::default() }
     }
 }
 

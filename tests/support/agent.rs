@@ -32,6 +32,8 @@ pub struct AgentOptions {
     pub args: Vec<String>,
     /// What is recorded of what no rule selects: `none` or `timing`.
     pub unselected: &'static str,
+    /// `capture.max_cpu_percent`; 0, no limit: what is counted exactly must not be left out.
+    pub max_cpu_percent: u32,
     /// More of the configuration file's section `capture`, indented by two.
     pub capture: String,
     /// More of the configuration file, at its top level.
@@ -43,7 +45,14 @@ pub struct AgentOptions {
 impl AgentOptions {
     /// Selects nothing.
     pub fn none() -> Self {
-        Self { args: Vec::new(), unselected: "none", capture: String::new(), config: String::new(), data_dir: None }
+        Self {
+            args: Vec::new(),
+            unselected: "none",
+            max_cpu_percent: 0,
+            capture: String::new(),
+            config: String::new(),
+            data_dir: None,
+        }
     }
 
     /// Selects a cgroup.
@@ -65,8 +74,11 @@ impl AgentOptions {
     }
 
     fn yaml(&self) -> String {
-        let Self { unselected, capture, config, .. } = self;
-        format!("redaction:\n  paths: keep\ncapture:\n  unselected: {unselected}\n{capture}{config}")
+        let Self { unselected, max_cpu_percent, capture, config, .. } = self;
+        format!(
+            "redaction:\n  paths: keep\ncapture:\n  unselected: {unselected}\n  max_cpu_percent: {max_cpu_percent}\n\
+             {capture}{config}"
+        )
     }
 }
 

@@ -10,13 +10,14 @@ use crate::{
     kernel::{
         attach::{AttachOptions, HookState},
         preflight::{self, Finding, Report},
+        segments::{self, SegmentMeans},
     },
 };
 
 /// One line of `spantap check --json`.
 #[derive(Serialize)]
 struct JsonFinding<'a> {
-    /// `host` or `hook`.
+    /// `host`, `hook` or `segment`.
     about: &'static str,
     name: &'a str,
     ok: bool,
@@ -61,21 +62,43 @@ fn hook_detail(hook: &HookState) -> String {
     }
 }
 
-fn json_lines(report: &Report) -> Vec<String> {
-    findings(report).iter().map(json::line).collect()
+/// How each segment is known; nothing if the hooks could not be tried.
+fn segment_findings(report: &Report) -> Vec<JsonFinding<'_>> {
+    let segments = if report.hooks.is_empty() { Vec::new() } else { segments::means(&report.hooks) };
+    let finding = |SegmentMeans { segment, complete, detail }| JsonFinding {
+        about: "segment",
+        name: segment,
+        ok: complete,
+        required: false,
+        detail,
+    };
+    segments.into_iter().map(finding).collect()
 }
 
-fn render(report: &Report, colour: bool) -> String {
-    let findings = findings(report);
+fn json_lines(report: &Report) -> Vec<String> {
+    findings(report).iter().chain(&segment_findings(report)).map(json::line).collect()
+}
+
+fn lines(findings: &[JsonFinding<'_>], colour: bool) -> String {
     let width = findings.iter().map(|finding| finding.name.len()).max().unwrap_or(0);
-    let mut out = String::new();
-    for finding in &findings {
+    let line = |finding: &JsonFinding<'_>| {
         let word = match (finding.ok, finding.required) {
             (true, _) => "ok      ".to_owned(),
             (false, true) => text::red("missing ", colour),
             (false, false) => "degraded".to_owned(),
         };
-        out.push_str(&format!("{word}  {:<width$}  {}\n", finding.name, text::clean(&finding.detail)));
+        format!("{word}  {:<width$}  {}\n", finding.name, text::clean(&finding.detail))
+    };
+    findings.iter().map(line).collect()
+}
+
+fn render(report: &Report, colour: bool) -> String {
+    let findings = findings(report);
+    let mut out = lines(&findings, colour);
+    let segments = segment_findings(report);
+    if !segments.is_empty() {
+        let title = text::bold("how each segment is known on this kernel", colour);
+        out.push_str(&format!("\n{title}\n{}", lines(&segments, colour)));
     }
     let degraded = findings.iter().filter(|finding| !finding.ok).count();
     let verdict = match (report.can_run(), degraded) {
@@ -92,6 +115,7 @@ fn render(report: &Report, colour: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::attach::Rung;
 
     fn report(findings: &[(&'static str, bool, bool)]) -> Report {
         let finding = |(name, ok, required): &(&'static str, bool, bool)| Finding {
@@ -110,5 +134,23 @@ mod tests {
             render(&report(&[("BTF", true, true), ("cgroup", false, false)]), false).contains("degraded in 1 ways")
         );
         assert!(render(&report(&[("BTF", false, true)]), false).contains("cannot run here"));
+    }
+
+    #[test]
+    fn each_segment_says_how_it_is_known_once_the_hooks_were_tried() {
+        let none = report(&[("BTF", true, true)]);
+        assert!(!render(&none, false).contains("how each segment"));
+        let hook = HookState {
+            name: "tcp_probe",
+            gives: "arrivals",
+            rung: Some(Rung::TpBtf),
+            required: false,
+            detail: String::new(),
+        };
+        let tried = Report { hooks: vec![hook], ..none };
+        let text = render(&tried, false);
+        assert!(text.contains("ok        transfer        by tcp_probe (tp_btf)\n"), "{text}");
+        assert!(text.contains("degraded  off_cpu         without sched_switch, sched_waking: "), "{text}");
+        assert!(json_lines(&tried).iter().any(|line| line.contains(r#""about":"segment","name":"dns","ok":false"#)));
     }
 }

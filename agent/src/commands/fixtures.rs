@@ -1,8 +1,8 @@
 //! Fixed spans, and the comparison with golden files.
 
 use crate::query::api::{
-    Attribute, AttributeValue, ConnView, DestinationStatus, HookStatus, LinkView, LogStatus, Loss, SegmentView,
-    SpanView, StatusReport, Texts,
+    Attribute, AttributeValue, BudgetStatus, ConnView, DestinationStatus, HookStatus, LinkView, LogStatus, Loss,
+    MapMemory, ProgramCost, SegmentView, SelfReport, SpanView, StatusReport, Texts,
 };
 
 const START_UNIX_NS: u64 = 1_738_324_800_123_456_789;
@@ -211,5 +211,43 @@ pub fn status() -> StatusReport {
             Loss { source: "destination collector".to_owned(), reason: "refused for good".to_owned(), count: 30 },
             Loss { source: "kernel cpu 0".to_owned(), reason: "ring_full".to_owned(), count: 7 },
         ],
+        budget: Some(budget()),
+    }
+}
+
+fn budget() -> BudgetStatus {
+    BudgetStatus {
+        cpu_percent_max: 5,
+        cpu_percent: 3.456,
+        ring_percent: 12.5,
+        level: 2,
+        left_out: vec!["payload".to_owned(), "run_queue and off_cpu times".to_owned()],
+        sheds: 3,
+        restores: 1,
+    }
+}
+
+pub fn self_report() -> SelfReport {
+    let program =
+        |hook: &str, runs, run_ns| ProgramCost { hook: hook.to_owned(), means: "tp_btf".to_owned(), runs, run_ns };
+    let map = |name: &str, bytes, bytes_max| MapMemory { name: name.to_owned(), bytes, bytes_max };
+    SelfReport {
+        window_ns: 1_000_000_000,
+        cpus: 2,
+        programs: vec![
+            program("sys_enter", 200_000, 12_000_000),
+            program("tcp_probe", 50_000, 9_000_000),
+            program("sched_switch", 0, 0),
+        ],
+        empty_run_ns: 36,
+        agent_cpu_ns: 25_000_000,
+        agent_memory_bytes: 24 << 20,
+        maps: vec![map("CONNECTIONS", 100_000, 9 << 20), map("RECORDS", 2 << 20, 2 << 20)],
+        spans: 10_000,
+        records: 40_000,
+        ring_percent: 12.5,
+        losses: vec![Loss { source: "kernel cpu 0".to_owned(), reason: "ring_full".to_owned(), count: 7 }],
+        budget: Some(budget()),
+        ..Default::default()
     }
 }

@@ -10,6 +10,7 @@ mod json;
 mod losses;
 mod output;
 mod replay_events;
+mod self_;
 mod slow;
 mod spans;
 mod status;
@@ -43,6 +44,7 @@ pub fn execute(cli: Cli, run: impl FnOnce(RunArgs) -> anyhow::Result<()>) -> Exi
         Command::Status(args) => ask(status::status(&args, &mut output)),
         Command::Conns(args) => ask(conns::conns(&args, &mut output)),
         Command::Losses(args) => ask(losses::losses(&args, &mut output)),
+        Command::SelfCost(args) => ask(self_::self_cost(&args, &mut output)),
         Command::Spans(args) => ask(spans::spans(&args, &mut output)),
         Command::Slow(args) => ask(slow::slow(&args, &mut output)),
         Command::Trace(args) => ask(trace::trace(&args, &mut output)),

@@ -11,7 +11,7 @@ use super::{Done, Output, losses, since_unix_ns, text};
 use crate::{
     cli::{ReadArgs, Since},
     query::{
-        api::{DestinationStatus, HookStatus, LogStatus, Loss, StatusReport},
+        api::{BudgetStatus, DestinationStatus, HookStatus, LogStatus, Loss, StatusReport},
         client::Client,
     },
 };
@@ -51,7 +51,31 @@ fn json(report: &StatusReport) -> Value {
         "destinations": report.destinations.iter().map(destination).collect::<Vec<_>>(),
         "log": report.log.as_ref().map(log),
         "losses": report.losses.iter().map(loss).collect::<Vec<_>>(),
+        "budget": report.budget.as_ref().map(budget_json),
     })
+}
+
+pub(super) fn budget_json(budget: &BudgetStatus) -> Value {
+    json!({
+        "max_cpu_percent": budget.cpu_percent_max, "cpu_percent": budget.cpu_percent,
+        "ring_percent": budget.ring_percent, "level": budget.level, "left_out": budget.left_out,
+        "sheds": budget.sheds, "restores": budget.restores,
+    })
+}
+
+pub(super) fn budget_words(budget: &BudgetStatus) -> String {
+    if budget.cpu_percent_max == 0 {
+        return "none (capture.max_cpu_percent is 0)".to_owned();
+    }
+    let (cost, max) = (budget.cpu_percent, budget.cpu_percent_max);
+    let mut words = format!("{cost:.2} % of at most {max} % of all CPUs");
+    if !budget.left_out.is_empty() {
+        words.push_str(&format!("; left out: {}", budget.left_out.join(", ")));
+    }
+    if budget.sheds > 0 {
+        words.push_str(&format!("; {} steps taken, {} taken back since the start", budget.sheds, budget.restores));
+    }
+    words
 }
 
 fn render(report: &StatusReport, now_unix_ns: u64, colour: bool) -> String {
@@ -69,6 +93,9 @@ fn render(report: &StatusReport, now_unix_ns: u64, colour: bool) -> String {
     field("selected", selection);
     field("connections", report.connections.to_string());
     field("spans", report.spans_total.to_string());
+    if let Some(budget) = &report.budget {
+        field("budget", budget_words(budget));
+    }
     if let Some(log) = &report.log {
         field("log", log_words(log));
         if !log.last_error.is_empty() {

@@ -58,6 +58,8 @@ impl Check<'_> {
         self.require(config.capture.payload_bytes_max <= limit, "capture.payload_bytes_max", || {
             format!("is {}, at most {limit}", config.capture.payload_bytes_max)
         });
+        let percent = config.capture.max_cpu_percent;
+        self.require(percent <= 100, "capture.max_cpu_percent", || format!("is {percent}, at most 100; 0 is no limit"));
         self.kernel_sizes(&config.capture);
         self.require(config.assembly.connections_max > 0, "assembly.connections_max", || "must be at least 1".into());
         self.positive("assembly.idle_exchange", config.assembly.idle_exchange);
@@ -138,6 +140,8 @@ mod tests {
         check("capture: { payload_bytes_max: 4096 }", &[]);
         check("capture: { payload_bytes_max: 4097 }\nlog: { max_bytes: 1KiB }", &["at most 4096", "at least 1MiB"]);
         check("capture: { ring_bytes: 64KiB, connections_max: 1, threads_max: 1 }", &[]);
+        check("capture: { max_cpu_percent: 0 }", &[]);
+        check("capture: { max_cpu_percent: 101 }", &["capture.max_cpu_percent (file", "at most 100"]);
         for ring in ["3MiB", "32KiB", "2GiB", "0"] {
             check(&format!("capture: {{ ring_bytes: {ring} }}"), &["capture.ring_bytes (file", "power of two"]);
         }

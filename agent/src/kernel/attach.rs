@@ -32,6 +32,11 @@ impl Rung {
         }
     }
 
+    /// Whether it reaches a function's entry instead of a tracepoint.
+    pub const fn is_function(self) -> bool {
+        matches!(self, Self::Fentry | Self::Kprobe)
+    }
+
     /// The rung called `name`.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::TpBtf, Self::RawTp, Self::Tracepoint, Self::Fentry, Self::Kprobe].into_iter().find(|r| r.name() == name)

@@ -1,5 +1,7 @@
 //! Loads the kernel programs, attaches them, and owns them while the agent runs.
 
+use std::sync::Arc;
+
 use agent_common::{loss::KernelLoss, settings::Settings};
 use aya::{
     Btf, Ebpf, EbpfLoader,
@@ -11,6 +13,7 @@ use super::{
     btf::{self, BtfError},
     object,
     select::Selection,
+    stats::{EmptyRun, Programs},
 };
 
 /// How to load.
@@ -81,6 +84,7 @@ pub enum LoadError {
 pub struct Capture {
     hooks: Vec<HookState>,
     losses: PerCpuArray<MapData, u64>,
+    programs: Arc<Programs>,
     /// Keeps programs and links alive.
     _ebpf: Ebpf,
     _logger: Option<std::thread::JoinHandle<()>>,
@@ -125,6 +129,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, LoadError> {
     let mut ebpf = loader.load(bytes).map_err(|error| LoadError::Maps(Box::new(error)))?;
     let loaded_maps = (take(&mut ebpf, "RECORDS")?, take(&mut ebpf, "WAKE")?, take(&mut ebpf, "LOSSES")?);
     let selection = Selection::new(&mut ebpf)?;
+    let empty_run = EmptyRun::before();
     let hooks = attach_in_own_namespace(&mut ebpf, &kernel_btf, &options.attach);
     for hook in &hooks {
         let wanted = !options.attach.without.iter().any(|name| name == hook.name);
@@ -133,9 +138,12 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, LoadError> {
             return Err(LoadError::Required { name, gives, detail });
         }
     }
+    let is_attached = |name| hooks.iter().any(|hook: &HookState| hook.name == name && hook.rung.is_some());
+    let empty_run_ns = if is_attached("sys_enter") && is_attached("sys_exit") { empty_run.after() } else { None };
+    let programs = Arc::new(Programs::new(&ebpf, &hooks, empty_run_ns));
     let logger = (options.log_level > 0).then(|| spawn_logger(&mut ebpf)).flatten();
     let (records, wake, losses) = loaded_maps;
-    let capture = Capture { hooks, losses, _ebpf: ebpf, _logger: logger };
+    let capture = Capture { hooks, losses, programs, _ebpf: ebpf, _logger: logger };
     Ok(Loaded { capture, records, wake, selection })
 }
 
@@ -196,6 +204,11 @@ impl Capture {
     /// How each hook fared.
     pub fn hooks(&self) -> &[HookState] {
         &self.hooks
+    }
+
+    /// The attached programs, for what they cost. They are detached with this, whoever still holds them.
+    pub fn programs(&self) -> Arc<Programs> {
+        Arc::clone(&self.programs)
     }
 
     /// Losses counted by the kernel side: per reason, per CPU.

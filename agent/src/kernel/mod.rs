@@ -4,8 +4,11 @@
 
 pub mod attach;
 pub mod btf;
+pub mod budget;
 pub mod load;
 pub mod object;
 pub mod preflight;
 pub mod ring;
+pub mod segments;
 pub mod select;
+pub mod stats;

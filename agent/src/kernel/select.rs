@@ -9,13 +9,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use agent_common::settings::{ExeKey, Settings, mode, rule};
+use agent_common::settings::{ExeKey, Settings, mode, rule, shed};
 use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData, MapError},
 };
 
-use super::load::{LoadError, PodSettings, take};
+use super::{
+    budget::Detail,
+    load::{LoadError, PodSettings, take},
+};
+use crate::capture::monotonic_ns;
+
+/// Entry of `SCHED_STATE` that says since when scheduler times are complete; see `agent-ebpf/src/sched.rs`.
+const SCHED_SINCE: u32 = 2;
 
 /// What to trace in full, or not at all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -116,7 +123,9 @@ pub struct Selection {
     exe: HashMap<MapData, PodExe, u32>,
     port: HashMap<MapData, u32, u32>,
     netns: HashMap<MapData, u32, u32>,
+    sched_state: Array<MapData, u64>,
     generation: u32,
+    detail: Detail,
     /// Patterns of executables, for processes that start later.
     exe_patterns: Vec<(String, u32)>,
     applied: Option<Wanted>,
@@ -131,7 +140,9 @@ impl Selection {
             exe: take(ebpf, "SELECT_EXE")?,
             port: take(ebpf, "SELECT_PORT")?,
             netns: take(ebpf, "SELECT_NETNS")?,
+            sched_state: take(ebpf, "SCHED_STATE")?,
             generation: 0,
+            detail: Detail::default(),
             exe_patterns: Vec::new(),
             applied: None,
         })
@@ -183,7 +194,8 @@ fn apply(maps: &mut impl Maps, wanted: &Wanted) -> Result<(), SelectError> {
 impl Maps for Selection {
     fn publish(&mut self, settings: Settings) -> Result<(), SelectError> {
         self.generation = self.generation.wrapping_add(1).max(1);
-        let settings = Settings { generation: self.generation, ..settings };
+        let Detail { shed, sample_bits } = self.detail;
+        let settings = Settings { generation: self.generation, shed, sample_bits, ..settings };
         self.settings.set(0, PodSettings(settings), 0).map_err(|source| SelectError::Map { what: "settings", source })
     }
 
@@ -248,12 +260,23 @@ impl Selection {
         Ok(true)
     }
 
+    /// Leaves this much out from now on.
+    pub fn set_detail(&mut self, detail: Detail) -> Result<(), SelectError> {
+        let shed_before = std::mem::replace(&mut self.detail, detail).shed;
+        if shed_before & !detail.shed & shed::SCHED != 0 {
+            // What threads did meanwhile is not known: whatever began before now does not count.
+            let error = |source| SelectError::Map { what: "scheduler times", source };
+            self.sched_state.set(SCHED_SINCE, monotonic_ns(), 0).map_err(error)?;
+        }
+        self.refresh()
+    }
+
     /// Whether there are executable rules at all.
     pub fn has_executable_rules(&self) -> bool {
         !self.exe_patterns.is_empty()
     }
 
-    /// Makes the kernel side take its cached decisions anew, after [`Self::offer_executable`] found one.
+    /// Makes the kernel side take its cached decisions anew.
     pub fn refresh(&mut self) -> Result<(), SelectError> {
         let error = |source| SelectError::Map { what: "settings", source };
         let PodSettings(settings) = self.settings.get(&0, 0).map_err(error)?;

@@ -18,6 +18,9 @@ pub const TRACE_PATH: &str = "/spantap.query.v1.Query/Trace";
 /// Path of the unary method `Losses`: [`LossesRequest`] -> [`LossesReport`].
 pub const LOSSES_PATH: &str = "/spantap.query.v1.Query/Losses";
 
+/// Path of the unary method `Self`: [`SelfRequest`] -> [`SelfReport`].
+pub const SELF_PATH: &str = "/spantap.query.v1.Query/Self";
+
 /// Supplies the live facts that only the running agent knows.
 pub trait Live: Send + Sync + 'static {
     /// The facts now. The server adds `log` and each destination's counts from the span log.
@@ -28,6 +31,8 @@ pub trait Live: Send + Sync + 'static {
     /// # Errors
     /// They are not to be had now, and why.
     fn connections(&self) -> Result<Vec<ConnView>, String>;
+    /// What the agent costs, measured from now on for as long as `window`; blocks.
+    fn measure(&self, window: std::time::Duration) -> SelfReport;
 }
 
 /// Asks for the agent's state.
@@ -71,6 +76,121 @@ pub struct StatusReport {
     /// Every loss that is not zero.
     #[prost(message, repeated, tag = "10")]
     pub losses: Vec<Loss>,
+    /// The budget.
+    #[prost(message, optional, tag = "20")]
+    pub budget: Option<BudgetStatus>,
+}
+
+/// Asks what the agent costs.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct SelfRequest {
+    /// For how long to measure; at most [`SELF_WINDOW_MS_MAX`]; 0: a second.
+    #[prost(uint32, tag = "1")]
+    pub window_ms: u32,
+}
+
+/// Longest measurement.
+pub const SELF_WINDOW_MS_MAX: u32 = 60_000;
+
+/// What the agent cost in a window of time.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SelfReport {
+    /// Length of the window.
+    #[prost(uint64, tag = "1")]
+    pub window_ns: u64,
+    /// CPUs of the host.
+    #[prost(uint64, tag = "2")]
+    pub cpus: u64,
+    /// The attached programs.
+    #[prost(message, repeated, tag = "3")]
+    pub programs: Vec<ProgramCost>,
+    /// What each run costs beside its body: measured at start.
+    #[prost(uint64, tag = "4")]
+    pub empty_run_ns: u64,
+    /// Why the programs' runs were not counted; empty: they were.
+    #[prost(string, tag = "5")]
+    pub not_counted: String,
+    /// CPU time of the agent itself.
+    #[prost(uint64, tag = "6")]
+    pub agent_cpu_ns: u64,
+    /// Its resident memory.
+    #[prost(uint64, tag = "7")]
+    pub agent_memory_bytes: u64,
+    /// The kernel side's maps, by size.
+    #[prost(message, repeated, tag = "8")]
+    pub maps: Vec<MapMemory>,
+    /// Spans finished in the window.
+    #[prost(uint64, tag = "9")]
+    pub spans: u64,
+    /// Kernel records taken in the window.
+    #[prost(uint64, tag = "10")]
+    pub records: u64,
+    /// How full the ring buffer was at most, in percent.
+    #[prost(double, tag = "11")]
+    pub ring_percent: f64,
+    /// Every loss that is not zero, since the start.
+    #[prost(message, repeated, tag = "12")]
+    pub losses: Vec<Loss>,
+    /// The budget.
+    #[prost(message, optional, tag = "13")]
+    pub budget: Option<BudgetStatus>,
+}
+
+/// One kernel program.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct ProgramCost {
+    /// Its hook.
+    #[prost(string, tag = "1")]
+    pub hook: String,
+    /// By which means it is attached.
+    #[prost(string, tag = "2")]
+    pub means: String,
+    /// Runs in the window.
+    #[prost(uint64, tag = "3")]
+    pub runs: u64,
+    /// Time in its body.
+    #[prost(uint64, tag = "4")]
+    pub run_ns: u64,
+}
+
+/// One map.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct MapMemory {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Bytes in use, as the kernel accounts them.
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    /// Most bytes that it can come to use.
+    #[prost(uint64, tag = "3")]
+    pub bytes_max: u64,
+}
+
+/// The budget of CPU time.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct BudgetStatus {
+    /// Percent of all CPUs; 0: no limit.
+    #[prost(uint32, tag = "1")]
+    pub cpu_percent_max: u32,
+    /// Cost in the last window that was measured.
+    #[prost(double, tag = "2")]
+    pub cpu_percent: f64,
+    /// How full the ring buffer was at most in that window.
+    #[prost(double, tag = "3")]
+    pub ring_percent: f64,
+    /// Steps of detail that are left out now.
+    #[prost(uint32, tag = "4")]
+    pub level: u32,
+    /// What is left out now, in words.
+    #[prost(string, repeated, tag = "5")]
+    pub left_out: Vec<String>,
+    /// Steps taken since the start.
+    #[prost(uint64, tag = "6")]
+    pub sheds: u64,
+    /// Steps taken back since the start.
+    #[prost(uint64, tag = "7")]
+    pub restores: u64,
 }
 
 /// One kernel hook.

@@ -19,8 +19,9 @@ use tonic::{
 use tonic_prost::ProstCodec;
 
 use super::api::{
-    CONNECTIONS_PATH, ConnView, ConnectionsRequest, LOSSES_PATH, LossesReport, LossesRequest, SPANS_PATH, STATUS_PATH,
-    SpanView, SpansRequest, StatusReport, StatusRequest, TRACE_PATH, TraceRequest,
+    CONNECTIONS_PATH, ConnView, ConnectionsRequest, LOSSES_PATH, LossesReport, LossesRequest, SELF_PATH, SPANS_PATH,
+    STATUS_PATH, SelfReport, SelfRequest, SpanView, SpansRequest, StatusReport, StatusRequest, TRACE_PATH,
+    TraceRequest,
 };
 
 /// Largest answer that is accepted; a span is far smaller.
@@ -122,6 +123,17 @@ impl Client {
             all.push(conn);
         }
         Ok(all)
+    }
+
+    /// What the agent costs, measured for `window_ms`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn measure(&mut self, window_ms: u32) -> Result<SelfReport, ClientError> {
+        let mut grpc = self.ready().await?;
+        let path = PathAndQuery::from_static(SELF_PATH);
+        let answer = grpc.unary(Request::new(SelfRequest { window_ms }), path, ProstCodec::default()).await;
+        Ok(answer.map_err(|status| self.refused(&status))?.into_inner())
     }
 
     /// Spans that match.

@@ -35,8 +35,8 @@ use super::{
     access::{self, Access},
     api::{
         CONNECTIONS_PATH, ConnView, ConnectionsRequest, DestinationStatus, ID_DIGITS_MIN, LOSSES_PATH, Live, LogStatus,
-        Loss, LossesReport, LossesRequest, SERVICE, SPANS_PATH, STATUS_PATH, SpanView, SpansRequest, StatusReport,
-        StatusRequest, TRACE_PATH, TraceRequest, hex,
+        Loss, LossesReport, LossesRequest, SELF_PATH, SELF_WINDOW_MS_MAX, SERVICE, SPANS_PATH, STATUS_PATH, SelfReport,
+        SelfRequest, SpanView, SpansRequest, StatusReport, StatusRequest, TRACE_PATH, TraceRequest, hex,
     },
     search,
 };
@@ -176,6 +176,13 @@ impl Query {
                 });
                 Grpc::new(ProstCodec::default()).server_streaming(method, request).await
             }
+            SELF_PATH => {
+                let method = service_fn(|request: Request<SelfRequest>| {
+                    let query = self.clone();
+                    async move { blocking(move || Ok(Response::new(query.measure(request.into_inner())))).await }
+                });
+                Grpc::new(ProstCodec::default()).unary(method, request).await
+            }
             SPANS_PATH => {
                 let method = service_fn(|request: Request<SpansRequest>| {
                     let query = self.clone();
@@ -248,6 +255,11 @@ impl Query {
     async fn connections(self) -> Answer<ReceiverStream<Result<ConnView, Status>>> {
         let conns = blocking(move || self.live.connections().map_err(Status::unavailable)).await?;
         Ok(Response::new(streamed(conns)))
+    }
+
+    fn measure(&self, request: SelfRequest) -> SelfReport {
+        let window_ms = if request.window_ms == 0 { 1_000 } else { request.window_ms.min(SELF_WINDOW_MS_MAX) };
+        self.live.measure(Duration::from_millis(window_ms.into()))
     }
 
     fn spans(self, request: SpansRequest) -> Answer<SpanStream> {

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use crate::kernel::budget::BudgetFigures;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text},
@@ -35,6 +36,8 @@ pub struct Snapshot {
     pub hooks: Vec<(String, bool)>,
     /// Destinations.
     pub destinations: Vec<DestinationFigures>,
+    /// The budget.
+    pub budget: BudgetFigures,
 }
 
 /// One reason on one CPU.
@@ -89,6 +92,7 @@ type Labels = Vec<(&'static str, String)>;
 impl Collector for Snapshot {
     fn encode(&self, mut to: DescriptorEncoder) -> fmt::Result {
         self.encode_capture(&mut to)?;
+        self.encode_budget(&mut to)?;
         self.encode_log(&mut to)?;
         self.encode_destinations(&mut to)
     }
@@ -110,6 +114,29 @@ impl Snapshot {
         counters(to, "losses", "Losses in the agent", own.collect())?;
         let hooks = self.hooks.iter().map(|(hook, attached)| (vec![("hook", hook.clone())], u64::from(*attached)));
         gauges(to, "hook_attached", "Whether a kernel hook is attached", hooks.collect())
+    }
+
+    fn encode_budget(&self, to: &mut DescriptorEncoder) -> fmt::Result {
+        let budget = &self.budget;
+        if budget.cpu_percent_max == 0 {
+            return Ok(());
+        }
+        let ppm = |percent: f64| vec![(vec![], (percent * 10_000.0) as u64)];
+        gauges(
+            to,
+            "budget_cpu_ppm",
+            "Most CPU time that capturing may take, of all CPUs",
+            ppm(budget.cpu_percent_max.into()),
+        )?;
+        gauges(
+            to,
+            "budget_cost_cpu_ppm",
+            "CPU time that capturing took when last measured",
+            ppm(budget.cost.cpu_percent),
+        )?;
+        gauges(to, "budget_level", "Steps of detail that are left out", vec![(vec![], budget.level as u64)])?;
+        counters(to, "budget_sheds", "Steps of detail that were left out", vec![(vec![], budget.sheds)])?;
+        counters(to, "budget_restores", "Steps of detail that came back", vec![(vec![], budget.restores)])
     }
 
     fn encode_log(&self, to: &mut DescriptorEncoder) -> fmt::Result {
@@ -198,6 +225,13 @@ mod tests {
                 losses: vec![("flow_evicted".into(), 5)],
                 hooks: vec![("sys_exit".into(), false)],
                 destinations: vec![destination],
+                budget: BudgetFigures {
+                    cpu_percent_max: 5,
+                    level: 2,
+                    sheds: 3,
+                    restores: 1,
+                    ..BudgetFigures::default()
+                },
                 ..Snapshot::default()
             },
             &[
@@ -210,6 +244,9 @@ mod tests {
                 "spantap_destination_spans_delivered_total{destination=\"otlp+grpc://\\\"h\\\"\"} 4",
                 "spantap_destination_spans_queued{destination=\"otlp+grpc://\\\"h\\\"\"} 3",
                 "spantap_destination_failing{destination=\"otlp+grpc://\\\"h\\\"\"} 1",
+                "spantap_budget_cpu_ppm 50000",
+                "spantap_budget_level 2",
+                "spantap_budget_sheds_total 3",
                 concat!("spantap_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
             ],
         );

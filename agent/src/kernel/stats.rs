@@ -1,0 +1,253 @@
+//! What the kernel side costs and holds: runs and run time of each program, memory of each map.
+//!
+//! The kernel counts run times only while somebody asks for it ([`count_run_time`]), because counting itself costs some
+//! tens of nanoseconds per run. What it counts is the program's body; the way into it and out (the tracepoint's trampoline
+//! and, for system calls, the slow entry path) is measured once at start by [`EmptyRun`].
+
+use std::{
+    fs,
+    io::Error,
+    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+};
+
+use aya::{
+    Ebpf,
+    sys::{Stats, SyscallError, enable_stats},
+};
+
+use super::attach::HookState;
+
+/// What a run costs beside its body where it cannot be measured; see `docs` of [`EmptyRun`].
+const EMPTY_RUN_NS: u64 = 35;
+
+/// The attached programs.
+pub struct Programs {
+    programs: Vec<(&'static str, &'static str, OwnedFd)>,
+    empty_run_ns: u64,
+}
+
+/// One program's runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Runs {
+    /// Its hook.
+    pub hook: &'static str,
+    /// By which means it is attached.
+    pub means: &'static str,
+    /// How often it ran.
+    pub runs: u64,
+    /// For how long.
+    pub run_ns: u64,
+}
+
+/// One map's memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapMemory {
+    /// Its name, which the kernel cuts at 15 bytes.
+    pub name: String,
+    /// Bytes in use, as the kernel accounts them (before Linux 6.4: most that it can use).
+    pub bytes: u64,
+    /// Most bytes that it can come to use: entries of key, value and [`ENTRY_BYTES`] each; a ring buffer's size.
+    pub bytes_max: u64,
+}
+
+/// What the kernel adds to an entry of a hash: its element header, and pointers of its bucket.
+const ENTRY_BYTES: u64 = 48;
+
+impl Programs {
+    pub(super) fn new(ebpf: &Ebpf, hooks: &[HookState], empty_run_ns: Option<u64>) -> Self {
+        let program = |hook: &HookState| {
+            let means = hook.rung?.name();
+            let fd = ebpf.program(&format!("{}__{means}", hook.name))?.fd().ok()?.as_fd().try_clone_to_owned().ok()?;
+            Some((hook.name, means, fd))
+        };
+        let programs = hooks.iter().filter_map(program).collect();
+        Self { programs, empty_run_ns: empty_run_ns.unwrap_or(EMPTY_RUN_NS) }
+    }
+
+    /// Runs of each program for as long as run times were counted, by anybody.
+    pub fn runs(&self) -> Vec<Runs> {
+        let runs = |(hook, means, fd): &(&'static str, &'static str, OwnedFd)| {
+            let text = fd_info(fd.as_raw_fd());
+            let [runs, run_ns] = ["run_cnt", "run_time_ns"].map(|name| field(&text, name).unwrap_or(0));
+            Runs { hook, means, runs, run_ns }
+        };
+        self.programs.iter().map(runs).collect()
+    }
+
+    /// What a run costs beside its body.
+    pub fn empty_run_ns(&self) -> u64 {
+        self.empty_run_ns
+    }
+}
+
+/// Has the kernel count run times while the result lives. Needs `CAP_SYS_ADMIN`.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn count_run_time() -> Result<OwnedFd, SyscallError> {
+    enable_stats(Stats::RunTime)
+}
+
+/// Every map that this process holds, by size.
+pub fn maps() -> Vec<MapMemory> {
+    let mut maps: Vec<(u64, MapMemory)> = Vec::new();
+    for fd in open_descriptors() {
+        let text = fd_info(fd);
+        let Some(id) = field(&text, "map_id") else { continue };
+        if maps.iter().all(|(known, _)| *known != id) {
+            maps.push((id, map_memory(fd, &text)));
+        }
+    }
+    let mut maps: Vec<MapMemory> = maps.into_iter().map(|(_, map)| map).collect();
+    maps.sort_by(|a, b| b.bytes_max.cmp(&a.bytes_max).then_with(|| a.name.cmp(&b.name)));
+    maps
+}
+
+/// Types of maps (include/uapi/linux/bpf.h).
+mod map_type {
+    pub const PERCPU_HASH: u64 = 5;
+    pub const PERCPU_ARRAY: u64 = 6;
+    pub const LRU_PERCPU_HASH: u64 = 10;
+    pub const ARRAY: u64 = 2;
+    pub const RINGBUF: u64 = 27;
+}
+
+fn map_memory(fd: RawFd, text: &str) -> MapMemory {
+    let get = |name| field(text, name).unwrap_or(0);
+    let (kind, key, value, entries) = (get("map_type"), get("key_size"), get("value_size"), get("max_entries"));
+    let copies = match kind {
+        map_type::PERCPU_ARRAY | map_type::PERCPU_HASH | map_type::LRU_PERCPU_HASH => possible_cpus(),
+        _ => 1,
+    };
+    let bytes_max = match kind {
+        map_type::RINGBUF => entries,
+        map_type::ARRAY | map_type::PERCPU_ARRAY => entries * value.next_multiple_of(8) * copies,
+        _ => entries * (key + value * copies + ENTRY_BYTES),
+    };
+    MapMemory {
+        name: map_name(fd).unwrap_or_else(|| format!("map {}", get("map_id"))),
+        bytes: get("memlock"),
+        bytes_max,
+    }
+}
+
+/// Name of a map: `bpf_map_info.name`, 16 bytes after six words.
+fn map_name(fd: RawFd) -> Option<String> {
+    const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+    let mut info = [0u8; 40];
+    // `bpf_attr.info`: descriptor, length, address.
+    let attributes = [u64::from(fd as u32) | (info.len() as u64) << 32, info.as_mut_ptr() as u64];
+    // SAFETY: both arrays live as long as the call, which writes at most the length given into `info`.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET_INFO_BY_FD, attributes.as_ptr(), size_of_val(&attributes)) };
+    let name = &info[24..];
+    let length = name.iter().position(|byte| *byte == 0)?;
+    (result == 0 && length > 0).then(|| String::from_utf8_lossy(&name[..length]).into_owned())
+}
+
+fn open_descriptors() -> Vec<RawFd> {
+    let folder = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let is_map = |entry: &fs::DirEntry| fs::read_link(entry.path()).is_ok_and(|to| to.ends_with("anon_inode:bpf-map"));
+    folder.filter(is_map).filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+fn fd_info(fd: RawFd) -> String {
+    fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default()
+}
+
+/// The value of `name:` in a descriptor's information.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.trim().parse().ok()
+}
+
+fn possible_cpus() -> u64 {
+    let text = fs::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default();
+    // `0-7`, or `0,2-3`: the highest number counts, as the kernel keeps a copy per number.
+    text.trim().split(['-', ',']).next_back().and_then(|last| last.parse::<u64>().ok()).map_or(1, |last| last + 1)
+}
+
+/// Measures what a run costs beside its body, by a system call that no program cares for: its time with the hooks of
+/// system calls attached, less its time without, divided by the two runs. The comparison by which a program leaves is a
+/// part of it, so it is an upper bound by some nanoseconds. Batches' minimum: whatever else the host does only adds.
+pub(super) struct EmptyRun {
+    before_ns: f64,
+}
+
+impl EmptyRun {
+    const BATCHES: usize = 50;
+    const CALLS: u32 = 200;
+    /// What is believed; outside of it something else happened.
+    const BELIEVED_NS: std::ops::RangeInclusive<f64> = 1.0..=500.0;
+
+    /// To be called before anything is attached.
+    pub(super) fn before() -> Self {
+        Self { before_ns: call_ns() }
+    }
+
+    /// To be called when both hooks of system calls are attached.
+    pub(super) fn after(self) -> Option<u64> {
+        let run_ns = (call_ns() - self.before_ns) / 2.0;
+        Self::BELIEVED_NS.contains(&run_ns).then_some(run_ns.round() as u64)
+    }
+}
+
+fn call_ns() -> f64 {
+    let batch = || {
+        let start = std::time::Instant::now();
+        for _ in 0..EmptyRun::CALLS {
+            // SAFETY: takes no arguments.
+            unsafe { libc::syscall(libc::SYS_getppid) };
+        }
+        start.elapsed().as_nanos() as f64 / f64::from(EmptyRun::CALLS)
+    };
+    (0..EmptyRun::BATCHES).map(|_| batch()).fold(f64::MAX, f64::min)
+}
+
+/// CPU time that this process has used.
+pub fn own_cpu_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is valid for writes, and this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Memory of this process that is resident.
+pub fn own_memory_bytes() -> u64 {
+    let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = text.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    // SAFETY: takes no pointers.
+    pages * u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
+/// CPUs of the host.
+pub fn cpus() -> u64 {
+    // SAFETY: takes no pointers.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).ok().filter(|cpus| *cpus > 0).unwrap_or(1)
+}
+
+/// Why run times are not counted, in the words of an operator.
+pub fn not_counted(error: &SyscallError) -> String {
+    if error.io_error.raw_os_error() == Some(libc::EPERM) {
+        return "the kernel counts run times of its programs only for CAP_SYS_ADMIN".into();
+    }
+    Error::from(error.io_error.kind()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_found_by_their_whole_name() {
+        let text = "pos:\t0\nmap_type:\t27\nmax_entries:\t4096\nmemlock:\t8536\nrun_time_ns:\t7\n";
+        let found = ["map_type", "memlock", "run_time_ns", "run_time", "key_size"].map(|name| field(text, name));
+        assert_eq!(found, [Some(27), Some(8536), Some(7), None, None]);
+    }
+
+    #[test]
+    fn this_process_uses_time_and_memory() {
+        assert!(own_cpu_ns() > 0 && own_memory_bytes() > 0 && cpus() > 0);
+        assert!(EmptyRun::before().before_ns > 0.0);
+    }
+}

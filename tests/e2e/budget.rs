@@ -1,0 +1,127 @@
+//! An agent that costs more than it may leaves detail out step by step, says so, and takes it back; and it says what it costs.
+//!
+//! Truth: the load itself, which is far more than one percent of the host; the cgroup of the agent (`cpu.stat`).
+
+use std::time::Duration;
+
+use serde_json::Value;
+use spantap_tests::{
+    agent::{Agent, AgentOptions},
+    cgroup::Cgroup,
+    clock,
+    http::{Place, Server, request},
+    nginx::Nginx,
+    stats::assert_within,
+    tools::wrk,
+    traced::Traced,
+};
+
+const BOUND: Duration = Duration::from_secs(90);
+
+fn level(agent: &Agent) -> u64 {
+    agent.status()["budget"]["level"].as_u64().expect("a level")
+}
+
+#[test]
+fn detail_is_left_out_step_by_step_and_comes_back() {
+    let traced = Traced::with("budget", |options| AgentOptions { max_cpu_percent: 1, ..options });
+    let nginx = Nginx::start(traced.place());
+    let url = format!("http://{}/", nginx.address);
+    let cgroup = &traced.cgroup;
+    let mut levels = vec![0];
+    std::thread::scope(|scope| {
+        let load = scope.spawn(|| wrk(Place::cgroup(cgroup), &url, 8, Duration::from_secs(40)));
+        clock::wait_for("the last level", BOUND, || {
+            let now = level(&traced.agent);
+            if levels.last() != Some(&now) {
+                levels.push(now);
+            }
+            (now == 5 || load.is_finished()).then_some(())
+        });
+        let status = traced.agent.status();
+        assert_eq!(levels, [0, 1, 2, 3, 4, 5], "one step at a time: {status}\n{}", traced.agent.messages());
+        let left_out = ["payload", "run_queue and off_cpu times", "7 of 8 new connections"];
+        assert_eq!(status["budget"]["left_out"], serde_json::json!(left_out));
+    });
+    assert!(traced.agent.losses().contains_key("payload_shed"), "{:?}", traced.agent.losses());
+
+    clock::wait_for("all detail", BOUND, || (level(&traced.agent) == 0).then_some(()));
+    let budget = traced.agent.status()["budget"].clone();
+    assert_eq!((budget["sheds"].as_u64(), budget["restores"].as_u64()), (Some(5), Some(5)));
+    // And it is whole again: payload, and the scheduler's times from the second call of a thread on.
+    let server = Server::start(traced.place());
+    request(traced.place(), &server.address, &["path=/restored/"]);
+    let spans = traced.agent.wait_for("the restored spans", BOUND, |spans| {
+        spans.iter().filter(|span| span.path() == "/restored/0").count() == 2
+    });
+    assert!(spans.iter().any(|span| span.path() == "/restored/0" && span.http_status() == Some(200)));
+    let messages = traced.agent.messages();
+    assert_eq!(messages.matches("over the budget").count(), 5, "{messages}");
+}
+
+/// `spantap self --json`.
+fn self_cost(agent: &Agent, window: &str) -> Value {
+    serde_json::from_str(&agent.answer(["self", "--json", "--window", window])).expect("one JSON object")
+}
+
+#[test]
+fn the_agent_says_what_it_costs() {
+    let traced = Traced::new("self");
+    let nginx = Nginx::start(traced.place());
+    let url = format!("http://{}/", nginx.address);
+    let (cost, requests) = std::thread::scope(|scope| {
+        let load = scope.spawn(|| wrk(traced.place(), &url, 4, Duration::from_secs(6)));
+        clock::pace(Duration::from_secs(1));
+        let cost = self_cost(&traced.agent, "3s");
+        (cost, load.join().expect("wrk"))
+    });
+    let program = |hook: &str| {
+        let programs = cost["programs"].as_array().expect("programs");
+        let found = programs.iter().find(|program| program["hook"] == hook);
+        found.unwrap_or_else(|| panic!("{hook} is not in {cost}")).clone()
+    };
+    let rate = rate_of(&requests);
+    println!("{rate} requests/s; {cost:#}");
+    // Each request is read and written once by either side, and each side asks for readiness.
+    let calls = program("sys_enter")["runs_per_second"].as_f64().expect("runs");
+    assert!(calls > 4.0 * rate * 0.5, "{calls} calls a second at {rate} requests a second");
+    for hook in ["sys_enter", "sys_exit", "tcp_probe", "tcp_sendmsg_locked"] {
+        let ns = program(hook)["ns_per_run"].as_u64().expect("ns per run");
+        assert!((5..20_000).contains(&ns), "{hook}: {ns} ns per run");
+    }
+    let spans = cost["spans"].as_f64().expect("spans") / 3.0;
+    assert!(spans > rate * 0.5, "{spans} spans a second at {rate} requests a second");
+    let [kernel, agent] = ["kernel", "agent"].map(|part| cost[part]["cpu_percent"].as_f64().expect("a share"));
+    assert!(kernel > 0.1 && agent > 0.1 && kernel + agent < 100.0, "{kernel} {agent}");
+    let per_span = cost["per_span"]["agent_ns"].as_u64().expect("a cost");
+    assert!((500..200_000).contains(&per_span), "{per_span} ns of agent per span");
+    let maps = cost["maps"].as_array().expect("maps");
+    let bytes: u64 = maps.iter().filter_map(|map| map["bytes_max"].as_u64()).sum();
+    assert!(bytes > 1 << 20 && maps.iter().any(|map| map["name"] == "TASKS"), "{maps:?}");
+}
+
+/// What wrk says of its rate.
+fn rate_of(text: &str) -> f64 {
+    let line = text.lines().find_map(|line| line.strip_prefix("Requests/sec:")).expect("a rate");
+    line.trim().parse().expect("a number")
+}
+
+#[test]
+fn the_agents_own_time_is_the_kernels_account_of_it() {
+    let group = Cgroup::new("agent-cost");
+    let traced = Traced::new("own");
+    std::fs::write(group.path().join("cgroup.procs"), traced.agent.pid().to_string()).expect("move the agent");
+    let nginx = Nginx::start(traced.place());
+    let url = format!("http://{}/", nginx.address);
+    std::thread::scope(|scope| {
+        scope.spawn(|| wrk(traced.place(), &url, 4, Duration::from_secs(7)));
+        clock::pace(Duration::from_secs(1));
+        let before = group.cpu_usec();
+        let start = clock::monotonic_ns();
+        let cost = self_cost(&traced.agent, "4s");
+        let (used, length) = (group.cpu_usec() - before, clock::monotonic_ns() - start);
+        let per_second = |ns: f64, of: f64| (ns / of * 1e9) as u64;
+        let own = per_second(cost["agent"]["ns"].as_f64().expect("ns"), cost["window_ns"].as_f64().expect("ns"));
+        assert_within("the agent's CPU time", own, per_second(used as f64 * 1e3, length as f64), 0.25);
+    });
+}
