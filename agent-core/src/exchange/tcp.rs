@@ -103,7 +103,7 @@ impl Facts {
 /// What a connection's first exchange tells of how it came to be.
 pub(super) fn opening(attributes: &mut Attributes, connection: &Connection, role: Role, before: &Before) {
     let (_, handshake, _) = connection.life.retransmits();
-    if role == Role::Client && before.connect.is_some() {
+    if role == Role::Client && before.connect.is_some() && !connection.facts.is_direct() {
         attributes.push(("spantap.connect.syn_retransmits", int(handshake)));
         some(attributes, "spantap.tcp.retransmits.syn", handshake);
     }
