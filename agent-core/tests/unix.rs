@@ -29,9 +29,19 @@ fn ends() -> (End, End) {
 
 #[test]
 fn http_over_a_unix_socket_has_spans_at_both_ends_that_share_a_trace() {
+    exchange(72);
+}
+
+#[test]
+fn a_client_that_writes_before_it_is_accepted_learns_who_the_other_end_is() {
+    exchange(0);
+}
+
+/// `seen`: the server's inode number as the client's record has it.
+fn exchange(seen: u64) {
     let mut kernel = Kernel::default();
     let (mut client, mut server) = ends();
-    open(&mut kernel, &client, [71, 72], 1_000_000);
+    open(&mut kernel, &client, [71, seen], 1_000_000);
     open(&mut kernel, &server, [72, 71], 1_000_010);
     client.write(&mut kernel, 2_000_000, 2_000_010, b"GET /a HTTP/1.1\r\nHost: shop\r\n\r\n");
     server.read_at(&mut kernel, 2_000_030, b"GET /a HTTP/1.1\r\nHost: shop\r\n\r\n");

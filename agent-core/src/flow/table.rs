@@ -45,6 +45,7 @@ impl Table {
         let id = facts.id;
         self.name_accepted(facts.local, facts.peer);
         self.by_endpoints.insert((facts.local, facts.peer), id);
+        self.complete(facts.local, facts.peer);
         if let Some(other) =
             self.by_endpoints.get(&(facts.peer, facts.local)).and_then(|other| self.flows.get_mut(other))
             && facts.is_other_end_of(&other.connection.facts)
@@ -53,6 +54,15 @@ impl Table {
             other.connection.other_end = Some(id);
         }
         self.flows.insert(id, flow);
+    }
+
+    /// A unix client that writes before it is accepted knows no number of the other end yet; that end then knows both.
+    fn complete(&mut self, local: Endpoint, peer: Endpoint) {
+        let Some(id) = self.by_endpoints.get(&(peer, Endpoint::Unix(0))).copied() else { return };
+        let Some(other) = self.flows.get_mut(&id) else { return };
+        other.connection.facts.peer = local;
+        self.by_endpoints.remove(&(peer, Endpoint::Unix(0)));
+        self.by_endpoints.insert((peer, local), id);
     }
 
     /// Notes the name resolution that a connection's first exchange had waited for.
