@@ -43,7 +43,7 @@ catalogue! {
         "`dns` is the largest segment, or `network` or `remote` is that of a lookup's own span, and no query was repeated",
         "spantap slow --protocol dns";
     DnsTimeout: "dns_timeout", "a name lookup stayed unanswered for too long",
-        "as `dns_slow`, but `spantap.dns.retries` is not 0; or a lookup ended with `error.type` `timeout`",
+        "as `dns_slow`, but `spantap.dns.retries` is not 0, for another span that of a lookup that it waited for (seen by `why` only); or a lookup ended with `error.type` `timeout`",
         "spantap spans --protocol dns --status error";
     DnsError: "dns_error", "the name resolver gave an error instead of an answer",
         "a lookup's status is `error` and its `error.type` is not `timeout`",

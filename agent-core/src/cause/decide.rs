@@ -105,7 +105,9 @@ fn by_segment(view: &View<'_>, name: SegmentName, ns: u64) -> Cause {
 }
 
 fn dns(view: &View<'_>) -> Cause {
-    if view.int("spantap.dns.retries").is_some_and(|retries| retries > 0) { Cause::DnsTimeout } else { Cause::DnsSlow }
+    let own = view.int("spantap.dns.retries").unwrap_or(0);
+    let unanswered = view.around.lookup.map_or(0, |(_, unanswered)| unanswered);
+    if own.max(unanswered) > 0 { Cause::DnsTimeout } else { Cause::DnsSlow }
 }
 
 fn connect(view: &View<'_>) -> Cause {

@@ -116,6 +116,10 @@ fn specific(view: &View<'_>, decision: Decision, words: &mut Vec<String>) {
             }
         }
         DnsSlow | DnsTimeout | DnsError => {
+            if let Some((lookup, unanswered)) = view.around.lookup {
+                words.push(format!("the slowest lookup was {lookup}"));
+                words.extend((unanswered > 0).then(|| format!("{unanswered} queries stayed unanswered")));
+            }
             say_text(view, words, "dns.question.name", "asked for ");
             say_count(view, words, "spantap.dns.retries", "repeated queries");
             say_text(view, words, "error.type", "ended with ");
@@ -359,6 +363,9 @@ fn not_seen(view: &View<'_>, sums: &Sums) -> Vec<String> {
     }
     if view.text("spantap.start.evidence").is_some() {
         words.push("the start: it is not measured".to_owned());
+    }
+    if let Some(grade) = view.text("spantap.end.evidence") {
+        words.push(format!("the end: it is {grade}"));
     }
     let lost = view.segments.iter().map(|segment| u64::from(segment.lost_records)).sum::<u64>();
     let lost = lost.max(view.int("spantap.lost_records").unwrap_or(0));

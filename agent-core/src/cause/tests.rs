@@ -130,6 +130,8 @@ fn cases() -> Vec<(Case, &'static str)> {
     polling.around.downstream = Some(("GET /stock", 80 * MS));
     let mut full = syn();
     full.around.accept_queue = Some((5, 5));
+    let mut unanswered = case(Dns);
+    unanswered.around.lookup = Some(("shop.test", 1));
     let mut stalled = case(Transfer).int("http.response.body.size", 100 << 20);
     stalled.around.peer_waited_ns = Some(80 * MS);
     let reset = |by| failed("connection_reset").text("spantap.tcp.reset_by", by);
@@ -138,6 +140,7 @@ fn cases() -> Vec<(Case, &'static str)> {
         (case(Remote).protocol("dns"), "dns_slow"),
         (case(Dns).int("spantap.dns.retries", 0), "dns_slow"),
         (case(Dns).int("spantap.dns.retries", 1), "dns_timeout"),
+        (unanswered, "dns_timeout"),
         (failed("timeout").protocol("dns"), "dns_timeout"),
         (failed("SERVFAIL").protocol("dns"), "dns_error"),
         (errno("ECONNREFUSED"), "connect_refused"),

@@ -29,6 +29,9 @@ pub struct Around<'a> {
     pub accept_queue: Option<(u64, u64)>,
     /// How long the sender of what arrived waited for room in this end's receive window, as the other end saw it.
     pub peer_waited_ns: Option<u64>,
+    /// The slowest lookup that this process made while the span waited for its name, and how many queries of all of them
+    /// stayed unanswered.
+    pub lookup: Option<(&'a str, u64)>,
     /// The call of this process that overlaps most of the time in which it was blocked, and that overlap.
     pub downstream: Option<(&'a str, u64)>,
 }

@@ -46,10 +46,12 @@ pub(super) async fn why(args: &IdArgs, output: &mut Output) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Spans of other traces that may explain this one: of the listener that did not answer, or of calls that the process made.
+/// Spans of other traces that may explain this one: of the listener that did not answer, or of lookups and calls that the
+/// process made.
 async fn near(client: &mut Client, span: &SpanView, trace: &[SpanView]) -> Result<Vec<SpanView>, ClientError> {
     let (kind, service) = match verdict::finding(span, trace).map(|finding| finding.decision.cause) {
         Some(Cause::ConnectSynLost) => ("server", ""),
+        Some(Cause::DnsSlow) => ("client", span.service.as_str()),
         Some(Cause::BlockedDownstream | Cause::BlockedPoll) => ("client", span.service.as_str()),
         _ => return Ok(Vec::new()),
     };

@@ -79,17 +79,55 @@ fn peer_waited_ns(span: &SpanView, spans: &[SpanView]) -> Option<u64> {
     keys.into_iter().filter_map(|key| u64::try_from(other.int(key)?).ok()).max()
 }
 
+/// Lookups that this client's process made while it waited for a name.
+fn lookups<'a>(span: &SpanView, spans: &'a [SpanView]) -> impl Iterator<Item = &'a SpanView> {
+    let tiles = span.segments.iter().filter(|tile| tile.name == "dns");
+    let start = tiles.clone().map(|tile| span.start_unix_ns.saturating_add(tile.start_ns)).min().unwrap_or(u64::MAX);
+    let end = |tile: &SegmentView| span.start_unix_ns.saturating_add(tile.start_ns).saturating_add(tile.duration_ns);
+    let end = tiles.map(end).max().unwrap_or(0);
+    let (id, pid) = (span.span_id.clone(), span.pid);
+    spans.iter().filter(move |other| {
+        let own = pid != 0 && other.pid == pid && other.span_id != id;
+        let within = other.start_unix_ns < end && other.end_unix_ns() > start;
+        own && other.kind == "client" && other.protocol == "dns" && within
+    })
+}
+
+/// The slowest of them.
+pub(super) fn slowest_lookup<'a>(span: &SpanView, spans: &'a [SpanView]) -> Option<&'a SpanView> {
+    lookups(span, spans).max_by_key(|lookup| lookup.duration_ns)
+}
+
+/// Words for the slowest lookup, and the queries of all of them that stayed unanswered.
+fn lookup(span: &SpanView, spans: &[SpanView]) -> Option<(String, u64)> {
+    let slowest = slowest_lookup(span, spans)?;
+    let name = slowest.text("dns.question.name").unwrap_or(&slowest.name);
+    let words = format!("{} for {name} by {} (span {})", slowest.name, slowest.peer, hex(&slowest.span_id));
+    let unanswered = |lookup: &SpanView| {
+        let retries = lookup.int("spantap.dns.retries").and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
+        retries + u64::from(lookup.text("error.type") == Some("timeout"))
+    };
+    Some((words, lookups(span, spans).map(unanswered).sum()))
+}
+
+/// The words of [`around`].
+#[derive(Default)]
+pub(super) struct Words {
+    call: String,
+    lookup: String,
+}
+
 /// All of it, for a cause.
-pub(super) fn around<'a>(span: &SpanView, spans: &[SpanView], words: &'a mut String) -> Around<'a> {
-    let queue = if span.kind == "client" { accept_queue(span, spans) } else { None };
-    let call = downstream(span, spans).map(|(call, ns)| {
-        *words = call;
-        ns
-    });
+pub(super) fn around<'a>(span: &SpanView, spans: &[SpanView], words: &'a mut Words) -> Around<'a> {
+    fn keep((text, count): (String, u64), place: &mut String) -> (&str, u64) {
+        *place = text;
+        (place, count)
+    }
     Around {
-        accept_queue: queue,
+        accept_queue: if span.kind == "client" { accept_queue(span, spans) } else { None },
         peer_waited_ns: peer_waited_ns(span, spans),
-        downstream: call.map(|ns| (words.as_str(), ns)),
+        lookup: lookup(span, spans).map(|found| keep(found, &mut words.lookup)),
+        downstream: downstream(span, spans).map(|found| keep(found, &mut words.call)),
     }
 }
 
@@ -116,6 +154,28 @@ mod tests {
         assert_eq!(slowest(&trace), Some((vec![0xc3; 8], 5_000_000)), "the same process");
         trace[2].pid = 78;
         assert_eq!(slowest(&trace), None);
+    }
+
+    #[test]
+    fn lookups_are_those_of_the_process_while_it_waited_for_the_name() {
+        let mut trace = fixtures::trace();
+        trace[0].segments = fixtures::tiles(&[("dns", 5_000_000, "measured"), ("remote", 4_876_543, "measured")]);
+        let ask = |start_ns: u64, pid| SpanView {
+            span_id: vec![start_ns as u8; 8],
+            kind: "client".to_owned(),
+            protocol: "dns".to_owned(),
+            name: "dns A".to_owned(),
+            peer: "10.0.0.53:53".to_owned(),
+            start_unix_ns: trace[0].start_unix_ns + start_ns,
+            duration_ns: 2_000_000,
+            pid,
+            attributes: vec![fixtures::int("spantap.dns.retries", 1), fixtures::text("dns.question.name", "shop.test")],
+            ..Default::default()
+        };
+        let spans = [ask(0, 4242), ask(2_000_000, 4242), ask(0, 1), ask(6_000_000, 4242)];
+        let words = "dns A for shop.test by 10.0.0.53:53 (span 8080808080808080)";
+        assert_eq!(lookup(&trace[0], &spans), Some((words.to_owned(), 2)), "neither another process's nor a later one");
+        assert_eq!(lookup(&trace[1], &spans), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use agent_core::{
 };
 
 use super::{
-    around::{around, other_end, slowest_call},
+    around::{Words, around, other_end, slowest_call, slowest_lookup},
     text,
 };
 use crate::query::api::{AttributeValue, HookStatus, SegmentView, SpanView, address_of, hex};
@@ -66,7 +66,7 @@ impl Verdict {
 pub(super) fn finding(span: &SpanView, others: &[SpanView]) -> Option<Finding> {
     let segments: Vec<Segment> = span.segments.iter().map(segment).collect();
     let attribute = |key: &str| span.attribute(key).and_then(value);
-    let mut words = String::new();
+    let mut words = Words::default();
     let view = View {
         kind: kind(&span.kind),
         status: status(&span.status),
@@ -145,6 +145,11 @@ fn next(span: &SpanView, finding: &Finding, others: &[SpanView]) -> String {
         | ResetByPeer => {
             if let Some(other) = other_end(span, others) {
                 return why(other, if other.kind == "server" { "what the server did" } else { "what the client did" });
+            }
+        }
+        DnsSlow | DnsTimeout => {
+            if let Some(lookup) = slowest_lookup(span, others) {
+                return why(lookup, "the slowest lookup");
             }
         }
         BlockedDownstream | BlockedPoll | ApplicationCpu => {
