@@ -6,3 +6,4 @@ mod attach_ladder;
 mod mutation;
 mod records;
 mod sched;
+mod sockets;

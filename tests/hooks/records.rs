@@ -7,15 +7,19 @@ use agent::kernel::{
 };
 use agent_common::{
     header::{RecordHeader, kind},
+    loss::KernelLoss,
     message::CallRecord,
 };
+
+/// Bytes of each call that are captured.
+pub const PAYLOAD_BYTES: u32 = 64;
 
 /// The kernel side, loaded by the test itself.
 pub struct Records {
     ring: Ring,
     _selection: Selection,
     /// Keeps the programs attached.
-    _capture: Capture,
+    capture: Capture,
 }
 
 impl Records {
@@ -32,21 +36,32 @@ impl Records {
             exclude: Rules::default(),
             select_all: false,
             unselected_timing: false,
-            payload_bytes_max: 64,
+            payload_bytes_max: PAYLOAD_BYTES,
         };
         selection.replace(&wanted).expect("select the process");
-        Self { ring: Ring::new(loaded.records, loaded.wake), _selection: selection, _capture: loaded.capture }
+        Self { ring: Ring::new(loaded.records, loaded.wake), _selection: selection, capture: loaded.capture }
     }
 
     /// Every call record that is there.
     pub fn calls(&mut self) -> Vec<CallRecord> {
-        let mut calls = Vec::new();
-        self.ring.drain(usize::MAX, |record| {
+        let is_call = |record: &Vec<u8>| {
             let header: Option<RecordHeader> = agent_common::read(record);
-            if header.is_some_and(|header| header.kind == kind::CALL) {
-                calls.extend(agent_common::read::<CallRecord>(record));
-            }
-        });
-        calls
+            header.is_some_and(|header| header.kind == kind::CALL)
+        };
+        let records = self.take().into_iter().filter(is_call);
+        records.filter_map(|record| agent_common::read::<CallRecord>(&record)).collect()
+    }
+
+    /// Every record that is there.
+    pub fn take(&mut self) -> Vec<Vec<u8>> {
+        let mut records = Vec::new();
+        self.ring.drain(usize::MAX, |record| records.push(record.to_vec()));
+        records
+    }
+
+    /// Losses of this kind since the kernel side was loaded.
+    pub fn lost(&self, reason: KernelLoss) -> u64 {
+        let counts = self.capture.losses().into_iter().find(|(known, _)| *known == reason);
+        counts.map_or(0, |(_, counts)| counts.iter().sum())
     }
 }
