@@ -11,7 +11,7 @@ use aya_ebpf::{
     helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
 };
 
-use crate::maps::{LOSSES, RECORDS, SEQUENCE, WAKE};
+use crate::maps::{LOSSES, RECORDS, Ring, SEQUENCE, WAKE};
 
 /// What the logging macros take as context and do not use.
 pub struct NoContext;
@@ -55,7 +55,7 @@ pub fn header(kind: u8, time_ns: u64) -> RecordHeader {
 /// Puts a fixed-size record into the ring; `fill` writes it in place.
 #[inline(always)]
 pub fn record<T: 'static>(fill: impl FnOnce(*mut T)) {
-    match RECORDS.reserve::<T>(0) {
+    match ring().and_then(|ring| ring.reserve_untyped::<T>(0)) {
         Some(mut entry) => {
             fill(entry.as_mut_ptr());
             entry.submit(wake_flags());
@@ -67,10 +67,12 @@ pub fn record<T: 'static>(fill: impl FnOnce(*mut T)) {
 /// Copies `length` bytes at `data` into the ring.
 #[inline(always)]
 pub fn bytes(data: *const u8, length: u64) {
+    let Some(ring) = ring() else { return lost(KernelLoss::RingFull) };
+    let ring: *const Ring = ring;
     // SAFETY: the verifier checks that `data` has `length` readable bytes.
     let result = unsafe {
         aya_ebpf::helpers::generated::bpf_ringbuf_output(
-            core::ptr::addr_of!(RECORDS).cast_mut().cast(),
+            ring.cast_mut().cast(),
             data.cast_mut().cast(),
             length,
             wake_flags(),
@@ -79,6 +81,13 @@ pub fn bytes(data: *const u8, length: u64) {
     if result != 0 {
         lost(KernelLoss::RingFull);
     }
+}
+
+/// This CPU's ring.
+#[inline(always)]
+fn ring() -> Option<&'static Ring> {
+    // SAFETY: the helper takes no arguments and cannot fail.
+    RECORDS.get(unsafe { bpf_get_smp_processor_id() })
 }
 
 /// A wake-up costs the traced program microseconds, so only the first record after the agent went to sleep makes one.

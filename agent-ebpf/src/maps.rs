@@ -1,21 +1,26 @@
-//! Every map. Sizes are the defaults; the loader overrides `RECORDS`, `CONNECTIONS` and `TASKS` by configuration.
+//! Every map. Sizes are the defaults; the loader overrides those of `CONNECTIONS` and `TASKS` by configuration, and fills
+//! `RECORDS`.
 
 use agent_common::{
+    header::RecordHeader,
     loss::KERNEL_LOSSES,
     message::{CallRecord, PAYLOAD_BYTES_LIMIT},
     settings::{ExeKey, Settings},
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    macros::map,
-    maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf},
+    btf_maps::{ArrayOfMaps, RingBuf},
+    macros::{btf_map, map},
+    maps::{Array, HashMap, PerCpuArray, ProgramArray},
 };
 
 use crate::state::{Conn, DatagramSocket, Softirq, Task, UnixStream};
 
-/// Records to the agent.
-#[map]
-pub static RECORDS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+/// Records to the agent, by CPU, so that none waits for another's. The loader makes the rings.
+#[btf_map]
+pub static RECORDS: ArrayOfMaps<Ring, 1> = ArrayOfMaps::new();
+/// One of them; this size is only the template's.
+pub type Ring = RingBuf<RecordHeader, { 64 << 10 }>;
 
 /// Set to 1 by the agent before it sleeps; the next record clears it and wakes the agent.
 #[map]
@@ -44,11 +49,11 @@ pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 /// Connections by the address of their `struct sock`. A bounded hash rather than socket storage: its memory limit is
 /// real, and the address is all that the system call path and raw tracepoints can offer.
 #[map]
-pub static CONNECTIONS: HashMap<u64, Conn> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+pub static CONNECTIONS: HashMap<u64, Conn> = HashMap::with_max_entries(5120, BPF_F_NO_PREALLOC);
 
 /// Threads by their id.
 #[map]
-pub static TASKS: HashMap<u32, Task> = HashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
+pub static TASKS: HashMap<u32, Task> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
 
 /// Datagram sockets by the address of their `struct sock`. No hook tells when one goes: see `socket`.
 #[map]

@@ -199,7 +199,7 @@ impl Worker {
                     quiet = (quiet + 1).min(QUIET_SLEEPS_MS.len() - 1);
                     nap = NAP_MIN;
                 }
-                Taken { records: BATCH_RECORDS, .. } => quiet = 0,
+                Taken { records: BATCH_RECORDS.., .. } => quiet = 0,
                 Taken { bytes, .. } => {
                     quiet = 0;
                     nap = if bytes > BUSY_BYTES { nap / 2 } else { nap * 2 }.clamp(NAP_MIN, NAP_MAX);

@@ -74,9 +74,11 @@ pub struct Capture {
     /// message, and of datagrams from and to port 53, up to 4096 are captured, so that heads and DNS answers are whole. 0
     /// turns payload off.
     pub payload_bytes_max: u32,
-    /// Buffer between kernel and agent; a power of two, at least 64KiB. Records that find it full are lost, and counted.
+    /// Buffer between kernel and agent, which the CPUs share out; a power of two, at least 64KiB. Records that find it
+    /// full are lost, and counted.
     pub ring_bytes: Size,
-    /// Connections tracked in the kernel at the same time.
+    /// Connections tracked in the kernel at the same time, each about 1.5KiB. With the defaults all kernel maps together
+    /// take less than 16MiB.
     pub connections_max: u32,
     /// Threads tracked in the kernel at the same time.
     pub threads_max: u32,
@@ -243,9 +245,9 @@ impl Default for Capture {
     fn default() -> Self {
         Self {
             payload_bytes_max: 1024,
-            ring_bytes: Size::mib(4),
-            connections_max: 8_192,
-            threads_max: 16_384,
+            ring_bytes: Size::mib(2),
+            connections_max: 5_120,
+            threads_max: 8_192,
             max_cpu_percent: 5,
             select_all: false,
             select: Rules::default(),

@@ -11,7 +11,7 @@ use aya::{
 use super::{
     attach::{AttachOptions, HookState, attach_all},
     btf::{self, BtfError},
-    object,
+    object, ring,
     select::Selection,
     stats::{EmptyRun, Programs},
 };
@@ -21,7 +21,7 @@ use super::{
 pub struct LoadOptions {
     /// Attaching.
     pub attach: AttachOptions,
-    /// Ring buffer size in bytes; a power of two of at least a page.
+    /// Size of all ring buffers together, in bytes; a power of two of at least a page.
     pub ring_bytes: u32,
     /// Connections tracked at once.
     pub connections_max: u32,
@@ -34,7 +34,7 @@ pub struct LoadOptions {
 impl Default for LoadOptions {
     fn default() -> Self {
         let attach = AttachOptions::default();
-        Self { attach, ring_bytes: 4 << 20, connections_max: 8192, tasks_max: 16384, log_level: 0 }
+        Self { attach, ring_bytes: 2 << 20, connections_max: 5120, tasks_max: 8192, log_level: 0 }
     }
 }
 
@@ -95,7 +95,7 @@ pub struct Loaded {
     /// Keep it alive.
     pub capture: Capture,
     /// The records.
-    pub records: RingBuf<MapData>,
+    pub records: Vec<RingBuf<MapData>>,
     /// Armed before sleeping; see [`super::ring`].
     pub wake: Array<MapData, u32>,
     /// What is traced.
@@ -123,11 +123,13 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, LoadError> {
     loader
         .override_global("JIFFY_NS", &jiffy_ns, false)
         .override_global("AYA_LOG_LEVEL", &options.log_level, false)
-        .map_max_entries("RECORDS", options.ring_bytes)
+        .map_max_entries("RECORDS", aya::util::nr_cpus().map_or(1, |cpus| cpus as u32))
         .map_max_entries("CONNECTIONS", options.connections_max)
         .map_max_entries("TASKS", options.tasks_max);
     let mut ebpf = loader.load(bytes).map_err(|error| LoadError::Maps(Box::new(error)))?;
-    let loaded_maps = (take(&mut ebpf, "RECORDS")?, take(&mut ebpf, "WAKE")?, take(&mut ebpf, "LOSSES")?);
+    let mut places = take(&mut ebpf, "RECORDS")?;
+    let records = ring::make(&mut places, options.ring_bytes).map_err(|error| LoadError::Map("RECORDS", error))?;
+    let (wake, losses) = (take(&mut ebpf, "WAKE")?, take(&mut ebpf, "LOSSES")?);
     let selection = Selection::new(&mut ebpf)?;
     let empty_run = EmptyRun::before();
     let hooks = attach_in_own_namespace(&mut ebpf, &kernel_btf, &options.attach);
@@ -142,7 +144,6 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, LoadError> {
     let empty_run_ns = if is_attached("sys_enter") && is_attached("sys_exit") { empty_run.after() } else { None };
     let programs = Arc::new(Programs::new(&ebpf, &hooks, empty_run_ns));
     let logger = (options.log_level > 0).then(|| spawn_logger(&mut ebpf)).flatten();
-    let (records, wake, losses) = loaded_maps;
     let capture = Capture { hooks, losses, programs, _ebpf: ebpf, _logger: logger };
     Ok(Loaded { capture, records, wake, selection })
 }

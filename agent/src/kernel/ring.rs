@@ -1,56 +1,216 @@
-//! Reads the ring buffer, with as few wake-ups as the traffic allows.
+//! The ring buffers between kernel and agent: makes them, and reads them with as few wake-ups as the traffic allows.
+//!
+//! Each CPU writes to a ring of its own, so no CPU waits for another. The reader gives records in the order of their times,
+//! up to [`SLICE_NS`]; the pipeline restores the rest.
 //!
 //! Idle: the reader arms `WAKE` and sleeps; the next record clears it and wakes the reader, which costs the traced
 //! program one wake-up. Busy: records are drained by time, without wake-ups, until a drain finds nothing.
 
-use std::{os::fd::AsRawFd, time::Duration};
+use std::{
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    time::Duration,
+};
 
-use aya::maps::{Array, MapData, RingBuf};
+use agent_common::header::RecordHeader;
+use aya::maps::{Array, ArrayOfMaps, Map, MapData, MapError, RingBuf};
 
-/// The sole reader of the ring.
-pub struct Ring {
+/// A smaller ring would be full within a burst.
+const RING_BYTES_MIN: u32 = 64 << 10;
+/// Rings are read in turn for this much of their time: less than the pipeline holds records back to put them in order.
+const SLICE_NS: u64 = 2_000_000;
+/// `BPF_MAP_CREATE`, `BPF_MAP_TYPE_RINGBUF` (include/uapi/linux/bpf.h).
+const MAP_CREATE: libc::c_int = 0;
+const MAP_TYPE_RINGBUF: u32 = 27;
+
+/// What the kernel programs find in `RECORDS`: a ring by CPU.
+pub type Rings = ArrayOfMaps<MapData, RingBuf<MapData>>;
+
+/// Makes rings of `total_bytes` altogether, one for each CPU that is online as far as that allows, and puts them where the
+/// kernel programs look. CPUs beyond that, and those that come online later, share them.
+pub fn make(places: &mut Rings, total_bytes: u32) -> Result<Vec<RingBuf<MapData>>, MapError> {
+    let online = aya::util::online_cpus().map_or(1, |cpus| cpus.len());
+    let (count, bytes) = division(total_bytes, online);
+    let rings = (0..count).map(|_| create(bytes)).collect::<Result<Vec<_>, _>>()?;
+    for cpu in 0..places.len() {
+        places.set(cpu, &rings[cpu as usize % count], 0)?;
+    }
+    Ok(rings)
+}
+
+/// How many rings of which size `total_bytes` (a power of two) makes for `cpus`.
+fn division(total_bytes: u32, cpus: usize) -> (usize, u32) {
+    let count = cpus.clamp(1, (total_bytes / RING_BYTES_MIN).max(1) as usize);
+    let share = total_bytes / count as u32;
+    // The largest power of two that is not larger.
+    (count, 1 << share.max(1).ilog2())
+}
+
+/// The head of `union bpf_attr` as `BPF_MAP_CREATE` takes it.
+#[repr(C)]
+#[derive(Default)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+    inner_map_fd: u32,
+    numa_node: u32,
+    map_name: [u8; 16],
+}
+
+/// aya makes inner maps only as templates.
+fn create(bytes: u32) -> Result<RingBuf<MapData>, MapError> {
+    let mut request = MapCreate { map_type: MAP_TYPE_RINGBUF, max_entries: bytes, ..MapCreate::default() };
+    request.map_name[..7].copy_from_slice(b"RECORDS");
+    // SAFETY: `request` is a valid, initialised head of the attributes of this command, of the size given.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, MAP_CREATE, &raw const request, size_of::<MapCreate>()) };
+    if fd < 0 {
+        return Err(MapError::CreateError { name: "RECORDS".into(), io_error: std::io::Error::last_os_error() });
+    }
+    // SAFETY: the call returned a new descriptor, which nobody else owns.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    RingBuf::try_from(Map::RingBuf(MapData::from_fd(fd)?))
+}
+
+/// One ring, and the record that was taken from it too early.
+struct Source {
     records: RingBuf<MapData>,
+    held: Vec<u8>,
+    held_ns: Option<u64>,
+}
+
+/// The sole reader of the rings.
+pub struct Ring {
+    sources: Vec<Source>,
     wake: Array<MapData, u32>,
 }
 
 impl Ring {
     /// Takes what [`super::load::load`] handed out.
-    pub fn new(records: RingBuf<MapData>, wake: Array<MapData, u32>) -> Self {
-        Self { records, wake }
+    pub fn new(records: Vec<RingBuf<MapData>>, wake: Array<MapData, u32>) -> Self {
+        let source = |records| Source { records, held: Vec::new(), held_ns: None };
+        Self { sources: records.into_iter().map(source).collect(), wake }
     }
 
-    /// Gives every record that is there to `take`, at most `most`; returns how many.
+    /// Gives every record that is there to `take`, at most about `most`; returns how many.
     pub fn drain(&mut self, most: usize, mut take: impl FnMut(&[u8])) -> usize {
+        // What comes while this works waits for the next call: a ring that was looked at already may have older ones.
+        let now_ns = monotonic_ns();
         let mut count = 0;
-        while count < most
-            && let Some(record) = self.records.next()
-        {
-            take(&record);
-            count += 1;
+        while count < most {
+            for source in &mut self.sources {
+                source.look();
+            }
+            let Some(first_ns) = self.sources.iter().filter_map(|source| source.held_ns).min() else { break };
+            if first_ns > now_ns {
+                break;
+            }
+            let until_ns = first_ns.saturating_add(SLICE_NS).min(now_ns);
+            for source in &mut self.sources {
+                count += source.drain(until_ns, &mut take);
+            }
         }
         count
     }
 
     /// Sleeps until a record comes, `timeout` passes or `interrupt` (a descriptor) becomes readable.
     pub fn sleep_until_record(&mut self, timeout: Duration, interrupt: i32) {
-        if self.wake.set(0, 1, 0).is_err() {
-            return poll(&[interrupt], timeout.min(Duration::from_millis(10)));
+        let held = self.sources.iter().any(|source| source.held_ns.is_some());
+        if held || self.wake.set(0, 1, 0).is_err() {
+            return poll([interrupt], timeout.min(Duration::from_millis(1)));
         }
-        // A record that came before arming would not wake anybody, but it makes the descriptor readable at once.
-        poll(&[self.records.as_raw_fd(), interrupt], timeout);
+        // A record that came before arming would not wake anybody, but it makes its ring's descriptor readable at once.
+        let rings = self.sources.iter().map(|source| source.records.as_raw_fd());
+        poll(rings.chain([interrupt]), timeout);
         let _ = self.wake.set(0, 0, 0);
     }
 
     /// Sleeps this long, or until `interrupt` becomes readable; records do not wake it and cost nobody a wake-up.
     pub fn nap(&self, length: Duration, interrupt: i32) {
-        poll(&[interrupt], length);
+        poll([interrupt], length);
     }
 }
 
-fn poll(descriptors: &[i32], timeout: Duration) {
+impl Source {
+    /// Holds the next record, if there is one.
+    fn look(&mut self) {
+        if self.held_ns.is_none()
+            && let Some(record) = self.records.next()
+        {
+            hold(&mut self.held, &mut self.held_ns, &record);
+        }
+    }
+
+    /// Gives the records up to `until_ns`; the one that is too young is held.
+    fn drain(&mut self, until_ns: u64, take: &mut impl FnMut(&[u8])) -> usize {
+        let mut count = 0;
+        match self.held_ns {
+            Some(held_ns) if held_ns > until_ns => return 0,
+            Some(_) => {
+                take(&self.held);
+                self.held_ns = None;
+                count += 1;
+            }
+            None => {}
+        }
+        while let Some(record) = self.records.next() {
+            if time_ns(&record) > until_ns {
+                hold(&mut self.held, &mut self.held_ns, &record);
+                break;
+            }
+            take(&record);
+            count += 1;
+        }
+        count
+    }
+}
+
+fn hold(held: &mut Vec<u8>, held_ns: &mut Option<u64>, record: &[u8]) {
+    held.clear();
+    held.extend_from_slice(record);
+    *held_ns = Some(time_ns(record));
+}
+
+/// When a record was made; 0, so that it is given at once, if it has no header.
+fn time_ns(record: &[u8]) -> u64 {
+    agent_common::read::<RecordHeader>(record).map_or(0, |header| header.time_ns)
+}
+
+fn monotonic_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid place to write to.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+fn poll(descriptors: impl IntoIterator<Item = i32>, timeout: Duration) {
     let mut set: Vec<libc::pollfd> =
-        descriptors.iter().map(|fd| libc::pollfd { fd: *fd, events: libc::POLLIN, revents: 0 }).collect();
+        descriptors.into_iter().map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
     let milliseconds = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
     // SAFETY: `set` is a valid array of its own length for the duration of the call.
     unsafe { libc::poll(set.as_mut_ptr(), set.len() as libc::nfds_t, milliseconds) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rings_together_are_as_large_as_was_asked_and_none_is_tiny() {
+        let check = |total, cpus, expected| assert_eq!(division(total, cpus), expected, "{total} for {cpus}");
+        check(2 << 20, 1, (1, 2 << 20));
+        check(2 << 20, 2, (2, 1 << 20));
+        check(2 << 20, 3, (3, 512 << 10));
+        check(2 << 20, 32, (32, 64 << 10));
+        check(2 << 20, 128, (32, 64 << 10));
+        check(64 << 10, 128, (1, 64 << 10));
+        check(1, 4, (1, 1));
+        check(2 << 20, 0, (1, 2 << 20));
+    }
+
+    #[test]
+    fn a_record_without_a_header_is_not_held() {
+        assert_eq!(time_ns(&[1, 2, 3]), 0);
+    }
 }
