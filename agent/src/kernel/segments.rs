@@ -32,13 +32,13 @@ const fn needs(segment: &'static str, hooks: &'static [&'static str], without: &
 
 /// In the order of a request.
 const SEGMENTS: &[Needs] = &[
-    needs(
-        "dns",
-        &["sys_enter", "sys_exit", "sock_send_length", "sock_recv_length"],
-        "found by walking from the descriptor at the return of each call",
-    ),
+    needs("dns", &["sys_enter", "sys_exit", "other_sockets"], "not known: a part of what precedes the request"),
     needs("connect", &["inet_sock_set_state"], "not known: a part of what precedes the request"),
-    needs("accept_queue", &["inet_sock_set_state", "tcp_probe", "sys_exit"], "not known: it is not a part of spans"),
+    needs(
+        "accept_queue",
+        &["inet_sock_set_state", "tcp_probe", "other_sockets"],
+        "not known: it is not a part of spans",
+    ),
     needs("tls", &["sys_enter", "sys_exit"], "not known"),
     needs("send", &["sys_enter", "tcp_sendmsg_locked"], "not known"),
     needs("held", &["tcp_sendmsg_locked", "net_dev_queue", "net_dev_start_xmit"], "not told from queue and network"),
