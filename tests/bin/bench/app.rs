@@ -87,14 +87,14 @@ fn server_program(name: &str) -> PathBuf {
     let mut found: Vec<PathBuf> =
         folders.map(|folder| folder.path().join("bin").join(name)).filter(|path| path.is_file()).collect();
     found.sort();
-    found.pop().unwrap_or_else(|| panic!("no {name} of PostgreSQL; `cargo xtask setup --bench` installs it"))
+    found.pop().unwrap_or_else(|| panic!("no {name} of PostgreSQL; `cargo xtask bench` installs it"))
 }
 
 fn user_id() -> u32 {
     let text = fs::read_to_string("/etc/passwd").expect("read /etc/passwd");
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("{USER}:")));
     let id = line.and_then(|rest| rest.split(':').nth(1)?.parse().ok());
-    id.unwrap_or_else(|| panic!("no user {USER}; `cargo xtask setup --bench` installs PostgreSQL"))
+    id.unwrap_or_else(|| panic!("no user {USER}; `cargo xtask bench` installs PostgreSQL"))
 }
 
 fn php(place: Place, folder: &TempDir, database: &u16) -> (Process, String) {
@@ -121,7 +121,7 @@ fn php_fpm() -> PathBuf {
     let found = entries
         .map(|entry| entry.path())
         .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("php-fpm")));
-    found.expect("no php-fpm; `cargo xtask setup --bench` installs it")
+    found.expect("no php-fpm; `cargo xtask bench` installs it")
 }
 
 fn script(database: u16) -> String {

@@ -101,7 +101,8 @@ impl Paced {
 fn print(load: Load, rate: u64, bench: &Bench, samples: &[Vec<Sample>; 5]) {
     println!("## {}\n", load.title());
     println!(
-        "{rate} requests/s on one connection for {} s, {} rounds; median (least to most). Client and server {}.\n",
+        "{rate} requests/s on one connection for {} s, {} rounds; median (least to most), differences within a round. \
+         Client and server {}.\n",
         bench.seconds,
         bench.rounds,
         if load.is_pinned() { "share one CPU" } else { "run on any CPU" }
@@ -119,23 +120,24 @@ fn print(load: Load, rate: u64, bench: &Bench, samples: &[Vec<Sample>; 5]) {
         "p99 us",
         "late",
     ]);
-    let off = Spread::of(samples[0].iter().map(|sample| sample.traced_us)).median;
-    for (mode, samples) in Mode::ALL.iter().zip(samples) {
-        table.row(row(*mode, load, off, samples));
+    for (mode, of_mode) in Mode::ALL.iter().zip(samples) {
+        table.row(row(*mode, load, &samples[0], of_mode));
     }
     table.print();
 }
 
-fn row(mode: Mode, load: Load, off: f64, samples: &[Sample]) -> Vec<String> {
+fn row(mode: Mode, load: Load, off: &[Sample], samples: &[Sample]) -> Vec<String> {
     let spread = |value: fn(&Sample) -> f64| Spread::of(samples.iter().map(value));
-    let traced = spread(|sample| sample.traced_us);
-    let over = traced.median - off;
-    let per_side = over / load.message_sides() as f64;
-    let mut cells = vec![mode.label().to_owned(), traced.show(2)];
+    let mut cells = vec![mode.label().to_owned(), spread(|sample| sample.traced_us).show(2)];
     if mode == Mode::Off {
         cells.extend(["", "", ""].map(str::to_owned));
     } else {
-        cells.extend([format!("{over:+.2}"), format!("{per_side:+.2}"), format!("{:+.1}", over / off * 100.0)]);
+        // Within a round, so that what drifts over the run does not count.
+        let pairs = || samples.iter().zip(off).map(|(sample, off)| (sample.traced_us, off.traced_us));
+        let per_side = |(with, without): (f64, f64)| (with - without) / load.message_sides() as f64;
+        cells.push(Spread::of(pairs().map(|(with, without)| with - without)).show(2));
+        cells.push(Spread::of(pairs().map(per_side)).show(2));
+        cells.push(Spread::of(pairs().map(|(with, without)| (with / without - 1.0) * 100.0)).show(1));
     }
     cells.extend(agent_cells(samples));
     cells.push(spread(|sample| sample.report.p50_ns as f64 / 1e3).show(1));

@@ -30,12 +30,13 @@ pub fn run(bench: &Bench, rate: u64) {
     println!(
         "nginx, 1 KiB, {rate} requests/s asked for on {CONNECTIONS} connections for {seconds} s; both ends traced.\n"
     );
-    let mut table = Table::new(&["requests/s", "spans", "lost records", "idle MiB", "at the end MiB", "most MiB"]);
+    let mut table = Table::new(&["requests/s", "spans", "losses", "idle MiB", "at the end MiB", "most MiB"]);
+    let losses: Vec<String> = agent.losses().iter().map(|(reason, count)| format!("{reason} {count}")).collect();
     let mib = |kib: u64| format!("{:.1}", kib as f64 / 1024.0);
     table.row(vec![
         format!("{:.0}", report.requests as f64 / (report.elapsed_ns as f64 / 1e9)),
         spans.to_string(),
-        agent.losses().values().sum::<u64>().to_string(),
+        if losses.is_empty() { "none".to_owned() } else { losses.join(", ") },
         mib(before),
         mib(after),
         mib(most),
