@@ -27,8 +27,13 @@ serve() {
     address=$2
     shift 2
     rm -f /tmp/ready
-    # In a shell of its own, so that this one does not report its end.
-    (inside "$group" "$@" $ACTOR server "address=$address" >/tmp/ready &)
+    # Nobody's job, so that no shell reports its end.
+    (
+        (
+            echo 0 >"$CGROUPS/$group/cgroup.procs"
+            exec "$@" $ACTOR server "address=$address"
+        ) >/tmp/ready &
+    )
     until_ok 10 grep -q ready /tmp/ready || fail "no server on $address"
 }
 # A client in cgroup $1; its own times are those of scenario $2.
@@ -59,6 +64,7 @@ ids() {
         print number("start_unix_ns"), number("duration_ns"), id
     }'
 }
+names_answer() { nslookup -type=a slow.test $FAR >/dev/null 2>&1; }
 # Ends scenario $1, which made $4 spans of kind $2 on port $3, and asks why of the slowest or the last ($5).
 judge() {
     killall actor 2>/dev/null
@@ -157,6 +163,20 @@ netem loss 100%
 ) &
 client traced syn_lost address=$FAR:8107 count=1
 judge syn_lost client 8107 1 last
+
+# The name server is 300 ms away; who is asked for is here.
+mkdir -p /etc
+echo "root:x:0:0::/:/bin/sh" >/etc/passwd
+echo "root:x:0:" >/etc/group
+echo "nameserver $FAR" >/etc/resolv.conf
+$IN_FAR /task/dnsmasq --conf-file=/dev/null --no-resolv --no-hosts --user=root --pid-file=/tmp/dnsmasq.pid \
+    --listen-address=$FAR --bind-interfaces --address=/slow.test/127.0.0.1 || fail "dnsmasq did not start"
+until_ok 10 names_answer || fail "no answer from dnsmasq"
+serve other 127.0.0.1:8111
+netem delay 300ms
+client traced slow_names address=slow.test:8111 count=1
+netem_off
+judge slow_names client 8111 1 last
 
 # 100 ms of work on a CPU that four others want as well.
 for _ in 1 2 3 4; do

@@ -105,7 +105,7 @@ impl std::fmt::Display for GuestFailed {
 
 impl std::error::Error for GuestFailed {}
 
-/// Boots each kernel in turn; fails at the first that fails.
+/// Boots each kernel in turn, also after one that fails.
 pub fn vm(repo: &Repo, args: &VmArgs) -> Result<()> {
     let kernels = kernels::chosen(repo, &args.kernel)?;
     if args.list {
@@ -116,13 +116,18 @@ pub fn vm(repo: &Repo, args: &VmArgs) -> Result<()> {
     }
     needs()?;
     let programs = Programs::stripped(repo, args)?;
+    let mut failure = Ok(());
     for kernel in &kernels {
         let started = Instant::now();
-        let files = kernels::fetch(repo, kernel)?;
-        one(repo, args, kernel, &files, &programs)?;
-        println!("vm {}: passed in {:.0} s", kernel.series, started.elapsed().as_secs_f64());
+        let result = kernels::fetch(repo, kernel).and_then(|files| one(repo, args, kernel, &files, &programs));
+        let took = started.elapsed().as_secs_f64();
+        match &result {
+            Ok(()) => println!("vm {}: passed in {took:.0} s", kernel.series),
+            Err(error) => eprintln!("vm {}: failed in {took:.0} s: {error:#}", kernel.series),
+        }
+        failure = failure.and(result);
     }
-    Ok(())
+    failure
 }
 
 /// Runs every check in the kernels that CI runs.
@@ -158,7 +163,7 @@ fn one(repo: &Repo, args: &VmArgs, kernel: &Kernel, files: &Files, programs: &Pr
         return Err(GuestFailed { code, what: format!("vm {}: {}", kernel.series, end.describe()) }.into());
     }
     for check in checks {
-        let summary = check.judge(&end).with_context(|| format!("vm {}", kernel.series))?;
+        let summary = check.judge(&end)?;
         println!("vm {}: {summary}", kernel.series);
     }
     Ok(())
@@ -190,8 +195,8 @@ fn archive(repo: &Repo, args: &VmArgs, files: &Files, programs: &Programs) -> Re
     Ok(archive)
 }
 
-/// iproute2's programs, for namespaces and netem.
-const NETWORK_TOOLS: &[&str] = &["ip", "tc"];
+/// Namespaces and netem (iproute2), and a name server.
+const NETWORK_TOOLS: &[&str] = &["ip", "tc", "dnsmasq"];
 
 /// The tools that this needs, all of them at once in one message.
 fn needs() -> Result<()> {

@@ -40,6 +40,7 @@ const SCENARIOS: &[Scenario] = &[
     scenario("slow_reader", "client", 8105, 4).shows("receive_buffer", "reader_busy", 400),
     Scenario { cause: "connect_refused", ..scenario("refused", "client", 8106, 1) },
     scenario("syn_lost", "client", 8107, 1).shows("connect", "connect_syn_lost", 1000),
+    scenario("slow_names", "client", 8111, 1).shows("dns", "dns_slow", 300),
     scenario("busy_cpu", "server", 8108, 3).shows("run_queue", "cpu_contention", 200),
     scenario("throttled", "server", 8109, 3).shows("run_queue", "cpu_throttled", 250),
 ];
