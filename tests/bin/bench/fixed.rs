@@ -18,7 +18,7 @@ use crate::{
     Bench,
     client::Report,
     load::{Load, Running},
-    mode::{Mode, Tracer},
+    mode::{Losses, Mode, Tracer},
     table::{Spread, Table},
 };
 
@@ -42,11 +42,13 @@ struct AgentCost {
 
 /// Measures a load in every mode and prints its table.
 pub fn run(bench: &Bench, load: Load, rate: u64) {
-    let samples = bench.interleaved(|mode| measure(bench, load, mode, rate));
+    let mut losses = Losses::default();
+    let samples = bench.interleaved(|mode| measure(bench, load, mode, rate, &mut losses));
     print(load, rate, bench, &samples);
+    losses.print();
 }
 
-fn measure(bench: &Bench, load: Load, mode: Mode, rate: u64) -> Sample {
+fn measure(bench: &Bench, load: Load, mode: Mode, rate: u64, losses: &mut Losses) -> Sample {
     let cgroup = Cgroup::new("bench");
     let place = Place::cgroup(&cgroup);
     let place = if load.is_pinned() { place.cpu(CPU) } else { place };
@@ -64,6 +66,7 @@ fn measure(bench: &Bench, load: Load, mode: Mode, rate: u64) -> Sample {
     clock::pace(SETTLE);
     let agent_us = (agent_cpu() - agent_before) as f64 / 1e3;
     let agent = tracer.agent().map(|agent| AgentCost { us: agent_us, spans: spans(agent) - spans_before });
+    losses.add(mode, &tracer);
     Sample { traced_us: traced_us / report.requests as f64, agent, report }
 }
 

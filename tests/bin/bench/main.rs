@@ -41,7 +41,7 @@ pub struct Bench {
 
 impl Bench {
     /// Samples of every mode, taken in turns. Each round begins with another mode, so that none always follows the same one.
-    pub fn interleaved<T>(&self, measure: impl Fn(Mode) -> T) -> [Vec<T>; Mode::ALL.len()] {
+    pub fn interleaved<T>(&self, mut measure: impl FnMut(Mode) -> T) -> [Vec<T>; Mode::ALL.len()] {
         let mut samples = Mode::ALL.map(|_| Vec::new());
         for round in 0..self.rounds {
             for offset in 0..Mode::ALL.len() {

@@ -1,5 +1,7 @@
 //! The ways in which a load is measured: without anything, with empty programs, with the agent.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 use spantap_tests::{
     agent::{Agent, AgentOptions},
@@ -68,6 +70,26 @@ impl Tracer {
             Self::Agent(agent) => Some(agent),
             _ => None,
         }
+    }
+}
+
+/// What the agent of a mode lost over all rounds, by reason.
+#[derive(Default)]
+pub struct Losses(BTreeMap<(&'static str, String), u64>);
+
+impl Losses {
+    /// Adds what was lost in a sample.
+    pub fn add(&mut self, mode: Mode, tracer: &Tracer) {
+        for (reason, count) in tracer.agent().map(Agent::losses).unwrap_or_default() {
+            *self.0.entry((mode.label(), reason)).or_default() += count;
+        }
+    }
+
+    /// Says it in one line: a tracer that loses records is cheaper than one that does not.
+    pub fn print(&self) {
+        let one = |((mode, reason), count): (&(&str, String), &u64)| format!("{mode}: {reason} {count}");
+        let all: Vec<String> = self.0.iter().map(one).collect();
+        println!("Lost in all rounds: {}.\n", if all.is_empty() { "nothing".to_owned() } else { all.join("; ") });
     }
 }
 

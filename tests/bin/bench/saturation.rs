@@ -13,7 +13,7 @@ use crate::{
     Bench,
     fixed::paced,
     load::{Load, Running},
-    mode::{Mode, Tracer},
+    mode::{Losses, Mode, Tracer},
     table::{Spread, Table},
 };
 
@@ -23,7 +23,8 @@ const REDIS_REQUESTS: &str = "200000";
 
 /// Measures a load in every mode and prints its table.
 pub fn run(bench: &Bench, load: Load) {
-    let samples = bench.interleaved(|mode| measure(bench, load, mode));
+    let mut losses = Losses::default();
+    let samples = bench.interleaved(|mode| measure(bench, load, mode, &mut losses));
     println!("## Saturation: {}\n", load.title());
     println!("{}, {} rounds; median (least to most).\n", generator(load), bench.rounds);
     let rates = samples.map(|samples| Spread::of(samples.into_iter()));
@@ -41,6 +42,7 @@ pub fn run(bench: &Bench, load: Load) {
         table.row(vec![mode.label().to_owned(), rate.show(0), share, ratio]);
     }
     table.print();
+    losses.print();
 }
 
 fn generator(load: Load) -> &'static str {
@@ -53,13 +55,15 @@ fn generator(load: Load) -> &'static str {
 }
 
 /// Requests per second.
-fn measure(bench: &Bench, load: Load, mode: Mode) -> f64 {
+fn measure(bench: &Bench, load: Load, mode: Mode, losses: &mut Losses) -> f64 {
     let cgroup = Cgroup::new("bench");
     let place = Place::cgroup(&cgroup);
-    let _tracer = Tracer::start(mode, &cgroup, &bench.idle, &bench.hooks);
+    let tracer = Tracer::start(mode, &cgroup, &bench.idle, &bench.hooks);
     let server = load.start(place);
     once(load, place, &server, 1);
-    once(load, place, &server, bench.seconds)
+    let rate = once(load, place, &server, bench.seconds);
+    losses.add(mode, &tracer);
+    rate
 }
 
 fn once(load: Load, place: Place, server: &Running, seconds: u64) -> f64 {
