@@ -34,7 +34,7 @@ serve() {
             exec "$@" $ACTOR server "address=$address"
         ) >/tmp/ready &
     )
-    until_ok 10 grep -q ready /tmp/ready || fail "no server on $address"
+    until_ok 10 grep -qs ready /tmp/ready || fail "no server on $address"
 }
 # A client in cgroup $1; its own times are those of scenario $2.
 client() {
