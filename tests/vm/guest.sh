@@ -2,36 +2,12 @@
 # The check that `cargo xtask vm` runs in each kernel, with busybox alone: an HTTP server, a client, and the agent between them.
 # Leaves the spans in /out/spans.jsonl; the host judges them (xtask/src/vm/verdict.rs). Then once more by each of the rungs
 # `fentry` and `kprobe` that this kernel has; their spans are counted here.
-set -u
+. /task/lib.sh
 
 REQUESTS=20
 PORT=8080
-SOCKET=/run/spantap/spantap.sock
-AGENT=
 SPANS=
 
-fail() {
-    echo "guest: $1"
-    echo "--- the agent's log"
-    tail -n 60 /tmp/agent.log
-    [ -n "$AGENT" ] && kill -9 "$AGENT" 2>/dev/null
-    exit 1
-}
-
-# Runs a command up to $1 times, a second apart, until it succeeds; gives up early when the agent has ended.
-until_ok() {
-    tries=$1
-    shift
-    while [ "$tries" -gt 0 ]; do
-        "$@" && return 0
-        [ -n "$AGENT" ] && ! kill -0 "$AGENT" 2>/dev/null && return 1
-        tries=$((tries - 1))
-        sleep 1
-    done
-    return 1
-}
-
-answers() { spantap status --socket $SOCKET >/dev/null 2>&1; }
 listens() { wget -q -O /dev/null http://127.0.0.1:$PORT/warm-up; }
 of_kind() { grep -c "\"kind\":\"$1\"" "$SPANS"; }
 # Not more and not fewer than one span at each end of each request.
@@ -49,10 +25,7 @@ attached_by() {
 round() {
     SPANS=$1
     shift
-    rm -rf /tmp/data
-    spantap run --socket $SOCKET --data-dir /tmp/data --select-port $PORT "$@" >/tmp/agent.log 2>&1 &
-    AGENT=$!
-    until_ok 60 answers || fail "the agent ($*) did not answer on its socket"
+    start_agent --select-port $PORT "$@"
     if [ "${1-}" = --attach ]; then
         attached_by "$2" || fail "tcp_sendmsg_locked is not attached by $2"
     fi
@@ -67,15 +40,8 @@ round() {
     echo "guest: agent${*:+ }$*: $made requests, $(wc -l <"$SPANS") spans"
 }
 
-end_agent() {
-    kill -TERM "$AGENT"
-    wait "$AGENT" || fail "the agent ended with $?"
-    AGENT=
-}
-
 echo "guest: Linux $(uname -r)"
-mkdir -p /srv/www /run/spantap
-chmod 0750 /run/spantap
+mkdir -p /srv/www
 echo "hello from the guest" >/srv/www/item
 echo "ok" >/srv/www/warm-up
 httpd -p 127.0.0.1:$PORT -h /srv/www || fail "httpd did not start"

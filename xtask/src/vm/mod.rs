@@ -1,11 +1,14 @@
 //! `cargo xtask vm`: the agent, or any command, inside Debian kernels under QEMU without KVM.
 //!
-//! In: `tests/kernels.toml`, the built agent, `tests/vm/guest.sh`. Out: the guest's output and exit code; for the guest check
-//! also the verdict on the spans that came back. Needs no root. Kernels are kept in `.cache/kernels/`.
+//! In: `tests/kernels.toml`, the built agent and actors, `tests/vm/*.sh`. Out: the guest's output and exit code; for the checks
+//! also the verdict on what came back. Needs no root. Kernels are kept in `.cache/kernels/`.
 mod elf;
 mod initramfs;
 mod kernels;
+mod mirror;
+mod package;
 mod qemu;
+mod scenario;
 mod verdict;
 
 use std::fs;
@@ -14,17 +17,17 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::build::{self, BuildArgs};
 use crate::repo::Repo;
 use crate::shell;
 use initramfs::Initramfs;
-use kernels::Kernel;
-use qemu::Machine;
+use kernels::{Files, Kernel};
+use qemu::{End, Machine};
 
 /// Arguments of `cargo xtask vm`.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub struct VmArgs {
     /// A kernel series of tests/kernels.toml, such as 6.1; repeatable. Default: those marked for CI.
     #[arg(long)]
@@ -32,6 +35,9 @@ pub struct VmArgs {
     /// Put this file into the guest, as HOST or HOST:GUEST; repeatable. Programs bring their shared libraries along.
     #[arg(long)]
     file: Vec<String>,
+    /// Run only this check; repeatable. Default: all.
+    #[arg(long, value_enum)]
+    check: Vec<Check>,
     /// Build the agent with optimisations.
     #[arg(long)]
     release: bool,
@@ -42,16 +48,46 @@ pub struct VmArgs {
     #[arg(long)]
     list: bool,
     /// Seconds until the machine is switched off.
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = TIMEOUT_SECONDS)]
     timeout: u64,
-    /// A shell command to run in the guest instead of the guest check. `spantap` is in its PATH.
+    /// A shell command to run in the guest instead of the checks. `spantap` is in its PATH; /task has what the scenarios use.
     #[arg(last = true)]
     command: Vec<String>,
 }
 
-/// The script of the guest check, and where the guest has it.
-const CHECK_SCRIPT: &str = "tests/vm/guest.sh";
-const CHECK_COMMAND: &str = "sh /task/guest.sh";
+/// What is checked in each kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Check {
+    /// Requests between busybox programs: one span at each end of each, by every rung that the kernel has.
+    Requests,
+    /// Injected delays and losses: the largest segment and the cause.
+    Scenarios,
+}
+
+impl Check {
+    const ALL: [Self; 2] = [Self::Requests, Self::Scenarios];
+
+    /// Its script in `tests/vm/` and in the guest's `/task/`.
+    const fn script(self) -> &'static str {
+        match self {
+            Self::Requests => "guest.sh",
+            Self::Scenarios => "scenarios.sh",
+        }
+    }
+
+    /// Judges what the guest left.
+    fn judge(self, end: &End) -> Result<String> {
+        match self {
+            Self::Requests => {
+                let spans = end.file("spans.jsonl")?.context("the guest check brought back no spans.jsonl")?;
+                verdict::check(&spans)
+            }
+            Self::Scenarios => scenario::check(|name| end.file(name)),
+        }
+    }
+}
+
+const TIMEOUT_SECONDS: u64 = 300;
 
 /// The guest's command failed; this task ends with the same code.
 #[derive(Debug)]
@@ -69,7 +105,7 @@ impl std::fmt::Display for GuestFailed {
 
 impl std::error::Error for GuestFailed {}
 
-/// Boots each kernel in turn; fails at the first that fails.
+/// Boots each kernel in turn, also after one that fails.
 pub fn vm(repo: &Repo, args: &VmArgs) -> Result<()> {
     let kernels = kernels::chosen(repo, &args.kernel)?;
     if args.list {
@@ -79,51 +115,46 @@ pub fn vm(repo: &Repo, args: &VmArgs) -> Result<()> {
         return Ok(());
     }
     needs()?;
-    let agent = stripped_agent(repo, args)?;
+    let programs = Programs::stripped(repo, args)?;
+    let mut failure = Ok(());
     for kernel in &kernels {
         let started = Instant::now();
-        let image = kernels::fetch(repo, kernel)?;
-        one(repo, args, kernel, &image, &agent)?;
-        println!("vm {}: passed in {:.0} s", kernel.series, started.elapsed().as_secs_f64());
+        let result = kernels::fetch(repo, kernel).and_then(|files| one(repo, args, kernel, &files, &programs));
+        let took = started.elapsed().as_secs_f64();
+        match &result {
+            Ok(()) => println!("vm {}: passed in {took:.0} s", kernel.series),
+            Err(error) => eprintln!("vm {}: failed in {took:.0} s: {error:#}", kernel.series),
+        }
+        failure = failure.and(result);
     }
-    Ok(())
+    failure
 }
 
-/// Runs the kernels that CI runs, with the agent's release build.
+/// Runs every check in the kernels that CI runs.
 pub fn for_ci(repo: &Repo) -> Result<()> {
-    vm(
-        repo,
-        &VmArgs {
-            kernel: vec![],
-            file: vec![],
-            release: false,
-            agent: None,
-            list: false,
-            timeout: 300,
-            command: vec![],
-        },
-    )
+    vm(repo, &VmArgs { timeout: TIMEOUT_SECONDS, ..VmArgs::default() })
 }
 
-fn one(repo: &Repo, args: &VmArgs, kernel: &Kernel, image: &Path, agent: &Path) -> Result<()> {
-    let check = args.command.is_empty();
-    let mut files = Initramfs::with_busybox()?;
-    elf::add_program(&mut files, agent, "/bin/spantap")?;
-    for file in &args.file {
-        let (host, guest) = file.split_once(':').unwrap_or((file, ""));
-        let name = Path::new(host).file_name().with_context(|| format!("--file {host} names no file"))?;
-        let guest = if guest.is_empty() { format!("/task/{}", name.to_string_lossy()) } else { guest.to_owned() };
-        elf::add_program(&mut files, Path::new(host), &guest)?;
-    }
-    let command = if check {
-        files.file(&repo.path(CHECK_SCRIPT), "/task/guest.sh")?;
-        CHECK_COMMAND.to_owned()
-    } else {
-        args.command.join(" ")
+fn one(repo: &Repo, args: &VmArgs, kernel: &Kernel, files: &Files, programs: &Programs) -> Result<()> {
+    let archive = archive(repo, args, files, programs)?;
+    let checks = match (args.command.is_empty(), args.check.is_empty()) {
+        (false, _) => &[][..],
+        (true, true) => &Check::ALL,
+        (true, false) => &args.check,
     };
-    println!("vm {}: booting {} (initramfs {} MB)", kernel.series, repo.shown(image), files.size() / 1_000_000);
-    let machine = Machine { image, timeout: Duration::from_secs(args.timeout) };
-    let end = machine.run(files, &command)?;
+    let command = if checks.is_empty() {
+        args.command.join(" ")
+    } else {
+        checks.iter().map(|check| format!("sh /task/{}", check.script())).collect::<Vec<_>>().join(" && ")
+    };
+    println!(
+        "vm {}: booting {} (initramfs {} MB)",
+        kernel.series,
+        repo.shown(&files.image),
+        archive.size() / 1_000_000
+    );
+    let machine = Machine { image: &files.image, timeout: Duration::from_secs(args.timeout) };
+    let end = machine.run(archive, &command)?;
     print!("{}", end.output);
     if end.code != 0 {
         eprintln!("--- end of the guest's console\n{}", end.console_tail());
@@ -131,13 +162,41 @@ fn one(repo: &Repo, args: &VmArgs, kernel: &Kernel, image: &Path, agent: &Path) 
         let code = u8::try_from(end.code).unwrap_or(1);
         return Err(GuestFailed { code, what: format!("vm {}: {}", kernel.series, end.describe()) }.into());
     }
-    if check {
-        let spans = end.file("spans.jsonl")?.context("the guest check brought back no spans.jsonl")?;
-        let summary = verdict::check(&spans).with_context(|| format!("vm {}", kernel.series))?;
+    for check in checks {
+        let summary = check.judge(&end)?;
         println!("vm {}: {summary}", kernel.series);
     }
     Ok(())
 }
+
+/// What the guest finds: the agent, the checks and all that they start.
+fn archive(repo: &Repo, args: &VmArgs, files: &Files, programs: &Programs) -> Result<Initramfs> {
+    let mut archive = Initramfs::with_busybox()?;
+    elf::add_program(&mut archive, &programs.agent, "/bin/spantap")?;
+    elf::add_program(&mut archive, &programs.actor, "/task/actor")?;
+    for tool in NETWORK_TOOLS {
+        let host = shell::which(tool).with_context(|| format!("no {tool}; fix: cargo xtask setup --tests"))?;
+        // Not in the PATH: busybox has lesser ones by the same names.
+        elf::add_program(&mut archive, &host, &format!("/task/{tool}"))?;
+    }
+    for module in &files.modules {
+        let name = module.file_name().context("a module has a name")?;
+        archive.file(module, &format!("/task/{}", name.to_string_lossy()))?;
+    }
+    for script in ["lib.sh"].into_iter().chain(Check::ALL.map(Check::script)) {
+        archive.file(&repo.path("tests/vm").join(script), &format!("/task/{script}"))?;
+    }
+    for file in &args.file {
+        let (host, guest) = file.split_once(':').unwrap_or((file, ""));
+        let name = Path::new(host).file_name().with_context(|| format!("--file {host} names no file"))?;
+        let guest = if guest.is_empty() { format!("/task/{}", name.to_string_lossy()) } else { guest.to_owned() };
+        elf::add_program(&mut archive, Path::new(host), &guest)?;
+    }
+    Ok(archive)
+}
+
+/// Namespaces and netem (iproute2), and a name server.
+const NETWORK_TOOLS: &[&str] = &["ip", "tc", "dnsmasq"];
 
 /// The tools that this needs, all of them at once in one message.
 fn needs() -> Result<()> {
@@ -146,18 +205,32 @@ fn needs() -> Result<()> {
     if missing.is_empty() { Ok(()) } else { bail!("missing {missing:?}; fix: cargo xtask setup --tests") }
 }
 
-/// A copy of the agent without symbols: an unstripped build would fill the guest's memory.
-fn stripped_agent(repo: &Repo, args: &VmArgs) -> Result<PathBuf> {
-    let built = match &args.agent {
-        Some(agent) => agent.clone(),
-        None => {
-            build::build(repo, &BuildArgs { release: args.release, toolchain: None })?;
-            repo.agent_binary(if args.release { "release" } else { "debug" })
-        }
-    };
-    let folder = repo.cache("vm");
-    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-    let copy = folder.join("spantap");
-    shell::run(Command::new("strip").arg("-o").arg(&copy).arg(built))?;
-    Ok(copy)
+/// Copies of our programs without symbols: unstripped ones would fill the guest's memory.
+struct Programs {
+    agent: PathBuf,
+    actor: PathBuf,
+}
+
+impl Programs {
+    fn stripped(repo: &Repo, args: &VmArgs) -> Result<Self> {
+        let agent = match &args.agent {
+            Some(agent) => agent.clone(),
+            None => {
+                build::build(repo, &BuildArgs { release: args.release, toolchain: None })?;
+                repo.agent_binary(if args.release { "release" } else { "debug" })
+            }
+        };
+        let mut command = shell::cargo();
+        command.args(["build", "--quiet", "-p", "spantap-tests", "--bin", "actor"]).current_dir(&repo.root);
+        shell::run(&mut command)?;
+        let actor = repo.agent_binary("debug").with_file_name("actor");
+        let folder = repo.cache("vm");
+        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        Ok(Self { agent: strip(&agent, &folder.join("spantap"))?, actor: strip(&actor, &folder.join("actor"))? })
+    }
+}
+
+fn strip(program: &Path, copy: &Path) -> Result<PathBuf> {
+    shell::run(Command::new("strip").arg("-o").arg(copy).arg(program))?;
+    Ok(copy.to_owned())
 }

@@ -8,11 +8,18 @@ use serde::Deserialize;
 /// Requests that `tests/vm/guest.sh` makes. It has the same number at its top.
 pub const REQUESTS: usize = 20;
 
+/// One line of `spantap spans --json`, as far as it is judged.
 #[derive(Deserialize)]
-struct Span {
-    span_id: String,
-    kind: String,
+pub struct Span {
+    /// Its id in hexadecimal.
+    pub span_id: String,
+    /// `client` or `server`.
+    pub kind: String,
     protocol: String,
+    #[serde(default)]
+    local: String,
+    #[serde(default)]
+    peer: String,
     start_unix_ns: u64,
     duration_ns: u64,
     segments: Vec<Segment>,
@@ -25,10 +32,22 @@ struct Segment {
     evidence: String,
 }
 
+impl Span {
+    /// `ip:port` of the server, whichever end this is.
+    pub fn server_end(&self) -> &str {
+        if self.kind == "server" { &self.local } else { &self.peer }
+    }
+}
+
+/// Reads lines of `spantap spans --json`.
+pub fn spans(lines: &str) -> Result<Vec<Span>> {
+    let parse = |line: &str| serde_json::from_str::<Span>(line).with_context(|| format!("not a span: {line}"));
+    lines.lines().filter(|line| !line.is_empty()).map(parse).collect()
+}
+
 /// Checks the counts, the segments' sums and their evidence.
 pub fn check(lines: &str) -> Result<String> {
-    let parse = |line: &str| serde_json::from_str::<Span>(line).with_context(|| format!("not a span: {line}"));
-    let spans: Vec<Span> = lines.lines().filter(|line| !line.is_empty()).map(parse).collect::<Result<_>>()?;
+    let spans = spans(lines)?;
     let http: Vec<&Span> = spans.iter().filter(|span| span.protocol == "http").collect();
     for kind in ["server", "client"] {
         let count = http.iter().filter(|span| span.kind == kind).count();
@@ -44,7 +63,8 @@ pub fn check(lines: &str) -> Result<String> {
     ))
 }
 
-fn check_span(span: &Span) -> Result<()> {
+/// Whether a span has a time, and segments that tile it.
+pub fn check_span(span: &Span) -> Result<()> {
     ensure!(span.start_unix_ns > 0 && span.duration_ns > 0, "has no time");
     ensure!(!span.segments.is_empty(), "has no segments");
     let sum: u64 = span.segments.iter().map(|segment| segment.duration_ns).sum();

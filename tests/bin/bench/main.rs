@@ -1,0 +1,93 @@
+//! What tracing costs the traced, and what the agent itself costs.
+//!
+//! In: `[what=LIST] [seconds=S] [rounds=N] [rate.LOAD=R]`. Out: tables in Markdown on standard output. `what` names any of the
+//! loads `ping`, `redis`, `nginx`, `app` (fixed rate), `saturation`, `syscall`, `memory`; by default all. Each table comes from
+//! one run in which the modes take turns (see `mode.rs`).
+//!
+//! Called by `cargo xtask bench`. Limits: both ends of every connection run on this host, and within the traced cgroup. On a
+//! shared machine trust the ratios, not the digits.
+
+mod app;
+mod client;
+mod fixed;
+mod floor;
+mod load;
+mod memory;
+mod mode;
+mod saturation;
+mod syscall;
+mod table;
+
+use spantap_tests::{
+    actors::{self, Arguments},
+    cgroup::Cgroup,
+    process::require_root,
+};
+
+use load::Load;
+use mode::Mode;
+
+/// What all measurements share.
+pub struct Bench {
+    /// Seconds of a sample.
+    pub seconds: u64,
+    /// Samples of each mode.
+    pub rounds: usize,
+    /// A cgroup in which nothing runs.
+    pub idle: Cgroup,
+    /// The tracepoints that the agent attaches.
+    pub hooks: Vec<String>,
+}
+
+impl Bench {
+    /// Samples of every mode, taken in turns. Each round begins with another mode, so that none always follows the same one.
+    pub fn interleaved<T>(&self, mut measure: impl FnMut(Mode) -> T) -> [Vec<T>; Mode::ALL.len()] {
+        let mut samples = Mode::ALL.map(|_| Vec::new());
+        for round in 0..self.rounds {
+            for offset in 0..Mode::ALL.len() {
+                let index = (round + offset) % Mode::ALL.len();
+                samples[index].push(measure(Mode::ALL[index]));
+            }
+        }
+        samples
+    }
+}
+
+fn main() {
+    let args = || std::env::args().skip(1).filter(|arg| arg != "--bench");
+    if client::run(args()) || actors::run(args()) {
+        return;
+    }
+    require_root();
+    let arguments = Arguments::new(args());
+    let what: String = arguments.get("what", "ping,redis,nginx,app,saturation,syscall,memory".to_owned());
+    let wanted = |name: &str| what.split(',').any(|item| item == name);
+    let idle = Cgroup::new("bench-idle");
+    println!("Command: `cargo xtask bench -- {}`.", args().collect::<Vec<_>>().join(" "));
+    println!("{}", machine());
+    let hooks = mode::hooks_of_the_agent(&idle);
+    let bench = Bench { seconds: arguments.get("seconds", 4), rounds: arguments.get("rounds", 5), idle, hooks };
+    for load in Load::ALL.into_iter().filter(|load| wanted(load.name())) {
+        let rate = arguments.get(&format!("rate.{}", load.name()), load.rate());
+        fixed::run(&bench, load, rate);
+    }
+    if wanted("saturation") {
+        Load::ALL.into_iter().for_each(|load| saturation::run(&bench, load));
+    }
+    if wanted("syscall") {
+        syscall::run(&bench);
+    }
+    if wanted("memory") {
+        memory::run(&bench, arguments.get("rate.memory", 20_000));
+    }
+}
+
+/// Kernel and processors.
+fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let cpuinfo = read("/proc/cpuinfo");
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let count = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
+    let kernel = read("/proc/sys/kernel/osrelease");
+    format!("Machine: {count} x {}, Linux {}.", model.trim_start_matches(['\t', ':', ' ']), kernel.trim())
+}

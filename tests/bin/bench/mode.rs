@@ -1,0 +1,111 @@
+//! The ways in which a load is measured: without anything, with empty programs, with the agent.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use spantap_tests::{
+    agent::{Agent, AgentOptions},
+    cgroup::Cgroup,
+};
+
+use crate::floor::{self, Floor};
+
+/// One way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Nothing is attached.
+    Off,
+    /// An empty program on each hook that the agent uses.
+    Floor,
+    /// The agent selects a cgroup in which nothing runs.
+    Attached,
+    /// The agent selects nothing of the load, but times every connection of the host.
+    Timing,
+    /// The agent selects the load: payload, spans, segments.
+    Full,
+}
+
+impl Mode {
+    /// All of them, in the order of the tables.
+    pub const ALL: [Self; 5] = [Self::Off, Self::Floor, Self::Attached, Self::Timing, Self::Full];
+
+    /// Its name in the tables.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Floor => "floor (empty programs)",
+            Self::Attached => "attached, nothing selected",
+            Self::Timing => "timing only",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// What is attached while a sample is taken; it goes with the guard.
+pub enum Tracer {
+    /// Nothing.
+    None,
+    /// Empty programs.
+    Floor(#[expect(dead_code, reason = "held so that the programs stay attached")] Floor),
+    /// The agent.
+    Agent(Box<Agent>),
+}
+
+impl Tracer {
+    /// Attaches what a mode says; `hooks` are those of the floor, `idle` is a cgroup in which nothing runs.
+    pub fn start(mode: Mode, load: &Cgroup, idle: &Cgroup, hooks: &[String]) -> Self {
+        let agent = |options: AgentOptions| Self::Agent(Box::new(Agent::start(&options)));
+        match mode {
+            Mode::Off => Self::None,
+            Mode::Floor => Self::Floor(Floor::attach(hooks)),
+            Mode::Attached => agent(AgentOptions::cgroup(idle)),
+            Mode::Timing => agent(AgentOptions::cgroup(idle).timing_of_unselected()),
+            Mode::Full => agent(AgentOptions::cgroup(load)),
+        }
+    }
+
+    /// The agent, if there is one.
+    pub fn agent(&self) -> Option<&Agent> {
+        match self {
+            Self::Agent(agent) => Some(agent),
+            _ => None,
+        }
+    }
+}
+
+/// What the agent of a mode lost over all rounds, by reason.
+#[derive(Default)]
+pub struct Losses(BTreeMap<(&'static str, String), u64>);
+
+impl Losses {
+    /// Adds what was lost in a sample.
+    pub fn add(&mut self, mode: Mode, tracer: &Tracer) {
+        for (reason, count) in tracer.agent().map(Agent::losses).unwrap_or_default() {
+            *self.0.entry((mode.label(), reason)).or_default() += count;
+        }
+    }
+
+    /// Says it in one line: a tracer that loses records is cheaper than one that does not.
+    pub fn print(&self) {
+        let one = |((mode, reason), count): (&(&str, String), &u64)| format!("{mode}: {reason} {count}");
+        let all: Vec<String> = self.0.iter().map(one).collect();
+        println!("Lost in all rounds: {}.\n", if all.is_empty() { "nothing".to_owned() } else { all.join("; ") });
+    }
+}
+
+/// Tracepoints that an agent attached; each of them can carry an empty program.
+pub fn hooks_of_the_agent(idle: &Cgroup) -> Vec<String> {
+    let agent = Agent::start(&AgentOptions::cgroup(idle));
+    let status = agent.status();
+    agent.stop();
+    let hooks = status["hooks"].as_array().cloned().unwrap_or_default();
+    let attached = |hook: &Value| (hook["attached"] == true).then(|| hook["name"].as_str().map(str::to_owned))?;
+    let (with, without): (Vec<_>, Vec<_>) =
+        hooks.iter().filter_map(attached).partition(|hook| floor::has_tracepoint(hook));
+    println!("Floor: {}.", with.join(", "));
+    if !without.is_empty() {
+        println!("The agent has these besides, which are no tracepoints here: {}.", without.join(", "));
+    }
+    println!();
+    with
+}

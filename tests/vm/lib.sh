@@ -1,0 +1,44 @@
+# What the guest's checks share. In: SOCKET. Sets AGENT while an agent runs.
+set -u
+
+SOCKET=/run/spantap/spantap.sock
+AGENT=
+
+fail() {
+    echo "guest: $1"
+    echo "--- the agent's log"
+    tail -n 60 /tmp/agent.log
+    [ -n "$AGENT" ] && kill -9 "$AGENT" 2>/dev/null
+    exit 1
+}
+
+# Runs a command up to $1 times, a second apart, until it succeeds; gives up early when the agent has ended.
+until_ok() {
+    tries=$1
+    shift
+    while [ "$tries" -gt 0 ]; do
+        "$@" && return 0
+        [ -n "$AGENT" ] && ! kill -0 "$AGENT" 2>/dev/null && return 1
+        tries=$((tries - 1))
+        sleep 1
+    done
+    return 1
+}
+
+answers() { spantap status --socket $SOCKET >/dev/null 2>&1; }
+
+# Starts an agent with these more flags and waits until it answers.
+start_agent() {
+    rm -rf /tmp/data
+    mkdir -p /run/spantap
+    chmod 0750 /run/spantap
+    spantap run --socket $SOCKET --data-dir /tmp/data "$@" >/tmp/agent.log 2>&1 &
+    AGENT=$!
+    until_ok 60 answers || fail "the agent ($*) did not answer on its socket"
+}
+
+end_agent() {
+    kill -TERM "$AGENT"
+    wait "$AGENT" || fail "the agent ended with $?"
+    AGENT=
+}
