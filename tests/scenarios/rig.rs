@@ -25,6 +25,8 @@ use crate::{
 
 const VETH_SERVER: &str = "10.99.0.2";
 const PERIOD: Duration = Duration::from_millis(100);
+/// Everything of the rig goes before the host's other work, so that only what is injected is slow.
+const NICE: i32 = -15;
 
 /// Both namespaces and what joins them.
 struct Link {
@@ -46,6 +48,7 @@ pub fn run(scenario: &Scenario, name: &str, traced: Option<&Cgroup>) -> Vec<Requ
     let place = |end: End| Place {
         cgroup: traced.filter(|_| scenario.traced.contains(&end)),
         namespace: Some(if end == End::Client { &link.client } else { &link.server }),
+        nice: NICE,
         ..Place::default()
     };
     let folder = TempDir::new("rig");
@@ -208,5 +211,6 @@ fn curl(place: Place, address: &str, args: &[&str]) -> Vec<Request> {
 }
 
 fn hogs(hog: &file::Hog) -> impl Iterator<Item = Process> {
-    (0..hog.count).map(|_| Place::default().cpu(hog.cpu).apply(actor("hog").arg("seconds=60").args(&hog.args)).spawn())
+    let place = Place { nice: NICE, ..Place::default() }.cpu(hog.cpu);
+    (0..hog.count).map(move |_| place.apply(actor("hog").arg("seconds=60").args(&hog.args)).spawn())
 }

@@ -69,6 +69,8 @@ impl Limit {
         let limit = Self::create("cpu");
         limit.set("cpu.cfs_period_us", &period.as_micros().to_string());
         limit.set("cpu.cfs_quota_us", &quota.as_micros().to_string());
+        // What it may use it gets before others, so that it waits for its quota and for nothing else.
+        limit.set("cpu.shares", "262144");
         limit
     }
 
