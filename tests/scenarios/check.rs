@@ -3,7 +3,10 @@
 //! In: a scenario's name. Out: nothing, or a panic with everything that did not fit, each with what was expected, what came and
 //! what `why` says.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde_json::Value;
 use spantap_tests::{
@@ -58,7 +61,22 @@ pub fn with_agent(name: &str) {
             wrong.extend(Check { agent: &traced.agent, run, expect, known: &known }.all(&requests));
         }
     }
-    assert!(wrong.is_empty(), "{name}:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "{name}:\n{}", condensed(wrong).join("\n"));
+}
+
+/// The first two of each sort, and how many more there are: eight connections are wrong in the same way.
+fn condensed(wrong: Vec<String>) -> Vec<String> {
+    const SHOWN: usize = 2;
+    let mut sorts: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for text in wrong {
+        let sort = text.lines().next().unwrap_or_default().replace(|c: char| c.is_ascii_digit(), "");
+        sorts.entry(sort).or_default().push(text);
+    }
+    let show = |mut texts: Vec<String>| {
+        let more = texts.split_off(SHOWN.min(texts.len())).len();
+        texts.into_iter().chain((more > 0).then(|| format!("  and {more} more like it"))).collect::<Vec<_>>()
+    };
+    sorts.into_values().flat_map(show).collect()
 }
 
 /// Conditions of the rig that do not hold.

@@ -52,6 +52,7 @@ scenarios! {
     dns_truncated
     dns_timeout
     dns_error
+    dns_nxdomain
     connect_refused
     connect_timeout
     connect_abandoned

@@ -43,9 +43,12 @@ enum Answering {
 /// Runs it.
 pub fn run(scenario: &Scenario, name: &str, traced: Option<&Cgroup>) -> Vec<Request> {
     let link = Link::new(&scenario.path);
+    // Everything of the rig goes before the host's other work, so that only what is injected is slow.
+    let first = Limit::cpu_first();
     let place = |end: End| Place {
         cgroup: traced.filter(|_| scenario.traced.contains(&end)),
         namespace: Some(if end == End::Client { &link.client } else { &link.server }),
+        limits: [Some(&first), None],
         ..Place::default()
     };
     let folder = TempDir::new("rig");
@@ -67,11 +70,11 @@ pub fn run(scenario: &Scenario, name: &str, traced: Option<&Cgroup>) -> Vec<Requ
     more.extend(disk.iter().map(|disk| format!("disk={}", disk.device())));
     let server_place = Place {
         cpu: scenario.server.cpu,
-        limit: disk.as_ref().map(|disk| &disk.limit).or(quota.as_ref()),
+        limits: [quota.as_ref().or(Some(&first)), disk.as_ref().map(|disk| &disk.limit)],
         ..place(End::Server)
     };
     let (address, server) = link.start_server(&scenario.server, server_place, &folder, &more);
-    let _hogs: Vec<Process> = scenario.hogs.iter().flat_map(hogs).collect();
+    let _hogs: Vec<Process> = scenario.hogs.iter().flat_map(|hog| hogs(hog, &first)).collect();
 
     let host = scenario.client.host.as_deref();
     let address = host.map_or(address.clone(), |host| address.replace(link.server_ip(), host));
@@ -207,6 +210,9 @@ fn curl(place: Place, address: &str, args: &[&str]) -> Vec<Request> {
     place.apply(launch).run().lines().map(Request::of_curl).collect()
 }
 
-fn hogs(hog: &file::Hog) -> impl Iterator<Item = Process> {
-    (0..hog.count).map(|_| Place::default().cpu(hog.cpu).apply(actor("hog").arg("seconds=60").args(&hog.args)).spawn())
+/// Those that are real-time need no group; the kernel would refuse them in one without a share of real time.
+fn hogs(hog: &file::Hog, first: &Limit) -> impl Iterator<Item = Process> {
+    let realtime = hog.args.iter().any(|arg| arg == "fifo=1");
+    let place = Place { limits: [Some(first).filter(|_| !realtime), None], ..Place::default() }.cpu(hog.cpu);
+    (0..hog.count).map(move |_| place.apply(actor("hog").arg("seconds=60").args(&hog.args)).spawn())
 }

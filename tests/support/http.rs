@@ -30,10 +30,8 @@ pub struct Place<'a> {
     pub namespace: Option<&'a Namespace>,
     /// CPU to pin it to.
     pub cpu: Option<usize>,
-    /// Group of a cgroup v1 controller.
-    pub limit: Option<&'a Limit>,
-    /// Niceness.
-    pub nice: i32,
+    /// Groups of cgroup v1 controllers: what it may use of CPUs and disks.
+    pub limits: [Option<&'a Limit>; 2],
     /// What it sees as `/etc/resolv.conf`.
     pub resolver: Option<&'a Path>,
 }
@@ -65,13 +63,13 @@ impl<'a> Place<'a> {
         if let Some(cpu) = self.cpu {
             launch = launch.on_cpu(cpu);
         }
-        if let Some(limit) = self.limit {
+        for limit in self.limits.into_iter().flatten() {
             launch = launch.limited_by(limit);
         }
         if let Some(resolver) = self.resolver {
             launch = launch.with_resolver(resolver);
         }
-        launch.nice(self.nice)
+        launch
     }
 }
 

@@ -90,12 +90,6 @@ impl Launch {
         self
     }
 
-    /// Gives it this niceness.
-    pub fn nice(mut self, nice: i32) -> Self {
-        self.place.nice = nice;
-        self
-    }
-
     /// Lets it see this file as `/etc/resolv.conf`, in a mount namespace of its own.
     pub fn with_resolver(mut self, file: &Path) -> Self {
         self.place.resolver = Some(CString::new(file.as_os_str().as_bytes()).expect("a path without NUL"));
@@ -171,7 +165,6 @@ struct Place {
     cgroups: Vec<OwnedFd>,
     namespace: Option<OwnedFd>,
     cpu: Option<usize>,
-    nice: i32,
     resolver: Option<CString>,
     parent: u32,
 }
@@ -194,9 +187,6 @@ impl Place {
                 let mut set: libc::cpu_set_t = std::mem::zeroed();
                 libc::CPU_SET(cpu, &mut set);
                 check(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set))?;
-            }
-            if self.nice != 0 {
-                check(libc::setpriority(libc::PRIO_PROCESS, 0, self.nice))?;
             }
             if let Some(file) = &self.resolver {
                 let (none, root) = (std::ptr::null(), c"/".as_ptr());

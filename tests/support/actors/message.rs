@@ -17,6 +17,7 @@ pub struct Reader {
     how: How,
     ring: Option<Ring>,
     pipe: Option<(PipeReader, PipeWriter)>,
+    in_body: bool,
     /// When the last call that read something returned.
     pub filled_ns: u64,
 }
@@ -30,7 +31,7 @@ pub enum How {
     Peek,
     /// `recvmsg`.
     Recvmsg,
-    /// `splice` into a pipe, and from there `read`.
+    /// Heads by `read`, bodies by `splice` into a pipe, like a proxy.
     Splice,
     /// `IORING_OP_RECV`.
     Uring,
@@ -54,6 +55,7 @@ impl Reader {
             how,
             ring: (how == How::Uring).then(|| Ring::new().expect("a ring to receive by")),
             pipe: (how == How::Splice).then(|| io::pipe().expect("a pipe to splice into")),
+            in_body: false,
             filled_ns: 0,
         }
     }
@@ -83,6 +85,13 @@ impl Reader {
         if none_by_method {
             return Ok(0);
         }
+        self.in_body = true;
+        let length = self.body_by_its_kind(head);
+        self.in_body = false;
+        length
+    }
+
+    fn body_by_its_kind(&mut self, head: &Head) -> io::Result<usize> {
         if head.field("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
             return self.chunks();
         }
@@ -148,9 +157,11 @@ impl Reader {
         let socket = self.stream.as_raw_fd();
         let part = &mut self.part;
         let length = match self.how {
+            How::Splice if self.in_body => splice(socket, self.pipe.as_mut().ok_or(ErrorKind::BrokenPipe)?, part)?,
+            // Little at once, so that a body is left to splice.
+            How::Splice => self.stream.read(&mut part[..256])?,
             How::Plain | How::Peek => self.stream.read(part)?,
             How::Recvmsg => recvmsg(socket, part)?,
-            How::Splice => splice(socket, self.pipe.as_mut().ok_or(ErrorKind::BrokenPipe)?, part)?,
             How::Uring => self.ring.as_mut().ok_or(ErrorKind::BrokenPipe)?.receive(socket, part)?,
         };
         self.filled_ns = clock::monotonic_ns();

@@ -24,7 +24,7 @@ use super::{
     message::{Head, How, Reader},
     uring::Ring,
 };
-use crate::clock;
+use crate::{clock, schedstat};
 
 const BLOCK: usize = 4096;
 const BODY_MAX: u64 = 64 << 20;
@@ -36,6 +36,8 @@ pub struct Handler<'a> {
     ring: Option<Ring>,
     downstream: Option<(TcpStream, Reader)>,
     disk: Option<(File, u64)>,
+    /// For how long this thread had waited for a CPU before it began to write its last answer.
+    pub run_delay_ns: u64,
 }
 
 /// A block that `O_DIRECT` can read into.
@@ -46,7 +48,7 @@ impl<'a> Handler<'a> {
     /// For this connection.
     pub fn new(stream: &'a TcpStream, arguments: &'a Arguments, by_uring: bool) -> Self {
         let ring = by_uring.then(|| Ring::new().expect("a ring to send by"));
-        Self { stream, arguments, ring, downstream: None, disk: None }
+        Self { stream, arguments, ring, downstream: None, disk: None, run_delay_ns: 0 }
     }
 
     /// What happens between a request's head and its body.
@@ -81,6 +83,7 @@ impl<'a> Handler<'a> {
         if blocked_ns == 0 && matches!(route(head).0, "sleep" | "poll" | "disk" | "call") {
             blocked_ns = clock::monotonic_ns() - start;
         }
+        self.run_delay_ns = schedstat::own_run_delay_ns();
         let mut response = response_head(body.len() as u64);
         if head.request().0 != "HEAD" {
             response.append(&mut body);

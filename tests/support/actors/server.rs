@@ -4,7 +4,7 @@
 //! Prints `ready` and its address, then with `log=1` one JSON line per request: `path`, `accepted_ns` (the connection's
 //! accept returned), `filled_ns` (the last read so far returned), `read_ns` (the request's last byte was taken), `written_ns`
 //! (the answer's last byte was written), `blocked_ns` (what the route waited), `waited_ns` (the thread was runnable and not
-//! running since its last answer). For the routes see [`super::routes`]. Reads by `read=plain`, `peek` (before each read),
+//! running from the line before until the answer was to be written). For the routes see [`super::routes`]. Reads by `read=plain`, `peek` (before each read),
 //! `recvmsg` or `uring`; with `late_ms`, that long after the accept. With `accept_late_ms` each accept comes that long after
 //! there was something to accept.
 
@@ -106,11 +106,11 @@ fn serve(stream: &TcpStream, arguments: &Arguments, accepted_ns: u64) -> io::Res
         if log {
             let (_, path) = head.request();
             let written_ns = clock::monotonic_ns();
-            let before = std::mem::replace(&mut waited, schedstat::own_run_delay_ns());
-            let waited_ns = waited - before;
+            let waited_ns = handler.run_delay_ns.saturating_sub(waited);
             println!(
                 r#"{{"path":"{path}","accepted_ns":{accepted_ns},"filled_ns":{filled_ns},"read_ns":{read_ns},"written_ns":{written_ns},"blocked_ns":{blocked_ns},"waited_ns":{waited_ns}}}"#
             );
+            waited = schedstat::own_run_delay_ns();
         }
     }
     Ok(())
