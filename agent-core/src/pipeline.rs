@@ -10,7 +10,10 @@ use crate::{
     correlate::{Correlator, RequestKey, TRACEPARENT},
     enrich::Processes,
     event::{self, Event},
-    exchange::{Context, Draft, datagram::Datagrams},
+    exchange::{
+        Context, Draft,
+        datagram::{Answered, Datagrams},
+    },
     flow::{
         connection::{Facts, Role},
         table::Table,
@@ -43,6 +46,7 @@ pub struct Pipeline {
     redactor: Redactor,
     losses: Losses,
     drafts: Vec<Draft>,
+    answers: Vec<Answered>,
     /// Spans that wait for the facts of their process, and until when.
     waiting: VecDeque<(u64, Span)>,
     finished: Vec<SafeSpan>,
@@ -64,6 +68,7 @@ impl Pipeline {
             redactor: Redactor::new(config.redact.clone()),
             losses: Losses::default(),
             drafts: Vec::new(),
+            answers: Vec::new(),
             waiting: VecDeque::new(),
             finished: Vec::new(),
             now_ns: 0,
@@ -179,6 +184,13 @@ impl Pipeline {
     }
 
     fn event(&mut self, event: Event) {
+        self.assemble(event);
+        for answered in std::mem::take(&mut self.answers) {
+            self.datagrams.learned(answered, &self.config);
+        }
+    }
+
+    fn assemble(&mut self, event: Event) {
         let (table, datagrams, mut context) = self.parts(self.now_ns);
         let id = match &event {
             Event::Connection(record) => record.connection_id,
@@ -215,6 +227,7 @@ impl Pipeline {
             clock: self.clock,
             now_ns,
             drafts: &mut self.drafts,
+            answers: &mut self.answers,
         };
         (&mut self.table, &mut self.datagrams, context)
     }

@@ -438,6 +438,56 @@ fn attempts_that_failed_before_belong_to_it() {
     let run = kernel.run();
     assert!(segments(http(&run)[0]).starts_with("dns:2500:measured"), "{}", segments(http(&run)[0]));
     assert_eq!(text(http(&run)[0], "spantap.dns.queries"), "3");
+    assert_eq!(text(http(&run)[0], "spantap.dns.retries"), "1");
+}
+
+#[test]
+fn a_truncated_answer_is_asked_for_again_over_tcp_and_the_lookup_goes_on() {
+    let (mut kernel, mut socket) = (Kernel::default(), Socket::client());
+    let mut truncated = answer(7, A, 0, &[]);
+    truncated[2] |= 2;
+    socket.send(&mut kernel, (1_000, 1_010), &query(7, A));
+    socket.receive(&mut kernel, 1_480, &truncated);
+    let mut tcp = End { id: 30, local: 45_000, peer: 53, pid: 11, ..End::client() };
+    let framed = |bytes: Vec<u8>| [&(bytes.len() as u16).to_be_bytes()[..], &bytes].concat();
+    let mut record = tcp.connection(&mut kernel, 1_700, change::OPENED);
+    (record.opened_ns, record.established_ns) = (1_600_000, 1_650_000);
+    kernel.emit(&record, &[]);
+    let question = framed(query(9, A));
+    tcp.write(&mut kernel, 1_700, 1_710, &question);
+    tcp.acked(&mut kernel, 1_760, question.len() as u32, [1_700, 1_712, 1_760], 0);
+    let reply = framed(answer(9, A, 0, &SHOP));
+    tcp.read_at(&mut kernel, 2_000, &reply[..2]);
+    tcp.read_at(&mut kernel, 2_020, &reply[2..]);
+    request(&mut kernel, &End::client(), 2_100, 11);
+    let run = kernel.run();
+    let dns: Vec<_> = run.spans.iter().filter(|span| span.protocol == Protocol::Dns).collect();
+    let briefs: Vec<_> = dns.iter().map(|span| brief(span)).collect();
+    assert_eq!(briefs, ["client dns A ok 500us", "client dns A ok 420us"]);
+    assert_eq!((text(dns[1], "network.transport"), text(dns[1], "dns.answers")), ("tcp".into(), "127.0.0.1".into()));
+    assert!(
+        segments(dns[1]).starts_with("connect:50:measured application:50:measured send:10:"),
+        "{}",
+        segments(dns[1])
+    );
+    assert!(segments(http(&run)[0]).starts_with("dns:1020:measured application:80:"), "{}", segments(http(&run)[0]));
+    assert_eq!(text(http(&run)[0], "spantap.dns.queries"), "2");
+}
+
+#[test]
+fn a_server_over_tcp_answers_several_questions_in_any_order() {
+    let (mut kernel, mut server) = (Kernel::default(), End { peer: 45_000, local: 53, ..End::server() });
+    server.open(&mut kernel, 1_000_000);
+    let framed = |bytes: Vec<u8>| [&(bytes.len() as u16).to_be_bytes()[..], &bytes].concat();
+    server.read_at(&mut kernel, 2_000_000, &[framed(query(7, A)), framed(query(8, AAAA))].concat());
+    server.write(&mut kernel, 2_000_300, 2_000_310, &framed(answer(8, AAAA, 2, &[])));
+    server.write(&mut kernel, 2_000_500, 2_000_510, &framed(answer(7, A, 0, &SHOP)));
+    server.read_at(&mut kernel, 2_100_000, &framed(query(9, A)));
+    server.reset(&mut kernel, 2_100_400);
+    let run = kernel.run();
+    let mut briefs = briefs(&run);
+    briefs.sort();
+    assert_eq!(briefs, ["server dns A error 410us", "server dns A ok 520us", "server dns AAAA error 320us"]);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! [`Verdict`]. Called by `agent-core` until the verdict is final; it bounds how long it asks. Never guesses by port.
 
 use crate::{
+    dns,
     http1::{self, Kind, StartLine},
     tls,
 };
@@ -15,6 +16,8 @@ pub enum Protocol {
     Http1,
     /// TLS, from its handshake on.
     Tls,
+    /// DNS over TCP.
+    Dns,
 }
 
 /// What the bytes say.
@@ -31,6 +34,7 @@ pub enum Verdict {
 /// One line per protocol: how it recognises what clients and what servers send first.
 const SIGNATURES: &[(Protocol, Signature, Signature)] = &[
     (Protocol::Http1, |sent| StartLine::check(Kind::Request, sent), |sent| StartLine::check(Kind::Response, sent)),
+    (Protocol::Dns, dns::check_stream, |_| http1::Verdict::No),
     (Protocol::Tls, |sent| tls::check(sent, false), |sent| tls::check(sent, true)),
 ];
 

@@ -1,7 +1,7 @@
 //! DNS messages (RFC 1035), as far as they were captured: header, question, addresses that were answered.
 //!
-//! In: the first bytes of a message, without the length that stands before it on TCP ([`tcp_message`] takes that off).
-//! Out: a [`Message`], or why it is none. Called by `agent-core` for datagrams. Never keeps data of other records than
+//! In: the first bytes of a message, on TCP without the length before it ([`Frames`] takes that off). Out: a [`Message`],
+//! or why it is none. Called by `agent-core`. Never keeps data of other records than
 //! addresses.
 //!
 //! Written by hand: published parsers refuse a message whose end was not captured, and that is the normal case for
@@ -10,11 +10,15 @@
 //! Limits: names of [`NAME_BYTES_MAX`] bytes on the wire and one pass over their labels; pointers that only go back;
 //! [`ADDRESSES_MAX`] addresses.
 
+mod frames;
 mod name;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-pub use self::name::NAME_BYTES_MAX;
+pub use self::{
+    frames::{FRAME_BYTES_MAX, Frame, Frames},
+    name::NAME_BYTES_MAX,
+};
 
 /// Most addresses kept of one message.
 pub const ADDRESSES_MAX: usize = 32;
@@ -144,11 +148,32 @@ pub fn rcode_name(rcode: u8) -> String {
     RCODES.get(usize::from(rcode)).map_or_else(|| format!("RCODE{rcode}"), |name| (*name).to_owned())
 }
 
-/// On TCP the length comes first (RFC 1035, 4.2.2). The message's length, and as much of it as was captured.
-pub fn tcp_message(captured: &[u8]) -> Option<(usize, &[u8])> {
-    let length = usize::from(number(captured, 0)?);
-    let rest = &captured[2..];
-    Some((length, &rest[..rest.len().min(length)]))
+/// Whether these are, or may yet become, the first bytes of a client's stream: a query after its length.
+pub(crate) fn check_stream(bytes: &[u8]) -> crate::http1::Verdict {
+    use crate::http1::Verdict;
+    /// Queries are short; a length like that of a text's first two letters is none.
+    const QUERY_BYTES_MAX: u16 = 4096;
+    let Some(length) = number(bytes, 0) else {
+        return if bytes.first().is_none_or(|high| *high < (QUERY_BYTES_MAX >> 8) as u8) {
+            Verdict::Partial
+        } else {
+            Verdict::No
+        };
+    };
+    if !(HEADER_BYTES as u16 + 5..QUERY_BYTES_MAX).contains(&length) {
+        return Verdict::No;
+    }
+    let message = &bytes[2..];
+    let flags = number(message, 2).unwrap_or(0);
+    let questions = number(message, 4).unwrap_or(1);
+    if flags & (Header::QR | Header::OPCODE | Header::Z | 15) != 0 || questions != 1 {
+        return Verdict::No;
+    }
+    match Message::parse(message, usize::from(length)) {
+        Ok(message) if !message.response => Verdict::Yes,
+        Err(NoMessage::Short) => Verdict::Partial,
+        _ => Verdict::No,
+    }
 }
 
 /// RFC 1035, 4.1.1.

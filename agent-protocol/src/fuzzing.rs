@@ -51,8 +51,13 @@ pub fn dns(data: &[u8]) {
         assert_eq!((cut.id, &cut.question, cut.rcode), (whole.id, &whole.question, whole.rcode));
         assert!(whole.addresses.starts_with(&cut.addresses), "{cut:?} {whole:?}");
     }
-    if let Some((length, message)) = dns::tcp_message(data) {
-        assert!(message.len() <= length && message.len() + 2 <= data.len());
+    let (mut frames, mut random, mut end) = (dns::Frames::default(), Random::from_data(data), 0);
+    for piece in random.pieces(data) {
+        for frame in frames.feed(piece) {
+            assert!(end <= frame.start && frame.end() <= frames.offset(), "{frame:?} at {end}");
+            assert!(frame.captured.len() <= usize::from(frame.length).min(dns::FRAME_BYTES_MAX));
+            end = frame.end();
+        }
     }
 }
 

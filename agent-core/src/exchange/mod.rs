@@ -15,6 +15,7 @@ pub mod tls;
 
 use agent_protocol::traceparent::TraceParent;
 
+use self::datagram::Answered;
 use crate::{
     config::PipelineConfig,
     correlate::RequestKey,
@@ -43,6 +44,8 @@ pub struct Context<'a> {
     pub now_ns: u64,
     /// Finished exchanges.
     pub drafts: &'a mut Vec<Draft>,
+    /// Names that were looked up.
+    pub answers: &'a mut Vec<Answered>,
 }
 
 /// A finished exchange, before it has a place in a trace.

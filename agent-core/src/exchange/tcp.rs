@@ -110,6 +110,7 @@ pub(super) fn opening(attributes: &mut Attributes, connection: &Connection, role
     if let Some(resolution) = connection.resolution.as_ref().filter(|_| before.dns.is_some()) {
         attributes.push(("dns.question.name", text(&resolution.name)));
         attributes.push(("spantap.dns.queries", int(u64::from(resolution.queries))));
+        attributes.push(("spantap.dns.retries", int(u64::from(resolution.retries))));
     }
     let (backlog, most) = connection.facts.accept_backlog;
     if role == Role::Server && connection.facts.accepted_ns != 0 && most > 0 {

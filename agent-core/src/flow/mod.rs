@@ -4,7 +4,7 @@
 //! Limits: see [`crate::config::PipelineConfig`]; undecided connections keep [`HELD_MAX`] pieces of [`HELD_BYTES_MAX`].
 //!
 //! ```text
-//! Undecided -bytes say TLS-> Tls -no longer selected-> Opaque
+//! Undecided -bytes say TLS, DNS-> Tls, Dns -no longer selected-> Opaque
 //!     |
 //!     +-bytes say HTTP-> Http -upgrade, foreign bytes, no longer selected-> Opaque
 //!     |                         ^                                                  |
@@ -36,7 +36,7 @@ use self::{
 };
 use crate::{
     event::{Call, Event},
-    exchange::{Context, http::Http, opaque::Opaque, settle, tls::Tls},
+    exchange::{Context, datagram::DnsStream, http::Http, opaque::Opaque, settle, tls::Tls},
     loss::Loss,
 };
 
@@ -58,6 +58,7 @@ enum Kind {
     Undecided(Vec<Held>),
     Http(Box<Http>),
     Tls(Box<Tls>),
+    Dns(Box<DnsStream>),
     Opaque(Opaque),
 }
 
@@ -110,6 +111,7 @@ impl Flow {
         let open = match &self.kind {
             Kind::Http(http) => http.has_request(offset),
             Kind::Tls(tls) => tls.has_request(offset),
+            Kind::Dns(dns) => dns.has_request(offset),
             Kind::Opaque(opaque) => opaque.has_request(offset),
             Kind::Undecided(_) => false,
         };
@@ -273,7 +275,7 @@ impl Flow {
                 }
             }
             Kind::Opaque(_) => self.opaque_bytes(Direction::Send, start..end, context),
-            Kind::Http(_) | Kind::Tls(_) => {}
+            Kind::Http(_) | Kind::Tls(_) | Kind::Dns(_) => {}
         }
     }
 
@@ -304,7 +306,7 @@ impl Flow {
             Kind::Http(http) => http.open_range(is_request, next),
             Kind::Tls(tls) => tls.open_range(is_request),
             Kind::Opaque(opaque) => opaque.open_range(is_request),
-            Kind::Undecided(_) => 0..0,
+            Kind::Undecided(_) | Kind::Dns(_) => 0..0,
         };
         let dropped = self.connection.side_mut(direction).timings.shrink(&message, max);
         context.losses.add(Loss::TimingOverflow, dropped);
@@ -322,6 +324,7 @@ impl Flow {
         match &mut self.kind {
             Kind::Http(http) => http.advance(&mut self.connection, ending, context),
             Kind::Tls(tls) => tls.advance(&mut self.connection, ending, context),
+            Kind::Dns(dns) => dns.advance(&mut self.connection, ending, context),
             Kind::Opaque(opaque) if ending.is_some() => opaque.finish(&mut self.connection, ending, context),
             Kind::Opaque(opaque) => opaque.advance(&mut self.connection, context),
             Kind::Undecided(_) => {}
@@ -340,6 +343,7 @@ impl Flow {
             match &mut self.kind {
                 Kind::Http(http) => http.feed(is_request, &fed, &mut self.connection, context),
                 Kind::Tls(tls) => tls.feed(is_request, &fed, &mut self.connection, context),
+                Kind::Dns(dns) => dns.feed(is_request, &fed, &mut self.connection, context),
                 Kind::Undecided(held) => {
                     held.push(Held::Fed(direction, fed, context.now_ns));
                     self.decide(context);
@@ -411,6 +415,7 @@ impl Flow {
         self.kind = match protocol {
             Protocol::Http1 => Kind::Http(Box::default()),
             Protocol::Tls => Kind::Tls(Box::default()),
+            Protocol::Dns => Kind::Dns(Box::default()),
         };
         for held in &held {
             let Held::Fed(direction, fed, _) = held else { continue };
@@ -418,6 +423,7 @@ impl Flow {
             match &mut self.kind {
                 Kind::Http(http) => http.feed(is_request, fed, &mut self.connection, context),
                 Kind::Tls(tls) => tls.feed(is_request, fed, &mut self.connection, context),
+                Kind::Dns(dns) => dns.feed(is_request, fed, &mut self.connection, context),
                 Kind::Undecided(_) | Kind::Opaque(_) => {}
             }
         }
@@ -473,6 +479,9 @@ impl Flow {
                 http.advance(&mut self.connection, ending, context);
             }
             Kind::Tls(tls) => self.kind = Kind::Opaque(tls.into_opaque()),
+            Kind::Dns(mut dns) => {
+                dns.advance(&mut self.connection, Some((Ending::Gone, context.now_ns)), context);
+            }
             Kind::Opaque(_) => {}
         }
     }

@@ -123,8 +123,16 @@ fn random_bytes_are_hardly_ever_taken_for_messages() {
 }
 
 #[test]
-fn on_tcp_the_length_comes_first() {
-    assert_eq!(tcp_message(b"\0\x03abcd"), Some((3, &b"abc"[..])));
-    assert_eq!(tcp_message(b"\0\x03a"), Some((3, &b"a"[..])));
-    assert_eq!(tcp_message(b"\0"), None);
+fn a_stream_begins_with_a_query_after_its_length() {
+    use crate::http1::Verdict::{No, Partial, Yes};
+    let query = query(b"\x04shop\x04test\0");
+    let stream = [&(query.len() as u16).to_be_bytes()[..], &query].concat();
+    for end in 0..stream.len() {
+        assert_eq!(check_stream(&stream[..end]), Partial, "{end}");
+    }
+    assert_eq!(check_stream(&stream), Yes);
+    assert_eq!(check_stream(&[&stream[..], b"more"].concat()), Yes);
+    for other in [&b"GE"[..], b"\x16\x03", b"\0\x03abc", b"\0\x20ab\x81\x80", b"\0\x20ab\x01\0\0\x02", b"*1\r\n"] {
+        assert_eq!(check_stream(other), No, "{}", other.escape_ascii());
+    }
 }

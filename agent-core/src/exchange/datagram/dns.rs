@@ -38,14 +38,18 @@ const WIRES_MAX: usize = 8;
 
 /// What is asked, and the number that the answer repeats.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Asked {
+pub(super) struct Asked {
     id: u16,
     question: Question,
 }
 
 impl Asked {
-    fn of(message: Message) -> Self {
+    pub fn of(message: Message) -> Self {
         Self { id: message.id, question: message.question }
+    }
+
+    pub fn is_answered_by(&self, answer: &Message) -> bool {
+        self.id == answer.id && self.question == answer.question
     }
 }
 
@@ -133,6 +137,7 @@ impl Lookups {
             end_ns: packet.call.return_ns,
             addresses: answer.addresses.clone(),
             queries: sent.count,
+            retries: sent.count - 1,
         };
         let end = End {
             answer: Some((packet, answer)),
@@ -382,13 +387,13 @@ impl Served {
     }
 }
 
-fn name(asked: &Asked) -> String {
+pub(super) fn name(asked: &Asked) -> String {
     format!("dns {}", asked.question.kind_name())
 }
 
 /// That a name does not exist is an answer like any other. What else is no success failed who asked; the server itself
 /// failed only if it says so.
-fn status(rcode: u8, role: Role) -> Status {
+pub(super) fn status(rcode: u8, role: Role) -> Status {
     match (rcode, role) {
         (0 | NXDOMAIN, _) => Status::Ok,
         (SERVFAIL, _) | (_, Role::Client) => Status::Error,
@@ -396,11 +401,11 @@ fn status(rcode: u8, role: Role) -> Status {
     }
 }
 
-fn error_type(rcode: u8) -> Option<String> {
+pub(super) fn error_type(rcode: u8) -> Option<String> {
     (status(rcode, Role::Client) == Status::Error).then(|| rcode_name(rcode))
 }
 
-fn attributes(asked: &Asked, answer: Option<&Message>) -> Attributes {
+pub(super) fn attributes(asked: &Asked, answer: Option<&Message>) -> Attributes {
     let mut attributes: Attributes = Vec::with_capacity(12);
     attributes.push(("dns.question.name", text(&asked.question.name)));
     attributes.push(("network.protocol.name", text("dns")));

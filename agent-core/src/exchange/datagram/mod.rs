@@ -3,7 +3,7 @@
 //! In: datagrams, nearly in order of time; what threads and processes do besides; the time. Out: drafts, and what
 //! lookups a connection's client had waited for ([`Resolution`]). Called by [`crate::pipeline`].
 //!
-//! - DNS: a query and the answer with its id and question. The same query sent again, also to another server or from
+//! - DNS: a query and the answer with its id and question. On TCP, too ([`DnsStream`]). The same query sent again, also to another server or from
 //!   another socket of the process, is part of the exchange. Recognised by content, never by port.
 //! - Other UDP: a datagram, or several, and the first one back from the same remote address on the same socket. What is
 //!   never answered is no exchange: much of UDP is one-way.
@@ -17,6 +17,7 @@ mod dns;
 mod draft;
 mod packet;
 mod resolved;
+mod stream;
 mod timeline;
 mod udp;
 mod waiting;
@@ -24,15 +25,18 @@ mod waiting;
 use agent_common::message::direction;
 use agent_protocol::dns::Message;
 
-pub use self::resolved::Resolution;
 use self::{
     dns::{Lookups, Served},
     packet::Packet,
     resolved::Resolved,
     udp::Conversations,
 };
+pub use self::{
+    resolved::{Answered, Resolution},
+    stream::DnsStream,
+};
 use super::Context;
-use crate::{event::Datagram, flow::connection::Facts};
+use crate::{config::PipelineConfig, event::Datagram, flow::connection::Facts};
 
 /// RFC 6762, 3.
 const MDNS_PORT: u16 = 5353;
@@ -66,7 +70,7 @@ impl Datagrams {
             Ok((false, query)) => self.served.asked(packet, query, context),
             Ok((true, answer)) => {
                 let answered = self.lookups.answered(&packet, &answer, context);
-                self.resolved.add(answered, context.config);
+                context.answers.extend(answered);
             }
             Err(_) => self.conversations.moved(packet, sent, context),
         }
@@ -82,6 +86,11 @@ impl Datagrams {
     pub fn process_ended(&mut self, pid: u32, ns: u64, context: &mut Context<'_>) {
         self.lookups.process_ended(pid, ns, context);
         self.resolved.forget(pid);
+    }
+
+    /// A lookup was answered, by whatever means.
+    pub fn learned(&mut self, answered: Answered, config: &PipelineConfig) {
+        self.resolved.add(answered, config);
     }
 
     /// The lookups that the opener of this connection had waited for. They count for one connection only.

@@ -29,15 +29,23 @@ const SWEEP_NS: u64 = 1_000_000_000;
 
 /// A lookup that was answered.
 #[derive(Clone, Debug)]
-pub(super) struct Answered {
+pub struct Answered {
+    /// The process that asked.
     pub pid: u32,
     /// The thread that asked and read the answer; 0 if they were several.
     pub tid: u32,
+    /// What was looked up.
     pub name: String,
+    /// When the first query began to be sent.
     pub start_ns: u64,
+    /// When the answer was read.
     pub end_ns: u64,
+    /// Addresses in the answer.
     pub addresses: Vec<IpAddr>,
+    /// Queries that were sent.
     pub queries: u32,
+    /// Those among them that repeated another one.
+    pub retries: u32,
 }
 
 /// Name resolution that a connection had waited for.
@@ -51,6 +59,8 @@ pub struct Resolution {
     pub name: String,
     /// Queries that were sent.
     pub queries: u32,
+    /// Those among them that repeated another one.
+    pub retries: u32,
 }
 
 /// Answers by process, oldest first.
@@ -61,8 +71,7 @@ pub(super) struct Resolved {
 }
 
 impl Resolved {
-    pub fn add(&mut self, answered: Option<Answered>, config: &PipelineConfig) {
-        let Some(answered) = answered else { return };
+    pub fn add(&mut self, answered: Answered, config: &PipelineConfig) {
         if self.by_process.len() >= config.datagrams_max && !self.by_process.contains_key(&answered.pid) {
             return;
         }
@@ -90,13 +99,15 @@ impl Resolved {
             before(answer) && facts.opened_ns - answer.end_ns <= window_ns && answer.addresses.contains(&ip)
         };
         let used = answers.iter().rev().find(fits)?.clone();
-        let (mut start_ns, mut end_ns, mut queries, mut tid) = (used.start_ns, used.end_ns, 0_u32, used.tid);
+        let (mut start_ns, mut end_ns, mut tid) = (used.start_ns, used.end_ns, used.tid);
+        let (mut queries, mut retries) = (0_u32, 0_u32);
         for answer in answers.iter().rev().filter(|answer| before(answer) && answer.name == used.name) {
             if answer.end_ns.saturating_add(window_ns) < start_ns {
                 break;
             }
             (start_ns, end_ns) = (start_ns.min(answer.start_ns), end_ns.max(answer.end_ns));
             queries = queries.saturating_add(answer.queries);
+            retries = retries.saturating_add(answer.retries);
             tid = if answer.tid == tid { tid } else { 0 };
         }
         // One that is still waited for began with the others, and nothing more is known of it.
@@ -107,7 +118,7 @@ impl Resolved {
         }
         answers.retain(|answer| !(before(answer) && answer.name == used.name));
         let step = Step { start_ns, end_ns, evidence: Evidence::Derived };
-        Some(Resolution { step, tid, name: used.name, queries })
+        Some(Resolution { step, tid, name: used.name, queries, retries })
     }
 
     /// Forgets what is too old for any connection.
