@@ -48,6 +48,8 @@ pub enum Loss {
     SettledEarly,
     /// More queries or conversations waited for an answer than are kept; the oldest were given up.
     DatagramOverflow,
+    /// Exchanges of one UDP conversation beyond what is told of one in a second.
+    DatagramRate,
     /// Facts of more processes than are kept.
     ProcessEvicted,
     /// Finished spans that nobody drained in time.
@@ -80,6 +82,7 @@ impl Loss {
         Self::RoleUnknown,
         Self::SettledEarly,
         Self::DatagramOverflow,
+        Self::DatagramRate,
         Self::ProcessEvicted,
         Self::SpanOverflow,
     ];
@@ -107,6 +110,7 @@ impl Loss {
             Self::RoleUnknown => "role_unknown",
             Self::SettledEarly => "settled_early",
             Self::DatagramOverflow => "datagram_overflow",
+            Self::DatagramRate => "datagram_rate",
             Self::ProcessEvicted => "process_evicted",
             Self::SpanOverflow => "span_overflow",
         }

@@ -332,6 +332,22 @@ fn an_unreachable_port_fails_the_exchange() {
 }
 
 #[test]
+fn streams_of_datagrams_are_no_flood_of_spans() {
+    let (mut kernel, mut client) = (Kernel::default(), Socket::client());
+    let initial = [&[0xc3, 0, 0, 0, 1][..], &[0; 1195]].concat();
+    client.send(&mut kernel, (1_000, 1_010), &initial);
+    client.receive(&mut kernel, 1_200, b"anything");
+    let mut other = Socket { id: 509, local: ([0; 4], 43_000), ..client };
+    for index in 0..1_500 {
+        let at = 2_000_000 + index * 100;
+        other.send(&mut kernel, (at, at + 1), b"ack");
+        other.receive(&mut kernel, at + 30, b"data");
+    }
+    let run = kernel.run();
+    assert_eq!((run.spans.len(), run.losses.get(Loss::DatagramRate)), (1_000, 500));
+}
+
+#[test]
 fn multicast_is_left_out() {
     let mut kernel = Kernel::default();
     let mdns = Socket { remote: ([224, 0, 0, 251], 5353), ..Socket::client() };

@@ -196,6 +196,31 @@ fn requests_alternate_on_an_established_connection() {
 }
 
 #[test]
+fn answers_of_equal_length_are_not_taken_for_tickets() {
+    let mut session = Session::new("tls13");
+    session.client_says(1_000_200, 333);
+    session.server_says(1_000_400, 778);
+    session.client_says(1_000_500, 413);
+    // No tickets: the first thing that the server sends are its answers.
+    let (asked, answered) = (session.said[0][413..441].to_vec(), session.said[1][1288..1316].to_vec());
+    session.said[0].truncate(413);
+    session.said[1].truncate(778);
+    for round in 0..3 {
+        session.said[0].extend(&asked);
+        session.said[1].extend(&answered);
+        let at = 1_000_600 + round * 1_000;
+        session.client_says(at, session.said[0].len());
+        session.server_says(at + 200, session.said[1].len());
+    }
+    for kind in [SpanKind::Client, SpanKind::Server] {
+        let run = session.run();
+        let briefs: Vec<_> = of(&run, kind).into_iter().map(brief).collect();
+        assert_eq!(briefs.len(), 3, "{briefs:?}");
+        assert!(briefs.iter().all(|brief| brief.ends_with("28/28")), "{briefs:?}");
+    }
+}
+
+#[test]
 fn a_handshake_that_fails_is_a_span_of_the_client() {
     let check = |session: &Session, error: &str, expected: &str| {
         let run = session.run();

@@ -109,6 +109,11 @@ impl Records {
         }
     }
 
+    /// Whether it is not known where the next record begins.
+    pub fn is_lost(&self) -> bool {
+        matches!(self.state, State::Lost)
+    }
+
     /// Offset of the next input byte.
     pub fn offset(&self) -> u64 {
         self.offset

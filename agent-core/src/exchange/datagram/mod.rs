@@ -72,7 +72,7 @@ impl Datagrams {
                 let answered = self.lookups.answered(&packet, &answer, context);
                 context.answers.extend(answered);
             }
-            Err(_) => self.conversations.moved(packet, sent, context),
+            Err(_) => self.conversations.moved(packet, sent, &datagram.payload, context),
         }
     }
 

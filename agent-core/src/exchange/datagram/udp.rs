@@ -2,6 +2,9 @@
 //!
 //! Who sends first is the client. Datagrams of the client before the answer are one request; those of the server after
 //! its first one belong to it, and are not timed. What they mean is not understood, so the outcome stays unknown.
+//!
+//! QUIC (RFC 9000) is a stream of datagrams, not of exchanges: it is left out where its begin was captured. Of any
+//! conversation [`EXCHANGES_PER_SECOND_MAX`] are told in a second; the others are counted.
 
 use std::{collections::HashMap, net::SocketAddr};
 
@@ -20,6 +23,10 @@ use crate::{
     span::{Protocol, Status},
 };
 
+/// Most spans of one conversation in a second.
+const EXCHANGES_PER_SECOND_MAX: u32 = 1000;
+const SECOND_NS: u64 = 1_000_000_000;
+
 /// Socket, and the other end.
 type Ends = (u64, SocketAddr);
 
@@ -29,6 +36,10 @@ struct Conversation {
     /// The client's and the server's.
     ports: (u16, u16),
     request: Option<Request>,
+    /// Whether it is QUIC.
+    quic: bool,
+    /// A second's begin, and exchanges in it.
+    rate: (u64, u32),
 }
 
 #[derive(Debug)]
@@ -50,7 +61,7 @@ pub(super) struct Conversations {
 
 impl Conversations {
     /// A datagram was sent or read.
-    pub fn moved(&mut self, packet: Packet, sent: bool, context: &mut Context<'_>) {
+    pub fn moved(&mut self, packet: Packet, sent: bool, payload: &[u8], context: &mut Context<'_>) {
         let ends = (packet.socket, packet.remote);
         let due_ns = packet.call.return_ns.saturating_add(context.config.dns_wait_ns);
         if self.waiting.touch(&ends, due_ns).is_none() {
@@ -63,12 +74,22 @@ impl Conversations {
             if sent {
                 self.clients.insert(ports, ends);
             }
-            self.waiting.insert(ends, Conversation { role, ports, request: None }, due_ns);
+            self.waiting.insert(
+                ends,
+                Conversation { role, ports, request: None, quic: is_quic(packet.length, payload), rate: (0, 0) },
+                due_ns,
+            );
         }
         let Some(conversation) = self.waiting.get_mut(&ends) else { return };
+        if conversation.quic {
+            return;
+        }
         if sent == (conversation.role == Role::Client) {
             conversation.asked(packet, &mut self.number);
         } else if let Some(request) = conversation.request.take() {
+            if !conversation.may_tell(packet.call.return_ns) {
+                return context.losses.add(Loss::DatagramRate, 1);
+            }
             let role = conversation.role;
             self.answered(role, request, &packet, context);
         }
@@ -133,7 +154,23 @@ impl Conversations {
     }
 }
 
+/// RFC 9000, 17.2 and 14.1: a client begins with a long header, a version that is known, and much padding.
+fn is_quic(length: u32, payload: &[u8]) -> bool {
+    const VERSIONS: [[u8; 4]; 2] = [[0, 0, 0, 1], [0x6b, 0x33, 0x43, 0xcf]];
+    const INITIAL_BYTES_MIN: u32 = 1200;
+    let [first, a, b, c, d, ..] = *payload else { return false };
+    first & 0xc0 == 0xc0 && VERSIONS.contains(&[a, b, c, d]) && length >= INITIAL_BYTES_MIN
+}
+
 impl Conversation {
+    fn may_tell(&mut self, now_ns: u64) -> bool {
+        if now_ns.saturating_sub(self.rate.0) >= SECOND_NS {
+            self.rate = (now_ns, 0);
+        }
+        self.rate.1 = self.rate.1.saturating_add(1);
+        self.rate.1 <= EXCHANGES_PER_SECOND_MAX
+    }
+
     fn asked(&mut self, packet: Packet, number: &mut u64) {
         if let Some(request) = &mut self.request {
             request.bytes = request.bytes.saturating_add(u64::from(packet.length));

@@ -34,6 +34,8 @@ use crate::{
     span::{Evidence, Protocol, Status},
 };
 
+/// Most session tickets that a server sends at once.
+const TICKETS_MAX: u32 = 4;
 /// Session tickets are shorter (RFC 8446, 4.6.1, allows more; with certificates inside they may be longer).
 const TICKET_BYTES_MAX: u64 = 1024;
 
@@ -200,8 +202,8 @@ impl Tls {
             Tickets::None if record.length() <= TICKET_BYTES_MAX && record.length() != ENCRYPTED_ALERT => {
                 Tickets::Equal(record.length(), 1)
             }
-            Tickets::Equal(length, count) if length == record.length() => {
-                Tickets::Equal(length, count.saturating_add(1))
+            Tickets::Equal(length, count) if length == record.length() && count < TICKETS_MAX => {
+                Tickets::Equal(length, count + 1)
             }
             _ => Tickets::Over,
         };
@@ -211,6 +213,9 @@ impl Tls {
     /// What waited for the next record of its direction is neither a farewell nor a ticket.
     fn release(&mut self, lane: usize, connection: &mut Connection, context: &mut Context<'_>) {
         if let Some(held) = self.lanes[lane].held.take() {
+            if lane == SERVER && self.opaque.is_unanswered() {
+                self.tickets = Tickets::Over;
+            }
             self.lanes[lane].allowed = held.record.end;
             self.pass(lane, connection, context);
         }
@@ -387,7 +392,9 @@ fn events(records: &mut Records, fed: &Fed) -> Vec<Event> {
         Fed::Piece(piece) => {
             records.feed(Input::Bytes(piece.prefix()), &mut events);
             records.feed(Input::Gap(piece.gap()), &mut events);
-            records.feed(Input::Bytes(piece.tail()), &mut events);
+            // Records are found again where calls begin, which is not here.
+            let (tail, lost) = (piece.tail(), records.is_lost());
+            records.feed(if lost { Input::Gap(tail.len() as u64) } else { Input::Bytes(tail) }, &mut events);
         }
         Fed::Hole { length, .. } => records.feed(Input::Gap(*length), &mut events),
     }
