@@ -144,7 +144,7 @@ catalogue! {
     BlockedDisk: "blocked_disk", "the application waited for a disk",
         "`off_cpu` is the largest segment, most of it for a disk",
         "cat /proc/pressure/io";
-    BlockedDownstream: "blocked_downstream", "the application waited for a call of its own to something else",
+    BlockedDownstream: "blocked_downstream", "the application waited in a call on a socket, pipe or the like: for an answer from elsewhere",
         "`off_cpu` is the largest segment, most of it in calls on another socket, pipe or the like; or in a poll, of which a client span of the process covers at least half (seen by `why` only)",
         "spantap trace {trace}";
     BlockedSleep: "blocked_sleep", "the application slept by its own wish",

@@ -91,7 +91,7 @@ fn evidence(view: &View<'_>, sums: &Sums, decision: Decision) -> Vec<String> {
         && name != Unexplained
         && grades(view.segments, name)[0] == 0
     {
-        words.push(format!("{} is derived, not measured: {}", name.name(), rule(name)));
+        words.push(format!("{} is derived, not measured: {}", name.name(), rule(view, name)));
     }
     words
 }
@@ -107,10 +107,10 @@ fn specific(view: &View<'_>, decision: Decision, words: &mut Vec<String>) {
     match decision.cause {
         ConnectRefused | ConnectTimeout | ConnectReset | ConnectFailed | ConnectAbandoned | ConnectSynLost => {
             say_text(view, words, "spantap.connect.errno", "connect failed with ");
-            say_count(view, words, "spantap.connect.syn_retransmits", "SYN retransmits");
+            say_count(view, words, "spantap.connect.syn_retransmits", "SYN retransmit", "SYN retransmits");
         }
         AcceptQueueFull | AcceptQueueWait => {
-            say_count(view, words, "spantap.connect.syn_retransmits", "SYN retransmits");
+            say_count(view, words, "spantap.connect.syn_retransmits", "SYN retransmit", "SYN retransmits");
             if let Some((backlog, max)) = decide::accept_queue(view) {
                 words.push(format!("{backlog} connections waited to be accepted, at most {max} may"));
             }
@@ -118,23 +118,28 @@ fn specific(view: &View<'_>, decision: Decision, words: &mut Vec<String>) {
         DnsSlow | DnsTimeout | DnsError => {
             if let Some((lookup, unanswered)) = view.around.lookup {
                 words.push(format!("the slowest lookup was {lookup}"));
-                words.extend((unanswered > 0).then(|| format!("{unanswered} queries stayed unanswered")));
+                words.extend(counted(unanswered, "unanswered query", "unanswered queries"));
+            } else {
+                say_text(view, words, "dns.question.name", "asked for ");
             }
-            say_text(view, words, "dns.question.name", "asked for ");
-            say_count(view, words, "spantap.dns.retries", "repeated queries");
+            say_count(view, words, "spantap.dns.retries", "repeated query", "repeated queries");
             say_text(view, words, "error.type", "ended with ");
         }
         SendBufferFullPeerWindow | HeldPeerWindow => window(view, words),
         SendBufferFull | HeldCwnd | HeldPaced | HeldUnknown | SendSlow => sending(view, words),
         NetworkLoss | TransferLoss => {
-            say_count(view, words, "spantap.tcp.retransmits", "retransmitted segments");
-            for (key, what) in [
-                ("spantap.tcp.retransmits.timeout", "after a timeout"),
-                ("spantap.tcp.retransmits.fast", "fast"),
-                ("spantap.tcp.retransmits.tail_loss_probe", "as tail loss probes"),
-                ("spantap.tcp.out_of_order", "segments arrived out of order"),
+            say_count(view, words, "spantap.tcp.retransmits", "retransmitted segment", "retransmitted segments");
+            for (key, one, many) in [
+                (
+                    "spantap.tcp.retransmits.timeout",
+                    "retransmission after a timeout",
+                    "retransmissions after a timeout",
+                ),
+                ("spantap.tcp.retransmits.fast", "fast retransmit", "fast retransmits"),
+                ("spantap.tcp.retransmits.tail_loss_probe", "tail loss probe", "tail loss probes"),
+                ("spantap.tcp.out_of_order", "segment out of order", "segments out of order"),
             ] {
-                say_count(view, words, key, what);
+                say_count(view, words, key, one, many);
             }
         }
         NetworkDelay | ConnectSlow => round_trip(view, words),
@@ -168,8 +173,12 @@ fn say_text(view: &View<'_>, words: &mut Vec<String>, key: &str, before: &str) {
     words.extend(view.text(key).map(|text| format!("{before}{text}")));
 }
 
-fn say_count(view: &View<'_>, words: &mut Vec<String>, key: &str, what: &str) {
-    words.extend(view.int(key).filter(|count| *count > 0).map(|count| format!("{count} {what}")));
+fn say_count(view: &View<'_>, words: &mut Vec<String>, key: &str, one: &str, many: &str) {
+    words.extend(view.int(key).and_then(|count| counted(count, one, many)));
+}
+
+fn counted(count: u64, one: &str, many: &str) -> Option<String> {
+    (count > 0).then(|| format!("{count} {}", if count == 1 { one } else { many }))
 }
 
 fn say_ns(view: &View<'_>, words: &mut Vec<String>, key: &str, what: &str) {
@@ -188,14 +197,15 @@ fn sending(view: &View<'_>, words: &mut Vec<String>) {
     if view.is("spantap.tcp.cwnd_limited") == Some(true) {
         words.push("the congestion window was full".to_owned());
     }
-    say_count(view, words, "spantap.tcp.cwnd", "segments in the congestion window");
+    let size = view.int("spantap.tcp.cwnd").and_then(|count| counted(count, "segment", "segments"));
+    words.extend(size.map(|size| format!("a congestion window of {size}")));
     if let (Some(rate), Some(ns), Some(count)) =
         (view.int("spantap.tcp.pacing_rate"), decide::paced_ns(view), view.leaving_bytes())
     {
         words.push(format!("{} at the pacing rate of {}/s take {}", bytes(count), bytes(rate), short(ns)));
     }
     say_ns(view, words, "spantap.tcp.sndbuf_limited_ns", "sending was limited by the send buffer");
-    say_count(view, words, "spantap.tcp.retransmits", "retransmitted segments");
+    say_count(view, words, "spantap.tcp.retransmits", "retransmitted segment", "retransmitted segments");
     window(view, words);
 }
 
@@ -343,14 +353,13 @@ fn not_seen(view: &View<'_>, sums: &Sums) -> Vec<String> {
         words.push(format!("unexplained {} ({})", ms(unexplained), percent(unexplained, view.duration_ns)));
     }
     for name in SegmentName::ALL.into_iter().filter(|name| *name != Unexplained) {
-        let [measured, derived, inferred] = grades(view.segments, name);
+        let [_, derived, inferred] = grades(view.segments, name);
         for (ns, grade) in [(derived, "derived"), (inferred, "inferred")] {
             if ns > 0 && is_below(ns, SMALL_PERCENT, view.duration_ns) {
                 small.push(name.name());
             } else if ns > 0 {
                 let share = percent(ns, view.duration_ns);
-                let rule =
-                    if name == Network && measured > 0 { "the way back ends before `softirq`" } else { rule(name) };
+                let rule = rule(view, name);
                 words.push(format!("{} {grade} {} ({share}): {rule}", name.name(), ms(ns)));
             }
         }
@@ -376,8 +385,11 @@ fn not_seen(view: &View<'_>, sums: &Sums) -> Vec<String> {
 }
 
 /// By what rule a segment is derived.
-const fn rule(name: SegmentName) -> &'static str {
+fn rule(view: &View<'_>, name: SegmentName) -> &'static str {
+    let has = |name| view.segments.iter().any(|segment| segment.name == name);
     match name {
+        Network if grades(view.segments, Network)[0] > 0 => "the way back ends before `softirq`",
+        Remote if !has(Network) => "the network's part of it is not known",
         Network => {
             "no ACK of its own was seen in time, so the kernel's shortest (else smoothed) round trip stands for it"
         }

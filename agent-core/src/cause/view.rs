@@ -52,7 +52,7 @@ impl std::fmt::Debug for View<'_> {
 }
 
 impl<'a> View<'a> {
-    /// A span of the pipeline. `attribute` is [`attribute_of`] it.
+    /// A span of the pipeline. `attribute` is [`super::attribute_of`] it.
     pub fn of(span: &'a Span, attribute: &'a dyn Fn(&str) -> Option<Value>) -> Self {
         Self {
             kind: span.kind,
