@@ -117,7 +117,8 @@ impl Window {
             agent_cpu_ns: after.agent_cpu_ns.saturating_sub(before.agent_cpu_ns),
             spans: after.spans.saturating_sub(before.spans),
             records: after.records.saturating_sub(before.records),
-            ring_percent: peak as f64 * 100.0 / self.meter.ring_bytes.max(1) as f64,
+            // A drain also takes what arrives meanwhile.
+            ring_percent: (peak as f64 * 100.0 / self.meter.ring_bytes.max(1) as f64).min(100.0),
         }
     }
 }

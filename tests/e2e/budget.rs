@@ -1,6 +1,6 @@
 //! An agent that costs more than it may leaves detail out step by step, says so, and takes it back; and it says what it costs.
 //!
-//! Truth: the load itself, which is far more than one percent of the host; the cgroup of the agent (`cpu.stat`).
+//! Truth: the load itself, which costs far more than the budget and then stops; the agent's own cgroup (`cpu.stat`).
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn level(agent: &Agent) -> u64 {
 
 #[test]
 fn detail_is_left_out_step_by_step_and_comes_back() {
-    let traced = Traced::with("budget", |options| AgentOptions { max_cpu_percent: 1, ..options });
+    let traced = Traced::with("budget", |options| AgentOptions { max_cpu_percent: 4, ..options });
     let nginx = Nginx::start(traced.place());
     let url = format!("http://{}/", nginx.address);
     let cgroup = &traced.cgroup;

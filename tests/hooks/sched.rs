@@ -128,7 +128,9 @@ fn each_sleep_is_counted_under_what_it_waits_for() {
         let asleep = seen.asleep_ns();
         let what = format!("{:?} {asleep:?}", seen.step);
         println!("{what}");
-        assert_within(&what, asleep.iter().sum(), seen.step.asleep_ns(), 0.1);
+        // Of the whole step: what is left of it beside a long wait for a CPU is not exact in schedstat.
+        let apart = seen.step.asleep_ns().abs_diff(asleep.iter().sum());
+        assert!(apart * 10 <= seen.step.wall_ns, "{apart} ns apart: {what}");
         let named = asleep[expected as usize];
         assert!(named * 10 >= asleep.iter().sum::<u64>() * 9, "{expected:?} should stand out: {what}");
     }
