@@ -6,7 +6,8 @@
 //!   `time_*`. `client.first` is 1 for the first request of a connection, else 0.
 //! - `dns.queries`, `dns.unanswered`, `dns.first_got_ns`, `dns.last_sent_ns`: of the request's own name.
 //! - `path.last_up_ns`, `path.first_down_ns`, `path.last_down_ns`: when the forwarder took the request's last byte from the client,
-//!   and gave it the first and the last of the answer; `path.trip_ns`: what those two took on the way.
+//!   and gave it the first and the last of the answer; `path.trip_ns`: what the first two took on the way; `path.remote_ns`: from
+//!   the one's arrival at the server's side to the other's leaving it.
 //! - `run.*`: counters of the whole run.
 
 use std::collections::BTreeMap;
@@ -89,6 +90,7 @@ impl Request {
             ("path.first_down_ns".to_owned(), first.out_ns as i64),
             ("path.last_down_ns".to_owned(), last.out_ns as i64),
             ("path.trip_ns".to_owned(), trip as i64),
+            ("path.remote_ns".to_owned(), first.in_ns as i64 - up.out_ns as i64),
         ]);
     }
 }

@@ -225,7 +225,8 @@ impl Header {
 fn device(namespace: &Namespace, name: &str, address: &str) -> File {
     let file = namespace.enter(|| open(name));
     namespace.ip(&["addr", "add", &format!("{address}/24"), "dev", name]);
-    namespace.ip(&["link", "set", name, "up"]);
+    // Nothing is dropped because the forwarder has not come to it yet.
+    namespace.ip(&["link", "set", name, "txqueuelen", "100000", "up"]);
     file
 }
 

@@ -3,7 +3,7 @@
 //! Request n goes to `<path><n>`. Prints one JSON line per answer: `path`, `status`, `bytes`, `start_ns` (before the
 //! first write), `written_ns` (after the last), `read_ns` (before the first read), `end_ns` (the last byte is read), all
 //! of `CLOCK_MONOTONIC`, and `port` (its own). The first line of a connection has the steps of opening it too: `resolve_ns`,
-//! `resolved_ns`, `connect_ns`, `connected_ns`. Lines are kept until the end, so that printing does not disturb the timing.
+//! `resolved_ns`, `connect_ns`, `connected_ns`, `connect_waited_ns`. Lines are kept until the end, so that printing does not disturb the timing.
 //!
 //! Modes: `steady` one after the other at `rate` per second (0: at once), with bodies of `body` bytes; `pipelined` `depth`
 //! requests in one write; `split` each in writes of `chunk` bytes; `late` reads `late_ms` after writing; `peek` looks with
@@ -17,7 +17,8 @@
 //! file `connected` there and writes nothing until there is a file `go`. With `connections=N` that many threads do the same on
 //! a connection each; request n of thread c goes to `<path>c<c>-<n>`. With `fresh=1` each request of `steady` has a
 //! connection of its own. With `fails=1` a connection that cannot be opened or breaks gives a line too, with `errno`. With
-//! `schedstat=1` lines have `waited_ns`: for how long the thread was runnable and not running during the request.
+//! `schedstat=1` lines have `waited_ns`: for how long the thread was runnable and not running during the request; and
+//! `write_waited_ns`, the same during its writes.
 
 use std::{
     io::{self, Read, Write},
@@ -46,6 +47,7 @@ struct Client<'a> {
     ring: Option<Ring>,
     times: Option<Times>,
     waited_ns: u64,
+    write_waited_ns: u64,
     path: String,
     method: String,
     lines: Vec<String>,
@@ -98,11 +100,11 @@ fn run_connection(arguments: &Arguments, path: &str, first: u64, count: u64) -> 
 
 /// A line for what did not come to an answer.
 fn failure(path: &str, times: &Times, start: u64, error: &io::Error) -> String {
-    let Times { resolve_ns, resolved_ns, connect_ns, connected_ns } = times;
+    let Times { resolve_ns, resolved_ns, connect_ns, connected_ns, connect_waited_ns } = times;
     let errno = error.raw_os_error().unwrap_or(0);
     let end = clock::monotonic_ns();
     format!(
-        r#"{{"path":"{path}","status":0,"errno":{errno},"resolve_ns":{resolve_ns},"resolved_ns":{resolved_ns},"connect_ns":{connect_ns},"connected_ns":{connected_ns},"start_ns":{start},"end_ns":{end}}}"#
+        r#"{{"path":"{path}","status":0,"errno":{errno},"resolve_ns":{resolve_ns},"resolved_ns":{resolved_ns},"connect_ns":{connect_ns},"connected_ns":{connected_ns},"connect_waited_ns":{connect_waited_ns},"start_ns":{start},"end_ns":{end}}}"#
     )
 }
 
@@ -127,7 +129,18 @@ impl<'a> Client<'a> {
         let ring = (how == How::Uring).then(|| Ring::new().expect("a ring to send by"));
         let reader = Reader::new(&stream, how).reading_at_once(arguments.get("read_bytes", 4096));
         let method = arguments.get("method", "GET".to_owned());
-        Self { arguments, reader, ring, stream, times: Some(times), waited_ns: 0, path, method, lines: Vec::new() }
+        Self {
+            arguments,
+            reader,
+            ring,
+            stream,
+            times: Some(times),
+            waited_ns: 0,
+            write_waited_ns: 0,
+            path,
+            method,
+            lines: Vec::new(),
+        }
     }
 
     fn run_mode(&mut self, requests: std::ops::Range<u64>) -> io::Result<()> {
@@ -160,6 +173,9 @@ impl<'a> Client<'a> {
             let start = clock::monotonic_ns();
             self.send(&request)?;
             let written = clock::monotonic_ns();
+            if self.arguments.get("schedstat", 0) == 1 {
+                self.write_waited_ns = schedstat::own_run_delay_ns() - self.waited_ns;
+            }
             self.answer(n, start, written)?;
         }
         Ok(())
@@ -316,13 +332,15 @@ impl<'a> Client<'a> {
             self.path,
             head.status()
         );
-        if let Some(Times { resolve_ns, resolved_ns, connect_ns, connected_ns }) = self.times.take() {
+        if let Some(Times { resolve_ns, resolved_ns, connect_ns, connected_ns, connect_waited_ns }) = self.times.take()
+        {
             line += &format!(
-                r#","resolve_ns":{resolve_ns},"resolved_ns":{resolved_ns},"connect_ns":{connect_ns},"connected_ns":{connected_ns}"#
+                r#","resolve_ns":{resolve_ns},"resolved_ns":{resolved_ns},"connect_ns":{connect_ns},"connected_ns":{connected_ns},"connect_waited_ns":{connect_waited_ns}"#
             );
         }
         if self.arguments.get("schedstat", 0) == 1 {
-            line += &format!(r#","waited_ns":{}"#, schedstat::own_run_delay_ns() - self.waited_ns);
+            let (all, write) = (schedstat::own_run_delay_ns() - self.waited_ns, self.write_waited_ns);
+            line += &format!(r#","waited_ns":{all},"write_waited_ns":{write}"#);
         }
         self.lines.push(line + "}");
         Ok(())

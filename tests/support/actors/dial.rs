@@ -16,7 +16,7 @@ use std::{
 };
 
 use super::Arguments;
-use crate::clock;
+use crate::{clock, schedstat};
 
 /// When the steps of opening a connection began and ended; zero for those that were not taken.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,6 +29,8 @@ pub struct Times {
     pub connect_ns: u64,
     /// After it, whatever it gave.
     pub connected_ns: u64,
+    /// For how long the thread was runnable and not running meanwhile.
+    pub connect_waited_ns: u64,
 }
 
 /// Opens a connection; the times tell how far it came.
@@ -55,12 +57,14 @@ fn internet(address: &str, arguments: &Arguments, times: &mut Times) -> io::Resu
     let found = address.to_socket_addrs();
     times.resolved_ns = clock::monotonic_ns();
     let address = found?.next().ok_or(io::ErrorKind::NotFound)?;
+    let waited = schedstat::own_run_delay_ns();
     times.connect_ns = clock::monotonic_ns();
     let stream = match arguments.get("abandon_ms", 0) {
         0 => TcpStream::connect(address),
         ms => TcpStream::connect_timeout(&address, Duration::from_millis(ms)),
     };
     times.connected_ns = clock::monotonic_ns();
+    times.connect_waited_ns = schedstat::own_run_delay_ns() - waited;
     let stream = stream?;
     stream.set_nodelay(true)?;
     for (key, option) in [("sndbuf", libc::SO_SNDBUFFORCE), ("rcvbuf", libc::SO_RCVBUFFORCE)] {
