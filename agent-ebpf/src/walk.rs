@@ -11,7 +11,6 @@ const S_IFMT: u16 = 0o170_000;
 const S_IFSOCK: u16 = 0o140_000;
 
 /// A socket behind a descriptor.
-#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Found {
     /// Address of its `struct sock`.

@@ -45,26 +45,14 @@ fn division(total_bytes: u32, cpus: usize) -> (usize, u32) {
     (count, 1 << share.max(1).ilog2())
 }
 
-/// The head of `union bpf_attr` as `BPF_MAP_CREATE` takes it.
-#[repr(C)]
-#[derive(Default)]
-struct MapCreate {
-    map_type: u32,
-    key_size: u32,
-    value_size: u32,
-    max_entries: u32,
-    map_flags: u32,
-    inner_map_fd: u32,
-    numa_node: u32,
-    map_name: [u8; 16],
-}
-
 /// aya makes inner maps only as templates.
 fn create(bytes: u32) -> Result<RingBuf<MapData>, MapError> {
-    let mut request = MapCreate { map_type: MAP_TYPE_RINGBUF, max_entries: bytes, ..MapCreate::default() };
-    request.map_name[..7].copy_from_slice(b"RECORDS");
+    // The head of `union bpf_attr` as this command takes it: type, key size, value size, entries, flags, inner map, NUMA node,
+    // and 16 bytes of name.
+    let name = [*b"RECO", *b"RDS\0"].map(u32::from_ne_bytes);
+    let request = [MAP_TYPE_RINGBUF, 0, 0, bytes, 0, 0, 0, name[0], name[1], 0, 0];
     // SAFETY: `request` is a valid, initialised head of the attributes of this command, of the size given.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, MAP_CREATE, &raw const request, size_of::<MapCreate>()) };
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, MAP_CREATE, request.as_ptr(), size_of_val(&request)) };
     if fd < 0 {
         return Err(MapError::CreateError { name: "RECORDS".into(), io_error: std::io::Error::last_os_error() });
     }

@@ -37,6 +37,7 @@ const LAYOUTS: &[(&str, &str)] = &[
     ("agent-common/src/", "the layouts that both sides share"),
     ("agent-ebpf/src/state.rs", "map values of the kernel programs' own, which userspace never reads"),
     ("agent-ebpf/src/maps.rs", "the per-CPU scratch in which a record is put together"),
+    ("tests/support/actors/uring.rs", "the kernel's own interface, spoken by a program that is traced"),
     ("agent/src/kernel/object.rs", "the alignment of the embedded object, not a record"),
 ];
 
