@@ -40,6 +40,24 @@ pub struct Handler<'a> {
     pub run_delay_ns: u64,
 }
 
+/// A moment in a thread's life.
+struct Instant {
+    ns: u64,
+    run_delay_ns: u64,
+}
+
+impl Instant {
+    fn now() -> Self {
+        Self { ns: clock::monotonic_ns(), run_delay_ns: schedstat::own_run_delay_ns() }
+    }
+
+    /// Time since then in which this thread did not want a CPU, if it did nothing but wait.
+    fn blocked_ns(&self) -> u64 {
+        let elapsed = clock::monotonic_ns() - self.ns;
+        elapsed.saturating_sub(schedstat::own_run_delay_ns() - self.run_delay_ns)
+    }
+}
+
 /// A block that `O_DIRECT` can read into.
 #[repr(align(4096))]
 struct Block([u8; BLOCK]);
@@ -58,9 +76,9 @@ impl<'a> Handler<'a> {
         }
     }
 
-    /// Answers one request and gives the nanoseconds that the route waited; `None` if the connection shall end.
+    /// Answers one request and gives the nanoseconds that the route waited, but not for a CPU; `None` if the connection shall end.
     pub fn answer(&mut self, head: &Head) -> io::Result<Option<u64>> {
-        let start = clock::monotonic_ns();
+        let start = Instant::now();
         let mut blocked_ns = 0;
         let mut body = b"ok\n".to_vec();
         match route(head) {
@@ -81,7 +99,7 @@ impl<'a> Handler<'a> {
             _ => {}
         }
         if blocked_ns == 0 && matches!(route(head).0, "sleep" | "poll" | "disk" | "call") {
-            blocked_ns = clock::monotonic_ns() - start;
+            blocked_ns = start.blocked_ns();
         }
         self.run_delay_ns = schedstat::own_run_delay_ns();
         let mut response = response_head(body.len() as u64);
@@ -242,9 +260,9 @@ fn wait_for_lock(held: Duration) -> u64 {
             clock::pace(held);
         });
         let _ = taken.recv();
-        let start = clock::monotonic_ns();
+        let start = Instant::now();
         drop(mutex.lock());
-        clock::monotonic_ns() - start
+        start.blocked_ns()
     })
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Prints `ready` and its address, then with `log=1` one JSON line per request: `path`, `accepted_ns` (the connection's
 //! accept returned), `filled_ns` (the last read so far returned), `read_ns` (the request's last byte was taken), `written_ns`
-//! (the answer's last byte was written), `blocked_ns` (what the route waited), `waited_ns` (the thread was runnable and not
+//! (the answer's last byte was written), `blocked_ns` (what the route waited, but not for a CPU), `waited_ns` (the thread was runnable and not
 //! running from the line before until the answer was to be written). For the routes see [`super::routes`]. Reads by `read=plain`, `peek` (before each read),
 //! `recvmsg` or `uring`; with `late_ms`, that long after the accept. With `accept_late_ms` each accept comes that long after
 //! there was something to accept.
