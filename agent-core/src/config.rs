@@ -1,5 +1,7 @@
 //! What the pipeline can be told: bounds, waits, redaction. Plain values; `agent` fills them from its configuration.
 
+use std::sync::Arc;
+
 use crate::redact::RedactConfig;
 
 /// Everything that [`crate::pipeline::Pipeline`] can be told. The defaults are those of the product.
@@ -7,6 +9,8 @@ use crate::redact::RedactConfig;
 pub struct PipelineConfig {
     /// Key of all ids that are made up: random per start of the agent, so that ids differ between hosts and starts.
     pub seed: [u8; 16],
+    /// Path of the agent's own query socket: what is asked there is no span.
+    pub own_socket: Option<Arc<str>>,
     /// Records wait this long for older ones before they are used.
     pub reorder_ns: u64,
     /// Records that may wait so.
@@ -52,6 +56,7 @@ impl Default for PipelineConfig {
         const MS: u64 = 1_000_000;
         Self {
             seed: [0; 16],
+            own_socket: None,
             reorder_ns: 5 * MS,
             reorder_records_max: 262_144,
             hole_wait_ns: 20 * MS,

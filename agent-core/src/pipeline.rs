@@ -262,6 +262,9 @@ impl Pipeline {
 
     /// The last step: the process as it is known now, and redaction.
     fn leave(&mut self, mut span: Span) {
+        if span.unix_path.is_some() && span.unix_path == self.config.own_socket {
+            return; // who asks the agent is no part of what it is asked about
+        }
         if self.finished.len() >= self.config.spans_max {
             return self.losses.add(Loss::SpanOverflow, 1);
         }

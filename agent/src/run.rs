@@ -232,6 +232,7 @@ fn pipeline_config(config: &Config) -> Result<PipelineConfig> {
     };
     Ok(PipelineConfig {
         seed: seed().context("cannot read random bytes for ids")?,
+        own_socket: config.socket.to_str().map(Into::into),
         connections_max: config.assembly.connections_max,
         idle_exchange_ns: config.assembly.idle_exchange.0.as_nanos() as u64,
         redact: RedactConfig { paths, ..RedactConfig::default() },

@@ -48,6 +48,8 @@ fn detail_is_left_out_step_by_step_and_comes_back() {
     clock::wait_for("all detail", BOUND, || (level(&traced.agent) == 0).then_some(()));
     let budget = traced.agent.status()["budget"].clone();
     assert_eq!((budget["sheds"].as_u64(), budget["restores"].as_u64()), (Some(5), Some(5)));
+    let messages = traced.agent.messages();
+    assert_eq!(messages.matches("over the budget").count(), 5, "{messages}");
     // And it is whole again: payload, and the scheduler's times from the second call of a thread on.
     let server = Server::start(traced.place());
     request(traced.place(), &server.address, &["path=/restored/"]);
@@ -55,8 +57,6 @@ fn detail_is_left_out_step_by_step_and_comes_back() {
         spans.iter().filter(|span| span.path() == "/restored/0").count() == 2
     });
     assert!(spans.iter().any(|span| span.path() == "/restored/0" && span.http_status() == Some(200)));
-    let messages = traced.agent.messages();
-    assert_eq!(messages.matches("over the budget").count(), 5, "{messages}");
 }
 
 /// `spantap self --json`.
@@ -90,7 +90,8 @@ fn the_agent_says_what_it_costs() {
         assert!((5..20_000).contains(&ns), "{hook}: {ns} ns per run");
     }
     let spans = cost["spans"].as_f64().expect("spans") / 3.0;
-    assert!(spans > rate * 0.5, "{spans} spans a second at {rate} requests a second");
+    // Unthrottled: how many are lost, and counted, depends on the machine.
+    assert!(spans > 100.0, "{spans} spans a second at {rate} requests a second");
     let [kernel, agent] = ["kernel", "agent"].map(|part| cost[part]["cpu_percent"].as_f64().expect("a share"));
     assert!(kernel > 0.1 && agent > 0.1 && kernel + agent < 100.0, "{kernel} {agent}");
     let per_span = cost["per_span"]["agent_ns"].as_u64().expect("a cost");

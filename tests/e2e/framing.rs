@@ -18,7 +18,11 @@ const BOUND: Duration = Duration::from_secs(15);
 /// Runs a client in a mode against the tests' server; each request must have exactly one span at each end.
 fn check(label: &str, server_args: &[&str], client_args: &[&str]) -> (Vec<Exchange>, Vec<Span>) {
     // As much of each call as the tests' own programs read at once.
-    let traced = Traced::with(label, |options| options.flag("--payload-bytes", "4096"));
+    let traced = Traced::with(label, |mut options| {
+        // A test's whole payload fits into one CPU's share at once.
+        options.capture += "  ring_bytes: 16MiB\n";
+        options.flag("--payload-bytes", "4096")
+    });
     let server = Server::start_with(traced.place(), "127.0.0.1:0", server_args);
     let own = request(traced.place(), &server.address, client_args);
     let spans = traced.agent.wait_for_http(2 * own.len(), BOUND);

@@ -59,7 +59,7 @@ fn check(kind: &str) {
 /// had its time.
 fn connections_once_counted(traced: &Traced, sender: &Namespace) -> Vec<Value> {
     let read = || -> Vec<Value> {
-        let text = traced.agent.answer(["conns", "--json", "--all"]);
+        let text = traced.agent.answer(["conns", "--json"]);
         text.lines().map(|line| serde_json::from_str(line).expect("a connection is JSON")).collect()
     };
     let counted = |lines: &[Value]| {

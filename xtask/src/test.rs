@@ -36,8 +36,10 @@ enum Step {
     Setup,
     /// The kernel programs and the agent with them inside.
     Object,
-    /// Tests that need root and real servers.
+    /// Tests that need root and real servers, and the scenarios that this machine tells apart whatever else runs on it.
     Privileged,
+    /// Every scenario; by `--only` alone.
+    Scenarios,
     /// Each fuzz target for some seconds.
     Fuzz,
     /// The agent in other kernels.
@@ -56,6 +58,28 @@ const ORDER: &[Step] = &[
     Step::Privileged,
     Step::Fuzz,
     Step::Vm,
+];
+
+/// Scenarios whose injected time stands far above what a busy machine adds, or whose verdict is not a matter of time.
+const STEADY_SCENARIOS: &[&str] = &[
+    "cause::accept_queue_full",
+    "cause::blocked_downstream",
+    "cause::blocked_lock",
+    "cause::connect_abandoned",
+    "cause::connect_refused",
+    "cause::connect_syn_lost",
+    "cause::connect_timeout",
+    "cause::dns_error",
+    "cause::half_closed",
+    "cause::held_cwnd",
+    "cause::io_uring",
+    "cause::keepalive_0ms",
+    "cause::network_loss",
+    "cause::reader_busy",
+    "cause::remote_slow",
+    "cause::send_buffer_full_peer_window",
+    "cause::udp_echo",
+    "cause::unix_socket",
 ];
 
 /// Seconds that each fuzz target runs.
@@ -94,7 +118,12 @@ impl Step {
             Self::Setup => setup::setup(repo, &SetupArgs { tests: true, toolchain: None }),
             // The same profile as the unit tests: a release build would take CI several minutes more and show nothing else.
             Self::Object => build::build(repo, &BuildArgs { release: false, toolchain: None }),
-            Self::Privileged => privileged(repo),
+            Self::Privileged => {
+                let others = ["--lib", "--bins", "--test", "e2e", "--test", "hooks"];
+                privileged(repo, &others, &[])?;
+                privileged(repo, &["--test", "scenarios"], STEADY_SCENARIOS)
+            }
+            Self::Scenarios => privileged(repo, &["--test", "scenarios"], &[]),
             Self::Fuzz => fuzz(repo),
             Self::Vm => vm::for_ci(repo),
         }
@@ -117,12 +146,12 @@ fn format(repo: &Repo) -> Result<()> {
 }
 
 /// Missing privilege fails; it never skips.
-fn privileged(repo: &Repo) -> Result<()> {
+fn privileged(repo: &Repo, targets: &[&str], tests: &[&str]) -> Result<()> {
     if !shell::is_root() {
         bail!("these tests load kernel programs and need root: {}", shell::as_root("test"));
     }
     let mut command = shell::cargo();
-    command.args(["test", "-p", "spantap-tests", "--", "--test-threads=1"]);
+    command.args(["test", "-p", "spantap-tests"]).args(targets).args(["--", "--test-threads=1"]).args(tests);
     command.env("SPANTAP_BIN", repo.agent_binary("debug"));
     shell::run(command.current_dir(&repo.root))
 }

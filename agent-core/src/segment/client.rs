@@ -137,7 +137,8 @@ fn round_trip(
     }
     if let Some(there) = parts.other_end.arrived.filter(|there| there.ns <= arrived.ns) {
         let left_ns = sent.map_or(0, |sent| sent.transmitted_ns);
-        return both_ends(tiles, left_ns, there, parts.other_end.left, (arrived, softirq_ns));
+        let rtt_ns = sent.and_then(rtt_ns);
+        return both_ends(tiles, (left_ns, rtt_ns), there, parts.other_end.left, (arrived, softirq_ns));
     }
     let Some(sent) = sent else { return tiles.until(arrived.ns, Unexplained, Derived) };
     let rtt_ns = rtt_ns(sent);
@@ -165,7 +166,13 @@ fn left_again(parts: &Parts<'_>, until_ns: u64) -> Option<u64> {
 }
 
 /// The same, with what the other end saw: both legs of the network, and what is between them.
-fn both_ends(tiles: &mut Tiles, left_ns: u64, there: Moment, answered: Option<Moment>, back: (Moment, Option<u64>)) {
+fn both_ends(
+    tiles: &mut Tiles,
+    (left_ns, rtt_ns): (u64, Option<u64>),
+    there: Moment,
+    answered: Option<Moment>,
+    back: (Moment, Option<u64>),
+) {
     let judge = |sure: bool| -> Evidence { if sure { Measured } else { Derived } };
     let (arrived, softirq_ns) = back;
     tiles.until(there.ns, Network, judge(left_ns != 0 && left_ns <= there.ns && there.exact));
@@ -174,8 +181,16 @@ fn both_ends(tiles: &mut Tiles, left_ns: u64, there: Moment, answered: Option<Mo
             tiles.until(answered.ns, Remote, judge(there.exact && answered.exact));
             tiles.arriving(arrived, softirq_ns, Network, judge(answered.exact));
         }
-        // Its last part is the way back.
-        None => tiles.arriving(arrived, softirq_ns, Remote, Derived),
+        // Its last part is the way back: what the way there leaves of the smallest round trip.
+        None => {
+            let there_ns = if left_ns == 0 { 0 } else { there.ns.saturating_sub(left_ns) };
+            let back_ns = rtt_ns.unwrap_or(0).saturating_sub(there_ns).min(arrived.ns.saturating_sub(there.ns));
+            if left_ns == 0 || back_ns == 0 {
+                return tiles.arriving(arrived, softirq_ns, Remote, Derived);
+            }
+            tiles.until(arrived.ns - back_ns, Remote, Derived);
+            tiles.arriving(arrived, softirq_ns, Network, Derived);
+        }
     }
 }
 

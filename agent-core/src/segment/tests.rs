@@ -205,6 +205,29 @@ fn a_delayed_acknowledgement_is_not_the_network() {
 }
 
 #[test]
+fn how_long_a_softirq_was_raised_is_believed_if_that_is_little_or_most_of_the_time() {
+    let raised = |softirq| {
+        let (mut kernel, mut client) = (Kernel::default(), End::client());
+        client.open(&mut kernel, 1_000_000);
+        client.write(&mut kernel, 2_000_000, 2_000_010, GET);
+        client.acked(&mut kernel, 2_000_080, GET.len() as u32, [2_000_000, 2_000_020, 2_000_080], 0);
+        let (enter, arrived) = (2_000_050, (2_010_080, 2_010_080));
+        let (woken, returned) = (2_010_080, 2_010_090);
+        let read = Read { enter, arrived, softirq, woken, running: woken, returned, slept_in: None };
+        client.read(&mut kernel, read, OK);
+        segments(&only(&kernel).unwrap())
+    };
+    let check = |softirq, expected| {
+        let text = raised(softirq);
+        assert!(text.contains(&format!("network:60:measured {expected} receive_buffer")), "{text}");
+    };
+    check(2_009_080, "remote:9000:measured softirq:1000:derived");
+    check(2_007_080, "remote:10000:measured");
+    check(2_001_080, "remote:1000:derived softirq:9000:derived");
+    check(2_000_010, "remote:10000:measured");
+}
+
+#[test]
 fn a_slow_path_is_the_network_even_if_no_faster_one_is_known() {
     let (mut kernel, mut client) = (Kernel::default(), End::client());
     client.open(&mut kernel, 1_000_000);

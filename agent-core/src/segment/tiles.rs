@@ -202,16 +202,22 @@ impl Tiles {
     }
 
     /// Up to the arrival of a message's first byte, time went to `name`, but for the delivery from the softirq's raise
-    /// on. That is derived: the packet may be younger than the raise. While it is within the accuracy that is promised,
-    /// that leaves the time before as well known as it is.
+    /// on. How long the raise is ago is the most that the packet may have waited: others may have come before it. Within
+    /// the accuracy that is promised that makes no difference. If it is most of the time, it is told as what it was
+    /// spent on, and nothing here is measured; in between it says nothing.
     pub(crate) fn arriving(&mut self, arrived: Moment, softirq_ns: Option<u64>, name: SegmentName, evidence: Evidence) {
         const ACCURACY_NS: u64 = 10_000;
-        let evidence = if arrived.exact { evidence } else { Derived };
+        let mut evidence = if arrived.exact { evidence } else { Derived };
+        let all_ns = arrived.ns.saturating_sub(self.now_ns);
         let raised_ns = softirq_ns.filter(|raised_ns| (self.now_ns..arrived.ns).contains(raised_ns));
-        let Some(raised_ns) = raised_ns else { return self.until(arrived.ns, name, evidence) };
-        let small_ns = ACCURACY_NS.max((raised_ns - self.now_ns) / 10);
-        let evidence = if arrived.ns - raised_ns <= small_ns { evidence } else { evidence.max(Derived) };
-        self.until(raised_ns, name, evidence);
+        let waited_ns = raised_ns.map_or(0, |raised_ns| arrived.ns - raised_ns);
+        let small = waited_ns <= ACCURACY_NS.max(all_ns / 10);
+        if !small && waited_ns >= all_ns / 2 {
+            evidence = evidence.max(Derived);
+        } else if !small {
+            return self.until(arrived.ns, name, evidence);
+        }
+        self.until(arrived.ns - waited_ns, name, evidence);
         self.until(arrived.ns, Softirq, Derived);
     }
 

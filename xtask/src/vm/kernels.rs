@@ -31,6 +31,9 @@ pub struct Kernel {
     pub ci: bool,
     /// What is different about it.
     pub why: String,
+    /// Scenarios whose cause is not seen there: then it must be called unknown.
+    #[serde(default)]
+    pub unseen: Vec<String>,
 }
 
 /// A kernel that was fetched.

@@ -76,13 +76,13 @@ impl Check {
     }
 
     /// Judges what the guest left.
-    fn judge(self, end: &End) -> Result<String> {
+    fn judge(self, kernel: &Kernel, end: &End) -> Result<String> {
         match self {
             Self::Requests => {
                 let spans = end.file("spans.jsonl")?.context("the guest check brought back no spans.jsonl")?;
                 verdict::check(&spans)
             }
-            Self::Scenarios => scenario::check(|name| end.file(name)),
+            Self::Scenarios => scenario::check(&kernel.unseen, |name| end.file(name)),
         }
     }
 }
@@ -163,7 +163,7 @@ fn one(repo: &Repo, args: &VmArgs, kernel: &Kernel, files: &Files, programs: &Pr
         return Err(GuestFailed { code, what: format!("vm {}: {}", kernel.series, end.describe()) }.into());
     }
     for check in checks {
-        let summary = check.judge(&end)?;
+        let summary = check.judge(kernel, &end)?;
         println!("vm {}: {summary}", kernel.series);
     }
     Ok(())

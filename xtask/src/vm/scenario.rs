@@ -72,7 +72,8 @@ struct Exchange {
 }
 
 /// Judges every scenario by a function that gives the guest's files.
-pub fn check(file: impl Fn(&str) -> Result<Option<String>>) -> Result<String> {
+/// Of the `unseen` ones the cause must be called unknown.
+pub fn check(unseen: &[String], file: impl Fn(&str) -> Result<Option<String>>) -> Result<String> {
     let spans = file("scenarios.jsonl")?.context("the guest brought back no scenarios.jsonl")?;
     let spans = verdict::spans(&spans)?;
     let mut lines = Vec::new();
@@ -80,7 +81,13 @@ pub fn check(file: impl Fn(&str) -> Result<Option<String>>) -> Result<String> {
     for scenario in SCENARIOS {
         let why = file(&format!("{}.why", scenario.name))?;
         let own = file(&format!("{}.client", scenario.name))?.unwrap_or_default();
-        let result = scenario.count(&spans).and_then(|()| scenario.judge(why.as_deref(), &own));
+        let result = scenario.count(&spans).and_then(|()| {
+            if unseen.iter().any(|name| name == scenario.name) {
+                scenario.judge_unseen(why.as_deref())
+            } else {
+                scenario.judge(why.as_deref(), &own)
+            }
+        });
         wrong += usize::from(result.is_err());
         let words = result.unwrap_or_else(|error| format!("WRONG: {error:#}\n{}", why.unwrap_or_default().trim()));
         lines.push(format!("  {:<16} {words}", scenario.name));
@@ -119,6 +126,16 @@ impl Scenario {
             largest.share * 100.0,
             largest.evidence.keys().map(String::as_str).collect::<Vec<_>>().join(" + "),
         ))
+    }
+
+    /// What was not seen is neither given a cause nor called measured.
+    fn judge_unseen(&self, why: Option<&str>) -> Result<String> {
+        let why: Why = serde_json::from_str(why.context("nothing to ask why of")?).context("read why --json")?;
+        let cause = why.verdict["cause"].as_str().unwrap_or("none");
+        ensure!(cause == "held_unknown", "the cause is {cause}, not held_unknown, though nothing says so");
+        let largest = why.parts.iter().max_by_key(|part| part.duration_ns).context("no parts")?;
+        ensure!(!largest.evidence.contains_key("measured"), "{} was not seen and is called measured", largest.name);
+        Ok(format!("not seen on this kernel: {cause}"))
     }
 
     /// At least what was injected, and not more than the client saw of the request.
@@ -171,6 +188,14 @@ mod tests {
         judged(&why("remote", 200, "remote_slow"), "error: remote took 200 ms; between 225 and 388 ms");
         judged(&why("remote", 400, "remote_slow"), "error: remote took 400 ms");
         judged(r#"{"duration_ns":1,"parts":[],"verdict":{}}"#, "error: the cause is none");
+    }
+
+    #[test]
+    fn what_is_not_seen_must_be_called_unknown() {
+        let unseen = |why: &str| SCENARIOS[4].judge_unseen(Some(why));
+        unseen(&why("held", 300, "held_unknown")).unwrap();
+        assert!(unseen(&why("held", 300, "held_cwnd")).is_err());
+        assert!(unseen(&why("held", 300, "held_unknown").replace("derived", "measured")).is_err());
     }
 
     #[test]
