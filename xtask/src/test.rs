@@ -72,7 +72,6 @@ const STEADY_SCENARIOS: &[&str] = &[
     "cause::dns_error",
     "cause::half_closed",
     "cause::held_cwnd",
-    "cause::io_uring",
     "cause::keepalive_0ms",
     "cause::network_loss",
     "cause::reader_busy",
