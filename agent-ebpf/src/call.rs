@@ -25,6 +25,8 @@ use crate::{
 
 /// Buffers of one call that are looked at.
 const BUFFERS: usize = 8;
+/// `recv` with it leaves the bytes where they are.
+pub const MSG_PEEK: u32 = 2;
 /// `recv` with it discards bytes instead of copying them.
 const MSG_TRUNC: u32 = 0x20;
 const EAGAIN: i64 = -11;

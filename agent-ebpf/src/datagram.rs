@@ -35,7 +35,6 @@ use crate::{
 
 /// Datagrams of one `sendmmsg` or `recvmmsg` that are told; the others are counted.
 const DATAGRAMS_PER_CALL: u32 = 8;
-const MSG_PEEK: u32 = 2;
 /// Port whose messages are captured whole: of a DNS answer cut short nobody knows the addresses.
 const DNS: u16 = 53;
 /// Number of this table's hand.
@@ -61,7 +60,7 @@ pub fn on_ready(sk: u64) {
 #[inline(always)]
 pub fn returned(settings: &Settings, task: &mut Task, found: Found, id: u64, result: i64) -> bool {
     let sends = call::is_write(id);
-    if !sends && task.message_flags & MSG_PEEK != 0 {
+    if !sends && task.message_flags & call::MSG_PEEK != 0 {
         return false;
     }
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return false };

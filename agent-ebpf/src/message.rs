@@ -12,6 +12,7 @@ use agent_common::{
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 
 use crate::{
+    call,
     connection::{self, tcp as state},
     device,
     emit::{self, now},
@@ -23,7 +24,6 @@ use crate::{
 /// Takes a slot's number to its place.
 pub const MASK: u32 = SLOTS - 1;
 const TCP_FLAG_FIN: u8 = 1;
-const MSG_PEEK: u32 = 2;
 
 /// Whether sequence number `a` is at or after `b`.
 #[inline(always)]
@@ -390,7 +390,7 @@ fn advance(task: &Task, conn: &mut Conn, copied: u32, wanted: bool) -> Option<u3
         conn.flags |= flag::CURSOR;
     }
     let start = conn.read_cursor;
-    if start == copied && (known || task.message_flags & MSG_PEEK != 0) {
+    if start == copied && (known || task.message_flags & call::MSG_PEEK != 0) {
         return None;
     }
     conn.read_cursor = copied;

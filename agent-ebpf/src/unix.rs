@@ -32,7 +32,6 @@ use crate::{
     walk::Found,
 };
 
-const MSG_PEEK: u32 = 2;
 /// Number of this table's hand.
 const HAND: u32 = 1;
 /// `sun_family` of `struct sockaddr_un`.
@@ -118,7 +117,7 @@ fn netns(sk: u64) -> u32 {
 pub fn returned(settings: &Settings, task: &mut Task, found: Found, id: u64, result: i64) {
     let sends = call::is_write(id);
     let ignored = id == number::SENDMMSG || id == number::RECVMMSG;
-    if ignored || (!sends && task.message_flags & MSG_PEEK != 0) || !call::says_something(task, id, result) {
+    if ignored || (!sends && task.message_flags & call::MSG_PEEK != 0) || !call::says_something(task, id, result) {
         return;
     }
     let mode = mode(settings, task, found.sk);

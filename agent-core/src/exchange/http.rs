@@ -106,8 +106,21 @@ impl<H> Half<H> {
         }
     }
 
+    /// A message whose head is complete.
+    fn begin(&mut self, range: Range<u64>, head_bytes: u64, head: H, noticed_ns: u64) {
+        let after_loss = std::mem::take(&mut self.lost);
+        self.messages.push_back(Message::begin(range, head_bytes, head, after_loss, noticed_ns));
+    }
+
     fn open(&mut self) -> Option<&mut Message<H>> {
         self.messages.back_mut().filter(|message| !message.is_over())
+    }
+
+    /// Ends the message in progress, if there is one.
+    fn close_open(&mut self, end: u64, progress: Progress, noticed_ns: u64) {
+        if let Some(message) = self.open() {
+            message.close(end, progress, noticed_ns);
+        }
     }
 
     fn pop(&mut self) -> Option<Message<H>> {
@@ -229,17 +242,13 @@ impl Http {
     /// One direction ended: in order, or because the connection is gone.
     pub fn end(&mut self, is_request: bool, orderly: bool, connection: &mut Connection, context: &mut Context<'_>) {
         let nothing = Fed::Hole { start: 0, length: 0 };
-        let now_ns = context.now_ns;
         if !orderly {
             // What framing says at such an end (a body until close is complete) is not to be believed.
-            let cut = |end: u64| (end, Progress::Lost, now_ns);
-            if let Some(message) = self.asked.open().filter(|_| is_request) {
-                let (end, progress, ns) = cut(message.end);
-                message.close(end, progress, ns);
-            }
-            if let Some(message) = self.answered.open().filter(|_| !is_request) {
-                let (end, progress, ns) = cut(message.end);
-                message.close(end, progress, ns);
+            // Where it is cut: at what was seen of it, which `close` keeps.
+            if is_request {
+                self.asked.close_open(0, Progress::Lost, context.now_ns);
+            } else {
+                self.answered.close_open(0, Progress::Lost, context.now_ns);
             }
         } else if is_request {
             self.requests.feed(Input::End, &mut self.asked.events);

@@ -2,7 +2,7 @@
 
 use agent_protocol::input::{Boundary, Event, Lost};
 
-use super::{Cause, Http, Message, Progress};
+use super::{Cause, Http, Progress};
 use crate::{
     exchange::Context,
     flow::{connection::Connection, stream::Fed},
@@ -23,7 +23,6 @@ impl Http {
         for event in events.drain(..) {
             match event {
                 Event::Head { start, end, head } => {
-                    let after_loss = std::mem::take(&mut self.asked.lost);
                     if self.asked.messages.len() >= context.config.pending_exchanges_max {
                         self.give_up(Loss::ExchangeOverflow, connection, context);
                     }
@@ -31,18 +30,10 @@ impl Http {
                     if self.answered.lost || self.answered.open().is_some() {
                         self.responses.hint_message_start();
                     }
-                    self.asked.messages.push_back(Message::begin(
-                        base + start..base + end,
-                        head.head_bytes,
-                        head,
-                        after_loss,
-                        context.now_ns,
-                    ));
+                    self.asked.begin(base + start..base + end, head.head_bytes, head, context.now_ns);
                 }
                 Event::End { end, boundary } => {
-                    if let Some(message) = self.asked.open() {
-                        message.close(base + end, Progress::Ended(boundary), context.now_ns);
-                    }
+                    self.asked.close_open(base + end, Progress::Ended(boundary), context.now_ns);
                 }
                 Event::Lost { at, reason } => self.request_lost(base + at, reason, fed, cause, context),
                 Event::NotMine => self.not_mine = true,
@@ -54,9 +45,7 @@ impl Http {
 
     fn request_lost(&mut self, at: u64, reason: Lost, fed: &Fed, cause: Cause, context: &mut Context<'_>) {
         self.asked.lost = true;
-        if let Some(message) = self.asked.open() {
-            message.close(at, Progress::Lost, context.now_ns);
-        }
+        self.asked.close_open(at, Progress::Lost, context.now_ns);
         if cause == Cause::Bytes {
             if let Some(message) = self.asked.messages.back_mut() {
                 message.near_loss[1] = true;
@@ -81,27 +70,16 @@ impl Http {
                     if self.answered.messages.len() >= context.config.pending_exchanges_max {
                         self.give_up(Loss::ExchangeOverflow, connection, context);
                     }
-                    let after_loss = std::mem::take(&mut self.answered.lost);
-                    self.answered.messages.push_back(Message::begin(
-                        base + start..base + end,
-                        head.head_bytes,
-                        head,
-                        after_loss,
-                        context.now_ns,
-                    ));
+                    self.answered.begin(base + start..base + end, head.head_bytes, head, context.now_ns);
                 }
                 Event::End { end, boundary } => {
-                    if let Some(message) = self.answered.open() {
-                        message.close(base + end, Progress::Ended(boundary), context.now_ns);
-                    }
+                    self.answered.close_open(base + end, Progress::Ended(boundary), context.now_ns);
                     if self.asked.lost && self.asked.messages.len() <= self.answered.messages.len() {
                         self.requests.hint_message_start();
                     }
                 }
                 Event::Switched { at } => {
-                    if let Some(message) = self.answered.open() {
-                        message.close(base + at, Progress::Ended(Boundary::Framed), context.now_ns);
-                    }
+                    self.answered.close_open(base + at, Progress::Ended(Boundary::Framed), context.now_ns);
                     self.requests.switch(self.requests.offset());
                     self.switched = true;
                 }
@@ -114,9 +92,7 @@ impl Http {
 
     fn response_lost(&mut self, at: u64, reason: Lost, fed: &Fed, cause: Cause, context: &mut Context<'_>) {
         self.answered.lost = true;
-        if let Some(message) = self.answered.open() {
-            message.close(at, Progress::Lost, context.now_ns);
-        }
+        self.answered.close_open(at, Progress::Lost, context.now_ns);
         if cause == Cause::Bytes {
             self.broken |= self.pipelines;
             count_lost(reason, fed, context);
