@@ -5,19 +5,89 @@
 
 use crate::{
     dns,
-    http1::{self, Kind, StartLine},
+    http1::{Kind, StartLine},
+    session::Parser,
     tls,
 };
 
-/// Protocols with a parser.
+/// Protocols, as a span names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// HTTP/1.0 or HTTP/1.1.
     Http1,
+    /// HTTP/2.
+    Http2,
+    /// gRPC, over HTTP/2.
+    Grpc,
+    /// PostgreSQL's frontend/backend protocol 3.
+    Postgres,
+    /// MySQL's and MariaDB's client/server protocol.
+    Mysql,
+    /// Redis (RESP).
+    Redis,
+    /// memcached, text and binary.
+    Memcached,
+    /// Kafka.
+    Kafka,
+    /// MongoDB's wire protocol.
+    Mongodb,
+    /// AMQP 0-9-1.
+    Amqp,
+    /// NATS.
+    Nats,
+    /// MQTT 3.1, 3.1.1 and 5.
+    Mqtt,
+    /// FastCGI.
+    FastCgi,
+    /// Cassandra's native protocol (CQL).
+    Cassandra,
     /// TLS, from its handshake on.
     Tls,
-    /// DNS over TCP.
+    /// DNS over UDP or TCP.
     Dns,
+    /// Bytes over TCP or a unix socket that no parser knows or that were not captured.
+    Tcp,
+    /// Datagrams that no parser knows or that were not captured.
+    Udp,
+}
+
+impl Protocol {
+    /// Stable lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Http1 => "http",
+            Self::Http2 => "http2",
+            Self::Grpc => "grpc",
+            Self::Postgres => "postgresql",
+            Self::Mysql => "mysql",
+            Self::Redis => "redis",
+            Self::Memcached => "memcached",
+            Self::Kafka => "kafka",
+            Self::Mongodb => "mongodb",
+            Self::Amqp => "amqp",
+            Self::Nats => "nats",
+            Self::Mqtt => "mqtt",
+            Self::FastCgi => "fastcgi",
+            Self::Cassandra => "cassandra",
+            Self::Tls => "tls",
+            Self::Dns => "dns",
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// How bytes of one direction look to one protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sign {
+    /// They are its own, whatever the other direction's are.
+    Yes,
+    /// They fit, but others' could look the same: it is this protocol if the other direction fits as well.
+    Likely,
+    /// They fit so far; more are needed.
+    Partial,
+    /// They are not its own.
+    No,
 }
 
 /// What the bytes say.
@@ -31,26 +101,66 @@ pub enum Verdict {
     Unknown,
 }
 
-/// One line per protocol: how it recognises what clients and what servers send first.
-const SIGNATURES: &[(Protocol, Signature, Signature)] = &[
-    (Protocol::Http1, |sent| StartLine::check(Kind::Request, sent), |sent| StartLine::check(Kind::Response, sent)),
-    (Protocol::Dns, dns::check_stream, |_| http1::Verdict::No),
-    (Protocol::Tls, |sent| tls::check(sent, false), |sent| tls::check(sent, true)),
+/// What [`detect`] knows of a protocol.
+struct Entry {
+    protocol: Protocol,
+    /// How it looks at the first bytes that clients send.
+    client: fn(&[u8]) -> Sign,
+    /// How it looks at the first bytes that servers send.
+    server: fn(&[u8]) -> Sign,
+    /// Its parser; HTTP/1, TLS and DNS are paired by code of their own.
+    parser: Option<fn() -> Box<dyn Parser>>,
+}
+
+const fn entry(
+    protocol: Protocol,
+    client: fn(&[u8]) -> Sign,
+    server: fn(&[u8]) -> Sign,
+    parser: Option<fn() -> Box<dyn Parser>>,
+) -> Entry {
+    Entry { protocol, client, server, parser }
+}
+
+/// One line per protocol. Of several that say yes, the first is believed.
+const PROTOCOLS: &[Entry] = &[
+    entry(
+        Protocol::Http1,
+        |sent| StartLine::check(Kind::Request, sent),
+        |sent| StartLine::check(Kind::Response, sent),
+        None,
+    ),
+    entry(Protocol::Dns, dns::check_stream, |_| Sign::No, None),
+    entry(Protocol::Tls, |sent| tls::check(sent, false), |sent| tls::check(sent, true), None),
 ];
 
-type Signature = fn(&[u8]) -> http1::Verdict;
+/// A new parser of a protocol, if it is one of [`crate::session`].
+pub fn parser(protocol: Protocol) -> Option<Box<dyn Parser>> {
+    let entry = PROTOCOLS.iter().find(|entry| entry.protocol == protocol)?;
+    entry.parser.map(|new| new())
+}
 
 /// Judges the first bytes of both directions; an empty slice is one that was not seen.
 pub fn detect(client_to_server: &[u8], server_to_client: &[u8]) -> Verdict {
-    let mut open = false;
-    for (protocol, client, server) in SIGNATURES {
-        let verdicts = [client(client_to_server), server(server_to_client)];
-        if verdicts.contains(&http1::Verdict::Yes) {
-            return Verdict::Is(*protocol);
+    detect_but(client_to_server, server_to_client, &[])
+}
+
+/// The same, with protocols that the bytes turned out not to be.
+pub fn detect_but(client_to_server: &[u8], server_to_client: &[u8], excluded: &[Protocol]) -> Verdict {
+    let mut open = client_to_server.is_empty() && server_to_client.is_empty();
+    for entry in PROTOCOLS.iter().filter(|entry| !excluded.contains(&entry.protocol)) {
+        let sign = |bytes: &[u8], check: fn(&[u8]) -> Sign| if bytes.is_empty() { Sign::Partial } else { check(bytes) };
+        let signs = [sign(client_to_server, entry.client), sign(server_to_client, entry.server)];
+        match signs {
+            [Sign::Yes, _] | [_, Sign::Yes] | [Sign::Likely, Sign::Likely] => return Verdict::Is(entry.protocol),
+            [Sign::No, Sign::No] => {}
+            // What is likely, but for the other direction, is not.
+            [Sign::Likely, Sign::No] | [Sign::No, Sign::Likely] => {}
+            [client, server] => {
+                let partial = |bytes: &[u8], sign| !bytes.is_empty() && sign == Sign::Partial;
+                let likely = client == Sign::Likely || server == Sign::Likely;
+                open |= likely || partial(client_to_server, client) || partial(server_to_client, server);
+            }
         }
-        let unseen = client_to_server.is_empty() && server_to_client.is_empty();
-        let partial = |bytes: &[u8], verdict| !bytes.is_empty() && verdict == http1::Verdict::Partial;
-        open |= unseen || partial(client_to_server, verdicts[0]) || partial(server_to_client, verdicts[1]);
     }
     if open { Verdict::NotYet } else { Verdict::Unknown }
 }

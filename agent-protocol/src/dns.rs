@@ -149,30 +149,30 @@ pub fn rcode_name(rcode: u8) -> String {
 }
 
 /// Whether these are, or may yet become, the first bytes of a client's stream: a query after its length.
-pub(crate) fn check_stream(bytes: &[u8]) -> crate::http1::Verdict {
-    use crate::http1::Verdict;
+pub(crate) fn check_stream(bytes: &[u8]) -> crate::detect::Sign {
+    use crate::detect::Sign;
     /// Queries are short; a length like that of a text's first two letters is none.
     const QUERY_BYTES_MAX: u16 = 4096;
     let Some(length) = number(bytes, 0) else {
         return if bytes.first().is_none_or(|high| *high < (QUERY_BYTES_MAX >> 8) as u8) {
-            Verdict::Partial
+            Sign::Partial
         } else {
-            Verdict::No
+            Sign::No
         };
     };
     if !(HEADER_BYTES as u16 + 5..QUERY_BYTES_MAX).contains(&length) {
-        return Verdict::No;
+        return Sign::No;
     }
     let message = &bytes[2..];
     let flags = number(message, 2).unwrap_or(0);
     let questions = number(message, 4).unwrap_or(1);
     if flags & (Header::QR | Header::OPCODE | Header::Z | 15) != 0 || questions != 1 {
-        return Verdict::No;
+        return Sign::No;
     }
     match Message::parse(message, usize::from(length)) {
-        Ok(message) if !message.response => Verdict::Yes,
-        Err(NoMessage::Short) => Verdict::Partial,
-        _ => Verdict::No,
+        Ok(message) if !message.response => Sign::Yes,
+        Err(NoMessage::Short) => Sign::Partial,
+        _ => Sign::No,
     }
 }
 

@@ -4,6 +4,8 @@
 //! how the bytes were cut into pieces (up to the first loss; behind it, where calls begin matters), offsets only grow
 //! and never pass the input, and messages open and close in turn, gaps or not.
 
+pub mod sessions;
+
 use std::fmt::Debug;
 
 use crate::{

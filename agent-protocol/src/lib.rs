@@ -4,7 +4,9 @@
 //! and end. Called by `agent-core`. Never: a clock, IO, threads, `unsafe`, panics, allocation by an unvalidated length.
 #![forbid(unsafe_code)]
 
+pub mod frames;
 pub mod input;
+pub mod session;
 
 pub mod detect;
 

@@ -235,8 +235,8 @@ fn header(bytes: &[u8]) -> Option<(u8, u16)> {
 
 /// Whether these are, or may yet become, the first bytes of a client (or, if `server`, of a server): a record that
 /// begins with a hello.
-pub(crate) fn check(bytes: &[u8], server: bool) -> crate::http1::Verdict {
-    use crate::http1::Verdict;
+pub(crate) fn check(bytes: &[u8], server: bool) -> crate::detect::Sign {
+    use crate::detect::Sign;
     let message = if server { hello::SERVER_HELLO } else { hello::CLIENT_HELLO };
     let fits = |(index, byte): (usize, &u8)| match index {
         0 => *byte == content::HANDSHAKE,
@@ -247,9 +247,9 @@ pub(crate) fn check(bytes: &[u8], server: bool) -> crate::http1::Verdict {
         _ => true,
     };
     match bytes.iter().take(6).enumerate().all(fits) {
-        false => Verdict::No,
-        true if bytes.len() >= 6 => Verdict::Yes,
-        true => Verdict::Partial,
+        false => Sign::No,
+        true if bytes.len() >= 6 => Sign::Yes,
+        true => Sign::Partial,
     }
 }
 

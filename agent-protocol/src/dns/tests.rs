@@ -124,7 +124,7 @@ fn random_bytes_are_hardly_ever_taken_for_messages() {
 
 #[test]
 fn a_stream_begins_with_a_query_after_its_length() {
-    use crate::http1::Verdict::{No, Partial, Yes};
+    use crate::detect::Sign::{No, Partial, Yes};
     let query = query(b"\x04shop\x04test\0");
     let stream = [&(query.len() as u16).to_be_bytes()[..], &query].concat();
     for end in 0..stream.len() {

@@ -6,9 +6,12 @@
 use super::{
     body::{Body, Progress},
     head::{Framing, head_end},
-    line::{Kind, StartLine, Verdict},
+    line::{Kind, StartLine},
 };
-use crate::input::{Boundary, Event, Input, Lost};
+use crate::{
+    detect::Sign,
+    input::{Boundary, Event, Input, Lost},
+};
 
 /// Bounds of a parser's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,13 +170,13 @@ impl<S: Side> Engine<S> {
         let verdict = || StartLine::check(S::KIND, bytes);
         let found = match self.state {
             State::Searching | State::Body(Body::Hidden(_)) => match verdict() {
-                Verdict::Yes => true,
-                Verdict::Partial => hinted,
-                Verdict::No => false,
+                Sign::Yes => true,
+                Sign::Partial => hinted,
+                Sign::Likely | Sign::No => false,
             },
-            State::Body(Body::UntilClose) => hinted && verdict() != Verdict::No,
+            State::Body(Body::UntilClose) => hinted && verdict() != Sign::No,
             // Framing says otherwise, which it may for want of the request (a HEAD): ask for the whole line.
-            State::Body(Body::Sized(_) | Body::Chunked(_)) => hinted && verdict() == Verdict::Yes,
+            State::Body(Body::Sized(_) | Body::Chunked(_)) => hinted && verdict() == Sign::Yes,
             State::Between | State::Head | State::Deaf => false,
         };
         if !found {
@@ -227,7 +230,7 @@ impl<S: Side> Engine<S> {
         let before = self.head.len();
         let room = self.limits.head_bytes_max.saturating_sub(before);
         let seen = &bytes[..room.min(bytes.len())];
-        if self.line.push(seen) == Verdict::No {
+        if self.line.push(seen) == Sign::No {
             self.refuse(out);
             return bytes.len();
         }
@@ -332,7 +335,7 @@ impl<S: Side> Engine<S> {
         let end = self.offset;
         match self.state {
             // RFC 9112 section 8: a message that the connection's end cut off is incomplete.
-            State::Head if self.line.verdict() == Verdict::Yes => self.lose(self.head_start, Lost::Malformed, out),
+            State::Head if self.line.verdict() == Sign::Yes => self.lose(self.head_start, Lost::Malformed, out),
             State::Head => self.refuse(out),
             State::Body(Body::Sized(_) | Body::Chunked(_)) => self.lose(end, Lost::Malformed, out),
             State::Body(Body::UntilClose) => self.complete(end, Boundary::Framed, out),

@@ -2,6 +2,8 @@
 //! short to tell? Called by the engine for every head, while framing is lost, and by `detect`. Does not look beyond
 //! the version (requests) and the status code (responses); `httparse` judges the rest.
 
+use crate::detect::Sign;
+
 /// Which start line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -9,17 +11,6 @@ pub(crate) enum Kind {
     Request,
     /// `HTTP/1.x SP 3DIGIT` (RFC 9112 section 4).
     Response,
-}
-
-/// What the bytes so far say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// A message of HTTP/1.x starts here.
-    Yes,
-    /// Surely none.
-    No,
-    /// None of the bytes speaks against it yet.
-    Partial,
 }
 
 /// Longest method: the registered ones end at 17 (`UPDATEREDIRECTREF`).
@@ -59,12 +50,12 @@ impl StartLine {
     }
 
     /// Judges a line of which `bytes` is all there is.
-    pub(crate) fn check(kind: Kind, bytes: &[u8]) -> Verdict {
+    pub(crate) fn check(kind: Kind, bytes: &[u8]) -> Sign {
         Self::new(kind).push(bytes)
     }
 
     /// Continues with the next bytes; those behind the recognised part are ignored.
-    pub(crate) fn push(&mut self, bytes: &[u8]) -> Verdict {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Sign {
         for &byte in bytes {
             if matches!(self.step, Step::Done | Step::Failed) {
                 break;
@@ -75,11 +66,11 @@ impl StartLine {
     }
 
     /// What the bytes so far say.
-    pub(crate) const fn verdict(&self) -> Verdict {
+    pub(crate) const fn verdict(&self) -> Sign {
         match self.step {
-            Step::Done => Verdict::Yes,
-            Step::Failed => Verdict::No,
-            _ => Verdict::Partial,
+            Step::Done => Sign::Yes,
+            Step::Failed => Sign::No,
+            _ => Sign::Partial,
         }
     }
 }
@@ -130,7 +121,7 @@ const fn is_token(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    fn check(kind: Kind, line: &[u8], expected: Verdict) {
+    fn check(kind: Kind, line: &[u8], expected: Sign) {
         assert_eq!(StartLine::check(kind, line), expected, "{}", line.escape_ascii());
         let mut bytewise = StartLine::new(kind);
         for byte in line {
@@ -141,30 +132,30 @@ mod tests {
 
     #[test]
     fn request_lines_are_told_from_other_bytes() {
-        check(Kind::Request, b"GET / HTTP/1.1\r\n", Verdict::Yes);
-        check(Kind::Request, b"M-SEARCH * HTTP/1.0", Verdict::Yes);
-        check(Kind::Request, b"", Verdict::Partial);
-        check(Kind::Request, b"GET / HTTP/1.", Verdict::Partial);
-        check(Kind::Request, b"GET /\xff HTTP/1.1", Verdict::Yes);
-        check(Kind::Request, b"GET / HTTP/1.2", Verdict::No);
-        check(Kind::Request, b"PRI * HTTP/2.0\r\n", Verdict::No);
-        check(Kind::Request, b"GET  / HTTP/1.1", Verdict::No);
-        check(Kind::Request, b" / HTTP/1.1", Verdict::No);
-        check(Kind::Request, b"GET /\r\n", Verdict::No);
-        check(Kind::Request, b"*1\r\n$4\r\nPING\r\n", Verdict::No);
-        check(Kind::Request, b"\x16\x03\x01\x02\x00", Verdict::No);
-        check(Kind::Request, b"ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEF / HTTP/1.1", Verdict::Yes);
-        check(Kind::Request, b"ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEFG", Verdict::No);
+        check(Kind::Request, b"GET / HTTP/1.1\r\n", Sign::Yes);
+        check(Kind::Request, b"M-SEARCH * HTTP/1.0", Sign::Yes);
+        check(Kind::Request, b"", Sign::Partial);
+        check(Kind::Request, b"GET / HTTP/1.", Sign::Partial);
+        check(Kind::Request, b"GET /\xff HTTP/1.1", Sign::Yes);
+        check(Kind::Request, b"GET / HTTP/1.2", Sign::No);
+        check(Kind::Request, b"PRI * HTTP/2.0\r\n", Sign::No);
+        check(Kind::Request, b"GET  / HTTP/1.1", Sign::No);
+        check(Kind::Request, b" / HTTP/1.1", Sign::No);
+        check(Kind::Request, b"GET /\r\n", Sign::No);
+        check(Kind::Request, b"*1\r\n$4\r\nPING\r\n", Sign::No);
+        check(Kind::Request, b"\x16\x03\x01\x02\x00", Sign::No);
+        check(Kind::Request, b"ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEF / HTTP/1.1", Sign::Yes);
+        check(Kind::Request, b"ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEFG", Sign::No);
     }
 
     #[test]
     fn status_lines_are_told_from_other_bytes() {
-        check(Kind::Response, b"HTTP/1.1 200 OK\r\n", Verdict::Yes);
-        check(Kind::Response, b"HTTP/1.0 404", Verdict::Yes);
-        check(Kind::Response, b"HTTP/1.1 20", Verdict::Partial);
-        check(Kind::Response, b"HTTP/1.1 099", Verdict::No);
-        check(Kind::Response, b"HTTP/1.1  200", Verdict::No);
-        check(Kind::Response, b"HTTP/2 200", Verdict::No);
-        check(Kind::Response, b"ICY 200 OK", Verdict::No);
+        check(Kind::Response, b"HTTP/1.1 200 OK\r\n", Sign::Yes);
+        check(Kind::Response, b"HTTP/1.0 404", Sign::Yes);
+        check(Kind::Response, b"HTTP/1.1 20", Sign::Partial);
+        check(Kind::Response, b"HTTP/1.1 099", Sign::No);
+        check(Kind::Response, b"HTTP/1.1  200", Sign::No);
+        check(Kind::Response, b"HTTP/2 200", Sign::No);
+        check(Kind::Response, b"ICY 200 OK", Sign::No);
     }
 }

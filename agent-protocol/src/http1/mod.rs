@@ -33,7 +33,7 @@ pub use self::{
     response::{ResponseHead, Responses},
 };
 
-pub(crate) use self::line::{Kind, StartLine, Verdict};
+pub(crate) use self::line::{Kind, StartLine};
 
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,279 @@
+//! What a parser says of a connection of which it reads both directions: requests, responses, messages without an answer.
+//!
+//! In: [`Input`] of either [`Side`], each in order. Out: [`Event`]s. A protocol implements [`Parser`] and has one line in
+//! [`crate::detect`]; pairing, timing and spans are `agent-core`'s, the same for all protocols.
+//!
+//! What a parser promises: it never panics, keeps a bounded number of bytes ([`crate::frames`] helps), takes everything that it is
+//! given, says nothing twice, and puts nothing into [`Facts`] that may hold a secret (values, keys, bodies, literals).
+//!
+//! The two directions are fed as they moved at one end, nearly in the order of time: a response may come shortly before
+//! the request that it answers. A parser that needs the request to read the response must cope with its absence.
+
+use std::{borrow::Cow, fmt::Debug, ops::Range};
+
+pub use crate::{
+    detect::Protocol,
+    input::{Boundary, Input, Lost},
+    traceparent::TraceParent,
+};
+
+/// Who sent the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// Who opened the connection, or makes the requests.
+    Client,
+    /// Who answers.
+    Server,
+}
+
+impl Side {
+    /// The other one.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
+}
+
+/// A parser of both directions of one connection.
+pub trait Parser: Debug + Send {
+    /// The next piece of what `from` sent.
+    fn feed(&mut self, from: Side, input: Input<'_>, out: &mut Vec<Event>);
+}
+
+/// What a parser has to say. Offsets count the bytes of their side since the parser's first input of it, gaps included.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A message, or a part of one.
+    Part(Part),
+    /// An exchange ends without its (whole) answer: reset, cancelled.
+    Cancelled {
+        /// Which.
+        key: Key,
+        /// Who ended it.
+        by: Side,
+        /// Offset just past the bytes of `by` that say so.
+        end: u64,
+        /// Value of `error.type`; `None`: no error, only an end.
+        error_type: Option<Cow<'static, str>>,
+    },
+    /// Framing was lost on one side; the parser looks for the next message there.
+    Lost {
+        /// Which side.
+        from: Side,
+        /// Offset at which it was lost.
+        at: u64,
+        /// Why.
+        reason: Lost,
+    },
+    /// From the next input on, both directions are another protocol (TLS after a request for it, say), which is found out anew.
+    /// What is left of the piece that said so must be empty.
+    Switched,
+    /// These bytes are not this protocol. Final; only before any other event.
+    NotMine,
+}
+
+/// What tells which response answers which request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// The k-th response answers the k-th request.
+    InOrder,
+    /// The response carries the request's number (stream, correlation id …). May be used again once answered.
+    Id(u64),
+}
+
+/// A message, or a part of one: the first part of a key begins a message, those that follow (until one is `last`) extend it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// Who sent it.
+    pub from: Side,
+    /// Which exchange.
+    pub key: Key,
+    /// Its bytes: the first part's start is the message's, the last part's end is the message's.
+    pub range: Range<u64>,
+    /// Whether the message is complete.
+    pub last: bool,
+    /// What kind of message.
+    pub form: Form,
+    /// How sure the bounds are.
+    pub boundary: Boundary,
+    /// What it says. Those of later parts add to, or replace, those of earlier ones.
+    pub facts: Facts,
+}
+
+impl Part {
+    /// A whole request or response, by its side.
+    pub fn whole(from: Side, key: Key, range: Range<u64>, facts: Facts) -> Self {
+        Self { from, key, range, last: true, form: Form::Exchange, boundary: Boundary::Framed, facts }
+    }
+
+    /// A whole message that nobody answers.
+    pub fn one_way(from: Side, range: Range<u64>, facts: Facts) -> Self {
+        Self { form: Form::OneWay, ..Self::whole(from, Key::InOrder, range, facts) }
+    }
+
+    /// The same, but not complete.
+    pub fn open(self) -> Self {
+        Self { last: false, ..self }
+    }
+}
+
+/// What kind of message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A request if the client sent it, else a response.
+    Exchange,
+    /// Neither: nobody answers it. Always one part.
+    OneWay,
+}
+
+/// What the end that asks makes of an exchange, or the end that sends of a message: the span's kind there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Kind {
+    /// A client's span, and a server's at the other end. One-way messages: a producer's at the sender, a consumer's at the receiver.
+    #[default]
+    Request,
+    /// The client hands messages over (`send`): its span is a producer's.
+    Produce,
+    /// The client takes messages (`receive`): its span is a consumer's.
+    Consume,
+}
+
+/// What is known of a message, in the words of OpenTelemetry's semantic conventions.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Facts {
+    /// Name of the span: of low cardinality.
+    pub name: Option<Cow<'static, str>>,
+    /// The protocol, if it is more exactly known than by detection (gRPC over HTTP/2).
+    pub protocol: Option<Protocol>,
+    /// Attributes; no key twice.
+    pub attributes: Attributes,
+    /// How it turned out; responses only.
+    pub outcome: Option<Outcome>,
+    /// What the request says about its trace.
+    pub trace: Option<TraceParent>,
+    /// Name of the server as the client says it: `host[:port]`.
+    pub host: Option<String>,
+    /// Kind of the span.
+    pub kind: Kind,
+}
+
+/// Attributes by their names.
+pub type Attributes = Vec<(&'static str, Value)>;
+
+impl Facts {
+    /// Facts with a name.
+    pub fn named(name: impl Into<Cow<'static, str>>) -> Self {
+        Self { name: Some(name.into()), ..Self::default() }
+    }
+
+    /// With one more attribute.
+    pub fn with(mut self, key: &'static str, value: impl Into<Value>) -> Self {
+        self.set(key, value);
+        self
+    }
+
+    /// With this outcome.
+    pub fn outcome(mut self, outcome: Outcome) -> Self {
+        self.outcome = Some(outcome);
+        self
+    }
+
+    /// Sets an attribute, or replaces it.
+    pub fn set(&mut self, key: &'static str, value: impl Into<Value>) {
+        let value = value.into();
+        match self.attributes.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, known)) => *known = value,
+            None => self.attributes.push((key, value)),
+        }
+    }
+
+    /// Takes what a later part, or the response, adds.
+    pub fn add(&mut self, later: Self) {
+        self.name = later.name.or(self.name.take());
+        self.protocol = later.protocol.or(self.protocol);
+        self.outcome = later.outcome.or(self.outcome.take());
+        self.trace = self.trace.or(later.trace);
+        self.host = self.host.take().or(later.host);
+        if later.kind != Kind::Request {
+            self.kind = later.kind;
+        }
+        for (key, value) in later.attributes {
+            self.set(key, value);
+        }
+    }
+}
+
+/// How an exchange turned out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The answer says that it worked.
+    Ok,
+    /// It says error, to both ends: value of `error.type`, of low cardinality.
+    Error(Cow<'static, str>),
+    /// It says that the request was wrong: an error to the client only.
+    ClientError(Cow<'static, str>),
+}
+
+/// An attribute value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// Text.
+    String(String),
+    /// Integer.
+    Int(i64),
+    /// Truth value.
+    Bool(bool),
+    /// List of texts.
+    Strings(Vec<String>),
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::String(text.into())
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::String(text)
+    }
+}
+
+impl From<bool> for Value {
+    fn from(truth: bool) -> Self {
+        Self::Bool(truth)
+    }
+}
+
+impl From<i64> for Value {
+    fn from(number: i64) -> Self {
+        Self::Int(number)
+    }
+}
+
+impl From<u64> for Value {
+    fn from(number: u64) -> Self {
+        Self::Int(i64::try_from(number).unwrap_or(i64::MAX))
+    }
+}
+
+impl From<u32> for Value {
+    fn from(number: u32) -> Self {
+        Self::Int(number.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_facts_add_and_replace() {
+        let mut facts = Facts::named("a").with("x", 1_u64).with("y", "1");
+        facts.add(Facts::named("b").with("x", 2_u64).with("z", true).outcome(Outcome::Ok));
+        let expected = vec![("x", Value::Int(2)), ("y", Value::String("1".into())), ("z", Value::Bool(true))];
+        assert_eq!((facts.name.as_deref(), facts.attributes, facts.outcome), (Some("b"), expected, Some(Outcome::Ok)));
+    }
+}
