@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+pub use agent_protocol::session::{Protocol, Value};
+
 use crate::endpoint::Endpoint;
 
 /// W3C trace id.
@@ -132,19 +134,6 @@ pub enum By {
     Throttled,
 }
 
-/// An attribute value.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Value {
-    /// Text.
-    String(String),
-    /// Integer.
-    Int(i64),
-    /// Truth value.
-    Bool(bool),
-    /// List of texts.
-    Strings(Vec<String>),
-}
-
 /// A reference to another span that is related, but not surely the parent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Link {
@@ -154,21 +143,6 @@ pub struct Link {
     pub span_id: SpanId,
     /// How the link was made, and how sure it is.
     pub evidence: &'static str,
-}
-
-/// Protocol of the exchange.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Protocol {
-    /// HTTP/1.0 or HTTP/1.1.
-    Http1,
-    /// Bytes over TCP or a unix socket that no parser knows or that were not captured.
-    Tcp,
-    /// TLS records whose content is not seen.
-    Tls,
-    /// Domain names.
-    Dns,
-    /// Datagrams that no parser knows or that were not captured.
-    Udp,
 }
 
 /// What is known of the process behind a span.
@@ -340,18 +314,5 @@ impl By {
     /// The one that [`By::name`] gives.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|it| it.name() == name)
-    }
-}
-
-impl Protocol {
-    /// Stable lower-case name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Http1 => "http",
-            Self::Tcp => "tcp",
-            Self::Tls => "tls",
-            Self::Dns => "dns",
-            Self::Udp => "udp",
-        }
     }
 }

@@ -107,6 +107,14 @@ impl Frames {
         self.offset
     }
 
+    /// Offset of the first byte of the frame in progress; of the next input byte if there is none.
+    pub fn pending_from(&self) -> u64 {
+        match self.state {
+            State::Inside { start, .. } => start,
+            State::Between | State::Searching => self.offset - self.kept.len() as u64,
+        }
+    }
+
     /// Whether a frame is in progress.
     pub fn is_inside(&self) -> bool {
         matches!(self.state, State::Inside { .. }) || !self.kept.is_empty()

@@ -40,6 +40,10 @@ impl Side {
 pub trait Parser: Debug + Send {
     /// The next piece of what `from` sent.
     fn feed(&mut self, from: Side, input: Input<'_>, out: &mut Vec<Event>);
+
+    /// Offset of the first byte of `from` that a part which is still to come may begin with: where the frame in progress
+    /// began ([`crate::frames::Frames::pending_from`]), or the next byte. What is before it was told or never will be.
+    fn pending_from(&self, from: Side) -> u64;
 }
 
 /// What a parser has to say. Offsets count the bytes of their side since the parser's first input of it, gaps included.

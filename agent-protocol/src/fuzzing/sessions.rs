@@ -144,6 +144,9 @@ pub fn feed(mut parser: Box<dyn Parser>, pieces: &[Fed]) -> Vec<Event> {
         for event in &events[before..] {
             check_event(event, totals);
         }
+        for (side, total) in [Side::Client, Side::Server].into_iter().zip(totals) {
+            assert!(parser.pending_from(side) <= total, "what is pending has come: {side:?} {totals:?}");
+        }
         let silent = events.iter().position(|event| matches!(event, Event::NotMine | Event::Switched));
         if let Some(silent) = silent {
             assert_eq!(silent + 1, events.len(), "nothing follows {:?}", events[silent]);
