@@ -33,6 +33,12 @@ pub enum Loss {
     HttpMalformed,
     /// A head longer than the parser's limit.
     HttpTooLarge,
+    /// Framing was lost to malformed bytes in a stream of another known protocol.
+    MessageMalformed,
+    /// A message of another known protocol that exceeds its parser's limits.
+    MessageTooLarge,
+    /// Connections whose bytes turned out not to be the protocol that they were taken for.
+    ProtocolMisjudged,
     /// A message that was seen only in part, so that its exchange has no span or an unknown outcome.
     MessageLost,
     /// Requests and responses could not be told apart any more after a loss; the exchanges in doubt have no span or an
@@ -75,6 +81,9 @@ impl Loss {
         Self::PayloadTruncated,
         Self::HttpMalformed,
         Self::HttpTooLarge,
+        Self::MessageMalformed,
+        Self::MessageTooLarge,
+        Self::ProtocolMisjudged,
         Self::MessageLost,
         Self::PairingLost,
         Self::ExchangeOverflow,
@@ -103,6 +112,9 @@ impl Loss {
             Self::PayloadTruncated => "payload_truncated",
             Self::HttpMalformed => "http_malformed",
             Self::HttpTooLarge => "http_too_large",
+            Self::MessageMalformed => "message_malformed",
+            Self::MessageTooLarge => "message_too_large",
+            Self::ProtocolMisjudged => "protocol_misjudged",
             Self::MessageLost => "message_lost",
             Self::PairingLost => "pairing_lost",
             Self::ExchangeOverflow => "exchange_overflow",

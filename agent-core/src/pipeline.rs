@@ -21,7 +21,7 @@ use crate::{
     loss::{Loss, Losses},
     redact::{Redactor, SafeSpan},
     reorder::{Numbering, Reorder},
-    span::{MonotonicNs, ProcessFacts, Span, SpanKind, Value},
+    span::{MonotonicNs, ProcessFacts, Span, Value},
 };
 pub use crate::{
     config::PipelineConfig,
@@ -301,7 +301,7 @@ impl Pipeline {
             trace_id: place.trace_id,
             span_id: place.span_id,
             parent_span_id: place.parent_span_id,
-            kind: if role == Role::Client { SpanKind::Client } else { SpanKind::Server },
+            kind: draft.kind,
             name: draft.name,
             process,
             start: self.clock.unix(MonotonicNs(timeline.start_ns)),

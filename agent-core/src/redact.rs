@@ -65,7 +65,7 @@ impl Redactor {
 
     /// The span without what the configuration does not allow.
     pub fn redact(&self, mut span: Span) -> SafeSpan {
-        if span.protocol == Protocol::Http1 {
+        if matches!(span.protocol, Protocol::Http1 | Protocol::Http2 | Protocol::FastCgi) {
             self.redact_http(&mut span);
         }
         for (_, value) in &mut span.attributes {

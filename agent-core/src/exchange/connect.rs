@@ -60,6 +60,7 @@ pub fn failed(record: &ConnectionRecord, before: &Before) -> Draft {
     Draft {
         facts: connection.facts,
         role: Role::Client,
+        kind: Role::Client.span_kind(),
         protocol: Protocol::Tcp,
         name: "connect".into(),
         timeline: Timeline::of_steps(&before),

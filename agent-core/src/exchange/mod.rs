@@ -6,6 +6,7 @@
 
 pub mod connect;
 pub mod datagram;
+pub mod dialogue;
 pub mod http;
 pub mod opaque;
 mod semconv;
@@ -26,7 +27,7 @@ use crate::{
     loss::Losses,
     reorder::Numbering,
     segment::Timeline,
-    span::{Protocol, Status, Value},
+    span::{Protocol, SpanKind, Status, Value},
 };
 
 /// What every step works with.
@@ -55,6 +56,8 @@ pub struct Draft {
     pub facts: Facts,
     /// Which end this is.
     pub role: Role,
+    /// Kind of the span.
+    pub kind: SpanKind,
     /// Protocol.
     pub protocol: Protocol,
     /// First part of the span's name.

@@ -141,6 +141,7 @@ impl Opaque {
         let owner = owner.or_else(|| request_side.first_write(current.request.clone()).map(|write| write.pid));
         let paired = Paired {
             role,
+            kind: role.span_kind(),
             protocol: if label.is_some() { Protocol::Tls } else { Protocol::Tcp },
             name: if label.is_some() { "tls" } else { "tcp" }.into(),
             status: if reset { Status::Error } else { Status::Unknown },

@@ -18,11 +18,11 @@ use crate::{
     },
     loss::Loss,
     segment::{self, Before, OtherEnd, Parts},
-    span::{Protocol, Status, Value},
+    span::{Protocol, SpanKind, Status, Value},
 };
 
 /// Requests that had a span, as remembered per connection.
-const TOLD_MAX: usize = 64;
+const TOLD_MAX: usize = 256;
 /// Settled exchanges of which the other end may still ask.
 const POINTS_MAX: usize = 16;
 
@@ -31,6 +31,8 @@ const POINTS_MAX: usize = 16;
 pub struct Paired {
     /// Which end this is.
     pub role: Role,
+    /// Kind of its span.
+    pub kind: SpanKind,
     /// Protocol.
     pub protocol: Protocol,
     /// First part of the span's name.
@@ -91,12 +93,12 @@ impl Unsettled {
     }
 
     /// The first byte of a direction whose timings are still needed.
-    pub fn needed_from(&self, is_request: bool) -> Option<u64> {
+    pub fn needed_from(&self, direction: Direction) -> Option<u64> {
         let of = |paired: &Paired| match &paired.response {
-            _ if is_request => Some(paired.request.start),
+            _ if paired.role.request_direction() == direction => Some(paired.request.start),
             response => response.as_ref().map(|response| response.start),
         };
-        self.waiting.iter().find_map(|waiting| of(&waiting.paired))
+        self.waiting.iter().filter_map(|waiting| of(&waiting.paired)).min()
     }
 
     /// Whether a span of the request that begins at `offset` exists or will.
@@ -285,6 +287,7 @@ fn settle_oldest(connection: &mut Connection, other: Option<&Connection>, contex
     context.drafts.push(Draft {
         facts: connection.facts.clone(),
         role: paired.role,
+        kind: paired.kind,
         protocol: paired.protocol,
         name: paired.name,
         timeline,
@@ -296,7 +299,7 @@ fn settle_oldest(connection: &mut Connection, other: Option<&Connection>, contex
         client_traced,
         pid: paired.pid,
     });
-    let requests = connection.facts.request_direction().unwrap_or(Direction::Send);
+    let requests = paired.role.request_direction();
     let response_end = paired.response.map_or(0, |response| response.end);
     connection.trim(requests, paired.request.end);
     connection.trim(requests.other(), response_end);

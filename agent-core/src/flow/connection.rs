@@ -13,7 +13,7 @@ use crate::{
     endpoint::{self, AF_UNIX, Endpoint},
     exchange::{datagram::Resolution, settle::Unsettled},
     segment::{Before, Step},
-    span::Evidence,
+    span::{Evidence, SpanKind},
 };
 
 /// Which end of a connection this is.
@@ -23,6 +23,24 @@ pub enum Role {
     Client,
     /// Answers them.
     Server,
+}
+
+impl Role {
+    /// Kind of the span of a request at this end.
+    pub const fn span_kind(self) -> SpanKind {
+        match self {
+            Self::Client => SpanKind::Client,
+            Self::Server => SpanKind::Server,
+        }
+    }
+
+    /// Direction of requests at this end.
+    pub const fn request_direction(self) -> Direction {
+        match self {
+            Self::Client => Direction::Send,
+            Self::Server => Direction::Receive,
+        }
+    }
 }
 
 /// Direction of bytes, as this end sees it.
@@ -103,10 +121,7 @@ impl Facts {
 
     /// Direction of requests; unknown roles have none.
     pub fn request_direction(&self) -> Option<Direction> {
-        Some(match self.role? {
-            Role::Client => Direction::Send,
-            Role::Server => Direction::Receive,
-        })
+        self.role.map(Role::request_direction)
     }
 
     /// The client's and the server's endpoint.
@@ -197,6 +212,8 @@ pub struct Connection {
     pub life: Life,
     /// The connection's other end, if it is on this host as well.
     pub other_end: Option<u64>,
+    /// The first byte of each direction, received and sent, whose timings exchanges in progress need.
+    pub open_from: [u64; 2],
     /// Exchanges that wait for their last facts, and what is kept of those that do not any more.
     pub unsettled: Unsettled,
 }
@@ -256,6 +273,7 @@ impl Connection {
             resolution: None,
             life: Life::default(),
             other_end: None,
+            open_from: [u64::MAX; 2],
             unsettled: Unsettled::default(),
         }
     }
@@ -308,10 +326,10 @@ impl Connection {
         Before { dns, connect: observed.then_some(connect), tls }
     }
 
-    /// Forgets timings before `from`, but for those of exchanges that are not settled yet.
+    /// Forgets timings before `from`, but for those of exchanges that are in progress or not settled yet.
     pub fn trim(&mut self, direction: Direction, from: u64) {
-        let is_request = self.facts.request_direction() == Some(direction);
-        let from = self.unsettled.needed_from(is_request).map_or(from, |needed| needed.min(from));
+        let from = from.min(self.open_from[usize::from(direction == Direction::Send)]);
+        let from = self.unsettled.needed_from(direction).map_or(from, |needed| needed.min(from));
         self.side_mut(direction).timings.trim(from);
     }
 }

@@ -5,11 +5,12 @@
 //!
 //! ```text
 //! Undecided -bytes say TLS, DNS-> Tls, Dns -no longer selected-> Opaque
-//!     |
-//!     +-bytes say HTTP-> Http -upgrade, foreign bytes, no longer selected-> Opaque
-//!     |                         ^                                                  |
-//!     +-other bytes, no payload-|----------------------------------------> Opaque  |
-//!                               +--bytes say HTTP, if it was joined late-----------+
+//!   | ^
+//!   | +-----------------switched (TLS, say)----------------+
+//!   +-bytes say another protocol-> Http, Dialogue ---------+-foreign bytes, no longer selected-> Opaque
+//!   |                                 ^                                                          |
+//!   +-other bytes, no payload---------|--------------------------------------------------> Opaque|
+//!                                     +--bytes say what it is, if it was joined late-------------+
 //! ```
 
 pub mod call;
@@ -27,7 +28,7 @@ use agent_common::{
     connection::{ConnectionRecord, change, flag as connection_flag},
     message::{ArrivalRecord, CallRecord, RetransmitRecord, SendRecord, direction, flag, retransmit},
 };
-use agent_protocol::detect::{Protocol, Verdict, detect};
+use agent_protocol::detect::{Protocol, Verdict, detect_but};
 
 use self::{
     connection::{Connection, Direction, Ending, Facts, ResetBy, Role},
@@ -36,7 +37,15 @@ use self::{
 };
 use crate::{
     event::{Call, Event},
-    exchange::{Context, datagram::DnsStream, http::Http, opaque::Opaque, settle, tls::Tls},
+    exchange::{
+        Context,
+        datagram::DnsStream,
+        dialogue::{Dialogue, GoesOn},
+        http::Http,
+        opaque::Opaque,
+        settle,
+        tls::Tls,
+    },
     loss::Loss,
 };
 
@@ -59,7 +68,20 @@ enum Kind {
     Http(Box<Http>),
     Tls(Box<Tls>),
     Dns(Box<DnsStream>),
+    Dialogue(Box<Dialogue>),
     Opaque(Opaque),
+}
+
+impl Kind {
+    /// At the first byte of a message.
+    fn new(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Http1 => Self::Http(Box::default()),
+            Protocol::Tls => Self::Tls(Box::default()),
+            Protocol::Dns => Self::Dns(Box::default()),
+            other => Dialogue::new(other).map_or(Self::Opaque(Opaque::new(false)), |it| Self::Dialogue(Box::new(it))),
+        }
+    }
 }
 
 /// One connection and what its bytes mean.
@@ -70,6 +92,8 @@ pub struct Flow {
     kind: Kind,
     /// Joined late: messages may begin in the middle.
     late: bool,
+    /// Protocols that it was taken for and is not.
+    misjudged: Vec<Protocol>,
     /// Last activity.
     pub active_ns: u64,
     /// When it is next due, as the table knows it.
@@ -89,7 +113,7 @@ impl Flow {
         } else {
             connection.life.see(&record.tcp);
         }
-        Self { connection, kind: Kind::Undecided(Vec::new()), late, active_ns, due_ns: None }
+        Self { connection, kind: Kind::Undecided(Vec::new()), late, misjudged: Vec::new(), active_ns, due_ns: None }
     }
 
     /// Takes a record of this connection.
@@ -112,6 +136,7 @@ impl Flow {
             Kind::Http(http) => http.has_request(offset),
             Kind::Tls(tls) => tls.has_request(offset),
             Kind::Dns(dns) => dns.has_request(offset),
+            Kind::Dialogue(dialogue) => dialogue.has_request(offset),
             Kind::Opaque(opaque) => opaque.has_request(offset),
             Kind::Undecided(_) => false,
         };
@@ -148,6 +173,7 @@ impl Flow {
             (Kind::Http(http), Some(role)) => http.due_ns(&self.connection, role, config.exchange_hold_ns),
             (Kind::Tls(tls), _) => tls.due_ns(config.idle_exchange_ns),
             (Kind::Opaque(opaque), _) => opaque.due_ns(config.idle_exchange_ns),
+            (Kind::Dialogue(dialogue), _) => dialogue.due_ns(config.exchange_hold_ns),
             _ => None,
         };
         let closed = self.connection.closed_ns.map(|closed_ns| closed_ns.saturating_add(config.closed_hold_ns));
@@ -217,7 +243,7 @@ impl Flow {
             self.become_opaque(true, context);
         }
         let prefix_len = call.payload.len() - usize::from(record.tail_len);
-        if self.opaque_becomes_http(direction, &call.payload[..prefix_len], context) {
+        if self.opaque_becomes_known(direction, &call.payload[..prefix_len], context) {
             self.connection.side_mut(direction).stream.restart(range.start);
         }
         if let Kind::Opaque(_) = self.kind {
@@ -275,7 +301,7 @@ impl Flow {
                 }
             }
             Kind::Opaque(_) => self.opaque_bytes(Direction::Send, start..end, context),
-            Kind::Http(_) | Kind::Tls(_) | Kind::Dns(_) => {}
+            Kind::Http(_) | Kind::Tls(_) | Kind::Dns(_) | Kind::Dialogue(_) => {}
         }
     }
 
@@ -306,7 +332,7 @@ impl Flow {
             Kind::Http(http) => http.open_range(is_request, next),
             Kind::Tls(tls) => tls.open_range(is_request),
             Kind::Opaque(opaque) => opaque.open_range(is_request),
-            Kind::Undecided(_) | Kind::Dns(_) => 0..0,
+            Kind::Undecided(_) | Kind::Dns(_) | Kind::Dialogue(_) => 0..0,
         };
         let dropped = self.connection.side_mut(direction).timings.shrink(&message, max);
         context.losses.add(Loss::TimingOverflow, dropped);
@@ -325,6 +351,7 @@ impl Flow {
             Kind::Http(http) => http.advance(&mut self.connection, ending, context),
             Kind::Tls(tls) => tls.advance(&mut self.connection, ending, context),
             Kind::Dns(dns) => dns.advance(&mut self.connection, ending, context),
+            Kind::Dialogue(dialogue) => dialogue.advance(&mut self.connection, ending, context),
             Kind::Opaque(opaque) if ending.is_some() => opaque.finish(&mut self.connection, ending, context),
             Kind::Opaque(opaque) => opaque.advance(&mut self.connection, context),
             Kind::Undecided(_) => {}
@@ -344,6 +371,10 @@ impl Flow {
                 Kind::Http(http) => http.feed(is_request, &fed, &mut self.connection, context),
                 Kind::Tls(tls) => tls.feed(is_request, &fed, &mut self.connection, context),
                 Kind::Dns(dns) => dns.feed(is_request, &fed, &mut self.connection, context),
+                Kind::Dialogue(dialogue) => {
+                    dialogue.feed(is_request, &fed, &mut self.connection, context);
+                    self.go_on(context);
+                }
                 Kind::Undecided(held) => {
                     held.push(Held::Fed(direction, fed, context.now_ns));
                     self.decide(context);
@@ -395,8 +426,9 @@ impl Flow {
         let (sent, sent_hidden) = first_bytes(held, Direction::Send);
         let (received, received_hidden) = first_bytes(held, Direction::Receive);
         let role = self.connection.facts.role;
-        let as_client = if role == Some(Role::Server) { Verdict::Unknown } else { detect(&sent, &received) };
-        let as_server = if role == Some(Role::Client) { Verdict::Unknown } else { detect(&received, &sent) };
+        let judge = |client: &[u8], server: &[u8]| detect_but(client, server, &self.misjudged);
+        let as_client = if role == Some(Role::Server) { Verdict::Unknown } else { judge(&sent, &received) };
+        let as_server = if role == Some(Role::Client) { Verdict::Unknown } else { judge(&received, &sent) };
         let too_much = held.len() >= HELD_MAX || sent.len().max(received.len()) >= HELD_BYTES_MAX;
         let hopeless = too_much || sent_hidden || received_hidden;
         let (role, protocol) = match (as_client, as_server) {
@@ -412,11 +444,7 @@ impl Flow {
         self.connection.facts.role = Some(role);
         let requests = self.connection.facts.request_direction();
         let Kind::Undecided(held) = std::mem::replace(&mut self.kind, Kind::Undecided(Vec::new())) else { return };
-        self.kind = match protocol {
-            Protocol::Http1 => Kind::Http(Box::default()),
-            Protocol::Tls => Kind::Tls(Box::default()),
-            Protocol::Dns => Kind::Dns(Box::default()),
-        };
+        self.kind = Kind::new(protocol);
         for held in &held {
             let Held::Fed(direction, fed, _) = held else { continue };
             let is_request = Some(*direction) == requests;
@@ -424,13 +452,32 @@ impl Flow {
                 Kind::Http(http) => http.feed(is_request, fed, &mut self.connection, context),
                 Kind::Tls(tls) => tls.feed(is_request, fed, &mut self.connection, context),
                 Kind::Dns(dns) => dns.feed(is_request, fed, &mut self.connection, context),
+                Kind::Dialogue(dialogue) => dialogue.feed(is_request, fed, &mut self.connection, context),
                 Kind::Undecided(_) | Kind::Opaque(_) => {}
+            }
+        }
+        self.go_on(context);
+    }
+
+    /// A dialogue may end before its connection does.
+    fn go_on(&mut self, context: &mut Context<'_>) {
+        let Kind::Dialogue(dialogue) = &mut self.kind else { return };
+        match dialogue.goes_on() {
+            GoesOn::Same => {}
+            GoesOn::Switched => {
+                dialogue.advance(&mut self.connection, Some((Ending::Gone, context.now_ns)), context);
+                self.connection.open_from = [u64::MAX; 2];
+                self.kind = Kind::Undecided(Vec::new());
+            }
+            GoesOn::Misjudged => {
+                self.misjudged.push(dialogue.protocol());
+                self.become_opaque(true, context);
             }
         }
     }
 
     /// A connection that was joined in the middle of something shows what it is where a message begins.
-    fn opaque_becomes_http(&mut self, direction: Direction, prefix: &[u8], context: &mut Context<'_>) -> bool {
+    fn opaque_becomes_known(&mut self, direction: Direction, prefix: &[u8], context: &mut Context<'_>) -> bool {
         let Kind::Opaque(opaque) = &mut self.kind else { return false };
         if !opaque.undecided || prefix.is_empty() {
             return false;
@@ -438,16 +485,19 @@ impl Flow {
         let facts = &self.connection.facts;
         let role = if facts.role_guessed { None } else { facts.role };
         let is = |requests: bool| {
-            let verdict = if requests { detect(prefix, &[]) } else { detect(&[], prefix) };
-            verdict == Verdict::Is(Protocol::Http1)
+            let [client, server] = if requests { [prefix, &[]] } else { [&[], prefix] };
+            match detect_but(client, server, &self.misjudged) {
+                Verdict::Is(protocol) if !matches!(protocol, Protocol::Tls | Protocol::Dns) => Some(protocol),
+                _ => None,
+            }
         };
         let sender = match direction {
             Direction::Send => [Role::Client, Role::Server],
             Direction::Receive => [Role::Server, Role::Client],
         };
-        let found = match (is(true), is(false)) {
-            (true, _) => sender[0],
-            (_, true) => sender[1],
+        let (found, protocol) = match (is(true), is(false)) {
+            (Some(protocol), _) => (sender[0], protocol),
+            (_, Some(protocol)) => (sender[1], protocol),
             _ => return false,
         };
         if role.is_some_and(|role| role != found) {
@@ -457,7 +507,7 @@ impl Flow {
             context.losses.add(Loss::MessageLost, 1);
         }
         (self.connection.facts.role, self.connection.facts.role_guessed) = (Some(found), false);
-        self.kind = Kind::Http(Box::default());
+        self.kind = Kind::new(protocol);
         true
     }
 
@@ -481,6 +531,10 @@ impl Flow {
             Kind::Tls(tls) => self.kind = Kind::Opaque(tls.into_opaque()),
             Kind::Dns(mut dns) => {
                 dns.advance(&mut self.connection, Some((Ending::Gone, context.now_ns)), context);
+            }
+            Kind::Dialogue(mut dialogue) => {
+                dialogue.advance(&mut self.connection, Some((Ending::Gone, context.now_ns)), context);
+                self.connection.open_from = [u64::MAX; 2];
             }
             Kind::Opaque(_) => {}
         }

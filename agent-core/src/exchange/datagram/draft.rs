@@ -65,6 +65,7 @@ impl Exchange<'_> {
         Draft {
             facts: packet.facts(self.role),
             role: self.role,
+            kind: self.role.span_kind(),
             protocol: self.protocol,
             name: self.name,
             timeline: self.timeline,

@@ -155,6 +155,7 @@ fn pair(connection: &mut Connection, asked: &Asked, request: Range<u64>, outcome
     let pid = request_side.calls.holding(request.start).map_or(0, |call| call.pid);
     let paired = Paired {
         role,
+        kind: role.span_kind(),
         protocol: Protocol::Dns,
         name: name(asked),
         status,

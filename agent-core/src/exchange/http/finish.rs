@@ -127,6 +127,7 @@ impl Http {
         }
         let paired = Paired {
             role,
+            kind: role.span_kind(),
             protocol: Protocol::Http1,
             name: semconv::http_name(head).to_owned(),
             status: outcome.status,

@@ -340,6 +340,7 @@ impl Tls {
         context.drafts.push(Draft {
             facts: connection.facts.clone(),
             role: Role::Client,
+            kind: Role::Client.span_kind(),
             protocol: Protocol::Tls,
             name: "tls".into(),
             timeline: Timeline::of_steps(&before),

@@ -1,0 +1,222 @@
+//! From an exchange to its span's facts.
+
+use std::borrow::Cow;
+
+use agent_protocol::session::{Facts, Kind, Outcome, Part, Side, Value};
+
+use super::{Dialogue, waiting::Exchange};
+use crate::{
+    exchange::{
+        Context,
+        semconv::{self, Attributes, text},
+        settle::{self, Paired},
+    },
+    flow::connection::{Connection, Direction, Ending, Role},
+    loss::Loss,
+    span::{SpanKind, Status},
+};
+
+/// `error.type` of an exchange that a reset ended.
+const RESET: &str = "connection_reset";
+
+/// How an exchange turned out, for this end.
+struct Result {
+    status: Status,
+    error_type: Option<Cow<'static, str>>,
+    /// When it ended, if not with its answer's last byte.
+    cut_ns: Option<u64>,
+    /// Whether how it ended was not seen.
+    unseen: bool,
+}
+
+impl Result {
+    fn unknown(cut_ns: u64) -> Self {
+        Self { status: Status::Unknown, error_type: None, cut_ns: Some(cut_ns), unseen: false }
+    }
+
+    fn error(error_type: impl Into<Cow<'static, str>>, cut_ns: Option<u64>) -> Self {
+        Self { status: Status::Error, error_type: Some(error_type.into()), cut_ns, unseen: false }
+    }
+
+    /// As the answer says.
+    fn of(outcome: Option<Outcome>, role: Role) -> Self {
+        let ok = || Self { status: Status::Ok, error_type: None, cut_ns: None, unseen: false };
+        match outcome {
+            None => Self { status: Status::Unknown, ..ok() },
+            Some(Outcome::Ok) => ok(),
+            Some(Outcome::ClientError(_)) if role == Role::Server => ok(),
+            Some(Outcome::Error(error_type) | Outcome::ClientError(error_type)) => Self::error(error_type, None),
+        }
+    }
+}
+
+impl Dialogue {
+    /// It has its answer.
+    pub(super) fn finish_answered(
+        &self,
+        mut exchange: Exchange,
+        connection: &mut Connection,
+        context: &mut Context<'_>,
+    ) {
+        let Some(role) = connection.facts.role else { return };
+        let result = Result::of(exchange.facts.outcome.take(), role);
+        self.draft(exchange, role, result, connection, context);
+    }
+
+    /// One end gave it up.
+    pub(super) fn finish_cancelled(
+        &self,
+        exchange: Exchange,
+        (by, end): (Side, u64),
+        error_type: Option<Cow<'static, str>>,
+        connection: &mut Connection,
+        context: &mut Context<'_>,
+    ) {
+        let Some(role) = connection.facts.role else { return };
+        let (requests, responses) = connection.timings(role);
+        let side = if by == Side::Client { requests } else { responses };
+        let said_ns = side.calls.holding(end.saturating_sub(1)).map_or(context.now_ns, |call| call.return_ns);
+        let result = match (error_type, exchange.facts.outcome.clone()) {
+            (Some(error_type), _) => Result::error(error_type, Some(said_ns)),
+            // The answer had said how it turned out; what was still to come is not wanted.
+            (None, Some(outcome)) => Result { cut_ns: Some(said_ns), ..Result::of(Some(outcome), role) },
+            (None, None) => Result::unknown(said_ns),
+        };
+        self.draft(exchange, role, result, connection, context);
+    }
+
+    /// How it ended was not seen: it has a span up to its own last byte.
+    pub(super) fn finish_cut(&self, exchange: Exchange, connection: &mut Connection, context: &mut Context<'_>) {
+        let Some(role) = connection.facts.role else { return };
+        let result = Result { unseen: true, ..Result::unknown(last_seen_ns(connection, role, &exchange)) };
+        self.draft(exchange, role, result, connection, context);
+    }
+
+    /// The connection ended before the answer did.
+    pub(super) fn finish_unanswered(
+        &self,
+        exchange: Exchange,
+        (ending, ns): (Ending, u64),
+        connection: &mut Connection,
+        context: &mut Context<'_>,
+    ) {
+        let Some(role) = connection.facts.role else { return };
+        if exchange.request_last && exchange.response_last {
+            return self.finish_answered(exchange, connection, context);
+        }
+        let (requests, _) = connection.timings(role);
+        let told_ns = requests.calls.holding(exchange.request.start).map_or(exchange.noticed_ns, |call| call.return_ns);
+        let answers = connection.facts.request_direction().map_or(Direction::Receive, Direction::other);
+        let answers = connection.side(answers);
+        if answers.ended_at > answers.stream.next() || context.numbering.lost_within(told_ns.saturating_add(1), ns) > 0
+        {
+            // Its answer may be among what was lost, and then it did not last until now.
+            context.losses.add(Loss::MessageLost, 1);
+            return self.finish_cut(exchange, connection, context);
+        }
+        let result = match (ending, role) {
+            (Ending::Reset, _) => Result::error(RESET, Some(ns)),
+            (Ending::PeerClosed, Role::Client) if exchange.response.is_none() => {
+                Result::error("connection_closed", Some(ns))
+            }
+            _ => Result::unknown(ns),
+        };
+        self.draft(exchange, role, result, connection, context);
+    }
+
+    /// A message that nobody answers: whoever sent it is its client.
+    pub(super) fn finish_one_way(&self, part: Part, connection: &mut Connection, context: &mut Context<'_>) {
+        let Some(end) = connection.facts.role else { return };
+        let sent = (end == Role::Client) == (part.from == Side::Client);
+        let role = if sent { Role::Client } else { Role::Server };
+        let exchange = Exchange::new(part, context.now_ns);
+        let result = Result { status: Status::Ok, ..Result::unknown(last_seen_ns(connection, role, &exchange)) };
+        let kind = match (sent, end) {
+            (true, _) => SpanKind::Producer,
+            (false, Role::Client) => SpanKind::Consumer,
+            (false, Role::Server) => SpanKind::Server,
+        };
+        self.draft_as(exchange, role, kind, result, connection, context);
+    }
+
+    fn draft(
+        &self,
+        exchange: Exchange,
+        role: Role,
+        result: Result,
+        connection: &mut Connection,
+        context: &mut Context<'_>,
+    ) {
+        let kind = match (role, exchange.facts.kind) {
+            (Role::Server, _) => SpanKind::Server,
+            (Role::Client, Kind::Request) => SpanKind::Client,
+            (Role::Client, Kind::Produce) => SpanKind::Producer,
+            (Role::Client, Kind::Consume) => SpanKind::Consumer,
+        };
+        self.draft_as(exchange, role, kind, result, connection, context);
+    }
+
+    fn draft_as(
+        &self,
+        exchange: Exchange,
+        role: Role,
+        kind: SpanKind,
+        result: Result,
+        connection: &mut Connection,
+        context: &mut Context<'_>,
+    ) {
+        let Exchange { request, response, facts, exact, .. } = exchange;
+        let Facts { name, protocol, attributes, trace, host, .. } = facts;
+        let protocol = protocol.unwrap_or(self.protocol);
+        let mut attributes = self::attributes(attributes, connection, role, host.as_deref(), &result);
+        let (request_side, _) = connection.timings(role);
+        let first_call = request_side.calls.holding(request.start);
+        if let Some(call) = first_call.filter(|call| call.tid != 0) {
+            attributes.push(("thread.id", Value::Int(i64::from(call.tid))));
+        }
+        let pid =
+            first_call.map(|call| call.pid).or_else(|| request_side.first_write(request.clone()).map(|call| call.pid));
+        let paired = Paired {
+            role,
+            kind,
+            protocol,
+            name: name.map_or_else(|| protocol.name().to_owned(), Cow::into_owned),
+            status: result.status,
+            reset: result.error_type.as_deref() == Some(RESET),
+            attributes,
+            trace_context: trace,
+            request,
+            response,
+            cut_ns: result.cut_ns,
+            exact: exact && !result.unseen,
+            pid: pid.filter(|pid| *pid != 0).unwrap_or(connection.facts.pid),
+        };
+        settle::pair(connection, paired, context);
+    }
+}
+
+fn attributes(
+    said: Attributes,
+    connection: &Connection,
+    role: Role,
+    host: Option<&str>,
+    result: &Result,
+) -> Attributes {
+    let mut attributes = Vec::with_capacity(said.len() + 20);
+    attributes.extend(said);
+    if let Some(error_type) = &result.error_type {
+        attributes.retain(|(key, _)| *key != "error.type");
+        attributes.push(("error.type", text(error_type.as_ref())));
+    }
+    semconv::server(&mut attributes, connection, connection.facts.role.unwrap_or(role), host);
+    semconv::connection(&mut attributes, connection, role);
+    attributes
+}
+
+/// When the last byte of what this end sent, or read, of a request was seen to move.
+fn last_seen_ns(connection: &Connection, role: Role, exchange: &Exchange) -> u64 {
+    let (side, _) = connection.timings(role);
+    let writes = side.writes(exchange.request.clone());
+    let sent = side.sends.within(exchange.request.clone()).map(|send| send.record.transmitted_ns);
+    writes.iter().map(|call| call.return_ns).chain(sent).max().unwrap_or(0)
+}

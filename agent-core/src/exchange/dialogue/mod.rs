@@ -1,0 +1,310 @@
+//! Exchanges of any protocol whose parser speaks [`agent_protocol::session`]: requests, responses, messages without an answer.
+//!
+//! In: the bytes of both directions, each in order. Out: exchanges, settled like any other of the connection. Called by
+//! [`crate::flow`]. The parser says which response answers which request: by a number that both carry, or by their order.
+//!
+//! A response may be heard of shortly before its request, since records of one connection are nearly, not wholly, in order: it
+//! then waits. After a loss, responses that answer in order cannot be told apart any more: the exchanges in doubt get an unknown
+//! outcome and are counted; what comes next counts from the next request on, for a client that pipelines only after it was
+//! silent for as long as ends an exchange.
+//!
+//! Limits: exchanges that wait on one connection, and [`EARLY_MAX`] responses that wait for their request.
+
+mod finish;
+mod waiting;
+
+use agent_protocol::{
+    detect::{self, Protocol},
+    input::Input,
+    session::{Event, Form, Key, Lost, Parser, Part, Side},
+};
+
+use self::waiting::{Exchange, Waiting};
+use super::Context;
+use crate::{
+    flow::{
+        connection::{Connection, Direction, Ending, Role},
+        stream::Fed,
+    },
+    loss::Loss,
+};
+
+/// Most responses that wait for their request.
+pub const EARLY_MAX: usize = 64;
+
+/// One direction.
+#[derive(Debug, Default)]
+struct Lane {
+    /// Stream offset of the parser's first input.
+    base: Option<u64>,
+}
+
+/// How the connection goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GoesOn {
+    /// As before.
+    Same,
+    /// As another protocol, by agreement.
+    Switched,
+    /// As another protocol: this one was a wrong guess.
+    Misjudged,
+}
+
+/// State of one connection.
+#[derive(Debug)]
+pub struct Dialogue {
+    protocol: Protocol,
+    parser: Box<dyn Parser>,
+    /// The client's, and the server's.
+    lanes: [Lane; 2],
+    waiting: Waiting,
+    events: Vec<Event>,
+    goes_on: GoesOn,
+    /// This client was seen to send a request before the one before was answered, where order is all that tells.
+    pipelines: bool,
+    /// Which response answers which request is not known any more.
+    broken: bool,
+    active_ns: u64,
+}
+
+impl Dialogue {
+    /// At the beginning of a connection, or of a message; `None` if the protocol has no parser of this kind.
+    pub fn new(protocol: Protocol) -> Option<Self> {
+        Some(Self {
+            protocol,
+            parser: detect::parser(protocol)?,
+            lanes: Default::default(),
+            waiting: Waiting::default(),
+            events: Vec::new(),
+            goes_on: GoesOn::Same,
+            pipelines: false,
+            broken: false,
+            active_ns: 0,
+        })
+    }
+
+    /// The protocol that it takes the bytes for.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// How the connection goes on.
+    pub fn goes_on(&self) -> GoesOn {
+        self.goes_on
+    }
+
+    /// Whether the request that begins at `offset` waits for its response.
+    pub fn has_request(&self, offset: u64) -> bool {
+        self.waiting.iter().any(|exchange| exchange.request.start == offset)
+    }
+
+    /// When something is due without further bytes.
+    pub fn due_ns(&self, hold_ns: u64) -> Option<u64> {
+        let early = self.waiting.early_since_ns();
+        let half =
+            self.waiting.iter().filter(|exchange| exchange.response_last).map(|exchange| exchange.noticed_ns).min();
+        Some(early.into_iter().chain(half).min()?.saturating_add(hold_ns))
+    }
+
+    /// The next bytes of one direction, or their absence.
+    pub fn feed(&mut self, is_request: bool, fed: &Fed, connection: &mut Connection, context: &mut Context<'_>) {
+        if self.goes_on != GoesOn::Same {
+            return;
+        }
+        let silent_ns = context.now_ns.saturating_sub(self.active_ns);
+        self.broken &= !(is_request && silent_ns >= context.config.idle_exchange_ns);
+        self.active_ns = context.now_ns;
+        let from = if is_request { Side::Client } else { Side::Server };
+        self.parse(from, fed);
+        for event in std::mem::take(&mut self.events) {
+            self.event(event, fed, connection, context);
+        }
+        self.keep(connection);
+    }
+
+    fn parse(&mut self, from: Side, fed: &Fed) {
+        let lane = &mut self.lanes[index(from)];
+        let events = &mut self.events;
+        match fed {
+            Fed::Hole { start, length } => {
+                lane.base.get_or_insert(*start);
+                self.parser.feed(from, Input::Gap(*length), events);
+            }
+            Fed::Piece(piece) => {
+                lane.base.get_or_insert(piece.start);
+                for input in [Input::Bytes(piece.prefix()), Input::Gap(piece.gap()), Input::Bytes(piece.tail())] {
+                    if !matches!(input, Input::Bytes([]) | Input::Gap(0)) {
+                        self.parser.feed(from, input, events);
+                    }
+                }
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event, fed: &Fed, connection: &mut Connection, context: &mut Context<'_>) {
+        match event {
+            Event::Part(mut part) => {
+                let base = self.base(part.from);
+                part.range = base.saturating_add(part.range.start)..base.saturating_add(part.range.end);
+                self.part(part, connection, context);
+            }
+            Event::Cancelled { key, by, end, error_type } => {
+                let end = self.base(by).saturating_add(end);
+                if let Some(exchange) = self.waiting.take(key) {
+                    self.finish_cancelled(exchange, (by, end), error_type, connection, context);
+                }
+            }
+            Event::Lost { from, reason, .. } => {
+                count_lost(reason, fed, context);
+                self.lost(from, connection, context);
+            }
+            Event::Switched => self.goes_on = GoesOn::Switched,
+            Event::NotMine => {
+                context.losses.add(Loss::ProtocolMisjudged, 1);
+                self.goes_on = GoesOn::Misjudged;
+            }
+        }
+    }
+
+    fn part(&mut self, part: Part, connection: &mut Connection, context: &mut Context<'_>) {
+        if part.form == Form::OneWay {
+            return self.finish_one_way(part, connection, context);
+        }
+        match part.from {
+            Side::Client => self.asked(part, connection, context),
+            Side::Server => self.answered(part, connection, context),
+        }
+    }
+
+    fn asked(&mut self, part: Part, connection: &mut Connection, context: &mut Context<'_>) {
+        let key = part.key;
+        if let Some(exchange) = self.waiting.asking(key) {
+            exchange.ask(part, context.now_ns);
+        } else {
+            self.pipelines |= key == Key::InOrder && self.waiting.iter().any(|exchange| exchange.key == key);
+            if self.waiting.len() >= context.config.pending_exchanges_max
+                && let Some(oldest) = self.waiting.take_oldest()
+            {
+                context.losses.add(Loss::ExchangeOverflow, 1);
+                self.finish_cut(oldest, connection, context);
+            }
+            self.waiting.push(Exchange::new(part, context.now_ns));
+            if !self.broken {
+                self.answered_early(key, connection, context);
+            }
+        }
+        self.finish_complete(key, connection, context);
+    }
+
+    /// Answers that came before their request was heard of.
+    fn answered_early(&mut self, key: Key, connection: &mut Connection, context: &mut Context<'_>) {
+        while let Some(part) = self.waiting.take_early(key) {
+            let Some(exchange) = self.waiting.answering(key) else { break };
+            if came_before(connection, exchange, &part) {
+                context.losses.add(Loss::MessageLost, u64::from(part.last));
+                continue;
+            }
+            let last = part.last;
+            exchange.answer(part, context.now_ns);
+            if last {
+                break;
+            }
+        }
+    }
+
+    fn answered(&mut self, part: Part, connection: &mut Connection, context: &mut Context<'_>) {
+        let key = part.key;
+        if self.broken && key == Key::InOrder {
+            return;
+        }
+        match self.waiting.answering(key) {
+            Some(exchange) if !came_before(connection, exchange, &part) => exchange.answer(part, context.now_ns),
+            _ => {
+                let lost = self.waiting.push_early(part, context.now_ns);
+                context.losses.add(Loss::MessageLost, u64::from(lost));
+            }
+        }
+        self.finish_complete(key, connection, context);
+    }
+
+    /// Finishes the exchanges of a key that are complete; those in order only as far as all before them are.
+    fn finish_complete(&mut self, key: Key, connection: &mut Connection, context: &mut Context<'_>) {
+        while let Some(exchange) = self.waiting.take_complete(key) {
+            self.finish_answered(exchange, connection, context);
+        }
+    }
+
+    /// Framing was lost on one side. What is told by numbers is still told; what is told by order is in doubt.
+    fn lost(&mut self, from: Side, connection: &mut Connection, context: &mut Context<'_>) {
+        self.broken |= self.pipelines;
+        let hidden = self.waiting.take_doubtful(from, self.pipelines);
+        for exchange in hidden {
+            context.losses.add(if self.pipelines { Loss::PairingLost } else { Loss::MessageLost }, 1);
+            self.finish_cut(exchange, connection, context);
+        }
+    }
+
+    /// Finishes what will not become complete.
+    pub fn advance(&mut self, connection: &mut Connection, ending: Option<(Ending, u64)>, context: &mut Context<'_>) {
+        let hold_ns = context.config.exchange_hold_ns;
+        let until_ns = if ending.is_some() { u64::MAX } else { context.now_ns.saturating_sub(hold_ns) };
+        context.losses.add(Loss::MessageLost, self.waiting.forget_early(until_ns));
+        // An answer that is complete before its request is: the rest of that need not come.
+        while let Some(exchange) = self.waiting.take_half(until_ns) {
+            self.finish_answered(exchange, connection, context);
+        }
+        if let Some(ending) = ending {
+            while let Some(exchange) = self.waiting.take_oldest() {
+                self.finish_unanswered(exchange, ending, connection, context);
+            }
+        }
+        self.keep(connection);
+    }
+
+    fn base(&self, side: Side) -> u64 {
+        self.lanes[index(side)].base.unwrap_or(0)
+    }
+
+    /// Keeps the timings that are still needed, and lets go of the others.
+    fn keep(&self, connection: &mut Connection) {
+        let Some(requests) = connection.facts.request_direction() else { return };
+        for (side, direction) in [(Side::Client, requests), (Side::Server, requests.other())] {
+            let pending = self.base(side).saturating_add(self.parser.pending_from(side));
+            let from = self.waiting.needed_from(side).map_or(pending, |needed| needed.min(pending));
+            connection.open_from[usize::from(direction == Direction::Send)] = from;
+            connection.trim(direction, from);
+        }
+    }
+}
+
+const fn index(side: Side) -> usize {
+    match side {
+        Side::Client => 0,
+        Side::Server => 1,
+    }
+}
+
+/// Whether an answer was given before the question was asked, by what this end's calls say.
+fn came_before(connection: &Connection, exchange: &Exchange, answer: &Part) -> bool {
+    let Some(role) = connection.facts.role.filter(|_| exchange.response.is_none()) else { return false };
+    let (requests, responses) = connection.timings(role);
+    let (Some(asked), Some(answered)) =
+        (requests.calls.holding(exchange.request.start), responses.calls.holding(answer.range.start))
+    else {
+        return false;
+    };
+    match role {
+        Role::Client => answered.return_ns < asked.enter_ns,
+        Role::Server => answered.return_ns < asked.return_ns,
+    }
+}
+
+fn count_lost(reason: Lost, fed: &Fed, context: &mut Context<'_>) {
+    match (reason, fed) {
+        // A hole is counted where it is found.
+        (Lost::Gap, Fed::Hole { .. }) => {}
+        (Lost::Gap, Fed::Piece(_)) => context.losses.add(Loss::PayloadTruncated, 1),
+        (Lost::Malformed, _) => context.losses.add(Loss::MessageMalformed, 1),
+        (Lost::TooLarge, _) => context.losses.add(Loss::MessageTooLarge, 1),
+    }
+}

@@ -1,0 +1,169 @@
+//! Exchanges that are not complete, and responses whose request was not heard of yet.
+//!
+//! Called by [`super::Dialogue`]. Limits: who pushes bounds the exchanges; [`super::EARLY_MAX`] early responses.
+
+use std::{collections::VecDeque, ops::Range};
+
+use agent_protocol::session::{Boundary, Facts, Key, Part, Side};
+
+use super::EARLY_MAX;
+
+/// A request, and what is known of its answer.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    pub key: Key,
+    pub request: Range<u64>,
+    /// Whether the request is complete.
+    pub request_last: bool,
+    pub response: Option<Range<u64>>,
+    /// Whether the response is complete.
+    pub response_last: bool,
+    /// Whether all bounds are sure.
+    pub exact: bool,
+    pub facts: Facts,
+    /// When the latest part was heard of.
+    pub noticed_ns: u64,
+}
+
+impl Exchange {
+    pub(super) fn new(part: Part, now_ns: u64) -> Self {
+        Self {
+            key: part.key,
+            request: part.range,
+            request_last: part.last,
+            response: None,
+            response_last: false,
+            exact: part.boundary == Boundary::Framed,
+            facts: part.facts,
+            noticed_ns: now_ns,
+        }
+    }
+
+    /// More of the request.
+    pub(super) fn ask(&mut self, part: Part, now_ns: u64) {
+        self.request.end = self.request.end.max(part.range.end);
+        self.request_last = part.last;
+        self.add(part, now_ns);
+    }
+
+    /// The response, or more of it.
+    pub(super) fn answer(&mut self, part: Part, now_ns: u64) {
+        let range = self.response.get_or_insert(part.range.clone());
+        range.end = range.end.max(part.range.end);
+        self.response_last = part.last;
+        self.add(part, now_ns);
+    }
+
+    fn add(&mut self, part: Part, now_ns: u64) {
+        self.exact &= part.boundary == Boundary::Framed;
+        self.noticed_ns = now_ns;
+        self.facts.add(part.facts);
+    }
+
+    fn is_complete(&self) -> bool {
+        self.request_last && self.response_last
+    }
+}
+
+/// All of one connection, in the order in which their requests began.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    exchanges: VecDeque<Exchange>,
+    early: VecDeque<(u64, Part)>,
+}
+
+impl Waiting {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Exchange> {
+        self.exchanges.iter()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.exchanges.len()
+    }
+
+    pub(super) fn push(&mut self, exchange: Exchange) {
+        self.exchanges.push_back(exchange);
+    }
+
+    /// The exchange whose request goes on.
+    pub(super) fn asking(&mut self, key: Key) -> Option<&mut Exchange> {
+        self.exchanges.iter_mut().rev().find(|exchange| exchange.key == key).filter(|exchange| !exchange.request_last)
+    }
+
+    /// The oldest exchange of a key that still wants an answer.
+    pub(super) fn answering(&mut self, key: Key) -> Option<&mut Exchange> {
+        self.exchanges.iter_mut().find(|exchange| exchange.key == key && !exchange.response_last)
+    }
+
+    /// The oldest exchange of a key, if it is complete.
+    pub(super) fn take_complete(&mut self, key: Key) -> Option<Exchange> {
+        let at = self.exchanges.iter().position(|exchange| exchange.key == key)?;
+        if self.exchanges[at].is_complete() { self.exchanges.remove(at) } else { None }
+    }
+
+    /// The oldest exchange that has its answer, though not the whole request, since `until_ns`.
+    pub(super) fn take_half(&mut self, until_ns: u64) -> Option<Exchange> {
+        let due = |exchange: &Exchange| exchange.response_last && exchange.noticed_ns <= until_ns;
+        self.exchanges.remove(self.exchanges.iter().position(due)?)
+    }
+
+    /// The oldest exchange of a key.
+    pub(super) fn take(&mut self, key: Key) -> Option<Exchange> {
+        self.exchanges.remove(self.exchanges.iter().position(|exchange| exchange.key == key)?)
+    }
+
+    pub(super) fn take_oldest(&mut self) -> Option<Exchange> {
+        self.exchanges.pop_front()
+    }
+
+    /// Those that only order tells, of which something may have been hidden on one side: a message in progress there; if the
+    /// answers were, whatever waits; and if the client pipelines, everything.
+    pub(super) fn take_doubtful(&mut self, from: Side, pipelines: bool) -> Vec<Exchange> {
+        let doubtful = |exchange: &Exchange| {
+            let in_order = exchange.key == Key::InOrder;
+            in_order && (pipelines || from == Side::Server || !exchange.request_last)
+        };
+        let (hidden, kept) = self.exchanges.drain(..).partition::<VecDeque<_>, _>(doubtful);
+        self.exchanges = kept;
+        if from == Side::Server || pipelines {
+            self.early.retain(|(_, part)| part.key != Key::InOrder);
+        }
+        hidden.into()
+    }
+
+    /// Keeps a response until its request is heard of; answers whether one was given up for it.
+    pub(super) fn push_early(&mut self, part: Part, now_ns: u64) -> bool {
+        self.early.push_back((now_ns, part));
+        self.early.len() > EARLY_MAX && self.early.pop_front().is_some()
+    }
+
+    /// The oldest response of a key that waits for its request.
+    pub(super) fn take_early(&mut self, key: Key) -> Option<Part> {
+        let at = self.early.iter().position(|(_, part)| part.key == key)?;
+        self.early.remove(at).map(|(_, part)| part)
+    }
+
+    /// Since when the oldest response waits for its request.
+    pub(super) fn early_since_ns(&self) -> Option<u64> {
+        self.early.front().map(|(since_ns, _)| *since_ns)
+    }
+
+    /// Forgets responses that waited since `until_ns`; answers how many messages that were.
+    pub(super) fn forget_early(&mut self, until_ns: u64) -> u64 {
+        let mut forgotten = 0;
+        while let Some((_, part)) = self.early.pop_front_if(|(since_ns, _)| *since_ns <= until_ns) {
+            forgotten += u64::from(part.last);
+        }
+        forgotten
+    }
+
+    /// The first byte of a side whose timings are needed.
+    pub(super) fn needed_from(&self, side: Side) -> Option<u64> {
+        let of = |exchange: &Exchange| match side {
+            Side::Client => Some(exchange.request.start),
+            Side::Server => exchange.response.as_ref().map(|response| response.start),
+        };
+        let early = self.early.iter().filter(|_| side == Side::Server).map(|(_, part)| part.range.start);
+        self.exchanges.iter().filter_map(of).chain(early).min()
+    }
+}
