@@ -47,6 +47,8 @@ pub struct PipelineConfig {
     pub processes_max: usize,
     /// Finished spans that may wait to be drained.
     pub spans_max: usize,
+    /// Different span names that one service may have; 0 for any number.
+    pub names_max: usize,
     /// What may leave the pipeline.
     pub redact: RedactConfig,
 }
@@ -76,6 +78,7 @@ impl Default for PipelineConfig {
             stream_bytes_max: 1 << 20,
             processes_max: 65_536,
             spans_max: 262_144,
+            names_max: 500,
             redact: RedactConfig::default(),
         }
     }

@@ -13,6 +13,7 @@ pub mod event;
 pub mod exchange;
 pub mod flow;
 pub mod loss;
+pub mod naming;
 pub mod pipeline;
 pub mod redact;
 pub mod reorder;

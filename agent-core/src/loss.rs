@@ -58,6 +58,8 @@ pub enum Loss {
     DatagramRate,
     /// Facts of more processes than are kept.
     ProcessEvicted,
+    /// Span names beyond what one service may have; they became `{other}`.
+    NameBound,
     /// Finished spans that nobody drained in time.
     SpanOverflow,
 }
@@ -93,6 +95,7 @@ impl Loss {
         Self::DatagramOverflow,
         Self::DatagramRate,
         Self::ProcessEvicted,
+        Self::NameBound,
         Self::SpanOverflow,
     ];
 
@@ -124,6 +127,7 @@ impl Loss {
             Self::DatagramOverflow => "datagram_overflow",
             Self::DatagramRate => "datagram_rate",
             Self::ProcessEvicted => "process_evicted",
+            Self::NameBound => "name_bound",
             Self::SpanOverflow => "span_overflow",
         }
     }

@@ -19,6 +19,7 @@ use crate::{
         table::Table,
     },
     loss::{Loss, Losses},
+    naming::Names,
     redact::{Redactor, SafeSpan},
     reorder::{Numbering, Reorder},
     span::{MonotonicNs, ProcessFacts, Span, Value},
@@ -44,6 +45,7 @@ pub struct Pipeline {
     correlator: Correlator,
     processes: Processes,
     redactor: Redactor,
+    names: Names,
     losses: Losses,
     drafts: Vec<Draft>,
     answers: Vec<Answered>,
@@ -66,6 +68,7 @@ impl Pipeline {
             correlator: Correlator::new(config.seed),
             processes: Processes::new(config.processes_max),
             redactor: Redactor::new(config.redact.clone()),
+            names: Names::new(config.names_max),
             losses: Losses::default(),
             drafts: Vec::new(),
             answers: Vec::new(),
@@ -271,7 +274,9 @@ impl Pipeline {
         span.process = self.processes.get(span.process.pid);
         push_process(&mut span.attributes, &span.process);
         span.cause = cause::of(&span);
-        self.finished.push(self.redactor.redact(span));
+        let mut span = self.redactor.redact(span);
+        self.names.bound(&mut span, &mut self.losses);
+        self.finished.push(span);
     }
 
     fn span(&self, draft: Draft) -> Span {

@@ -9,7 +9,10 @@
 //! follows a `;` (a segment's parameters, RFC 3986, 3.3) is cut. Common versions (`v1`) stay. Every text is cut to
 //! [`TEXT_BYTES_MAX`].
 
-use crate::span::{Protocol, Span, SpanKind, Value};
+use crate::{
+    naming::Route,
+    span::{Protocol, Span, SpanKind, Value},
+};
 
 /// Longest text attribute.
 pub const TEXT_BYTES_MAX: usize = 1024;
@@ -38,6 +41,8 @@ pub struct RedactConfig {
     pub paths: PathPolicy,
     /// Path segments that are never replaced although they look like values (`oauth2`, `s3`): exact.
     pub keep_segments: Vec<String>,
+    /// Routes that are known; the first that matches a path is its template, and the path's values are never guessed.
+    pub routes: Vec<Route>,
 }
 
 /// A span that may be stored and sent.
@@ -48,6 +53,16 @@ impl SafeSpan {
     /// The span.
     pub fn span(&self) -> &Span {
         &self.0
+    }
+
+    /// Gives it a name, and its route if it has one, that say less.
+    pub(crate) fn rename(&mut self, name: String, route: &str) {
+        self.0.name = name;
+        for (key, value) in &mut self.0.attributes {
+            if *key == "http.route" {
+                *value = Value::String(route.to_owned());
+            }
+        }
     }
 }
 
@@ -88,14 +103,16 @@ impl Redactor {
         }
         let Some(place) = span.attributes.iter().position(|(key, _)| *key == "url.path") else { return };
         let Value::String(path) = &mut span.attributes[place].1 else { return };
-        let template = self.template(path);
+        let known = self.config.routes.iter().find(|route| route.matches(path));
+        let (template, evidence) =
+            known.map_or_else(|| (self.template(path), "inferred"), |route| (route.text().to_owned(), "configured"));
         if self.config.paths == PathPolicy::Redact {
             path.clone_from(&template);
         }
         span.name = format!("{} {template}", span.name);
         if span.kind == SpanKind::Server {
             span.attributes.push(("http.route", Value::String(template)));
-            span.attributes.push(("spantap.route.evidence", Value::String("inferred".into())));
+            span.attributes.push(("spantap.route.evidence", Value::String(evidence.into())));
         }
     }
 
@@ -307,6 +324,34 @@ mod tests {
         let safe = Redactor::new(RedactConfig::default())
             .redact(span(SpanKind::Client, vec![("x", Value::String("ü".repeat(2000)))]));
         assert_eq!(attribute(&safe, "x"), Some(&Value::String("ü".repeat(512))));
+    }
+
+    #[test]
+    fn a_configured_route_is_believed() {
+        let routes = vec![Route::parse("/u/{user}/x").expect("a route")];
+        let redactor = Redactor::new(RedactConfig { routes, ..Default::default() });
+        let safe = redactor.redact(span(SpanKind::Server, vec![("url.path", Value::String("/u/jane/x".into()))]));
+        assert_eq!(safe.span().name, "GET /u/{user}/x");
+        assert_eq!(attribute(&safe, "url.path"), Some(&Value::String("/u/{user}/x".into())));
+        assert_eq!(attribute(&safe, "spantap.route.evidence"), Some(&Value::String("configured".into())));
+    }
+
+    #[test]
+    fn names_beyond_the_bound_of_a_service_become_one() {
+        let redactor = Redactor::new(RedactConfig::default());
+        let (mut names, mut losses) = (crate::naming::Names::new(2), crate::loss::Losses::default());
+        let mut name = |path: &str| {
+            let path = Value::String(path.into());
+            let mut safe = redactor.redact(span(SpanKind::Server, vec![("url.path", path)]));
+            names.bound(&mut safe, &mut losses);
+            (safe.span().name.clone(), attribute(&safe, "http.route").cloned())
+        };
+        let route = |text: &str| Some(Value::String(text.into()));
+        assert_eq!(name("/a"), ("GET /a".into(), route("/a")));
+        assert_eq!(name("/b"), ("GET /b".into(), route("/b")));
+        assert_eq!(name("/c"), ("GET {other}".into(), route("{other}")));
+        assert_eq!(name("/a"), ("GET /a".into(), route("/a")));
+        assert_eq!(losses.get(crate::loss::Loss::NameBound), 1);
     }
 
     #[test]

@@ -137,11 +137,22 @@ pub enum Unselected {
 }
 
 /// What is taken out of spans before they are stored.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Redaction {
     /// Ids, tokens and numbers in `url.path`.
     pub paths: Paths,
+    /// Routes that are known, as `/order/{id}`; `*` as the last segment stands for any rest. The first that matches a path is
+    /// its template; other paths are judged by what their segments look like.
+    pub routes: Vec<String>,
+    /// Different span names that one service may have; beyond it they become `{other}`, and are counted. 0: any number.
+    pub names_per_service_max: usize,
+}
+
+impl Default for Redaction {
+    fn default() -> Self {
+        Self { paths: Paths::Redact, routes: Vec::new(), names_per_service_max: 500 }
+    }
 }
 
 /// What happens to ids, tokens and numbers in paths. Query and header values are never kept.

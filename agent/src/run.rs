@@ -14,6 +14,7 @@ use std::{
 
 use agent_core::{
     config::PipelineConfig,
+    naming::Route,
     redact::{PathPolicy, RedactConfig},
 };
 use anyhow::{Context, Result};
@@ -230,12 +231,14 @@ fn pipeline_config(config: &Config) -> Result<PipelineConfig> {
         Paths::Redact => PathPolicy::Redact,
         Paths::Keep => PathPolicy::Keep,
     };
+    let routes = config.redaction.routes.iter().map(|route| Route::parse(route)).collect::<Result<_, _>>()?;
     Ok(PipelineConfig {
         seed: seed().context("cannot read random bytes for ids")?,
         own_socket: config.socket.to_str().map(Into::into),
         connections_max: config.assembly.connections_max,
         idle_exchange_ns: config.assembly.idle_exchange.0.as_nanos() as u64,
-        redact: RedactConfig { paths, ..RedactConfig::default() },
+        names_max: config.redaction.names_per_service_max,
+        redact: RedactConfig { paths, routes, ..RedactConfig::default() },
         ..PipelineConfig::default()
     })
 }

@@ -1,11 +1,13 @@
 //! Time that a test puts in one place is found in that place, within 10 %, and `why` names it.
 //!
 //! Truth: the forwarder's own log (`network`), the server's own times (`remote`, `off_cpu`), `schedstat`
-//! (`run_queue`), the client's and the server's own times (`receive_buffer`).
+//! (`run_queue`), the client's and the server's own times (`receive_buffer`). Where those times would count waits for a CPU
+//! as well, client and server get it before the host's other work.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use spantap_tests::{
+    cgroup::Limit,
     http::{Client, Place, Served, Server, actor, request},
     namespace::Namespace,
     schedstat,
@@ -47,10 +49,11 @@ fn assert_verdict(traced: &Traced, span: &Span, segment: &str) {
 fn a_slow_path_is_network() {
     let (client, server) = (Namespace::new(), Namespace::new());
     let tun = Tun::join(&client, &server, Duration::from_millis(30), Duration::from_millis(20));
-    let traced = Traced::new("network");
+    let (first, traced) = (Limit::cpu_first(), Traced::new("network"));
+    let place = traced.place().limit(&first);
     let address = format!("{}:8080", tun::SERVER);
-    let listener = Server::start_with(traced.place().namespace(&server), &address, &[]);
-    let own = request(traced.place().namespace(&client), &listener.address, &["count=20"]);
+    let listener = Server::start_with(place.namespace(&server), &address, &[]);
+    let own = request(place.namespace(&client), &listener.address, &["count=20"]);
     let spans = traced.agent.wait_for_http(40, BOUND);
     let truth = tun.round_trip_ns();
     for exchange in &own {
@@ -68,8 +71,8 @@ fn a_slow_path_is_network() {
 #[test]
 fn a_slow_server_is_remote_to_its_client_and_off_cpu_to_itself() {
     let joined = Joined::by_veth();
-    let traced = Traced::new("remote");
-    let place = traced.place();
+    let (first, traced) = (Limit::cpu_first(), Traced::new("remote"));
+    let place = traced.place().limit(&first);
     let server = Server::start_with(place.namespace(&joined.server), "10.99.0.2:8080", &["log=1"]);
     let own = request(place.namespace(&joined.client), &server.address, &["count=10", "path=/sleep/80/"]);
     let served = served_by_path(&server, own.len());
@@ -88,11 +91,12 @@ fn a_slow_server_is_remote_to_its_client_and_off_cpu_to_itself() {
 fn a_slow_server_behind_a_slow_path_is_told_from_the_path() {
     let (client, server) = (Namespace::new(), Namespace::new());
     let tun = Tun::join(&client, &server, Duration::from_millis(15), Duration::from_millis(15));
-    let traced = Traced::new("both");
+    let (first, traced) = (Limit::cpu_first(), Traced::new("both"));
+    let place = traced.place().limit(&first);
     let address = format!("{}:8080", tun::SERVER);
-    let listener = Server::start_with(traced.place().namespace(&server), &address, &["log=1"]);
+    let listener = Server::start_with(place.namespace(&server), &address, &["log=1"]);
     let args = ["count=10", "path=/sleep/120/"];
-    let own = request(traced.place().namespace(&client), &listener.address, &args);
+    let own = request(place.namespace(&client), &listener.address, &args);
     let served = served_by_path(&listener, own.len());
     let spans = traced.agent.wait_for_http(20, BOUND);
     for exchange in &own {
@@ -133,8 +137,8 @@ fn a_hog_beside_the_server_is_run_queue() {
 #[test]
 fn a_late_reader_is_receive_buffer() {
     let joined = Joined::by_veth();
-    let traced = Traced::new("late");
-    let place = traced.place();
+    let (first, traced) = (Limit::cpu_first(), Traced::new("late"));
+    let place = traced.place().limit(&first);
     let server = Server::start_with(place.namespace(&joined.server), "10.99.0.2:8080", &["log=1"]);
     let args = ["mode=late", "late_ms=100", "count=10"];
     let own = request(place.namespace(&joined.client), &server.address, &args);

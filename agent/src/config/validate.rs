@@ -61,6 +61,12 @@ impl Check<'_> {
         let percent = config.capture.max_cpu_percent;
         self.require(percent <= 100, "capture.max_cpu_percent", || format!("is {percent}, at most 100; 0 is no limit"));
         self.kernel_sizes(&config.capture);
+        for (index, route) in config.redaction.routes.iter().enumerate() {
+            let problem = agent_core::naming::Route::parse(route).err();
+            self.require(problem.is_none(), &format!("redaction.routes[{index}]"), || {
+                problem.map_or_else(String::new, |problem| format!("`{route}`: {problem}"))
+            });
+        }
         self.require(config.assembly.connections_max > 0, "assembly.connections_max", || "must be at least 1".into());
         self.positive("assembly.idle_exchange", config.assembly.idle_exchange);
         self.require(config.log.max_bytes.0 >= LOG_BYTES_MIN, "log.max_bytes", || {
