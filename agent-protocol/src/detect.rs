@@ -6,6 +6,7 @@
 use crate::{
     dns,
     http1::{Kind, StartLine},
+    redis,
     session::Parser,
     tls,
 };
@@ -130,6 +131,7 @@ const PROTOCOLS: &[Entry] = &[
         None,
     ),
     entry(Protocol::Dns, dns::check_stream, |_| Sign::No, None),
+    entry(Protocol::Redis, redis::check_client, redis::check_server, Some(redis::new)),
     entry(Protocol::Tls, |sent| tls::check(sent, false), |sent| tls::check(sent, true), None),
 ];
 
@@ -205,6 +207,5 @@ mod tests {
         check(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"", Verdict::Unknown);
         check(b"", b"220 mail.test ESMTP\r\n", Verdict::Unknown);
         check(b"SSH-2.0-OpenSSH_9.2\r\n", b"SSH-2.0-OpenSSH_9.2\r\n", Verdict::Unknown);
-        check(b"*1\r\n$4\r\nPING\r\n", b"+PONG\r\n", Verdict::Unknown);
     }
 }

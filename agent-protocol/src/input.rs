@@ -12,6 +12,17 @@ pub enum Input<'a> {
     End,
 }
 
+impl Input<'_> {
+    /// How many bytes moved.
+    pub const fn length(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Gap(gap) => *gap,
+            Self::End => 0,
+        }
+    }
+}
+
 /// How sure a message boundary is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Boundary {

@@ -1,0 +1,165 @@
+//! Names of commands.
+//!
+//! A word is a name only if it is one of these: what else stands where a command should, garbage or a password that was typed
+//! into the wrong window, must not become a span's name. Redis 7.0's `COMMAND`, with later versions' and Valkey's additions.
+
+use std::cmp::Ordering;
+
+/// Name of a command that is not known here.
+pub(super) const OTHER: &str = "_OTHER";
+
+/// The name of the command that `word` says, in any case.
+pub(super) fn command(word: &[u8]) -> &'static str {
+    find(COMMANDS, &[word]).or_else(|| find(MODULES, &[word])).unwrap_or(OTHER)
+}
+
+/// The name of a command and its sub-command; only some commands have them.
+pub(super) fn subcommand(command: &'static str, word: &[u8]) -> &'static str {
+    find(SUBCOMMANDS, &[command.as_bytes(), b" ", word]).unwrap_or(command)
+}
+
+/// Whether commands with this name have sub-commands.
+pub(super) fn has_subcommands(command: &str) -> bool {
+    CONTAINERS.contains(&command)
+}
+
+fn find(table: &[&'static str], wanted: &[&[u8]]) -> Option<&'static str> {
+    let at = table.binary_search_by(|name| compare(name.as_bytes(), wanted)).ok()?;
+    table.get(at).copied()
+}
+
+/// Compares a name with the upper case of what the parts say together.
+fn compare(name: &[u8], wanted: &[&[u8]]) -> Ordering {
+    let wanted = wanted.iter().copied().flatten().map(u8::to_ascii_uppercase);
+    name.iter().copied().cmp(wanted)
+}
+
+const CONTAINERS: &[&str] = &[
+    "ACL",
+    "CLIENT",
+    "CLUSTER",
+    "COMMAND",
+    "COMMANDLOG",
+    "CONFIG",
+    "FUNCTION",
+    "LATENCY",
+    "MEMORY",
+    "MODULE",
+    "OBJECT",
+    "PUBSUB",
+    "SCRIPT",
+    "SENTINEL",
+    "SLOWLOG",
+    "XGROUP",
+    "XINFO",
+];
+
+#[rustfmt::skip]
+const COMMANDS: &[&str] = &[
+    "ACL", "APPEND", "ASKING", "AUTH", "BGREWRITEAOF", "BGSAVE", "BITCOUNT", "BITFIELD", "BITFIELD_RO", "BITOP",
+    "BITPOS", "BLMOVE", "BLMPOP", "BLPOP", "BRPOP", "BRPOPLPUSH", "BZMPOP", "BZPOPMAX", "BZPOPMIN", "CLIENT",
+    "CLUSTER", "COMMAND", "COMMANDLOG", "CONFIG", "COPY", "DBSIZE", "DEBUG", "DECR", "DECRBY", "DEL", "DELEX",
+    "DELIFEQ", "DIGEST", "DISCARD", "DUMP", "ECHO", "EVAL", "EVALSHA", "EVALSHA_RO", "EVAL_RO", "EXEC", "EXISTS",
+    "EXPIRE", "EXPIREAT", "EXPIRETIME", "FAILOVER", "FCALL", "FCALL_RO", "FLUSHALL", "FLUSHDB", "FUNCTION", "GEOADD",
+    "GEODIST", "GEOHASH", "GEOPOS", "GEORADIUS", "GEORADIUSBYMEMBER", "GEORADIUSBYMEMBER_RO", "GEORADIUS_RO",
+    "GEOSEARCH", "GEOSEARCHSTORE", "GET", "GETBIT", "GETDEL", "GETEX", "GETRANGE", "GETSET", "HDEL", "HELLO",
+    "HEXISTS", "HEXPIRE", "HEXPIREAT", "HEXPIRETIME", "HGET", "HGETALL", "HGETDEL", "HGETEX", "HINCRBY",
+    "HINCRBYFLOAT", "HKEYS", "HLEN", "HMGET", "HMSET", "HPERSIST", "HPEXPIRE", "HPEXPIREAT", "HPEXPIRETIME", "HPTTL",
+    "HRANDFIELD", "HSCAN", "HSET", "HSETEX", "HSETNX", "HSTRLEN", "HTTL", "HVALS", "INCR", "INCRBY", "INCRBYFLOAT",
+    "INFO", "KEYS", "LASTSAVE", "LATENCY", "LCS", "LINDEX", "LINSERT", "LLEN", "LMOVE", "LMPOP", "LOLWUT", "LPOP",
+    "LPOS", "LPUSH", "LPUSHX", "LRANGE", "LREM", "LSET", "LTRIM", "MEMORY", "MGET", "MIGRATE", "MODULE", "MONITOR",
+    "MOVE", "MSET", "MSETEX", "MSETNX", "MULTI", "OBJECT", "PERSIST", "PEXPIRE", "PEXPIREAT", "PEXPIRETIME", "PFADD",
+    "PFCOUNT", "PFDEBUG", "PFMERGE", "PFSELFTEST", "PING", "PSETEX", "PSUBSCRIBE", "PSYNC", "PTTL", "PUBLISH",
+    "PUBSUB", "PUNSUBSCRIBE", "QUIT", "RANDOMKEY", "READONLY", "READWRITE", "RENAME", "RENAMENX", "REPLCONF",
+    "REPLICAOF", "RESET", "RESTORE", "RESTORE-ASKING", "ROLE", "RPOP", "RPOPLPUSH", "RPUSH", "RPUSHX", "SADD", "SAVE",
+    "SCAN", "SCARD", "SCRIPT", "SDIFF", "SDIFFSTORE", "SELECT", "SENTINEL", "SET", "SETBIT", "SETEX", "SETNX", "SETRANGE",
+    "SHUTDOWN", "SINTER", "SINTERCARD", "SINTERSTORE", "SISMEMBER", "SLAVEOF", "SLOWLOG", "SMEMBERS", "SMISMEMBER",
+    "SMOVE", "SORT", "SORT_RO", "SPOP", "SPUBLISH", "SRANDMEMBER", "SREM", "SSCAN", "SSUBSCRIBE", "STRLEN",
+    "SUBSCRIBE", "SUBSTR", "SUNION", "SUNIONSTORE", "SUNSUBSCRIBE", "SWAPDB", "SYNC", "TIME", "TOUCH", "TTL", "TYPE",
+    "UNLINK", "UNSUBSCRIBE", "UNWATCH", "VADD", "VCARD", "VDIM", "VEMB", "VGETATTR", "VINFO", "VISMEMBER", "VLINKS",
+    "VRANDMEMBER", "VRANGE", "VREM", "VSETATTR", "VSIM", "WAIT", "WAITAOF", "WATCH", "XACK", "XACKDEL", "XADD",
+    "XAUTOCLAIM", "XCLAIM", "XDEL", "XDELEX", "XGROUP", "XINFO", "XLEN", "XPENDING", "XRANGE", "XREAD", "XREADGROUP",
+    "XREVRANGE", "XSETID", "XTRIM", "ZADD", "ZCARD", "ZCOUNT", "ZDIFF", "ZDIFFSTORE", "ZINCRBY", "ZINTER",
+    "ZINTERCARD", "ZINTERSTORE", "ZLEXCOUNT", "ZMPOP", "ZMSCORE", "ZPOPMAX", "ZPOPMIN", "ZRANDMEMBER", "ZRANGE",
+    "ZRANGEBYLEX", "ZRANGEBYSCORE", "ZRANGESTORE", "ZRANK", "ZREM", "ZREMRANGEBYLEX", "ZREMRANGEBYRANK",
+    "ZREMRANGEBYSCORE", "ZREVRANGE", "ZREVRANGEBYLEX", "ZREVRANGEBYSCORE", "ZREVRANK", "ZSCAN", "ZSCORE", "ZUNION",
+    "ZUNIONSTORE",
+];
+
+/// Of the modules that Redis 8 contains.
+#[rustfmt::skip]
+const MODULES: &[&str] = &[
+    "BF.ADD", "BF.CARD", "BF.EXISTS", "BF.INFO", "BF.INSERT", "BF.LOADCHUNK", "BF.MADD", "BF.MEXISTS", "BF.RESERVE",
+    "BF.SCANDUMP", "CF.ADD", "CF.ADDNX", "CF.COUNT", "CF.DEL", "CF.EXISTS", "CF.INFO", "CF.INSERT", "CF.INSERTNX",
+    "CF.LOADCHUNK", "CF.MEXISTS", "CF.RESERVE", "CF.SCANDUMP", "CMS.INCRBY", "CMS.INFO", "CMS.INITBYDIM",
+    "CMS.INITBYPROB", "CMS.MERGE", "CMS.QUERY", "FT.AGGREGATE", "FT.ALIASADD", "FT.ALIASDEL", "FT.ALIASUPDATE",
+    "FT.ALTER", "FT.CONFIG", "FT.CREATE", "FT.CURSOR", "FT.DICTADD", "FT.DICTDEL", "FT.DICTDUMP", "FT.DROPINDEX",
+    "FT.EXPLAIN", "FT.HYBRID", "FT.INFO", "FT.PROFILE", "FT.SEARCH", "FT.SPELLCHECK", "FT.SUGADD", "FT.SUGDEL",
+    "FT.SUGGET", "FT.SUGLEN", "FT.SYNDUMP", "FT.SYNUPDATE", "FT.TAGVALS", "FT._LIST", "JSON.ARRAPPEND",
+    "JSON.ARRINDEX", "JSON.ARRINSERT", "JSON.ARRLEN", "JSON.ARRPOP", "JSON.ARRTRIM", "JSON.CLEAR", "JSON.DEL",
+    "JSON.FORGET", "JSON.GET", "JSON.MERGE", "JSON.MGET", "JSON.MSET", "JSON.NUMINCRBY", "JSON.NUMMULTBY",
+    "JSON.OBJKEYS", "JSON.OBJLEN", "JSON.RESP", "JSON.SET", "JSON.STRAPPEND", "JSON.STRLEN", "JSON.TOGGLE",
+    "JSON.TYPE", "TDIGEST.ADD", "TDIGEST.BYRANK", "TDIGEST.BYREVRANK", "TDIGEST.CDF", "TDIGEST.CREATE",
+    "TDIGEST.INFO", "TDIGEST.MAX", "TDIGEST.MERGE", "TDIGEST.MIN", "TDIGEST.QUANTILE", "TDIGEST.RANK",
+    "TDIGEST.RESET", "TDIGEST.REVRANK", "TDIGEST.TRIMMED_MEAN", "TOPK.ADD", "TOPK.COUNT", "TOPK.INCRBY", "TOPK.INFO",
+    "TOPK.LIST", "TOPK.QUERY", "TOPK.RESERVE", "TS.ADD", "TS.ALTER", "TS.CREATE", "TS.CREATERULE", "TS.DECRBY",
+    "TS.DEL", "TS.DELETERULE", "TS.GET", "TS.INCRBY", "TS.INFO", "TS.MADD", "TS.MGET", "TS.MRANGE", "TS.MREVRANGE",
+    "TS.QUERYINDEX", "TS.RANGE", "TS.REVRANGE",
+];
+
+#[rustfmt::skip]
+const SUBCOMMANDS: &[&str] = &[
+    "ACL CAT", "ACL DELUSER", "ACL DRYRUN", "ACL GENPASS", "ACL GETUSER", "ACL HELP", "ACL LIST", "ACL LOAD",
+    "ACL LOG", "ACL SAVE", "ACL SETUSER", "ACL USERS", "ACL WHOAMI", "CLIENT CACHING", "CLIENT CAPA",
+    "CLIENT GETNAME", "CLIENT GETREDIR", "CLIENT HELP", "CLIENT ID", "CLIENT IMPORT-SOURCE", "CLIENT INFO",
+    "CLIENT KILL", "CLIENT LIST", "CLIENT MAINT_NOTIFICATIONS", "CLIENT NO-EVICT", "CLIENT NO-TOUCH", "CLIENT PAUSE",
+    "CLIENT REPLY", "CLIENT SETINFO", "CLIENT SETNAME", "CLIENT TRACKING", "CLIENT TRACKINGINFO", "CLIENT UNBLOCK",
+    "CLIENT UNPAUSE", "CLUSTER ADDSLOTS", "CLUSTER ADDSLOTSRANGE", "CLUSTER BUMPEPOCH",
+    "CLUSTER COUNT-FAILURE-REPORTS", "CLUSTER COUNTKEYSINSLOT", "CLUSTER DELSLOTS", "CLUSTER DELSLOTSRANGE",
+    "CLUSTER FAILOVER", "CLUSTER FLUSHSLOTS", "CLUSTER FORGET", "CLUSTER GETKEYSINSLOT", "CLUSTER HELP",
+    "CLUSTER INFO", "CLUSTER KEYSLOT", "CLUSTER LINKS", "CLUSTER MEET", "CLUSTER MIGRATION", "CLUSTER MYID",
+    "CLUSTER MYSHARDID", "CLUSTER NODES", "CLUSTER REPLICAS", "CLUSTER REPLICATE", "CLUSTER RESET",
+    "CLUSTER SAVECONFIG", "CLUSTER SET-CONFIG-EPOCH", "CLUSTER SETSLOT", "CLUSTER SHARDS", "CLUSTER SLAVES",
+    "CLUSTER SLOT-STATS", "CLUSTER SLOTS", "COMMAND COUNT", "COMMAND DOCS", "COMMAND GETKEYS",
+    "COMMAND GETKEYSANDFLAGS", "COMMAND HELP", "COMMAND INFO", "COMMAND LIST", "COMMANDLOG GET", "COMMANDLOG HELP",
+    "COMMANDLOG LEN", "COMMANDLOG RESET", "CONFIG GET", "CONFIG HELP", "CONFIG RESETSTAT", "CONFIG REWRITE",
+    "CONFIG SET", "FUNCTION DELETE", "FUNCTION DUMP", "FUNCTION FLUSH", "FUNCTION HELP", "FUNCTION KILL",
+    "FUNCTION LIST", "FUNCTION LOAD", "FUNCTION RESTORE", "FUNCTION STATS", "LATENCY DOCTOR", "LATENCY GRAPH",
+    "LATENCY HELP", "LATENCY HISTOGRAM", "LATENCY HISTORY", "LATENCY LATEST", "LATENCY RESET", "MEMORY DOCTOR",
+    "MEMORY HELP", "MEMORY MALLOC-STATS", "MEMORY PURGE", "MEMORY STATS", "MEMORY USAGE", "MODULE HELP",
+    "MODULE LIST", "MODULE LOAD", "MODULE LOADEX", "MODULE UNLOAD", "OBJECT ENCODING", "OBJECT FREQ", "OBJECT HELP",
+    "OBJECT IDLETIME", "OBJECT REFCOUNT", "PUBSUB CHANNELS", "PUBSUB HELP", "PUBSUB NUMPAT", "PUBSUB NUMSUB",
+    "PUBSUB SHARDCHANNELS", "PUBSUB SHARDNUMSUB", "SCRIPT DEBUG", "SCRIPT EXISTS", "SCRIPT FLUSH", "SCRIPT HELP",
+    "SCRIPT KILL", "SCRIPT LOAD", "SCRIPT SHOW",
+    "SENTINEL CKQUORUM", "SENTINEL FAILOVER", "SENTINEL GET-MASTER-ADDR-BY-NAME",
+    "SENTINEL IS-MASTER-DOWN-BY-ADDR", "SENTINEL MASTER", "SENTINEL MASTERS", "SENTINEL MYID", "SENTINEL REPLICAS", "SENTINEL RESET",
+    "SENTINEL SENTINELS",
+    "SENTINEL SLAVES",
+    "SLOWLOG GET", "SLOWLOG HELP", "SLOWLOG LEN", "SLOWLOG RESET",
+    "XGROUP CREATE", "XGROUP CREATECONSUMER", "XGROUP DELCONSUMER", "XGROUP DESTROY", "XGROUP HELP", "XGROUP SETID",
+    "XINFO CONSUMERS", "XINFO GROUPS", "XINFO HELP", "XINFO STREAM",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_sorted() {
+        for table in [COMMANDS, MODULES, SUBCOMMANDS] {
+            assert!(table.is_sorted());
+        }
+        for container in CONTAINERS {
+            assert_eq!(command(container.as_bytes()), *container);
+        }
+    }
+
+    #[test]
+    fn only_what_is_known_is_a_name() {
+        assert_eq!([command(b"get"), command(b"HGetAll"), command(b"ft.search")], ["GET", "HGETALL", "FT.SEARCH"]);
+        assert_eq!([command(b""), command(b"hunter2"), command(b"GE"), command(b"GETT")], [OTHER; 4]);
+        assert_eq!(subcommand("CONFIG", b"get"), "CONFIG GET");
+        assert_eq!(subcommand("CONFIG", b"hunter2"), "CONFIG");
+        assert!(has_subcommands("CLIENT") && !has_subcommands("GET"));
+    }
+}

@@ -1,0 +1,152 @@
+use super::*;
+use crate::{
+    detect::{Protocol, Verdict, detect},
+    fuzzing::sessions::{self, Fed},
+    session::Form,
+};
+
+#[test]
+fn recordings_say_what_is_in_them() {
+    sessions::check_recordings("redis", Protocol::Redis, new);
+}
+
+#[test]
+fn damaged_recordings_break_no_promise() {
+    sessions::check_damaged("redis", new, 200);
+}
+
+/// What is said of these calls, `>` from the client and `<` from the server.
+fn said(calls: &[(char, &[u8])]) -> Vec<Event> {
+    let side = |from: char| if from == '>' { Side::Client } else { Side::Server };
+    let fed: Vec<_> = calls.iter().map(|(from, bytes)| Fed::Bytes(side(*from), bytes.to_vec())).collect();
+    sessions::check(&fed, new);
+    sessions::feed(new(), &fed)
+}
+
+fn parts(events: &[Event], from: Side) -> Vec<&Part> {
+    events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Part(part) if part.from == from => Some(part),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn pipelines_may_be_deep() {
+    const DEPTH: usize = 10_000;
+    let commands = b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n".repeat(DEPTH);
+    let replies = b"$1\r\n1\r\n".repeat(DEPTH);
+    let mut fed: Vec<_> = commands.chunks(16 * 1024).map(|bytes| Fed::Bytes(Side::Client, bytes.to_vec())).collect();
+    fed.extend(replies.chunks(16 * 1024).map(|bytes| Fed::Bytes(Side::Server, bytes.to_vec())));
+    let events = sessions::feed(new(), &fed);
+    assert_eq!((parts(&events, Side::Client).len(), parts(&events, Side::Server).len()), (DEPTH, DEPTH));
+    assert_eq!(events.len(), 2 * DEPTH);
+}
+
+#[test]
+fn replies_may_nest_deeply() {
+    let mut reply = b"*1\r\n".repeat(100_000);
+    reply.extend_from_slice(b":1\r\n");
+    let length = reply.len() as u64;
+    let mut fed = vec![Fed::Bytes(Side::Client, b"*1\r\n$4\r\nROLE\r\n".to_vec())];
+    fed.extend(reply.chunks(16 * 1024).map(|bytes| Fed::Bytes(Side::Server, bytes.to_vec())));
+    let events = sessions::feed(new(), &fed);
+    assert_eq!(parts(&events, Side::Server)[0].range, 0..length);
+    assert_eq!(events.len(), 2);
+}
+
+#[test]
+fn counts_that_nobody_can_send_allocate_nothing() {
+    let events = said(&[('>', b"*1\r\n$4\r\nROLE\r\n"), ('<', b"*9999999999\r\n%9999999999\r\n:1\r\n")]);
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!(said(&[('>', b"*2147483648\r\n")]), [Event::NotMine]);
+    assert_eq!(said(&[('>', b"*1\r\n$2147483648\r\n")]), [Event::NotMine]);
+    let lost = Event::Lost { from: Side::Server, at: 0, reason: Lost::Malformed };
+    assert_eq!(said(&[('<', b"$2147483648\r\n")]), [lost]);
+}
+
+#[test]
+fn attributes_belong_to_the_reply_behind_them() {
+    let reply = b"|1\r\n+key-popularity\r\n%1\r\n$1\r\na\r\n,0.19\r\n*2\r\n:2039123\r\n:9543892\r\n+OK\r\n";
+    let events = said(&[('>', b"*2\r\n$4\r\nMGET\r\n$1\r\na\r\n"), ('<', reply)]);
+    let replies: Vec<_> = parts(&events, Side::Server).iter().map(|part| part.range.clone()).collect();
+    assert_eq!(replies, [0..63, 63..68]);
+}
+
+#[test]
+fn answers_that_look_like_messages_are_answers_to_who_did_not_subscribe() {
+    let get = b"*4\r\n$6\r\nLRANGE\r\n$1\r\na\r\n$1\r\n0\r\n$2\r\n-1\r\n";
+    let events = said(&[('>', get), ('<', b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n")]);
+    assert_eq!(parts(&events, Side::Server)[0].form, Form::Exchange);
+}
+
+#[test]
+fn a_lone_reply_ends_with_the_gap_that_hides_its_end() {
+    let mut pieces = vec![
+        Fed::Bytes(Side::Client, b"*2\r\n$8\r\nSMEMBERS\r\n$1\r\na\r\n".to_vec()),
+        Fed::Bytes(Side::Server, b"*100\r\n$1\r\na\r\n$1\r\n".to_vec()),
+        Fed::Gap(Side::Server, 700),
+        // More of the reply, which looks like one.
+        Fed::Bytes(Side::Server, b"$1\r\na\r\n".to_vec()),
+        Fed::Bytes(Side::Client, b"*1\r\n$4\r\nPING\r\n".to_vec()),
+        Fed::Bytes(Side::Server, b"+PONG\r\n".to_vec()),
+    ];
+    let events = sessions::feed(new(), &pieces);
+    let replies: Vec<_> = parts(&events, Side::Server).iter().map(|part| (part.range.clone(), part.boundary)).collect();
+    assert_eq!(replies, [(0..717, Boundary::Inferred), (724..731, Boundary::Framed)]);
+    // With others behind it, nobody knows which of them the gap hid.
+    pieces.insert(1, pieces[0].clone());
+    let events = sessions::feed(new(), &pieces);
+    assert_eq!(parts(&events, Side::Server).len(), 1);
+    assert!(events.contains(&Event::Lost { from: Side::Server, at: 20, reason: Lost::Gap }));
+}
+
+#[test]
+fn nothing_that_was_said_to_the_server_is_told() {
+    let texts = ["hunter2", "secret", "news", "user", "mylist", "token", "bob", "my bad", "LIB-NAME"];
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/redis");
+    for entry in std::fs::read_dir(folder).expect("recordings").map(|entry| entry.expect("entry").path()) {
+        if entry.extension().is_some_and(|is| is == "session") {
+            let recording = std::fs::read_to_string(&entry).expect("a recording");
+            let said = format!("{:?}", sessions::feed(new(), &sessions::conversation(&recording)));
+            texts.iter().for_each(|text| assert!(!said.contains(text), "{text} in {}", entry.display()));
+        }
+    }
+    let typed = said(&[('>', b"SET a b\r\nhunter2 hunter2\r\n*1\r\n$7\r\nhunter2\r\n")]);
+    assert!(!format!("{typed:?}").contains("hunter2"), "{typed:?}");
+}
+
+fn check_sign(client: &[u8], server: &[u8], expected: Verdict) {
+    assert_eq!(detect(client, server), expected, "{} / {}", client.escape_ascii(), server.escape_ascii());
+}
+
+#[test]
+fn commands_are_recognised_and_others_words_are_not() {
+    let is = Verdict::Is(Protocol::Redis);
+    check_sign(b"*1\r\n$4\r\nPING\r\n", b"", is);
+    check_sign(b"*3\r\n$3\r\nSET\r", b"", Verdict::NotYet);
+    check_sign(b"PING\r\n", b"", Verdict::NotYet);
+    check_sign(b"PING\r\n", b"+PONG\r\n", is);
+    check_sign(b"", b"+PONG\r\n", Verdict::NotYet);
+    // NATS, POP3, SMTP, FTP, memcached.
+    check_sign(b"PING\r\n", b"PONG\r\n", Verdict::Unknown);
+    check_sign(b"AUTH\r\n", b"+OK ready\r\n", Verdict::Unknown);
+    check_sign(b"AUTH\r\n", b"-ERR\r\n", Verdict::Unknown);
+    check_sign(b"QUIT\r\n", b"+OK\r\n", Verdict::Unknown);
+    check_sign(b"EHLO a\r\n", b"250 a\r\n", Verdict::Unknown);
+    check_sign(b"*1\r\n$4\r\nP NG\r\n", b"", Verdict::Unknown);
+    check_sign(b"*1\r\n:4\r\n", b"", Verdict::Unknown);
+    check_sign(b"*1\r\n$40000\r\n", b"", Verdict::Unknown);
+}
+
+#[test]
+fn signs_do_not_waver() {
+    for bytes in
+        [&b"*1\r\n$4\r\nPING\r\n"[..], b"get a b c\r\n", b"*-1\r\n*1\r\n$4\r\nPING\r\n", b"-ERR no\r\n", b"+OK\r\n"]
+    {
+        sessions::check_sign(check_client, bytes);
+        sessions::check_sign(check_server, bytes);
+    }
+}
