@@ -4,9 +4,10 @@
 //! [`crate::flow`]. The parser says which response answers which request: by a number that both carry, or by their order.
 //!
 //! A response may be heard of shortly before its request, since records of one connection are nearly, not wholly, in order: it
-//! then waits. After a loss, responses that answer in order cannot be told apart any more: the exchanges in doubt get an unknown
-//! outcome and are counted; what comes next counts from the next request on, for a client that pipelines only after it was
-//! silent for as long as ends an exchange.
+//! then waits. After a loss, responses that answer in order cannot be counted any more. Then time decides: without pipelining, a
+//! response answers the last request before it, and that is sure if no record was lost between the two. The others get an
+//! unknown outcome and are counted. Of a client that pipelines, all that waits is in doubt, and what comes until it was silent
+//! for as long as ends an exchange.
 //!
 //! Limits: exchanges that wait on one connection, and [`EARLY_MAX`] responses that wait for their request.
 
@@ -217,6 +218,7 @@ impl Dialogue {
         if self.broken && key == Key::InOrder {
             return;
         }
+        self.resolve_doubt(&part, connection, context);
         match self.waiting.answering(key) {
             Some(exchange) if !came_before(connection, exchange, &part) => exchange.answer(part, context.now_ns),
             _ => {
@@ -225,6 +227,28 @@ impl Dialogue {
             }
         }
         self.finish_complete(key, connection, context);
+    }
+
+    /// Of the exchanges in doubt, the last one that was asked before this answer is the one that it answers, if nothing was
+    /// lost in between; the answers of the others were lost.
+    fn resolve_doubt(&mut self, answer: &Part, connection: &mut Connection, context: &mut Context<'_>) {
+        if answer.key != Key::InOrder || !self.waiting.iter().any(|exchange| exchange.doubt) {
+            return;
+        }
+        let asked = |exchange: &Exchange| exchange.key == Key::InOrder && !came_before(connection, exchange, answer);
+        let count = self.waiting.iter().filter(|exchange| asked(exchange)).count();
+        for exchange in self.waiting.take_first(count.saturating_sub(1)) {
+            context.losses.add(Loss::MessageLost, 1);
+            self.finish_cut(exchange, connection, context);
+        }
+        let Some(exchange) = self.waiting.answering(Key::InOrder) else { return };
+        let sure = between(connection, exchange, answer)
+            .is_some_and(|(asked_ns, answered_ns)| context.numbering.lost_within(asked_ns + 1, answered_ns) == 0);
+        exchange.doubt = false;
+        if !sure && let Some(exchange) = self.waiting.take(Key::InOrder) {
+            context.losses.add(Loss::MessageLost, 1);
+            self.finish_cut(exchange, connection, context);
+        }
     }
 
     /// Finishes the exchanges of a key that are complete; those in order only as far as all before them are.
@@ -237,7 +261,10 @@ impl Dialogue {
     /// Framing was lost on one side. What is told by numbers is still told; what is told by order is in doubt.
     fn lost(&mut self, from: Side, connection: &mut Connection, context: &mut Context<'_>) {
         self.broken |= self.pipelines;
-        let hidden = self.waiting.take_doubtful(from, self.pipelines);
+        if from == Side::Server && !self.pipelines {
+            return self.waiting.doubt();
+        }
+        let hidden = self.waiting.take_doubtful(self.pipelines);
         for exchange in hidden {
             context.losses.add(if self.pipelines { Loss::PairingLost } else { Loss::MessageLost }, 1);
             self.finish_cut(exchange, connection, context);
@@ -297,6 +324,13 @@ fn came_before(connection: &Connection, exchange: &Exchange, answer: &Part) -> b
         Role::Client => answered.return_ns < asked.enter_ns,
         Role::Server => answered.return_ns < asked.return_ns,
     }
+}
+
+/// When the records of a request and of its answer were made.
+fn between(connection: &Connection, exchange: &Exchange, answer: &Part) -> Option<(u64, u64)> {
+    let (requests, responses) = connection.timings(connection.facts.role?);
+    let asked = requests.calls.holding(exchange.request.start)?;
+    Some((asked.return_ns, responses.calls.holding(answer.range.start)?.return_ns))
 }
 
 fn count_lost(reason: Lost, fed: &Fed, context: &mut Context<'_>) {

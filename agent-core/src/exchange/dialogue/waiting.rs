@@ -21,6 +21,8 @@ pub(super) struct Exchange {
     /// Whether all bounds are sure.
     pub exact: bool,
     pub facts: Facts,
+    /// Whether its answer, or a part of that, may have been lost.
+    pub doubt: bool,
     /// When the latest part was heard of.
     pub noticed_ns: u64,
 }
@@ -35,6 +37,7 @@ impl Exchange {
             response_last: false,
             exact: part.boundary == Boundary::Framed,
             facts: part.facts,
+            doubt: false,
             noticed_ns: now_ns,
         }
     }
@@ -116,19 +119,36 @@ impl Waiting {
         self.exchanges.pop_front()
     }
 
-    /// Those that only order tells, of which something may have been hidden on one side: a message in progress there; if the
-    /// answers were, whatever waits; and if the client pipelines, everything.
-    pub(super) fn take_doubtful(&mut self, from: Side, pipelines: bool) -> Vec<Exchange> {
-        let doubtful = |exchange: &Exchange| {
-            let in_order = exchange.key == Key::InOrder;
-            in_order && (pipelines || from == Side::Server || !exchange.request_last)
-        };
+    /// Those that only order tells, of which something may have been hidden: a request in progress, and if the client
+    /// pipelines, everything.
+    pub(super) fn take_doubtful(&mut self, pipelines: bool) -> Vec<Exchange> {
+        let doubtful = |exchange: &Exchange| exchange.key == Key::InOrder && (pipelines || !exchange.request_last);
         let (hidden, kept) = self.exchanges.drain(..).partition::<VecDeque<_>, _>(doubtful);
         self.exchanges = kept;
-        if from == Side::Server || pipelines {
+        if pipelines {
             self.early.retain(|(_, part)| part.key != Key::InOrder);
         }
         hidden.into()
+    }
+
+    /// Answers were hidden: whatever waits for one by order may wait in vain, and one in progress does not go on.
+    pub(super) fn doubt(&mut self) {
+        for exchange in self.exchanges.iter_mut().filter(|exchange| exchange.key == Key::InOrder) {
+            exchange.doubt = true;
+        }
+    }
+
+    /// The oldest `count` that are told by order.
+    pub(super) fn take_first(&mut self, count: usize) -> Vec<Exchange> {
+        let mut left = count;
+        let first = |exchange: &Exchange| {
+            let is = exchange.key == Key::InOrder && left > 0;
+            left -= usize::from(is);
+            is
+        };
+        let (taken, kept) = self.exchanges.drain(..).partition::<VecDeque<_>, _>(first);
+        self.exchanges = kept;
+        taken.into()
     }
 
     /// Keeps a response until its request is heard of; answers whether one was given up for it.

@@ -1,0 +1,139 @@
+//! Exchanges of protocols whose parsers read both directions: pairing in order, losses, ends.
+
+use agent_core::{
+    loss::Loss,
+    span::{Protocol, SpanKind, Status, Value},
+    testing::{End, Kernel, Run, attribute, segments},
+};
+
+const SET: &[u8] = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n";
+const GET: &[u8] = b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n";
+const OK: &[u8] = b"+OK\r\n";
+const VALUE: &[u8] = b"$1\r\nv\r\n";
+
+/// Name, kind, duration in microseconds and status of each span.
+fn told(run: &Run) -> Vec<(&str, SpanKind, u64, Status)> {
+    run.spans
+        .iter()
+        .map(|span| {
+            segments(span);
+            assert_eq!(span.protocol, Protocol::Redis);
+            (span.name.as_str(), span.kind, span.duration_ns / 1000, span.status)
+        })
+        .collect()
+}
+
+fn open(end: End) -> (Kernel, End) {
+    let (mut kernel, end) = (Kernel::default(), end);
+    end.open(&mut kernel, 1_000_000);
+    (kernel, end)
+}
+
+#[test]
+fn a_client_asks_one_after_the_other() {
+    let (mut kernel, mut client) = open(End::client());
+    for (at, command, reply) in [(2_000_000, SET, OK), (2_010_000, GET, VALUE)] {
+        client.write(&mut kernel, at, at + 20, command);
+        client.read_at(&mut kernel, at + 500, reply);
+    }
+    let run = kernel.run();
+    let expected = [("SET", SpanKind::Client, 500, Status::Ok), ("GET", SpanKind::Client, 500, Status::Ok)];
+    assert_eq!(told(&run), expected);
+    assert_eq!(attribute(&run.spans[0], "db.system.name"), Some(&Value::String("redis".into())));
+    assert!(run.losses.is_empty(), "{:?}", run.losses);
+}
+
+#[test]
+fn a_pipeline_is_answered_in_order() {
+    let (mut kernel, mut client) = open(End::client());
+    client.write(&mut kernel, 2_000_000, 2_000_020, &[SET, GET, GET].concat());
+    client.read_at(&mut kernel, 2_000_300, &[OK, VALUE].concat());
+    client.read_at(&mut kernel, 2_000_500, b"-WRONGTYPE no\r\n");
+    let run = kernel.run();
+    let expected = [
+        ("SET", SpanKind::Client, 300, Status::Ok),
+        ("GET", SpanKind::Client, 300, Status::Ok),
+        ("GET", SpanKind::Client, 500, Status::Error),
+    ];
+    assert_eq!(told(&run), expected);
+    assert_eq!(attribute(&run.spans[2], "error.type"), Some(&Value::String("WRONGTYPE".into())));
+}
+
+#[test]
+fn both_ends_share_a_trace() {
+    let (mut kernel, mut client) = open(End::client());
+    let mut server = End::server();
+    server.open(&mut kernel, 1_000_010);
+    client.write(&mut kernel, 2_000_000, 2_000_020, SET);
+    server.read_at(&mut kernel, 2_000_100, SET);
+    server.write(&mut kernel, 2_000_200, 2_000_220, OK);
+    client.read_at(&mut kernel, 2_000_320, OK);
+    let run = kernel.run();
+    assert_eq!(run.spans.len(), 2, "{:?}", run.losses);
+    let of = |kind| run.spans.iter().find(|span| span.kind == kind).expect("a span of this kind");
+    let (client, server) = (of(SpanKind::Client), of(SpanKind::Server));
+    assert_eq!((server.trace_id, server.parent_span_id), (client.trace_id, Some(client.span_id)));
+}
+
+#[test]
+fn an_answer_whose_record_comes_before_its_requests_is_no_loss() {
+    let (mut kernel, mut client) = open(End::client());
+    // Another thread has the answer before the write has returned.
+    client.read_at(&mut kernel, 2_000_300, OK);
+    client.write(&mut kernel, 2_000_000, 2_000_310, SET);
+    let run = kernel.run();
+    assert_eq!(told(&run), [("SET", SpanKind::Client, 300, Status::Ok)]);
+    assert!(run.losses.is_empty(), "{:?}", run.losses);
+}
+
+#[test]
+fn a_lost_answer_is_not_taken_from_the_next_request() {
+    let (mut kernel, mut client) = open(End::client());
+    client.write(&mut kernel, 2_000_000, 2_000_020, SET);
+    client.read_at(&mut kernel, 2_000_500, OK);
+    kernel.lose();
+    for at in [2_010_000, 2_050_000] {
+        client.write(&mut kernel, at, at + 20, GET);
+        client.read_at(&mut kernel, at + 700, VALUE);
+    }
+    let run = kernel.run();
+    let told = told(&run);
+    assert_eq!(told.last(), Some(&("GET", SpanKind::Client, 700, Status::Ok)), "{:?}", run.losses);
+    // Whatever is known of the two before, none has the other's answer.
+    assert!(told.iter().all(|span| span.3 == Status::Unknown || (span.0, span.2) == ("GET", 700)), "{told:?}");
+    assert!(run.losses.get(Loss::MessageLost) > 0 && run.losses.get(Loss::StreamHole) > 0, "{:?}", run.losses);
+}
+
+#[test]
+fn a_reset_ends_what_waits() {
+    let (mut kernel, mut client) = open(End::client());
+    client.write(&mut kernel, 2_000_000, 2_000_020, GET);
+    client.reset(&mut kernel, 2_003_000);
+    let run = kernel.run();
+    assert_eq!(told(&run), [("GET", SpanKind::Client, 3_000, Status::Error)]);
+    assert_eq!(attribute(&run.spans[0], "error.type"), Some(&Value::String("connection_reset".into())));
+}
+
+#[test]
+fn a_connection_that_was_joined_late_shows_what_it_is() {
+    let (mut kernel, mut server) = (Kernel::default(), End::server());
+    server.find(&mut kernel, 1_000_000);
+    server.write(&mut kernel, 1_900_000, 1_900_010, b"rest of something");
+    server.read_at(&mut kernel, 2_000_000, GET);
+    server.write(&mut kernel, 2_000_400, 2_000_420, VALUE);
+    let run = kernel.run();
+    let last = run.spans.last().expect("a span");
+    assert_eq!((last.name.as_str(), last.kind, last.status), ("GET", SpanKind::Server, Status::Ok));
+}
+
+#[test]
+fn timings_of_what_is_over_are_forgotten() {
+    let (mut kernel, mut client) = open(End::client());
+    for at in (0..10_000_u64).map(|index| 2_000_000 + index * 1_000) {
+        client.write(&mut kernel, at, at + 20, GET);
+        client.read_at(&mut kernel, at + 500, VALUE);
+    }
+    let run = kernel.run();
+    assert_eq!(run.spans.len(), 10_000);
+    assert!(run.losses.is_empty(), "{:?}", run.losses);
+}
