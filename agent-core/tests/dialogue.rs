@@ -92,14 +92,14 @@ fn a_lost_answer_is_not_taken_from_the_next_request() {
     client.write(&mut kernel, 2_000_000, 2_000_020, SET);
     client.read_at(&mut kernel, 2_000_500, OK);
     kernel.lose();
-    for at in [2_010_000, 2_050_000] {
+    for at in [2_010_000, 2_050_000, 2_090_000] {
         client.write(&mut kernel, at, at + 20, GET);
         client.read_at(&mut kernel, at + 700, VALUE);
     }
     let run = kernel.run();
     let told = told(&run);
     assert_eq!(told.last(), Some(&("GET", SpanKind::Client, 700, Status::Ok)), "{:?}", run.losses);
-    // Whatever is known of the two before, none has the other's answer.
+    // Whatever is known of those before, none has the other's answer.
     assert!(told.iter().all(|span| span.3 == Status::Unknown || (span.0, span.2) == ("GET", 700)), "{told:?}");
     assert!(run.losses.get(Loss::MessageLost) > 0 && run.losses.get(Loss::StreamHole) > 0, "{:?}", run.losses);
 }
