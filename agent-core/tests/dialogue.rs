@@ -137,3 +137,25 @@ fn timings_of_what_is_over_are_forgotten() {
     assert_eq!(run.spans.len(), 10_000);
     assert!(run.losses.is_empty(), "{:?}", run.losses);
 }
+
+#[test]
+fn a_pipeline_in_which_an_answer_was_lost_is_in_doubt() {
+    let (mut kernel, mut client) = open(End::client());
+    let pipeline = |kernel: &mut Kernel, client: &mut End, at: u64, lost: bool| {
+        client.write(kernel, at, at + 20, &[SET, GET].concat());
+        client.read_at(kernel, at + 300, OK);
+        if lost {
+            kernel.lose();
+        }
+        client.read_at(kernel, at + 400, VALUE);
+    };
+    pipeline(&mut kernel, &mut client, 2_000_000, false);
+    pipeline(&mut kernel, &mut client, 2_010_000, true);
+    // Time goes on.
+    End::server().open(&mut kernel, 2_500_000);
+    pipeline(&mut kernel, &mut client, 4_000_000, false);
+    let run = kernel.run();
+    let ok: Vec<_> = told(&run).into_iter().filter(|span| span.3 == Status::Ok).map(|span| (span.0, span.2)).collect();
+    assert_eq!(ok, [("SET", 300), ("GET", 400), ("SET", 300), ("GET", 400)], "{:?}", run.losses);
+    assert_eq!((run.spans.len(), run.losses.get(Loss::PairingLost)), (6, 2), "{:?}", run.losses);
+}

@@ -182,7 +182,6 @@ impl Dialogue {
         if let Some(exchange) = self.waiting.asking(key) {
             exchange.ask(part, context.now_ns);
         } else {
-            self.pipelines |= key == Key::InOrder && self.waiting.iter().any(|exchange| exchange.key == key);
             if self.waiting.len() >= context.config.pending_exchanges_max
                 && let Some(oldest) = self.waiting.take_oldest()
             {
@@ -219,6 +218,7 @@ impl Dialogue {
             return;
         }
         self.resolve_doubt(&part, connection, context);
+        self.pipelines |= key == Key::InOrder && self.is_pipelined(&part, connection);
         match self.waiting.answering(key) {
             Some(exchange) if !came_before(connection, exchange, &part) => exchange.answer(part, context.now_ns),
             _ => {
@@ -227,6 +227,13 @@ impl Dialogue {
             }
         }
         self.finish_complete(key, connection, context);
+    }
+
+    /// Whether the request after the one that this answers was sent before the answer came, and nothing is in doubt.
+    fn is_pipelined(&self, answer: &Part, connection: &Connection) -> bool {
+        let mut asked = self.waiting.iter().filter(|exchange| exchange.key == answer.key && !exchange.response_last);
+        let sure = asked.next().is_some_and(|exchange| !exchange.doubt && exchange.response.is_none());
+        sure && asked.next().is_some_and(|next| !came_before(connection, next, answer))
     }
 
     /// Of the exchanges in doubt, the last one that was asked before this answer is the one that it answers, if nothing was
