@@ -243,6 +243,6 @@ unsafe impl Plain for RetransmitRecord {}
 const _: () = assert!(size_of::<RetransmitRecord>() == 16 + 8 + 3 * 4 + 4);
 
 /// Most payload bytes that a [`CallRecord`] can carry, whatever the settings say.
-pub const PAYLOAD_BYTES_LIMIT: usize = 4096;
+pub const PAYLOAD_BYTES_LIMIT: usize = 8192;
 /// Most bytes of the range's end that are captured after a gap.
 pub const TAIL_BYTES: usize = 16;

@@ -465,8 +465,8 @@ fn buffers(task: &Task, id: u64) -> Option<(u64, u64)> {
     }
 }
 
-/// How much of the call is captured: the configured limit, but as much as there is room for if the call begins an HTTP/1
-/// message: a cut within a head hides where the body ends, and pipelined heads follow each other.
+/// How much of the call is captured: the configured limit, but as much as there is room for if the call looks as if it began a
+/// message of a known protocol: a cut within a head hides where the body ends, and what is pipelined or multiplexed follows.
 #[inline(always)]
 fn limit(settings: &Settings, base: u64, count: u64, moved: u32) -> u32 {
     if moved <= settings.payload_bytes_max {
@@ -480,20 +480,32 @@ fn limit(settings: &Settings, base: u64, count: u64, moved: u32) -> u32 {
     };
     // SAFETY: as above.
     match first.and_then(|first| unsafe { bpf_probe_read_user(first as *const [u8; 4]) }) {
-        Ok(start) if begins_http1(u32::from_be_bytes(start)) => PAYLOAD_BYTES_LIMIT as u32,
+        Ok(start) if begins_message(start) => PAYLOAD_BYTES_LIMIT as u32,
         _ => settings.payload_bytes_max,
     }
 }
 
-/// Whether these are the first four bytes of a response or of a request with a registered method.
+/// Whether these may be the first four bytes of a message. Not sure at all, and it need not be: userspace judges, this only
+/// says where capturing more is worth its time. Text that goes on, and compressed or encrypted bytes, hardly ever look like it.
 #[inline(always)]
-fn begins_http1(start: u32) -> bool {
-    const STARTS: [&[u8; 4]; 9] = [b"HTTP", b"GET ", b"POST", b"PUT ", b"HEAD", b"DELE", b"OPTI", b"PATC", b"CONN"];
+fn begins_message(start: [u8; 4]) -> bool {
+    /// HTTP/1 and HTTP/2's preface, memcached, NATS.
+    const WORDS: [&[u8; 4]; 22] = [
+        b"HTTP", b"GET ", b"POST", b"PUT ", b"HEAD", b"DELE", b"OPTI", b"PATC", b"CONN", b"PRI ", b"get ", b"gets",
+        b"set ", b"add ", b"VALU", b"STOR", b"PUB ", b"HPUB", b"SUB ", b"MSG ", b"HMSG", b"INFO",
+    ];
+    let word = u32::from_be_bytes(start);
     let mut found = false;
-    for known in STARTS {
-        found |= start == u32::from_be_bytes(*known);
+    for known in WORDS {
+        found |= word == u32::from_be_bytes(*known);
     }
-    found
+    let [first, second, third, _] = start;
+    // Lengths of frames: in front (HTTP/2, Kafka), behind a type (PostgreSQL, AMQP), least significant byte first (MySQL, MongoDB).
+    found |= first == 0 || second == 0 || third == 0;
+    // RESP's arrays, maps, sets, pushes and bulk strings.
+    found |= matches!(first, b'*' | b'$' | b'%' | b'~' | b'>') && matches!(second, b'0'..=b'9' | b'-');
+    // memcached's binary protocol.
+    found | matches!(first, 0x80 | 0x81)
 }
 
 /// Copies up to `limit` of the `moved` bytes that are in the buffers; how it went is in `scratch.copy`.

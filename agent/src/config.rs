@@ -70,9 +70,9 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Capture {
-    /// Payload bytes captured per read or write of what is selected; at most 4096. Of a call that begins an HTTP/1
-    /// message, and of datagrams from and to port 53, up to 4096 are captured, so that heads and DNS answers are whole. 0
-    /// turns payload off.
+    /// Payload bytes captured per read or write of what is selected; at most 8192. Of a call that looks as if it began a
+    /// message of a known protocol, and of datagrams from and to port 53, up to 8192 are captured, so that heads, pipelines
+    /// and DNS answers are whole. 0 turns payload off.
     pub payload_bytes_max: u32,
     /// Buffer between kernel and agent, which the CPUs share out; a power of two, at least 64KiB. Records that find it
     /// full are lost, and counted.

@@ -143,8 +143,8 @@ mod tests {
 
     #[test]
     fn limits_are_kept_and_all_problems_told_at_once() {
-        check("capture: { payload_bytes_max: 4096 }", &[]);
-        check("capture: { payload_bytes_max: 4097 }\nlog: { max_bytes: 1KiB }", &["at most 4096", "at least 1MiB"]);
+        check("capture: { payload_bytes_max: 8192 }", &[]);
+        check("capture: { payload_bytes_max: 8193 }\nlog: { max_bytes: 1KiB }", &["at most 8192", "at least 1MiB"]);
         check("capture: { ring_bytes: 64KiB, connections_max: 1, threads_max: 1 }", &[]);
         check("capture: { max_cpu_percent: 0 }", &[]);
         check("capture: { max_cpu_percent: 101 }", &["capture.max_cpu_percent (file", "at most 100"]);
