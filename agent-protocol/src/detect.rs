@@ -6,7 +6,7 @@
 use crate::{
     dns,
     http1::{Kind, StartLine},
-    redis,
+    http2, redis,
     session::Parser,
     tls,
 };
@@ -130,6 +130,7 @@ const PROTOCOLS: &[Entry] = &[
         |sent| StartLine::check(Kind::Response, sent),
         None,
     ),
+    entry(Protocol::Http2, http2::check_client, http2::check_server, Some(http2::new)),
     entry(Protocol::Dns, dns::check_stream, |_| Sign::No, None),
     entry(Protocol::Redis, redis::check_client, redis::check_server, Some(redis::new)),
     entry(Protocol::Tls, |sent| tls::check(sent, false), |sent| tls::check(sent, true), None),
@@ -204,7 +205,6 @@ mod tests {
     fn foreign_bytes_are_unknown() {
         check(b"\x17\x03\x03\x02\x00\x01", b"", Verdict::Unknown);
         check(b"\x16\x03\x01\x02\x00\x02", b"", Verdict::Unknown);
-        check(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"", Verdict::Unknown);
         check(b"", b"220 mail.test ESMTP\r\n", Verdict::Unknown);
         check(b"SSH-2.0-OpenSSH_9.2\r\n", b"SSH-2.0-OpenSSH_9.2\r\n", Verdict::Unknown);
     }

@@ -61,7 +61,8 @@ pub fn conversation(text: &str) -> Vec<Fed> {
         .collect()
 }
 
-fn unhex(digits: &str) -> Vec<u8> {
+/// Bytes from hexadecimal digits.
+pub(crate) fn unhex(digits: &str) -> Vec<u8> {
     let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).expect("hexadecimal digits");
     (0..digits.len()).step_by(2).map(byte).collect()
 }

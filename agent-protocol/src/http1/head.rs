@@ -185,7 +185,7 @@ fn last_encoding(so_far: Encoding, value: &[u8]) -> Encoding {
 }
 
 /// At most `bytes_max` bytes of `text`, whole characters.
-pub(super) fn cut(text: &str, bytes_max: usize) -> &str {
+pub(crate) fn cut(text: &str, bytes_max: usize) -> &str {
     &text[..text.floor_char_boundary(bytes_max)]
 }
 

@@ -33,7 +33,11 @@ pub use self::{
     response::{ResponseHead, Responses},
 };
 
-pub(crate) use self::line::{Kind, StartLine};
+pub(crate) use self::{
+    head::cut,
+    line::{Kind, StartLine},
+    request::{HOST_BYTES_MAX, PATH_BYTES_MAX, query_names, without_user},
+};
 
 #[cfg(test)]
 mod tests;

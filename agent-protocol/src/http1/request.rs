@@ -11,8 +11,8 @@ use super::{
 };
 use crate::input::{Event, Input, Lost};
 
-const PATH_BYTES_MAX: usize = 1024;
-const HOST_BYTES_MAX: usize = 512;
+pub(crate) const PATH_BYTES_MAX: usize = 1024;
+pub(crate) const HOST_BYTES_MAX: usize = 512;
 const TRACEPARENT_BYTES_MAX: usize = 128;
 const QUERY_NAMES_MAX: usize = 32;
 const QUERY_NAME_BYTES_MAX: usize = 64;
@@ -149,7 +149,7 @@ fn read(head: &[u8]) -> Result<(RequestHead, Framing), Lost> {
         method: method.to_owned(),
         path: path.to_owned(),
         path_truncated: path.len() < target.path.len(),
-        query_names: query_names(target.query),
+        query_names: query_names(target.query).map(str::to_owned).collect(),
         minor_version,
         host: host.filter(|host| !host.is_empty() && host.len() <= HOST_BYTES_MAX).map(str::to_owned),
         traceparent: fields.traceparent.text(TRACEPARENT_BYTES_MAX).map(str::to_owned),
@@ -195,14 +195,15 @@ fn absolute(target: &str) -> Option<(&str, &str)> {
 }
 
 /// An authority without `user:password@`, which is secret.
-fn without_user(authority: &str) -> &str {
+pub(crate) fn without_user(authority: &str) -> &str {
     authority.rsplit('@').next().unwrap_or_default()
 }
 
-fn query_names(query: &str) -> Vec<String> {
+/// Names of a query's parameters, at most 32, each cut to 64 bytes. A parameter without `=` may be a bare value.
+pub(crate) fn query_names(query: &str) -> impl Iterator<Item = &str> {
     let named = query.split('&').filter_map(|parameter| parameter.split_once('='));
     let names = named.map(|(name, _)| name).filter(|name| !name.is_empty());
-    names.take(QUERY_NAMES_MAX).map(|name| cut(name, QUERY_NAME_BYTES_MAX).to_owned()).collect()
+    names.take(QUERY_NAMES_MAX).map(|name| cut(name, QUERY_NAME_BYTES_MAX))
 }
 
 #[cfg(test)]

@@ -1,0 +1,277 @@
+//! What the fields of a header block say, in the words of the semantic conventions for HTTP and RPC.
+
+use super::{
+    grpc::{self, Messages},
+    hpack::Field,
+};
+use crate::{
+    detect::Protocol,
+    session::{Facts, Outcome, Side, TraceParent, Value},
+};
+
+/// Methods that are told by name (semantic conventions: RFC 9110, and PATCH of RFC 5789).
+const METHODS: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
+
+/// The fields of one block. Of fields that come twice, the first counts.
+#[derive(Debug, Default)]
+pub(super) struct Head {
+    method: String,
+    /// See [`Field::Path`].
+    path: String,
+    scheme: String,
+    authority: String,
+    host: String,
+    status: Option<u16>,
+    grpc: bool,
+    grpc_status: Option<u32>,
+    timeout_ms: Option<u64>,
+    trace: Option<TraceParent>,
+    traces_differ: bool,
+    /// Fields that point to entries that are not known.
+    unresolved: u32,
+}
+
+impl Head {
+    /// Before a block.
+    pub fn clear(&mut self) {
+        for text in [&mut self.method, &mut self.path, &mut self.scheme, &mut self.authority, &mut self.host] {
+            text.clear();
+        }
+        (self.status, self.grpc, self.grpc_status, self.timeout_ms) = (None, false, None, None);
+        (self.trace, self.traces_differ, self.unresolved) = (None, false, 0);
+    }
+
+    /// The next field.
+    pub fn add(&mut self, field: Field<&str>) {
+        match field {
+            Field::Method(text) => set(&mut self.method, text),
+            Field::Path(text) => set(&mut self.path, text),
+            Field::Scheme(text) => set(&mut self.scheme, text),
+            Field::Authority(text) => set(&mut self.authority, text),
+            Field::Host(text) => set(&mut self.host, text),
+            Field::Status(status) => self.status = self.status.or(Some(status)),
+            Field::ContentType { grpc } => self.grpc |= grpc,
+            Field::GrpcStatus(status) => self.grpc_status = self.grpc_status.or(Some(status)),
+            Field::GrpcTimeout(timeout) => self.timeout_ms = self.timeout_ms.or(Some(timeout)),
+            Field::TraceParent(trace) => {
+                self.traces_differ |= self.trace.is_some_and(|known| known != trace);
+                self.trace = Some(trace);
+            }
+            Field::Other => {}
+            Field::Unresolved => self.unresolved = self.unresolved.saturating_add(1),
+        }
+    }
+
+    pub const fn status(&self) -> Option<u16> {
+        self.status
+    }
+
+    pub const fn is_grpc(&self) -> bool {
+        self.grpc
+    }
+
+    /// Whether it has no field that a message's head must have, and may not miss one that is not known.
+    pub fn is_trailers(&self, from: Side) -> bool {
+        let begins = match from {
+            Side::Client => !self.method.is_empty() || !self.path.is_empty() || !self.scheme.is_empty(),
+            Side::Server => self.status.is_some(),
+        };
+        !begins && self.unresolved == 0
+    }
+
+    /// What a request's head says.
+    pub fn request(&self) -> Facts {
+        let mut facts = Facts {
+            trace: self.trace.filter(|_| !self.traces_differ),
+            host: self.host(),
+            attributes: Vec::with_capacity(8),
+            ..Facts::default()
+        };
+        match self.grpc {
+            true => self.call(&mut facts),
+            false => self.http(&mut facts),
+        }
+        self.say_unresolved(&mut facts);
+        facts
+    }
+
+    fn host(&self) -> Option<String> {
+        let host = if self.authority.is_empty() { &self.host } else { &self.authority };
+        (!host.is_empty()).then(|| host.clone())
+    }
+
+    fn http(&self, facts: &mut Facts) {
+        let known = METHODS.iter().find(|method| **method == self.method);
+        facts.name = Some(known.copied().unwrap_or("HTTP").into());
+        let mut say = |key, value: &str| facts.attributes.push((key, value.into()));
+        if !self.method.is_empty() {
+            say("http.request.method", known.copied().unwrap_or("_OTHER"));
+        }
+        if known.is_none() && !self.method.is_empty() {
+            say("http.request.method_original", &self.method);
+        }
+        let (path, names) = self.path.split_once('?').unwrap_or((&self.path, ""));
+        if !path.is_empty() {
+            say("url.path", path);
+        }
+        if !self.scheme.is_empty() {
+            say("url.scheme", &self.scheme);
+        }
+        say("network.protocol.name", "http");
+        say("network.protocol.version", "2");
+        if !names.is_empty() {
+            let names = names.split('&').map(str::to_owned).collect();
+            facts.attributes.push(("spantap.url.query_names", Value::Strings(names)));
+        }
+    }
+
+    /// Names of today's conventions first, then those that they replace.
+    fn call(&self, facts: &mut Facts) {
+        facts.protocol = Some(Protocol::Grpc);
+        let (path, _) = self.path.split_once('?').unwrap_or((&self.path, ""));
+        let method = grpc::method(path);
+        facts.name = Some(method.map_or("grpc".into(), |method| method.to_owned().into()));
+        let mut say = |key, value: &str| facts.attributes.push((key, value.into()));
+        say("rpc.system.name", "grpc");
+        if !path.is_empty() {
+            say("rpc.method", method.unwrap_or("_OTHER"));
+        }
+        say("rpc.system", "grpc");
+        if let Some((service, _)) = method.and_then(|method| method.rsplit_once('/')) {
+            say("rpc.service", service);
+        }
+        say("network.protocol.name", "http");
+        say("network.protocol.version", "2");
+        if let Some(timeout) = self.timeout_ms {
+            facts.attributes.push(("spantap.rpc.deadline_ms", timeout.into()));
+        }
+    }
+
+    /// What a response's head says; of a call's, the status is told by its trailers, which may be this head.
+    pub fn response(&self, is_call: bool, interim: u8) -> Facts {
+        let is_call = is_call || self.grpc_status.is_some();
+        let mut facts = Facts::default();
+        if let Some(status) = self.status {
+            facts.outcome = match status {
+                // Until a call's own status is known, that of its transport says nothing.
+                200 if is_call => None,
+                status => Some(outcome(status)),
+            };
+            if !is_call || status != 200 {
+                facts.attributes.push(("http.response.status_code", Value::Int(status.into())));
+            }
+        }
+        if interim > 0 {
+            facts.attributes.push(("spantap.http.interim_responses", Value::Int(interim.into())));
+        }
+        self.say_grpc_status(&mut facts);
+        self.say_unresolved(&mut facts);
+        facts
+    }
+
+    /// What a response's trailers say.
+    pub fn trailers(&self) -> Facts {
+        let mut facts = Facts::default();
+        self.say_grpc_status(&mut facts);
+        self.say_unresolved(&mut facts);
+        facts
+    }
+
+    fn say_grpc_status(&self, facts: &mut Facts) {
+        let Some(status) = self.grpc_status else { return };
+        facts.outcome = Some(grpc::outcome(status));
+        facts.attributes.push(("rpc.response.status_code", Value::String(grpc::status_name(status).into_owned())));
+        facts.attributes.push(("rpc.grpc.status_code", status.into()));
+    }
+
+    fn say_unresolved(&self, facts: &mut Facts) {
+        if self.unresolved > 0 {
+            facts.attributes.push(("spantap.http.unresolved_headers", self.unresolved.into()));
+        }
+    }
+}
+
+fn set(known: &mut String, text: &str) {
+    if known.is_empty() {
+        known.push_str(text);
+    }
+}
+
+/// Semantic conventions for HTTP: 4xx is an error of the client's span only, 5xx of both.
+fn outcome(status: u16) -> Outcome {
+    match status {
+        400..500 => Outcome::ClientError(status.to_string().into()),
+        500.. => Outcome::Error(status.to_string().into()),
+        _ => Outcome::Ok,
+    }
+}
+
+/// Adds how many messages a direction of a call carried.
+pub(super) fn say_messages(facts: &mut Facts, from: Side, messages: Messages) {
+    let key = match from {
+        Side::Client => "spantap.rpc.request.messages",
+        Side::Server => "spantap.rpc.response.messages",
+    };
+    if let Some(count) = messages.count() {
+        facts.attributes.push((key, count.into()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(fields: &[Field<&str>]) -> Head {
+        let mut head = Head::default();
+        fields.iter().for_each(|field| head.add(*field));
+        head
+    }
+
+    fn value<'a>(facts: &'a Facts, key: &str) -> Option<&'a Value> {
+        facts.attributes.iter().find(|(known, _)| *known == key).map(|(_, value)| value)
+    }
+
+    #[test]
+    fn unknown_methods_are_not_names() {
+        let facts = head(&[Field::Method("BREW"), Field::Path("/pot")]).request();
+        assert_eq!(facts.name.as_deref(), Some("HTTP"));
+        assert_eq!(value(&facts, "http.request.method"), Some(&"_OTHER".into()));
+        assert_eq!(value(&facts, "http.request.method_original"), Some(&"BREW".into()));
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_told() {
+        let facts = head(&[Field::Unresolved, Field::Unresolved]).request();
+        assert_eq!(facts.name.as_deref(), Some("HTTP"));
+        assert_eq!(value(&facts, "http.request.method"), None);
+        assert_eq!(value(&facts, "url.path"), None);
+        assert_eq!(value(&facts, "spantap.http.unresolved_headers"), Some(&2_u32.into()));
+        let response = head(&[Field::Unresolved]).response(false, 0);
+        assert_eq!((response.outcome, value(&facts, "http.response.status_code")), (None, None));
+    }
+
+    #[test]
+    fn the_first_of_two_counts_and_two_traces_are_none() {
+        let facts = head(&[Field::Path("/a"), Field::Path("/b"), Field::Host("h"), Field::Authority("a")]).request();
+        assert_eq!((value(&facts, "url.path"), facts.host.as_deref()), (Some(&"/a".into()), Some("a")));
+        let trace = |byte| TraceParent { version: 0, trace_id: [byte; 16], parent_id: [byte; 8], flags: 1 };
+        let same = head(&[Field::TraceParent(trace(1)), Field::TraceParent(trace(1))]).request();
+        let other = head(&[Field::TraceParent(trace(1)), Field::TraceParent(trace(2))]).request();
+        assert_eq!((same.trace, other.trace), (Some(trace(1)), None));
+    }
+
+    #[test]
+    fn a_call_that_http_refuses_is_an_error_of_http() {
+        let facts = head(&[Field::Status(503)]).response(true, 0);
+        assert_eq!(facts.outcome, Some(Outcome::Error("503".into())));
+        assert_eq!(head(&[Field::Status(200)]).response(true, 0).outcome, None);
+        assert_eq!(head(&[Field::Status(404)]).response(false, 0).outcome, Some(Outcome::ClientError("404".into())));
+    }
+
+    #[test]
+    fn a_path_that_is_no_method_is_no_name() {
+        let call = [Field::ContentType { grpc: true }, Field::Path("/caf\u{e9}/x")];
+        let facts = head(&call).request();
+        assert_eq!((facts.name.as_deref(), value(&facts, "rpc.method")), (Some("grpc"), Some(&"_OTHER".into())));
+    }
+}

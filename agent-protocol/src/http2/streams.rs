@@ -1,0 +1,161 @@
+//! The streams of a connection that are in use (RFC 9113, 5.1), as far as their messages were seen to begin.
+
+use std::collections::VecDeque;
+
+use super::grpc::Messages;
+use crate::session::Side;
+
+/// Most streams at a time; servers usually allow 100 to 250.
+const STREAMS_MAX: usize = 512;
+
+/// How far a message has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Its beginning was not seen.
+    #[default]
+    Unseen,
+    /// It has begun.
+    Open,
+    /// It has ended.
+    Ended,
+}
+
+/// One direction of a stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Half {
+    pub phase: Phase,
+    pub messages: Messages,
+}
+
+/// A stream that the client opened.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stream {
+    id: u32,
+    /// The request, or the response, says that it is a call.
+    pub grpc: bool,
+    /// Interim responses.
+    pub interim: u8,
+    pub request: Half,
+    pub response: Half,
+}
+
+impl Stream {
+    pub fn half(&mut self, from: Side) -> &mut Half {
+        match from {
+            Side::Client => &mut self.request,
+            Side::Server => &mut self.response,
+        }
+    }
+
+    const fn is_over(&self) -> bool {
+        matches!((self.request.phase, self.response.phase), (Phase::Ended, Phase::Ended))
+    }
+}
+
+/// Streams in the order of their ids, which is that of their beginning.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    streams: VecDeque<Stream>,
+}
+
+impl Streams {
+    /// A stream in use.
+    pub fn get(&mut self, id: u32) -> Option<&mut Stream> {
+        let place = self.place(id).ok()?;
+        self.streams.get_mut(place)
+    }
+
+    /// The stream, which is added if it is not there. If there are too many, one is forgotten: the oldest that was
+    /// answered, else the oldest. Nothing is wrong for that, but what its later frames say is not known to be of a call.
+    pub fn entry(&mut self, id: u32) -> &mut Stream {
+        let place = match self.place(id) {
+            Ok(place) => place,
+            Err(_) => {
+                if self.streams.len() >= STREAMS_MAX {
+                    let answered = self.streams.iter().position(|stream| stream.response.phase == Phase::Ended);
+                    self.streams.remove(answered.unwrap_or(0));
+                }
+                let place = self.place(id).unwrap_or_else(|place| place);
+                let half = Half::default();
+                self.streams.insert(place, Stream { id, grpc: false, interim: 0, request: half, response: half });
+                place
+            }
+        };
+        &mut self.streams[place]
+    }
+
+    /// Forgets a stream of which everything was told.
+    pub fn drop_if_over(&mut self, id: u32) {
+        if let Ok(place) = self.place(id)
+            && self.streams[place].is_over()
+        {
+            self.streams.remove(place);
+        }
+    }
+
+    /// Forgets those above an id whose response has not begun, and answers one of them at a time.
+    pub fn take_above(&mut self, id: u32) -> Option<u32> {
+        let from = self.streams.partition_point(|stream| stream.id <= id);
+        let open = |stream: &Stream| stream.request.phase != Phase::Unseen && stream.response.phase == Phase::Unseen;
+        let place = from + self.streams.iter().skip(from).position(open)?;
+        self.streams.remove(place).map(|stream| stream.id)
+    }
+
+    fn place(&self, id: u32) -> Result<usize, usize> {
+        match self.streams.back() {
+            None => Err(0),
+            Some(last) if last.id < id => Err(self.streams.len()),
+            Some(last) if last.id == id => Ok(self.streams.len() - 1),
+            Some(_) => self.streams.binary_search_by_key(&id, |stream| stream.id),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(streams: &Streams) -> Vec<u32> {
+        streams.streams.iter().map(|stream| stream.id).collect()
+    }
+
+    #[test]
+    fn streams_are_kept_in_order_and_go_when_both_ends_are_done() {
+        let mut streams = Streams::default();
+        for id in [1, 5, 3] {
+            streams.entry(id).request.phase = Phase::Ended;
+        }
+        assert_eq!(ids(&streams), [1, 3, 5]);
+        streams.drop_if_over(3);
+        assert_eq!(ids(&streams), [1, 3, 5]);
+        streams.entry(3).response.phase = Phase::Ended;
+        streams.drop_if_over(3);
+        assert_eq!(ids(&streams), [1, 5]);
+        assert!(streams.get(3).is_none() && streams.get(5).is_some());
+    }
+
+    #[test]
+    fn of_too_many_the_oldest_answered_one_goes() {
+        let mut streams = Streams::default();
+        for index in 0..STREAMS_MAX as u32 {
+            streams.entry(1 + 2 * index);
+        }
+        streams.entry(7).response.phase = Phase::Ended;
+        streams.entry(100_001);
+        assert!(streams.get(7).is_none() && streams.get(1).is_some());
+        streams.entry(100_003);
+        assert!(streams.get(1).is_none());
+        assert_eq!(streams.streams.len(), STREAMS_MAX);
+    }
+
+    #[test]
+    fn unanswered_streams_above_an_id_are_taken() {
+        let mut streams = Streams::default();
+        for id in [1, 3, 5, 7] {
+            streams.entry(id).request.phase = Phase::Ended;
+        }
+        streams.entry(5).response.phase = Phase::Open;
+        let taken: Vec<u32> = std::iter::from_fn(|| streams.take_above(1)).collect();
+        assert_eq!((taken, ids(&streams)), (vec![3, 7], vec![1, 5]));
+    }
+}
