@@ -13,6 +13,7 @@ pub mod detect;
 pub mod dns;
 pub mod http1;
 pub mod redis;
+pub mod sql;
 pub mod tls;
 pub mod traceparent;
 
