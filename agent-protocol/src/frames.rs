@@ -131,6 +131,12 @@ impl Frames {
         self.state = State::Searching;
     }
 
+    /// The next input byte begins a frame: the caller knows it from the end of what came last.
+    pub fn resume(&mut self) {
+        self.kept.clear();
+        self.state = State::Between;
+    }
+
     /// The next piece; what it holds is asked for by [`Feed::next`] until that answers `None`.
     pub fn feed<'f, 'i>(&'f mut self, input: Input<'i>) -> Feed<'f, 'i> {
         let (bytes, gap): (&[u8], u64) = match input {

@@ -20,7 +20,7 @@ use crate::{
     traceparent::{self, TraceParent},
 };
 
-pub use self::prepared::{PREPARED_BYTES_MAX, PREPARED_MAX, Prepared};
+pub use self::prepared::Prepared;
 use self::{lexer::Lexer, outline::Outline, text::Writer};
 
 /// Most bytes of a statement that are read.

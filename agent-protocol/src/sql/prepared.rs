@@ -4,33 +4,29 @@ use std::{collections::HashMap, hash::Hash, sync::Arc};
 
 use super::Statement;
 
-/// Most statements that one connection keeps.
-pub const PREPARED_MAX: usize = 256;
-/// Most bytes that they take; the one that was used least recently goes first.
-pub const PREPARED_BYTES_MAX: usize = 32 * 1024;
-
-/// Statements by their names or numbers. One that had to go is executed as unknown.
+/// Statements by their names or numbers. The one that was used least recently goes first, and is then executed as unknown.
 #[derive(Debug)]
 pub struct Prepared<K> {
     known: HashMap<K, (u64, Arc<Statement>)>,
     bytes: usize,
     uses: u64,
-}
-
-impl<K> Default for Prepared<K> {
-    fn default() -> Self {
-        Self { known: HashMap::new(), bytes: 0, uses: 0 }
-    }
+    count_max: usize,
+    bytes_max: usize,
 }
 
 impl<K: Eq + Hash + Clone> Prepared<K> {
+    /// At most `count_max` of them, that take at most `bytes_max` bytes without their names.
+    pub fn new(count_max: usize, bytes_max: usize) -> Self {
+        Self { known: HashMap::new(), bytes: 0, uses: 0, count_max, bytes_max }
+    }
+
     /// Keeps a statement, in place of the one of that name.
     pub fn insert(&mut self, name: K, statement: Arc<Statement>) {
         self.remove(&name);
         self.bytes += statement.bytes();
         self.uses += 1;
         self.known.insert(name, (self.uses, statement));
-        while self.known.len() > PREPARED_MAX || (self.bytes > PREPARED_BYTES_MAX && self.known.len() > 1) {
+        while self.known.len() > self.count_max || (self.bytes > self.bytes_max && self.known.len() > 1) {
             let Some(oldest) = self.known.iter().min_by_key(|(_, (used, _))| *used) else { return };
             let oldest = oldest.0.clone();
             self.remove(&oldest);
@@ -76,20 +72,19 @@ mod tests {
 
     #[test]
     fn what_was_used_least_recently_goes_first() {
-        let mut prepared = Prepared::default();
-        for name in 0..PREPARED_MAX {
+        let mut prepared = Prepared::new(3, usize::MAX);
+        for name in 0..5 {
             prepared.insert(name, Arc::default());
             prepared.get(&0);
         }
-        assert!(prepared.get(&0).is_some() && prepared.bytes <= PREPARED_BYTES_MAX);
-        let kept = (0..PREPARED_MAX).filter(|name| prepared.known.contains_key(name)).count();
-        assert_eq!(kept, PREPARED_BYTES_MAX / size_of::<Statement>());
+        let kept: Vec<_> = (0..5).filter(|name| prepared.known.contains_key(name)).collect();
+        assert_eq!(kept, [0, 3, 4]);
     }
 
     #[test]
     fn bytes_are_bounded_and_given_back() {
-        let mut prepared = Prepared::default();
-        prepared.insert(1, statement(PREPARED_BYTES_MAX - 1000));
+        let mut prepared = Prepared::new(9, 3000);
+        prepared.insert(1, statement(2000));
         prepared.insert(2, statement(2000));
         assert!(prepared.get(&1).is_none() && prepared.get(&2).is_some());
         prepared.insert(2, statement(10));

@@ -18,6 +18,9 @@ const DEPTH_MAX: usize = 32;
 pub(super) struct Writer {
     out: String,
     full: bool,
+    /// The last two tokens, and where the last one is written.
+    before: [Option<Kind>; 2],
+    last_start: usize,
     levels: Vec<Level>,
     /// Levels beyond [`DEPTH_MAX`].
     deeper: usize,
@@ -36,8 +39,8 @@ struct Level {
     has_value: bool,
     /// A comma of a list of values, not written.
     comma: bool,
-    /// A sign before a value, not written.
-    sign: Option<u8>,
+    /// Signs before a value, not written.
+    signs: String,
     closed: Closed,
 }
 
@@ -53,6 +56,7 @@ impl Writer {
         if self.full {
             return;
         }
+        self.drop_sign(token);
         match token.kind {
             Kind::Symbol(b'(' | b'[') => self.open(token),
             Kind::Symbol(b')' | b']') => self.close(token),
@@ -67,6 +71,7 @@ impl Writer {
                 self.write(if token.kind == Kind::Literal { "?" } else { token.text }, token.spaced);
             }
         }
+        self.before = [self.before[1], Some(token.kind)];
         self.full |= self.out.len() > TEXT_BYTES_MAX;
     }
 
@@ -103,7 +108,17 @@ impl Writer {
         if spaced && !self.out.is_empty() {
             self.out.push(' ');
         }
+        self.last_start = self.out.len();
         self.out.push_str(text);
+    }
+
+    /// A sign between an operator and a number belongs to the number.
+    fn drop_sign(&mut self, token: &Token<'_>) {
+        let [Some(Kind::Symbol(before)), Some(Kind::Symbol(b'-' | b'+'))] = self.before else { return };
+        let number = token.kind == Kind::Literal && !token.spaced;
+        if number && !matches!(before, b')' | b']' | b'(' | b'[') && self.out[self.last_start..].len() == 1 {
+            self.out.truncate(self.last_start);
+        }
     }
 
     /// Takes values and commas in a list of values; the first value is written as `?`.
@@ -114,13 +129,16 @@ impl Writer {
                 level.comma = true;
                 true
             }
-            Kind::Symbol(sign @ (b'-' | b'+')) if level.sign.is_none() && (level.values == 0 || level.comma) => {
-                level.sign = Some(sign);
+            Kind::Symbol(sign @ (b'-' | b'+')) if level.values == 0 || level.comma => {
+                if level.signs.len() < 8 {
+                    level.signs.push(char::from(sign));
+                }
                 true
             }
             _ if is_value(token) && (level.values == 0 || level.comma) => {
                 level.values += 1;
-                (level.comma, level.sign, level.has_value) = (false, None, true);
+                (level.comma, level.has_value) = (false, true);
+                level.signs.clear();
                 if level.values == 1 {
                     self.out.push('?');
                 }
@@ -134,16 +152,17 @@ impl Writer {
     fn mix(&mut self) {
         let Some(level) = self.level().filter(|level| !level.mixed) else { return };
         level.mixed = true;
-        let (more, comma, sign) = (level.values.saturating_sub(1), level.comma, level.sign);
+        let (more, comma) = (level.values.saturating_sub(1), level.comma);
+        let signs = std::mem::take(&mut level.signs);
         for _ in 0..more.min(TEXT_BYTES_MAX / 3) {
             self.out.push_str(", ?");
         }
         if comma {
             self.out.push(',');
         }
-        if let Some(sign) = sign {
+        if !signs.is_empty() {
             self.out.push_str(if comma { " " } else { "" });
-            self.out.push(char::from(sign));
+            self.out.push_str(&signs);
         }
     }
 
@@ -184,7 +203,7 @@ impl Writer {
             self.deeper -= 1;
             return self.write(token.text, token.spaced);
         }
-        if self.levels.last().is_some_and(|level| level.comma || level.sign.is_some()) {
+        if self.levels.last().is_some_and(|level| level.comma || !level.signs.is_empty()) {
             self.mix();
         }
         let Some(level) = self.levels.pop() else { return self.write(token.text, token.spaced) };
