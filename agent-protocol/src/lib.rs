@@ -12,6 +12,7 @@ pub mod detect;
 
 pub mod dns;
 pub mod http1;
+pub mod mysql;
 pub mod postgres;
 pub mod redis;
 pub mod sql;

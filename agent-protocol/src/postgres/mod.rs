@@ -11,7 +11,7 @@
 //! since only then is an implicit transaction committed; in a pipeline, with `CommandComplete`. What a server says unasked
 //! (notices, notifications, parameters) begins no response.
 //!
-//! After a gap over headers the response of a lone request goes on until `ReadyForQuery` ends a call, or until the next request
+//! After a gap over headers the response of a lone request goes on until the bytes of `ReadyForQuery`, or until the next request
 //! (inferred). What was pipelined cannot be told apart and is lost.
 //!
 //! Not followed: replication streams (silent from `CopyBothResponse` on), encryption by GSSAPI.
@@ -26,7 +26,7 @@ mod tests;
 
 use self::{batches::Batches, replies::Replies, requests::Requests};
 use crate::{
-    frames::{Frames, Heard},
+    frames::{Frames, Heard, Trail},
     session::{Event, Input, Lost, Parser, Side},
 };
 
@@ -45,6 +45,7 @@ struct Postgres {
     requests: Requests,
     replies: Replies,
     shared: Shared,
+    trail: Trail,
 }
 
 /// What both directions need.
@@ -82,7 +83,7 @@ impl Parser for Postgres {
 
 impl Postgres {
     fn client(&mut self, input: Input<'_>, out: &mut Vec<Event>) {
-        let Self { client, server, requests, replies, shared } = self;
+        let Self { client, server, requests, replies, shared, .. } = self;
         let mut feed = client.feed(input);
         while let Some(heard) = feed.next(wire::measure_client, wire::resumes_client) {
             match heard {
@@ -102,17 +103,14 @@ impl Postgres {
     }
 
     fn server(&mut self, input: Input<'_>, out: &mut Vec<Event>) {
-        let Self { client, server, requests, replies, shared } = self;
-        shared.batches.client_seen = client.offset() > 0;
-        let ready = match input {
-            Input::Bytes(bytes) if server.is_lost() && !wire::resumes_server(bytes) => wire::ready_at_end(bytes),
-            _ => None,
-        };
+        self.shared.batches.client_seen = self.client.offset() > 0;
+        let Some(input) = self.search(input, out) else { return };
+        let Self { server, requests, replies, shared, .. } = self;
         let mut feed = server.feed(input);
         loop {
             let encryption = shared.encryption_asked;
             match feed.next(|bytes| wire::measure_server(bytes, encryption), wire::resumes_server) {
-                None => break,
+                None => return,
                 Some(Heard::Frame(frame)) if encryption && matches!(frame.kept, [b'S' | b'G']) => {
                     shared.over = true;
                     return out.push(Event::Switched);
@@ -120,6 +118,7 @@ impl Postgres {
                 Some(Heard::Frame(frame)) if encryption && frame.kept == b"N" => shared.encryption_asked = false,
                 Some(Heard::Frame(frame)) => replies.message(&frame, requests, shared, out),
                 Some(Heard::Lost { at, reason }) => {
+                    shared.backslash_plain = None;
                     if reason != Lost::Gap || !replies.hide(at, shared) {
                         out.push(Event::Lost { from: Side::Server, at, reason });
                         replies.lose();
@@ -128,9 +127,28 @@ impl Postgres {
                 }
             }
         }
-        if let Some(tail) = ready {
-            replies.found_ready(server.offset(), &tail, requests, shared, out);
-            server.resume();
+    }
+
+    /// While it is not known where the server's messages begin, the end of an answer is looked for; what follows it is left.
+    fn search<'a>(&mut self, input: Input<'a>, out: &mut Vec<Event>) -> Option<Input<'a>> {
+        let Self { server, requests, replies, shared, trail, .. } = self;
+        let bytes = match input {
+            Input::Bytes(bytes) if server.is_lost() => bytes,
+            _ => {
+                trail.clear();
+                return Some(input);
+            }
+        };
+        if !replies.is_hidden() && wire::resumes_server(bytes) {
+            return Some(input);
         }
+        let Some((used, tail)) = trail.find(bytes, wire::ready_at_end) else {
+            server.skip(bytes);
+            return None;
+        };
+        server.skip(&bytes[..used]);
+        replies.found_ready(server.offset(), &tail, requests, shared, out);
+        server.resume();
+        Some(Input::Bytes(&bytes[used..]))
     }
 }

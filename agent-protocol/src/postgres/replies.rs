@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     frames::Frame,
-    session::{Boundary, Event, Facts, Key, Outcome, Part, Side},
+    session::{Boundary, Event, Facts, Key, Lost, Outcome, Part, Side},
     sql,
 };
 
@@ -49,6 +49,11 @@ impl Replies {
     /// Where the response in progress began.
     pub fn open_from(&self) -> Option<u64> {
         self.response.start
+    }
+
+    /// Whether a gap hides where the response in progress goes on.
+    pub fn is_hidden(&self) -> bool {
+        self.response.hidden
     }
 
     /// Framing was lost.
@@ -209,6 +214,7 @@ impl Replies {
             shared.batches.pop();
             self.tell(Some(end), out);
             self.lose();
+            out.push(Event::Lost { from: Side::Server, at: end, reason: Lost::Gap });
         }
     }
 

@@ -351,7 +351,7 @@ fn values(fields: &mut Fields<'_>) -> Option<()> {
     Some(())
 }
 
-/// What the end of a call says that ends with `ReadyForQuery`.
+/// What bytes say that end with `ReadyForQuery`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Tail {
     /// What came before it was no error.
@@ -360,7 +360,7 @@ pub(super) struct Tail {
     pub rows: Option<u64>,
 }
 
-/// Reads the last bytes of a call of which the middle was not captured.
+/// Reads the bytes that came last, behind a gap.
 pub(super) fn ready_at_end(bytes: &[u8]) -> Option<Tail> {
     let (before, [b'Z', 0, 0, 0, 5, b'I' | b'T' | b'E']) = bytes.split_last_chunk()? else { return None };
     // An error, like a notice, ends with two zeros: its last field's and its own.

@@ -64,7 +64,8 @@ pub struct Rules {
 /// What a statement says, without anything that may be secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Statement {
-    /// The text: literals are `?`, lists of values `(?)`, white space and comments one space.
+    /// The text: literals are `?`, lists of values `(?)`, white space and comments one space. Empty if it begins like no
+    /// statement.
     pub text: String,
     /// What it does, in the case of the text: `SELECT`, `CREATE TABLE`; nothing if there are several statements.
     pub operation: Option<String>,
@@ -100,7 +101,10 @@ impl Statement {
         let whole = whole && valid && read.len() == bytes.len() && lexer.is_sure();
         let trace = lexer.trace();
         let mut statement = outline.finish(whole);
-        statement.text = writer.finish(whole);
+        // What begins like no statement may be anything.
+        if statement.summary.is_some() {
+            statement.text = writer.finish(whole);
+        }
         statement.trace = trace;
         statement
     }
@@ -131,6 +135,18 @@ impl Statement {
         let texts = [&self.operation, &self.collection, &self.procedure, &self.summary, &self.database];
         size_of::<Self>() + self.text.len() + texts.into_iter().flatten().map(String::len).sum::<usize>()
     }
+}
+
+/// Whether a text, `whole` or just begun, begins with a word that begins statements.
+pub fn begins(bytes: &[u8], whole: bool) -> bool {
+    let begin = &bytes[..bytes.len().min(256)];
+    let text = std::str::from_utf8(begin)
+        .unwrap_or_else(|error| std::str::from_utf8(&begin[..error.valid_up_to()]).unwrap_or_default());
+    let rules = Rules { dialect: Dialect::Mysql, backslash: Backslash::Unknown };
+    let mut tokens = Lexer::new(text, rules).skip_while(|token| token.kind == lexer::Kind::Symbol(b'('));
+    let first = tokens.next();
+    // A word at the end may go on.
+    first.is_some_and(|first| words::verb(&first).is_some() && (whole || tokens.next().is_some()))
 }
 
 /// Who is to blame for an error, by the class of its SQLSTATE (SQL:2016 part 2, 24.1; PostgreSQL, appendix A): the client for its

@@ -16,6 +16,13 @@ fn check_text(rules: Rules, cases: &[(&str, &str)]) {
     }
 }
 
+/// Checks what may stand behind `SELECT`.
+fn check_rest(rules: Rules, cases: &[(&str, &str)]) {
+    for (sql, expected) in cases {
+        assert_eq!(text(rules, &format!("SELECT {sql}")), format!("SELECT {expected}"), "{sql}");
+    }
+}
+
 #[test]
 fn literals_of_postgres_are_replaced() {
     let cases = [
@@ -54,8 +61,8 @@ fn literals_of_mysql_are_replaced() {
 
 #[test]
 fn comments_are_space_and_nest_only_in_postgres() {
-    check_text(POSTGRES, &[("a/* x /* 'y */ z */b -- c\nd", "a b d"), ("/* open 'x", "")]);
-    check_text(MYSQL, &[("a/* x /* 'y */b", "a b")]);
+    check_rest(POSTGRES, &[("a/* x /* 'y */ z */b -- c\nd", "a b d"), ("x /* open 'x", "x")]);
+    check_rest(MYSQL, &[("a/* x /* 'y */b", "a b")]);
 }
 
 #[test]
@@ -75,9 +82,14 @@ fn lists_of_values_are_one_value() {
         ("(a), (a)", "(a), (a)"),
         ("(1,) (2", "(?,) (?"),
     ];
-    check_text(POSTGRES, &cases);
+    check_rest(POSTGRES, &cases);
     let many = format!("VALUES {}", vec!["(1, 'x', now())"; 1000].join(", "));
     assert_eq!(text(POSTGRES, &many), "VALUES (?, ?, now())...", "16 KiB of it were read");
+}
+
+#[test]
+fn what_begins_like_no_statement_is_not_told() {
+    check_text(POSTGRES, &[("hunter2", ""), ("selec 1", ""), ("", ""), ("'x' SELECT", "")]);
 }
 
 #[test]
