@@ -40,7 +40,8 @@ fn frames(bytes: &[u8]) -> Vec<(u8, u8, u32, Vec<u8>)> {
 
 /// Each iteration: one more exchange of a connection, as the last of the recording's, on a new stream.
 fn exchange(bencher: Bencher, recording: &str, stream: u32) {
-    let own = |mark| frames(&recorded(recording, mark)).into_iter().filter(move |frame| frame.2 == stream && frame.0 < 2);
+    let own =
+        |mark| frames(&recorded(recording, mark)).into_iter().filter(move |frame| frame.2 == stream && frame.0 < 2);
     let mut parser = http2::new();
     let mut events = Vec::with_capacity(8);
     let mut feed = |parser: &mut Box<dyn Parser>, side, bytes: &[u8]| {

@@ -6,7 +6,7 @@
 use crate::{
     dns,
     http1::{Kind, StartLine},
-    http2, redis,
+    http2, mysql, postgres, redis,
     session::Parser,
     tls,
 };
@@ -133,6 +133,8 @@ const PROTOCOLS: &[Entry] = &[
     entry(Protocol::Http2, http2::check_client, http2::check_server, Some(http2::new)),
     entry(Protocol::Dns, dns::check_stream, |_| Sign::No, None),
     entry(Protocol::Redis, redis::check_client, redis::check_server, Some(redis::new)),
+    entry(Protocol::Postgres, postgres::check_client, postgres::check_server, Some(postgres::new)),
+    entry(Protocol::Mysql, mysql::check_client, mysql::check_server, Some(mysql::new)),
     entry(Protocol::Tls, |sent| tls::check(sent, false), |sent| tls::check(sent, true), None),
 ];
 

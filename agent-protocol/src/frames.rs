@@ -131,6 +131,18 @@ impl Frames {
         self.state = State::Searching;
     }
 
+    /// The next input byte begins a frame: the caller knows it from the end of what came last.
+    pub fn resume(&mut self) {
+        self.kept.clear();
+        self.state = State::Between;
+    }
+
+    /// Goes past a piece while it is not known where frames begin, without looking for one at its beginning.
+    pub fn skip(&mut self, bytes: &[u8]) {
+        let mut feed = self.feed(Input::Bytes(bytes));
+        while feed.next(|_| Measure::Malformed, |_| false).is_some() {}
+    }
+
     /// The next piece; what it holds is asked for by [`Feed::next`] until that answers `None`.
     pub fn feed<'f, 'i>(&'f mut self, input: Input<'i>) -> Feed<'f, 'i> {
         let (bytes, gap): (&[u8], u64) = match input {
@@ -139,6 +151,38 @@ impl Frames {
             Input::End => (&[], 0),
         };
         Feed { frames: self, bytes, gap, first: !bytes.is_empty(), used: false }
+    }
+}
+
+/// Looks for what ends a frame, while it is not known where frames begin: the bytes that came last, without a gap.
+#[derive(Debug, Default)]
+pub struct Trail {
+    bytes: Vec<u8>,
+}
+
+/// Most bytes before an end that are shown.
+const TRAIL_BYTES: usize = 32;
+
+impl Trail {
+    /// A gap: what came before is not next to what comes.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+    }
+
+    /// The first place in a piece where the bytes that came last `end` a frame; and how many bytes of the piece that are.
+    pub fn find<T>(&mut self, piece: &[u8], end: impl Fn(&[u8]) -> Option<T>) -> Option<(usize, T)> {
+        for (at, byte) in piece.iter().enumerate() {
+            if self.bytes.len() == 2 * TRAIL_BYTES {
+                self.bytes.drain(..TRAIL_BYTES);
+            }
+            self.bytes.push(*byte);
+            let last = &self.bytes[self.bytes.len().saturating_sub(TRAIL_BYTES)..];
+            if let Some(found) = end(last) {
+                self.clear();
+                return Some((at + 1, found));
+            }
+        }
+        None
     }
 }
 

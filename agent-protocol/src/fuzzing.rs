@@ -63,6 +63,22 @@ pub fn dns(data: &[u8]) {
     }
 }
 
+/// Any bytes as a statement: what is said of it is within its limits, and its text, read again, stays the same.
+pub fn sql(data: &[u8]) {
+    use crate::sql::{Backslash, Dialect, Rules, SUMMARY_BYTES_MAX, Statement, TEXT_BYTES_MAX};
+    for dialect in [Dialect::Postgres, Dialect::Mysql] {
+        for backslash in [Backslash::Plain, Backslash::Escapes, Backslash::Unknown] {
+            let read = |bytes: &[u8]| Statement::read(bytes, true, Rules { dialect, backslash });
+            let Statement { text, summary, .. } = read(data);
+            assert!(text.len() <= TEXT_BYTES_MAX + 3, "{text}");
+            assert!(summary.is_none_or(|summary| summary.len() <= SUMMARY_BYTES_MAX));
+            // What was no comment for want of a space may look like one.
+            let comparable = !text.ends_with("...") && !text.contains("--");
+            assert!(!comparable || read(text.as_bytes()).text == text, "{text}");
+        }
+    }
+}
+
 /// Any bytes as one direction of TLS: how they are cut does not matter, and records follow each other.
 pub fn tls(data: &[u8]) {
     let whole = tls_feed(&[Input::Bytes(data)]);

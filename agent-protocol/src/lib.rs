@@ -13,7 +13,10 @@ pub mod detect;
 pub mod dns;
 pub mod http1;
 pub mod http2;
+pub mod mysql;
+pub mod postgres;
 pub mod redis;
+pub mod sql;
 pub mod tls;
 pub mod traceparent;
 

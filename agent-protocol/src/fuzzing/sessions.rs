@@ -244,6 +244,20 @@ pub fn fuzz(data: &[u8], new: fn() -> Box<dyn Parser>) {
     assert_eq!(up_to_loss(feed(new(), &bytewise)), whole, "{pieces:?}");
 }
 
+/// The recordings of a folder of `fixtures/`, by their paths.
+///
+/// # Panics
+/// There are none.
+pub fn recordings(folder: &str) -> Vec<(String, Vec<Fed>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(folder);
+    let entries = fs::read_dir(&folder).expect("the folder of fixtures").map(|entry| entry.expect("entry").path());
+    let paths = entries.filter(|path| path.extension().is_some_and(|is| is == "session"));
+    let read = |path: &Path| conversation(&fs::read_to_string(path).expect("a recording"));
+    let recordings: Vec<_> = paths.map(|path| (path.display().to_string(), read(&path))).collect();
+    assert!(!recordings.is_empty(), "{} has recordings", folder.display());
+    recordings
+}
+
 /// Recordings, cut and damaged at random, break no promise: the fuzz target's check on a stable compiler.
 pub fn check_damaged(folder: &str, new: fn() -> Box<dyn Parser>, iterations: usize) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(folder);
