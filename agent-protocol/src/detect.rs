@@ -6,7 +6,7 @@
 use crate::{
     dns,
     http1::{Kind, StartLine},
-    redis,
+    memcached, redis,
     session::Parser,
     tls,
 };
@@ -132,6 +132,7 @@ const PROTOCOLS: &[Entry] = &[
     ),
     entry(Protocol::Dns, dns::check_stream, |_| Sign::No, None),
     entry(Protocol::Redis, redis::check_client, redis::check_server, Some(redis::new)),
+    entry(Protocol::Memcached, memcached::check_client, memcached::check_server, Some(memcached::new)),
     entry(Protocol::Tls, |sent| tls::check(sent, false), |sent| tls::check(sent, true), None),
 ];
 

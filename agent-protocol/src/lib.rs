@@ -12,6 +12,7 @@ pub mod detect;
 
 pub mod dns;
 pub mod http1;
+pub mod memcached;
 pub mod redis;
 pub mod tls;
 pub mod traceparent;
