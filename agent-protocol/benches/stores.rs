@@ -2,7 +2,7 @@
 //! Run: `cargo bench -p agent-protocol --bench stores`.
 
 use agent_protocol::{
-    memcached, redis,
+    memcached, nats, redis,
     session::{Input, Parser, Side},
 };
 use divan::{AllocProfiler, Bencher, black_box, counter::ItemsCount};
@@ -46,4 +46,9 @@ fn memcached_binary_get(bencher: Bencher) {
     let get = b"\x80\x00\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0a";
     let miss = b"\x81\x00\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
     exchange(bencher, memcached::new(), [get, miss], 1, 2);
+}
+
+#[divan::bench(sample_size = 256)]
+fn nats_publish_and_deliver(bencher: Bencher) {
+    exchange(bencher, nats::new(), [b"PUB orders.new 5\r\nhello\r\n", b"MSG orders.new 1 5\r\nhello\r\n"], 1, 2);
 }

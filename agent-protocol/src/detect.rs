@@ -6,7 +6,7 @@
 use crate::{
     dns,
     http1::{Kind, StartLine},
-    memcached, redis,
+    memcached, nats, redis,
     session::Parser,
     tls,
 };
@@ -133,6 +133,7 @@ const PROTOCOLS: &[Entry] = &[
     entry(Protocol::Dns, dns::check_stream, |_| Sign::No, None),
     entry(Protocol::Redis, redis::check_client, redis::check_server, Some(redis::new)),
     entry(Protocol::Memcached, memcached::check_client, memcached::check_server, Some(memcached::new)),
+    entry(Protocol::Nats, nats::check_client, nats::check_server, Some(nats::new)),
     entry(Protocol::Tls, |sent| tls::check(sent, false), |sent| tls::check(sent, true), None),
 ];
 

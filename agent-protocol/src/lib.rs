@@ -8,11 +8,15 @@ pub mod frames;
 pub mod input;
 pub mod session;
 
+mod destination;
+mod line;
+
 pub mod detect;
 
 pub mod dns;
 pub mod http1;
 pub mod memcached;
+pub mod nats;
 pub mod redis;
 pub mod tls;
 pub mod traceparent;

@@ -12,7 +12,6 @@
 //! (inferred); further bytes of the answer are passed over until the next request.
 
 mod binary;
-mod line;
 mod pending;
 mod request;
 mod response;
@@ -32,6 +31,11 @@ use crate::{
     session::{Boundary, Event, Facts, Input, Key, Lost, Outcome, Parser, Part, Side},
 };
 
+/// Longest line, its end included. Keys have at most 250 bytes; lists of keys are taken word by word.
+const LINE_BYTES_MAX: usize = 2048;
+/// Longest value (the server's own limit of `-I`).
+const VALUE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
 /// How the first bytes look, if they are a client's.
 pub fn check_client(bytes: &[u8]) -> Sign {
     request::check(bytes)
@@ -45,6 +49,14 @@ pub fn check_server(bytes: &[u8]) -> Sign {
 /// A new parser.
 pub fn new() -> Box<dyn Parser> {
     Box::<Memcached>::default()
+}
+
+/// A line, and behind it a value of that many bytes with its own end of line.
+fn with_value(line_bytes: usize, value_bytes: u64) -> Measure {
+    if value_bytes > VALUE_BYTES_MAX {
+        return Measure::Malformed;
+    }
+    Measure::Frame { bytes: line_bytes as u64 + value_bytes + 2, keep: line_bytes }
 }
 
 /// A number for bytes that are only compared (FNV-1a).

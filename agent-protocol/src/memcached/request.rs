@@ -1,11 +1,15 @@
 //! What a client sends: commands of the text protocol, classic and meta, and packets of the binary one.
 
 use super::{
+    LINE_BYTES_MAX,
     binary::{self, Header},
-    line::{self, Line, line, words},
-    tag,
+    tag, with_value,
 };
-use crate::{detect::Sign, frames::Measure};
+use crate::{
+    detect::Sign,
+    frames::Measure,
+    line::{self, Line, words},
+};
 
 /// Longest word of a list of keys.
 const WORD_BYTES_MAX: usize = 300;
@@ -159,14 +163,14 @@ fn measure_command(bytes: &[u8]) -> Measure {
     if let Some((name, Shape::Keys(_))) = name.and_then(command) {
         return Measure::whole(name.len() as u64 + 1);
     }
-    let (text, length) = match line(bytes) {
+    let (text, length) = match line::first(bytes, LINE_BYTES_MAX) {
         Line::Partial => return Measure::More,
         Line::None => return Measure::Malformed,
         Line::Is(text, length) => (text, length),
     };
     // Without a number the server refuses the line, and reads no value.
     match value_bytes(text) {
-        Some(value_bytes) => line::with_value(length, value_bytes),
+        Some(value_bytes) => with_value(length, value_bytes),
         None => Measure::whole(length as u64),
     }
 }
@@ -228,10 +232,10 @@ pub(super) fn check(bytes: &[u8]) -> Sign {
     let Some((_, shape)) = command(name) else {
         return if name_bytes == bytes.len() && may_become(name) { Sign::Partial } else { Sign::No };
     };
-    match line(bytes) {
+    match line::first(bytes, LINE_BYTES_MAX) {
         Line::None => Sign::No,
         // A long list of keys.
-        Line::Partial if bytes.len() > line::LINE_BYTES_MAX / 4 && matches!(shape, Shape::Keys(_)) => Sign::Likely,
+        Line::Partial if bytes.len() > LINE_BYTES_MAX / 4 && matches!(shape, Shape::Keys(_)) => Sign::Likely,
         Line::Partial => Sign::Partial,
         Line::Is(text, _) => check_line(shape, text),
     }

@@ -1,12 +1,16 @@
 //! What a server sends: lines of the text protocol, some with values, and packets of the binary one.
 
 use super::{
+    LINE_BYTES_MAX,
     binary::{self, Header},
-    line::{self, Line, line, words},
     request::packet_tag,
-    tag,
+    tag, with_value,
 };
-use crate::{detect::Sign, frames::Measure};
+use crate::{
+    detect::Sign,
+    frames::Measure,
+    line::{self, Line, words},
+};
 
 /// A response that is complete.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -148,13 +152,13 @@ pub(super) fn measure(bytes: &[u8]) -> Measure {
         Some(&binary::RESPONSE) => return binary::measure(binary::RESPONSE, bytes),
         Some(_) => {}
     }
-    let (text, length) = match line(bytes) {
+    let (text, length) = match line::first(bytes, LINE_BYTES_MAX) {
         Line::Partial => return Measure::More,
         Line::None => return Measure::Malformed,
         Line::Is(text, length) => (text, length),
     };
     match kind(text) {
-        Some(Kind::More(Some(value)) | Kind::Value(value)) => line::with_value(length, value),
+        Some(Kind::More(Some(value)) | Kind::Value(value)) => with_value(length, value),
         Some(_) => Measure::whole(length as u64),
         None => Measure::Malformed,
     }
@@ -165,7 +169,7 @@ pub(super) fn check(bytes: &[u8]) -> Sign {
     if bytes.first() == Some(&binary::RESPONSE) {
         return binary::check(binary::RESPONSE, bytes);
     }
-    match line(bytes) {
+    match line::first(bytes, LINE_BYTES_MAX) {
         Line::None => Sign::No,
         Line::Partial if may_become(bytes) => Sign::Partial,
         Line::Partial => Sign::No,
