@@ -2,7 +2,7 @@
 //! Run: `cargo bench -p agent-protocol --bench stores`.
 
 use agent_protocol::{
-    redis,
+    memcached, nats, redis,
     session::{Input, Parser, Side},
 };
 use divan::{AllocProfiler, Bencher, black_box, counter::ItemsCount};
@@ -34,4 +34,21 @@ fn redis_get(bencher: Bencher) {
 fn redis_set_16_pipelined(bencher: Bencher) {
     let sets = b"*3\r\n$3\r\nSET\r\n$16\r\nkey:__rand_int__\r\n$10\r\nVXKeHogKgJ\r\n".repeat(16);
     exchange(bencher, redis::new(), [&sets, &b"+OK\r\n".repeat(16)], 16, 2);
+}
+
+#[divan::bench(sample_size = 256)]
+fn memcached_get(bencher: Bencher) {
+    exchange(bencher, memcached::new(), [b"get user:1\r\n", b"VALUE user:1 0 3\r\nabc\r\nEND\r\n"], 1, 2);
+}
+
+#[divan::bench(sample_size = 256)]
+fn memcached_binary_get(bencher: Bencher) {
+    let get = b"\x80\x00\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0a";
+    let miss = b"\x81\x00\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    exchange(bencher, memcached::new(), [get, miss], 1, 2);
+}
+
+#[divan::bench(sample_size = 256)]
+fn nats_publish_and_deliver(bencher: Bencher) {
+    exchange(bencher, nats::new(), [b"PUB orders.new 5\r\nhello\r\n", b"MSG orders.new 1 5\r\nhello\r\n"], 1, 2);
 }

@@ -6,7 +6,7 @@
 use crate::{
     dns,
     http1::{Kind, StartLine},
-    http2, mysql, postgres, redis,
+    http2, memcached, mysql, nats, postgres, redis,
     session::Parser,
     tls,
 };
@@ -135,6 +135,8 @@ const PROTOCOLS: &[Entry] = &[
     entry(Protocol::Redis, redis::check_client, redis::check_server, Some(redis::new)),
     entry(Protocol::Postgres, postgres::check_client, postgres::check_server, Some(postgres::new)),
     entry(Protocol::Mysql, mysql::check_client, mysql::check_server, Some(mysql::new)),
+    entry(Protocol::Memcached, memcached::check_client, memcached::check_server, Some(memcached::new)),
+    entry(Protocol::Nats, nats::check_client, nats::check_server, Some(nats::new)),
     entry(Protocol::Tls, |sent| tls::check(sent, false), |sent| tls::check(sent, true), None),
 ];
 

@@ -8,12 +8,17 @@ pub mod frames;
 pub mod input;
 pub mod session;
 
+mod destination;
+mod line;
+
 pub mod detect;
 
 pub mod dns;
 pub mod http1;
 pub mod http2;
+pub mod memcached;
 pub mod mysql;
+pub mod nats;
 pub mod postgres;
 pub mod redis;
 pub mod sql;

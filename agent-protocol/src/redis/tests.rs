@@ -130,8 +130,8 @@ fn commands_are_recognised_and_others_words_are_not() {
     check_sign(b"PING\r\n", b"", Verdict::NotYet);
     check_sign(b"PING\r\n", b"+PONG\r\n", is);
     check_sign(b"", b"+PONG\r\n", Verdict::NotYet);
-    // NATS, POP3, SMTP, FTP, memcached.
-    check_sign(b"PING\r\n", b"PONG\r\n", Verdict::Unknown);
+    // NATS, POP3, SMTP.
+    check_sign(b"PING\r\n", b"PONG\r\n", Verdict::Is(Protocol::Nats));
     check_sign(b"AUTH\r\n", b"+OK ready\r\n", Verdict::Unknown);
     check_sign(b"AUTH\r\n", b"-ERR\r\n", Verdict::Unknown);
     check_sign(b"QUIT\r\n", b"+OK\r\n", Verdict::Unknown);
