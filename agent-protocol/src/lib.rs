@@ -10,8 +10,12 @@ pub mod session;
 
 pub mod detect;
 
+mod fields;
+mod unpack;
+
 pub mod dns;
 pub mod http1;
+pub mod kafka;
 pub mod tls;
 pub mod traceparent;
 
