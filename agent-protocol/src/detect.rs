@@ -6,7 +6,7 @@
 use crate::{
     dns,
     http1::{Kind, StartLine},
-    kafka,
+    kafka, mongodb,
     session::Parser,
     tls,
 };
@@ -133,6 +133,7 @@ const PROTOCOLS: &[Entry] = &[
     entry(Protocol::Dns, dns::check_stream, |_| Sign::No, None),
     entry(Protocol::Tls, |sent| tls::check(sent, false), |sent| tls::check(sent, true), None),
     entry(Protocol::Kafka, kafka::check_client, kafka::check_server, Some(|| Box::<kafka::Kafka>::default())),
+    entry(Protocol::Mongodb, mongodb::check_client, mongodb::check_server, Some(|| Box::<mongodb::Mongodb>::default())),
 ];
 
 /// A new parser of a protocol, if it is one of [`crate::session`].

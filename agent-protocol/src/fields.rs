@@ -58,6 +58,29 @@ impl<'a> Fields<'a> {
     pub(crate) fn i32(&mut self) -> Option<i32> {
         self.array().map(i32::from_be_bytes)
     }
+
+    /// Four bytes, the lowest first.
+    pub(crate) fn u32_le(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    /// Four bytes with a sign, the lowest first.
+    pub(crate) fn i32_le(&mut self) -> Option<i32> {
+        self.array().map(i32::from_le_bytes)
+    }
+
+    /// Eight bytes with a sign, the lowest first.
+    pub(crate) fn i64_le(&mut self) -> Option<i64> {
+        self.array().map(i64::from_le_bytes)
+    }
+
+    /// Bytes up to a zero, which is passed over, too.
+    pub(crate) fn until_zero(&mut self) -> Option<&'a [u8]> {
+        let length = memchr::memchr(0, self.0)?;
+        let taken = self.take(length);
+        self.skip(1)?;
+        taken
+    }
 }
 
 /// A name as text, if it is one that can stand in an attribute: UTF-8 without control characters, and not empty.
@@ -77,6 +100,7 @@ mod tests {
             (fields.u32(), fields.u16(), fields.u16(), fields.u8(), fields.u8()),
             (None, Some(258), None, Some(3), None)
         );
+        assert_eq!((Fields(b"ab\0c").until_zero(), Fields(b"ab").until_zero()), (Some(&b"ab"[..]), None));
         assert_eq!(Fields(b"abc").take(usize::MAX), None);
     }
 

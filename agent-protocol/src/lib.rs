@@ -16,6 +16,7 @@ mod unpack;
 pub mod dns;
 pub mod http1;
 pub mod kafka;
+pub mod mongodb;
 pub mod tls;
 pub mod traceparent;
 

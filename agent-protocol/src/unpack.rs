@@ -1,7 +1,7 @@
 //! The first bytes of what a message holds compressed.
 //!
 //! In: compressed bytes as far as they were captured, which may end anywhere. Out: the first bytes of what they hold, as far as
-//! that gives some. Called by the parsers, for names that stand at the begin; what comes out is
+//! that gives some. Called by the parsers of Kafka, MongoDB and Cassandra, for names that stand at the begin; what comes out is
 //! read and dropped. Done by `flate2`, `snap`, `lz4_flex` and `ruzstd`, whose decoders are safe on any input; the few bytes
 //! around LZ4's and gzip's blocks are read here.
 //!
@@ -23,6 +23,8 @@ const WINDOW_BYTES_MAX: u64 = 2 * 1024 * 1024;
 pub(crate) enum Packing {
     /// RFC 1952.
     Gzip,
+    /// RFC 1950.
+    Zlib,
     /// Snappy's block format.
     Snappy,
     /// LZ4's frame format.
@@ -35,6 +37,7 @@ pub(crate) enum Packing {
 pub(crate) fn first_bytes(packing: Packing, packed: &[u8], max: usize) -> Option<Vec<u8>> {
     let mut bytes = match packing {
         Packing::Gzip => inflate(Decompress::new(false), gzip_body(packed)?, max)?,
+        Packing::Zlib => inflate(Decompress::new(true), packed, max)?,
         Packing::Snappy => snappy(packed)?,
         Packing::Lz4Frame => lz4_frame(packed)?,
         Packing::Zstd => zstd(packed, max)?,
@@ -119,12 +122,15 @@ mod tests {
     fn packed() -> Vec<(Packing, Vec<u8>)> {
         let text = text();
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
         let mut lz4 = lz4_flex::frame::FrameEncoder::new(Vec::new());
         gzip.write_all(&text).unwrap();
+        zlib.write_all(&text).unwrap();
         lz4.write_all(&text).unwrap();
         let zstd = ruzstd::encoding::compress_to_vec(&text[..], ruzstd::encoding::CompressionLevel::Fastest);
         vec![
             (Packing::Gzip, gzip.finish().unwrap()),
+            (Packing::Zlib, zlib.finish().unwrap()),
             (Packing::Snappy, snap::raw::Encoder::new().compress_vec(&text).unwrap()),
             (Packing::Lz4Frame, lz4.finish().unwrap()),
             (Packing::Zstd, zstd),
