@@ -4,7 +4,7 @@
 //! [`Verdict`]. Called by `agent-core` until the verdict is final; it bounds how long it asks. Never guesses by port.
 
 use crate::{
-    dns,
+    amqp, dns,
     http1::{Kind, StartLine},
     kafka, mongodb,
     session::Parser,
@@ -133,6 +133,7 @@ const PROTOCOLS: &[Entry] = &[
     entry(Protocol::Dns, dns::check_stream, |_| Sign::No, None),
     entry(Protocol::Tls, |sent| tls::check(sent, false), |sent| tls::check(sent, true), None),
     entry(Protocol::Kafka, kafka::check_client, kafka::check_server, Some(|| Box::<kafka::Kafka>::default())),
+    entry(Protocol::Amqp, amqp::check_client, amqp::check_server, Some(|| Box::<amqp::Amqp>::default())),
     entry(Protocol::Mongodb, mongodb::check_client, mongodb::check_server, Some(|| Box::<mongodb::Mongodb>::default())),
 ];
 

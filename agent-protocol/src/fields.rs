@@ -59,6 +59,11 @@ impl<'a> Fields<'a> {
         self.array().map(i32::from_be_bytes)
     }
 
+    /// Eight bytes, the highest first.
+    pub(crate) fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_be_bytes)
+    }
+
     /// Four bytes, the lowest first.
     pub(crate) fn u32_le(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)

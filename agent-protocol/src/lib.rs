@@ -13,6 +13,7 @@ pub mod detect;
 mod fields;
 mod unpack;
 
+pub mod amqp;
 pub mod dns;
 pub mod http1;
 pub mod kafka;

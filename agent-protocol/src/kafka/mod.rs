@@ -12,6 +12,8 @@
 //!
 //! Written by hand: `kafka-protocol` reads only messages that were captured as a whole, and allocates by the lengths that they claim.
 //!
+//! What is not understood is lost and never said to be another protocol's: a late join may begin within a message.
+//!
 //! Limits: [`PRODUCE_BYTES_MAX`] of a message are read; [`ASKED_MAX`] requests wait for their answers, and the answer to
 //! one that was forgotten says nothing.
 
@@ -33,7 +35,7 @@ use self::{
 use crate::{
     detect::Sign,
     frames::{Frame, Frames, Heard, Measure},
-    session::{Event, Input, Key, Lost, Parser, Part, Side},
+    session::{Event, Input, Key, Parser, Part, Side},
 };
 
 /// Most bytes that are read of a Produce request or the answer to a Fetch.
@@ -54,22 +56,14 @@ pub struct Kafka {
     topics: Topics,
     /// Whether a response was heard: until then one must answer a request that was heard, since a late join may begin anywhere.
     answered: bool,
-    /// Whether anything was said.
-    said: bool,
-    foreign: bool,
 }
 
 impl Parser for Kafka {
     fn feed(&mut self, from: Side, input: Input<'_>, out: &mut Vec<Event>) {
-        if self.foreign {
-            return;
-        }
-        let before = out.len();
         match from {
             Side::Client => self.feed_client(input, out),
             Side::Server => self.feed_server(input, out),
         }
-        self.said |= out.len() > before;
     }
 
     fn pending_from(&self, from: Side) -> u64 {
@@ -84,14 +78,9 @@ impl Kafka {
     fn feed_client(&mut self, input: Input<'_>, out: &mut Vec<Event>) {
         let mut frames = std::mem::take(&mut self.client);
         let mut feed = frames.feed(input);
-        let before = out.len();
         while let Some(heard) = feed.next(measure_request, resumes_request) {
             match heard {
                 Heard::Frame(frame) => self.request(&frame, out),
-                Heard::Lost { reason: Lost::Malformed, .. } if !self.said && out.len() == before => {
-                    self.foreign = true;
-                    out.push(Event::NotMine);
-                }
                 Heard::Lost { at, reason } => out.push(Event::Lost { from: Side::Client, at, reason }),
             }
         }

@@ -2,6 +2,7 @@ use super::*;
 use crate::{
     detect::{Verdict, detect},
     fuzzing::sessions,
+    input::Lost,
     session::{Facts, Outcome, Protocol, Value},
 };
 
@@ -87,7 +88,9 @@ fn lengths_of_2_to_the_31_are_not_believed() {
         );
     }
     let mut parser = Kafka::default();
-    assert_eq!(feed(&mut parser, Side::Client, &[0xff; 64]), [Event::NotMine]);
+    for from in [Side::Client, Side::Server] {
+        assert_eq!(feed(&mut parser, from, &[0xff; 64]), [Event::Lost { from, at: 0, reason: Lost::Malformed }]);
+    }
 }
 
 #[test]

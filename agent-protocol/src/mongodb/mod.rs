@@ -8,6 +8,8 @@
 //!
 //! Written by hand: the `bson` crate reads only documents that were captured as a whole.
 //!
+//! What is not understood is lost and never said to be another protocol's: a late join may begin within a message.
+//!
 //! Limits: [`MESSAGE_BYTES_MAX`] of a message are read, [`STREAMS_MAX`] requests have several answers at a time.
 
 mod bson;
@@ -24,11 +26,13 @@ use self::{
 use crate::{
     detect::Sign,
     frames::{Frame, Frames, Heard, Measure},
-    session::{Event, Facts, Input, Key, Lost, Parser, Part, Side},
+    session::{Event, Facts, Input, Key, Parser, Part, Side},
 };
 
 /// Most bytes that are read of a message.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
+/// Longest message that is recognised: its length's last byte is 0.
+const RECOGNISED_BYTES_MAX: u32 = (1 << 24) - 1;
 /// Most requests that get several answers at a time; of more the later answers are not known to belong to them.
 const STREAMS_MAX: usize = 16;
 
@@ -38,9 +42,6 @@ pub struct Mongodb {
     client: Frames,
     server: Frames,
     streams: VecDeque<Stream>,
-    /// Whether anything was said.
-    said: bool,
-    foreign: bool,
 }
 
 /// Answers that follow each other.
@@ -60,10 +61,6 @@ impl Stream {
 
 impl Parser for Mongodb {
     fn feed(&mut self, from: Side, input: Input<'_>, out: &mut Vec<Event>) {
-        if self.foreign {
-            return;
-        }
-        let before = out.len();
         let side = match from {
             Side::Client => &mut self.client,
             Side::Server => &mut self.server,
@@ -74,10 +71,6 @@ impl Parser for Mongodb {
         while let Some(heard) = feed.next(measure, resumes) {
             match heard {
                 Heard::Frame(frame) => self.message(from, &frame, out),
-                Heard::Lost { reason: Lost::Malformed, .. } if !self.said && out.len() == before => {
-                    self.foreign = true;
-                    out.push(Event::NotMine);
-                }
                 Heard::Lost { at, reason } => out.push(Event::Lost { from, at, reason }),
             }
         }
@@ -85,7 +78,6 @@ impl Parser for Mongodb {
             Side::Client => self.client = frames,
             Side::Server => self.server = frames,
         }
-        self.said |= out.len() > before;
     }
 
     fn pending_from(&self, from: Side) -> u64 {
@@ -168,11 +160,12 @@ pub(crate) fn check_server(bytes: &[u8]) -> Sign {
 /// A message with a plausible header and begin, whose id of what it answers is zero in requests only.
 fn check(bytes: &[u8], from: Side) -> Sign {
     let Some(header) = Header::read(bytes) else {
-        // Lengths are below 2^26, and opcodes below 2^11.
-        let odd = bytes.get(3).is_some_and(|high| *high > 2) || bytes.get(13).is_some_and(|high| *high > 7);
+        // Opcodes are below 2^11.
+        let odd = bytes.get(3).is_some_and(|high| *high > 0) || bytes.get(13).is_some_and(|high| *high > 7);
         return if odd { Sign::No } else { Sign::Partial };
     };
-    if !header.is_plausible() || (header.answers == 0) != (from == Side::Client) {
+    if !header.is_plausible() || header.length > RECOGNISED_BYTES_MAX || (header.answers == 0) != (from == Side::Client)
+    {
         return Sign::No;
     }
     if (header.opcode == message::OP_REPLY) && from == Side::Client {

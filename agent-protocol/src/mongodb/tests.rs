@@ -1,5 +1,5 @@
 use super::*;
-use crate::{fuzzing::sessions, session::Protocol};
+use crate::{fuzzing::sessions, input::Lost, session::Protocol};
 
 fn new() -> Box<dyn Parser> {
     Box::<Mongodb>::default()
@@ -54,7 +54,9 @@ fn documents_that_lie_about_their_lengths_say_only_what_came() {
         feed(&mut parser, Side::Client, &message(1, 0, message::OP_MSG, &body));
     }
     let mut parser = Mongodb::default();
-    assert_eq!(feed(&mut parser, Side::Client, &[0xff; 64]), [Event::NotMine]);
+    for from in [Side::Client, Side::Server] {
+        assert_eq!(feed(&mut parser, from, &[0xff; 64]), [Event::Lost { from, at: 0, reason: Lost::Malformed }]);
+    }
 }
 
 #[test]
