@@ -4,9 +4,9 @@
 //! [`Verdict`]. Called by `agent-core` until the verdict is final; it bounds how long it asks. Never guesses by port.
 
 use crate::{
-    dns,
+    amqp, dns,
     http1::{Kind, StartLine},
-    http2, memcached, mysql, nats, postgres, redis,
+    http2, kafka, memcached, mongodb, mysql, nats, postgres, redis,
     session::Parser,
     tls,
 };
@@ -138,6 +138,9 @@ const PROTOCOLS: &[Entry] = &[
     entry(Protocol::Memcached, memcached::check_client, memcached::check_server, Some(memcached::new)),
     entry(Protocol::Nats, nats::check_client, nats::check_server, Some(nats::new)),
     entry(Protocol::Tls, |sent| tls::check(sent, false), |sent| tls::check(sent, true), None),
+    entry(Protocol::Kafka, kafka::check_client, kafka::check_server, Some(|| Box::<kafka::Kafka>::default())),
+    entry(Protocol::Amqp, amqp::check_client, amqp::check_server, Some(|| Box::<amqp::Amqp>::default())),
+    entry(Protocol::Mongodb, mongodb::check_client, mongodb::check_server, Some(|| Box::<mongodb::Mongodb>::default())),
 ];
 
 /// A new parser of a protocol, if it is one of [`crate::session`].

@@ -13,10 +13,16 @@ mod line;
 
 pub mod detect;
 
+mod fields;
+mod unpack;
+
+pub mod amqp;
 pub mod dns;
 pub mod http1;
 pub mod http2;
+pub mod kafka;
 pub mod memcached;
+pub mod mongodb;
 pub mod mysql;
 pub mod nats;
 pub mod postgres;
