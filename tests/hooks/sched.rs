@@ -22,7 +22,7 @@ use spantap_tests::{
     temp::TempDir,
 };
 
-use crate::records::Records;
+use crate::records::{self, Records};
 
 const SLEEPER: &str = include_str!("sleeper.py");
 const BOUND: Duration = Duration::from_secs(30);
@@ -102,11 +102,11 @@ impl Sleeper {
         let parse = |line: std::io::Result<String>| serde_json::from_str(&line.expect("a line")).expect("a step");
         let steps: Vec<Step> = self.lines.map(parse).collect();
         self.process.wait(BOUND);
-        let mut calls = Vec::new();
-        clock::wait_for("two calls per step", BOUND, || {
-            calls.extend(records.calls().into_iter().filter(|call| call.tid == steps[0].tid && call.result == 1));
-            (calls.len() >= 2 * steps.len()).then_some(())
-        });
+        let of_steps = |taken: &[Vec<u8>]| -> Vec<CallRecord> {
+            records::calls(taken).filter(|call| call.tid == steps[0].tid && call.result == 1).collect()
+        };
+        let taken = records.wait_for("two calls per step", BOUND, |taken| of_steps(taken).len() >= 2 * steps.len());
+        let calls = of_steps(&taken);
         steps.into_iter().zip(calls.chunks_exact(2)).map(|(step, pair)| Seen::new(step, pair)).collect()
     }
 }
