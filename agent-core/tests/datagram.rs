@@ -491,6 +491,30 @@ fn a_truncated_answer_is_asked_for_again_over_tcp_and_the_lookup_goes_on() {
 }
 
 #[test]
+fn what_is_asked_again_over_tcp_is_no_timeout_over_udp() {
+    let (mut kernel, mut socket) = (Kernel::default(), Socket::client());
+    let mut truncated = answer(7, A, 0, &[]);
+    truncated[2] |= 2;
+    socket.send(&mut kernel, (1_000, 1_010), &query(7, A));
+    socket.send(&mut kernel, (1_012, 1_020), &query(8, AAAA));
+    socket.receive(&mut kernel, 1_480, &truncated);
+    let mut tcp = End { id: 30, local: 45_000, peer: 53, pid: 11, ..End::client() };
+    let framed = |bytes: Vec<u8>| [&(bytes.len() as u16).to_be_bytes()[..], &bytes].concat();
+    let mut record = tcp.connection(&mut kernel, 1_700, change::OPENED);
+    (record.opened_ns, record.established_ns) = (1_600_000, 1_650_000);
+    kernel.emit(&record, &[]);
+    let questions = [framed(query(7, A)), framed(query(8, AAAA))].concat();
+    tcp.write(&mut kernel, 1_700, 1_710, &questions);
+    tcp.acked(&mut kernel, 1_760, questions.len() as u32, [1_700, 1_712, 1_760], 0);
+    tcp.read_at(&mut kernel, 2_000, &[framed(answer(7, A, 0, &SHOP)), framed(answer(8, AAAA, 0, &[]))].concat());
+    let run = kernel.run_with(PipelineConfig { dns_wait_ns: 1_000_000_000, ..PipelineConfig::default() });
+    let dns: Vec<_> = run.spans.iter().filter(|span| span.protocol == Protocol::Dns).collect();
+    let over_udp = dns.iter().find(|span| text(span, "spantap.dns.asked_again") == "tcp");
+    let over_udp = over_udp.unwrap_or_else(|| panic!("no span of the query over UDP: {dns:#?}"));
+    assert_eq!((over_udp.status, text(over_udp, "error.type")), (Status::Unknown, "-".into()));
+}
+
+#[test]
 fn a_server_over_tcp_answers_several_questions_in_any_order() {
     let (mut kernel, mut server) = (Kernel::default(), End { peer: 45_000, local: 53, ..End::server() });
     server.open(&mut kernel, 1_000_000);

@@ -179,7 +179,7 @@ fn a_stopped_agent_leaves_its_spans_for_the_next() {
     let server = Server::start(traced.place());
     requests(&traced, &server, "/first/", 5);
     traced.agent.wait_for_http(10, BOUND);
-    let Traced { agent, cgroup } = traced;
+    let Traced { agent, cgroup, .. } = traced;
     agent.stop();
     let agent = Agent::start(&AgentOptions { data_dir: data, ..AgentOptions::cgroup(&cgroup) });
     assert_eq!(agent.wait_for_http(10, BOUND).len(), 10);

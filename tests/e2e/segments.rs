@@ -1,13 +1,11 @@
 //! Time that a test puts in one place is found in that place, within 10 %, and `why` names it.
 //!
 //! Truth: the forwarder's own log (`network`), the server's own times (`remote`, `off_cpu`), `schedstat`
-//! (`run_queue`), the client's and the server's own times (`receive_buffer`). Where those times would count waits for a CPU
-//! as well, client and server get it before the host's other work.
+//! (`run_queue`), the client's and the server's own times (`receive_buffer`).
 
 use std::{collections::BTreeMap, time::Duration};
 
 use spantap_tests::{
-    cgroup::Limit,
     http::{Client, Place, Served, Server, actor, request},
     namespace::Namespace,
     schedstat,
@@ -49,11 +47,10 @@ fn assert_verdict(traced: &Traced, span: &Span, segment: &str) {
 fn a_slow_path_is_network() {
     let (client, server) = (Namespace::new(), Namespace::new());
     let tun = Tun::join(&client, &server, Duration::from_millis(30), Duration::from_millis(20));
-    let (first, traced) = (Limit::cpu_first(), Traced::new("network"));
-    let place = traced.place().limit(&first);
+    let traced = Traced::new("network");
     let address = format!("{}:8080", tun::SERVER);
-    let listener = Server::start_with(place.namespace(&server), &address, &[]);
-    let own = request(place.namespace(&client), &listener.address, &["count=20"]);
+    let listener = Server::start_with(traced.first_place().namespace(&server), &address, &[]);
+    let own = request(traced.first_place().namespace(&client), &listener.address, &["count=20"]);
     let spans = traced.agent.wait_for_http(40, BOUND);
     let truth = tun.round_trip_ns();
     for exchange in &own {
@@ -71,8 +68,8 @@ fn a_slow_path_is_network() {
 #[test]
 fn a_slow_server_is_remote_to_its_client_and_off_cpu_to_itself() {
     let joined = Joined::by_veth();
-    let (first, traced) = (Limit::cpu_first(), Traced::new("remote"));
-    let place = traced.place().limit(&first);
+    let traced = Traced::new("remote");
+    let place = traced.first_place();
     let server = Server::start_with(place.namespace(&joined.server), "10.99.0.2:8080", &["log=1"]);
     let own = request(place.namespace(&joined.client), &server.address, &["count=10", "path=/sleep/80/"]);
     let served = served_by_path(&server, own.len());
@@ -91,12 +88,11 @@ fn a_slow_server_is_remote_to_its_client_and_off_cpu_to_itself() {
 fn a_slow_server_behind_a_slow_path_is_told_from_the_path() {
     let (client, server) = (Namespace::new(), Namespace::new());
     let tun = Tun::join(&client, &server, Duration::from_millis(15), Duration::from_millis(15));
-    let (first, traced) = (Limit::cpu_first(), Traced::new("both"));
-    let place = traced.place().limit(&first);
+    let traced = Traced::new("both");
     let address = format!("{}:8080", tun::SERVER);
-    let listener = Server::start_with(place.namespace(&server), &address, &["log=1"]);
+    let listener = Server::start_with(traced.first_place().namespace(&server), &address, &["log=1"]);
     let args = ["count=10", "path=/sleep/120/"];
-    let own = request(place.namespace(&client), &listener.address, &args);
+    let own = request(traced.first_place().namespace(&client), &listener.address, &args);
     let served = served_by_path(&listener, own.len());
     let spans = traced.agent.wait_for_http(20, BOUND);
     for exchange in &own {
@@ -113,13 +109,14 @@ fn a_hog_beside_the_server_is_run_queue() {
     const REQUESTS: usize = 15;
     let joined = Joined::by_veth();
     let traced = Traced::new("hog");
-    let place = traced.place().namespace(&joined.server).cpu(0);
+    let place = traced.first_place().namespace(&joined.server).cpu(0);
     let server = Server::start_with(place, "10.99.0.2:8080", &["log=1"]);
-    let _hogs = [(); 3].map(|()| Place::default().cpu(0).apply(actor("hog").arg("seconds=60")).spawn());
+    let untraced = Place { limits: [Some(&traced.first), None], ..Place::default() };
+    let _hogs = [(); 3].map(|()| untraced.cpu(0).apply(actor("hog").arg("seconds=60")).spawn());
     let before = schedstat::run_delay_ns(server.pid());
     // The thread of the connection must still live when its wait is read, so the client stays a while.
     let args = ["count=15", "path=/spin/25000/", "linger_ms=1500"];
-    let client = Client::start(traced.place().namespace(&joined.client).cpu(1), &server.address, &args);
+    let client = Client::start(traced.first_place().namespace(&joined.client).cpu(1), &server.address, &args);
     server.served(REQUESTS);
     let truth = schedstat::run_delay_ns(server.pid()) - before;
     let own = client.finish();
@@ -137,8 +134,8 @@ fn a_hog_beside_the_server_is_run_queue() {
 #[test]
 fn a_late_reader_is_receive_buffer() {
     let joined = Joined::by_veth();
-    let (first, traced) = (Limit::cpu_first(), Traced::new("late"));
-    let place = traced.place().limit(&first);
+    let traced = Traced::new("late");
+    let place = traced.first_place();
     let server = Server::start_with(place.namespace(&joined.server), "10.99.0.2:8080", &["log=1"]);
     let args = ["mode=late", "late_ms=100", "count=10"];
     let own = request(place.namespace(&joined.client), &server.address, &args);
@@ -156,8 +153,8 @@ fn a_late_reader_is_receive_buffer() {
 fn a_fast_exchange_on_a_quiet_path_hides_nothing() {
     let joined = Joined::by_veth();
     let traced = Traced::new("quiet");
-    let server = Server::start_with(traced.place().namespace(&joined.server), "10.99.0.2:8080", &[]);
-    let own = request(traced.place().namespace(&joined.client), &server.address, &["count=500", "rate=500"]);
+    let server = Server::start_with(traced.first_place().namespace(&joined.server), "10.99.0.2:8080", &[]);
+    let own = request(traced.first_place().namespace(&joined.client), &server.address, &["count=500", "rate=500"]);
     let spans = traced.agent.wait_for_http(1000, BOUND);
     let share: Vec<u64> = own
         .iter()

@@ -1,4 +1,9 @@
-//! The kernel side's records as they come, for what no span tells.
+//! The kernel side's records, for what no span tells.
+//!
+//! Each CPU has a ring of its own, and the reader goes through them in turn: what a thread did on two CPUs within one turn does not
+//! come in order. The agent's pipeline restores it by the records' times; here [`Records::wait_for`] does.
+
+use std::time::Duration;
 
 use agent::kernel::{
     load::{self, Capture, LoadOptions},
@@ -10,6 +15,7 @@ use agent_common::{
     loss::KernelLoss,
     message::CallRecord,
 };
+use spantap_tests::clock;
 
 /// Bytes of each call that are captured.
 pub const PAYLOAD_BYTES: u32 = 64;
@@ -42,21 +48,16 @@ impl Records {
         Self { ring: Ring::new(loaded.records, loaded.wake), _selection: selection, capture: loaded.capture }
     }
 
-    /// Every call record that is there.
-    pub fn calls(&mut self) -> Vec<CallRecord> {
-        let is_call = |record: &Vec<u8>| {
-            let header: Option<RecordHeader> = agent_common::read(record);
-            header.is_some_and(|header| header.kind == kind::CALL)
-        };
-        let records = self.take().into_iter().filter(is_call);
-        records.filter_map(|record| agent_common::read::<CallRecord>(&record)).collect()
-    }
-
-    /// Every record that is there.
-    pub fn take(&mut self) -> Vec<Vec<u8>> {
-        let mut records = Vec::new();
-        self.ring.drain(usize::MAX, |record| records.push(record.to_vec()));
-        records
+    /// Waits for records that are `enough`; gives all that came until then, in the order of their times.
+    pub fn wait_for(&mut self, what: &str, bound: Duration, enough: impl Fn(&[Vec<u8>]) -> bool) -> Vec<Vec<u8>> {
+        let mut taken = Vec::new();
+        clock::wait_for(what, bound, || {
+            self.ring.drain(usize::MAX, |record| taken.push(record.to_vec()));
+            enough(&taken).then_some(())
+        });
+        // Stable: those of one call may have one time, and are of one ring.
+        taken.sort_by_key(|record| agent_common::read::<RecordHeader>(record).map(|header| header.time_ns));
+        taken
     }
 
     /// Losses of this kind since the kernel side was loaded.
@@ -64,4 +65,14 @@ impl Records {
         let counts = self.capture.losses().into_iter().find(|(known, _)| *known == reason);
         counts.map_or(0, |(_, counts)| counts.iter().sum())
     }
+}
+
+/// The call records among these, in their order.
+pub fn calls(records: &[Vec<u8>]) -> impl Iterator<Item = CallRecord> {
+    records.iter().filter(|record| is_kind(record, kind::CALL)).filter_map(|record| agent_common::read(record))
+}
+
+/// Whether a record is of this kind ([`kind`]).
+pub fn is_kind(record: &[u8], wanted: u8) -> bool {
+    agent_common::read::<RecordHeader>(record).is_some_and(|header| header.kind == wanted)
 }

@@ -1,6 +1,6 @@
 //! A thread's sleeps are found by what it slept in, and its throttled waits as such.
 //!
-//! Truth: the thread's own `schedstat` and clock around each step; `cpu.stat` of its cgroup.
+//! Truth: the thread's own `schedstat` and clock and its cgroup's `cpu.stat` around each step.
 
 use std::{
     fs::{self, File},
@@ -16,13 +16,14 @@ use agent_common::{
 };
 use serde::Deserialize;
 use spantap_tests::{
+    cgroup::Limit,
     clock,
     process::{Launch, Process, require_root, tool},
     stats::assert_within,
     temp::TempDir,
 };
 
-use crate::records::Records;
+use crate::records::{self, Records};
 
 const SLEEPER: &str = include_str!("sleeper.py");
 const BOUND: Duration = Duration::from_secs(30);
@@ -35,6 +36,7 @@ struct Step {
     wall_ns: u64,
     cpu_ns: u64,
     delay_ns: u64,
+    throttled_ns: u64,
 }
 
 impl Step {
@@ -75,6 +77,8 @@ struct Sleeper {
     process: Process,
     lines: Lines<BufReader<ChildStdout>>,
     folder: TempDir,
+    /// Waits that only a busy host adds stay short.
+    _first: Limit,
 }
 
 impl Sleeper {
@@ -87,26 +91,26 @@ impl Sleeper {
         let python = tool("python3");
         let line = "exec \"$0\" \"$1\" \"$2\" $4 < \"$3\"";
         let launch = Launch::new(tool("sh")).args(["-c", line]).arg(python).arg(script).arg(folder.join("")).arg(&go);
-        let launch = launch.arg(steps.join(" ")).stdout_piped();
+        let first = Limit::cpu_first();
+        let launch = launch.arg(steps.join(" ")).stdout_piped().limited_by(&first);
         let mut process = if let Some(cpu) = cpu { launch.on_cpu(cpu) } else { launch }.spawn();
         let lines = BufReader::new(process.stdout()).lines();
-        Self { process, lines, folder }
+        Self { process, lines, folder, _first: first }
     }
 
     /// Lets it begin, and gives each step with its calls.
-    fn finish(mut self, records: &mut Records, before_first: impl FnOnce()) -> Vec<Seen> {
+    fn finish(mut self, records: &mut Records) -> Vec<Seen> {
         let mut go = File::options().write(true).open(self.folder.join("go")).expect("open the FIFO");
         assert_eq!(self.lines.next().expect("a line").expect("a line"), "ready");
-        before_first();
         go.write_all(b"\n").expect("start the steps");
         let parse = |line: std::io::Result<String>| serde_json::from_str(&line.expect("a line")).expect("a step");
         let steps: Vec<Step> = self.lines.map(parse).collect();
         self.process.wait(BOUND);
-        let mut calls = Vec::new();
-        clock::wait_for("two calls per step", BOUND, || {
-            calls.extend(records.calls().into_iter().filter(|call| call.tid == steps[0].tid && call.result == 1));
-            (calls.len() >= 2 * steps.len()).then_some(())
-        });
+        let of_steps = |taken: &[Vec<u8>]| -> Vec<CallRecord> {
+            records::calls(taken).filter(|call| call.tid == steps[0].tid && call.result == 1).collect()
+        };
+        let taken = records.wait_for("two calls per step", BOUND, |taken| of_steps(taken).len() >= 2 * steps.len());
+        let calls = of_steps(&taken);
         steps.into_iter().zip(calls.chunks_exact(2)).map(|(step, pair)| Seen::new(step, pair)).collect()
     }
 }
@@ -124,9 +128,9 @@ fn each_sleep_is_counted_under_what_it_waits_for() {
     let sleeper = Sleeper::start(None, &steps);
     let mut records = Records::of(sleeper.process.pid());
     // The first one begins while the kernel side may still be looking at its first call.
-    for (seen, (_, expected)) in sleeper.finish(&mut records, || {}).iter().skip(1).zip(all) {
+    for (seen, (_, expected)) in sleeper.finish(&mut records).iter().skip(1).zip(all) {
         let asleep = seen.asleep_ns();
-        let what = format!("{:?} {asleep:?}", seen.step);
+        let what = format!("{:?} asleep {asleep:?}, run queue {}", seen.step, seen.run_queue_ns());
         println!("{what}");
         // Of the whole step: what is left of it beside a long wait for a CPU is not exact in schedstat.
         let apart = seen.step.asleep_ns().abs_diff(asleep.iter().sum());
@@ -140,13 +144,12 @@ fn each_sleep_is_counted_under_what_it_waits_for() {
 fn waits_of_a_throttled_cgroup_are_throttled() {
     // On one CPU: the cgroup's own total counts each CPU.
     let sleeper = Sleeper::start(Some(0), &["sleep", "spin", "sleep"]);
-    let quota = Quota::new(sleeper.process.pid());
+    let _quota = Quota::new(sleeper.process.pid());
     let mut records = Records::of(sleeper.process.pid());
-    let mut before = 0;
-    let seen = sleeper.finish(&mut records, || before = quota.throttled_ns());
-    let truth = quota.throttled_ns() - before;
+    let seen = sleeper.finish(&mut records);
     let (spin, asleep) = (&seen[1], &seen[2]);
     println!("{:?}: run queue {}, throttled {}", spin.step, spin.run_queue_ns(), spin.throttled_ns());
+    let truth = spin.step.throttled_ns;
     // 50 ms of work at a tenth of a CPU.
     assert!(truth > 200_000_000, "cpu.stat: {truth}");
     assert_eq!(spin.step.step, "spin");
@@ -170,12 +173,6 @@ impl Quota {
         set("cpu.shares", "262144".into());
         set("cgroup.procs", pid.to_string());
         Self(path)
-    }
-
-    fn throttled_ns(&self) -> u64 {
-        let text = fs::read_to_string(self.0.join("cpu.stat")).expect("read cpu.stat");
-        let line = text.lines().find_map(|line| line.strip_prefix("throttled_time "));
-        line.and_then(|value| value.parse().ok()).expect("throttled_time")
     }
 }
 

@@ -18,12 +18,11 @@ use agent_common::{
 };
 use serde::Deserialize;
 use spantap_tests::{
-    clock,
     process::{Launch, require_root, tool},
     temp::TempDir,
 };
 
-use crate::records::{PAYLOAD_BYTES, Records};
+use crate::records::{PAYLOAD_BYTES, Records, is_kind};
 
 const SOCKETS: &str = include_str!("sockets.py");
 const BOUND: Duration = Duration::from_secs(30);
@@ -90,25 +89,11 @@ fn run(what: &str) -> (Vec<Said>, Records) {
     (said, records)
 }
 
-/// Takes records until `enough`.
-fn take(records: &mut Records, enough: impl Fn(&[Vec<u8>]) -> bool) -> Vec<Vec<u8>> {
-    let mut taken = Vec::new();
-    clock::wait_for("all records", BOUND, || {
-        taken.extend(records.take());
-        enough(&taken).then_some(())
-    });
-    taken
-}
-
-fn is_kind(record: &[u8], wanted: u8) -> bool {
-    agent_common::read::<agent_common::header::RecordHeader>(record).is_some_and(|header| header.kind == wanted)
-}
-
 #[test]
 fn each_datagram_has_its_record() {
     let (said, mut records) = run("udp");
     let count = |taken: &[Vec<u8>]| taken.iter().filter(|record| is_kind(record, kind::DATAGRAM)).count();
-    let taken = take(&mut records, |taken| count(taken) >= said.len());
+    let taken = records.wait_for("a record of each datagram", BOUND, |taken| count(taken) >= said.len());
     let datagrams: Vec<&Vec<u8>> = taken.iter().filter(|record| is_kind(record, kind::DATAGRAM)).collect();
     assert_eq!(datagrams.len(), said.len(), "records and calls");
     for (said, bytes) in said.iter().zip(&datagrams) {
@@ -145,7 +130,8 @@ fn each_call_on_a_unix_stream_has_its_record() {
             && agent_common::read::<ConnectionRecord>(record).is_some_and(|record| record.change == change::CLOSED)
     };
     // Before Linux 6.5 a socket goes only after `close` has returned; then nothing tells its end here.
-    let taken = take(&mut records, |taken| taken.iter().filter(|record| closed(record)).count() >= 2);
+    let both = |taken: &[Vec<u8>]| taken.iter().filter(|record| closed(record)).count() >= 2;
+    let taken = records.wait_for("both ends' closing", BOUND, both);
     let opened = taken.iter().filter(|record| is_kind(record, kind::CONNECTION));
     let opened: Vec<ConnectionRecord> = opened.filter_map(|record| agent_common::read(record)).collect();
     let calls: Vec<&Vec<u8>> = taken.iter().filter(|record| is_kind(record, kind::CALL)).collect();

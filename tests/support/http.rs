@@ -42,11 +42,6 @@ impl<'a> Place<'a> {
         Self { cgroup: Some(cgroup), ..Self::default() }
     }
 
-    /// And in this group of a controller; the only one.
-    pub fn limit(self, limit: &'a Limit) -> Self {
-        Self { limits: [Some(limit), None], ..self }
-    }
-
     /// And in this namespace.
     pub fn namespace(self, namespace: &'a Namespace) -> Self {
         Self { namespace: Some(namespace), ..self }

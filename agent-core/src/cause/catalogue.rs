@@ -106,7 +106,7 @@ catalogue! {
         "`queue` is the largest segment",
         "tc -s qdisc   (backlog, drops, a rate limit)";
     NetworkLoss: "network_loss", "packets of the message were lost and had to be sent again",
-        "`network` is the largest segment and `spantap.tcp.retransmits` is not 0; or `remote` is, none of it measured, and the message was sent again",
+        "`network` is the largest segment and `spantap.tcp.retransmits` is not 0, or `spantap.tcp.retransmits.shared` (sent again together with an earlier message of the connection); or `remote` is, none of it measured, and the message was sent again",
         "spantap conns --sort retransmits";
     NetworkDelay: "network_delay", "the path to the peer and back took the time",
         "`network` is the largest segment and nothing had to be sent again",

@@ -187,7 +187,8 @@ pub(super) fn rate(bytes: u64, ns: u64) -> u64 {
 }
 
 fn retransmitted(view: &View<'_>) -> bool {
-    view.int("spantap.tcp.retransmits").is_some_and(|count| count > 0)
+    let some = |key| view.int(key).is_some_and(|count| count > 0);
+    some("spantap.tcp.retransmits") || some("spantap.tcp.retransmits.shared")
 }
 
 fn any_measured(view: &View<'_>, name: SegmentName) -> bool {

@@ -131,6 +131,11 @@ fn specific(view: &View<'_>, decision: Decision, words: &mut Vec<String>) {
             say_count(view, words, "spantap.tcp.retransmits", "retransmitted segment", "retransmitted segments");
             for (key, one, many) in [
                 (
+                    "spantap.tcp.retransmits.shared",
+                    "segment sent again together with an earlier message's",
+                    "segments sent again together with an earlier message's",
+                ),
+                (
                     "spantap.tcp.retransmits.timeout",
                     "retransmission after a timeout",
                     "retransmissions after a timeout",
@@ -216,7 +221,7 @@ fn round_trip(view: &View<'_>, words: &mut Vec<String>) {
 }
 
 fn no_retransmits(view: &View<'_>, words: &mut Vec<String>) {
-    if view.int("spantap.tcp.retransmits") == Some(0) {
+    if nothing_sent_again(view) {
         words.push("0 retransmits".to_owned());
     }
 }
@@ -299,10 +304,14 @@ fn ruled_out(view: &View<'_>, sums: &Sums, decision: Decision) -> Vec<String> {
     }
     let about_loss = matches!(decision.cause, Cause::NetworkLoss | Cause::TransferLoss);
     let told = words.iter().any(|words| words.contains("retransmits"));
-    if view.int("spantap.tcp.retransmits") == Some(0) && !about_loss && !told {
+    if nothing_sent_again(view) && !about_loss && !told {
         words.push("loss of what was sent ruled out: 0 retransmits".to_owned());
     }
     words
+}
+
+fn nothing_sent_again(view: &View<'_>) -> bool {
+    view.int("spantap.tcp.retransmits") == Some(0) && view.int("spantap.tcp.retransmits.shared").is_none()
 }
 
 fn is_below(part: u64, percent: u64, whole: u64) -> bool {

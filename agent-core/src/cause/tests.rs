@@ -179,6 +179,7 @@ fn cases() -> Vec<(Case, &'static str)> {
         (case(Network), "network_delay"),
         (case(Network).int("spantap.tcp.retransmits", 1), "network_loss"),
         (case(Remote), "remote_slow"),
+        (case(Network).int("spantap.tcp.retransmits", 0).int("spantap.tcp.retransmits.shared", 1), "network_loss"),
         (case(Remote).int("spantap.tcp.retransmits", 1), "remote_slow"),
         (case(Remote).derived().int("spantap.tcp.retransmits", 1), "network_loss"),
         (case(Transfer).int("http.response.body.size", 100 << 20), "transfer_large"),

@@ -1,7 +1,9 @@
 //! What TCP did during an exchange, as attributes. What did not happen, or is not known, has none; only retransmissions
 //! are told even if there were none.
 
-use agent_common::connection::tcp_flag;
+use std::ops::Range;
+
+use agent_common::{connection::tcp_flag, message::retransmit};
 
 use super::{
     semconv::{Attributes, int, text},
@@ -11,6 +13,7 @@ use crate::{
     flow::{
         connection::{Connection, Role},
         life::{Deltas, Retransmits},
+        timing::Resent,
     },
     segment::Before,
     span::Value,
@@ -19,12 +22,19 @@ use crate::{
 /// Names of `TCP_CA_*`, in the kernel's order.
 const CONGESTION_STATES: [&str; 5] = ["open", "disorder", "cwr", "recovery", "loss"];
 
+/// So many buffers that were sent again are named one by one.
+const RANGES_MAX: usize = 8;
+
 /// The part of the connection's life that is this exchange's.
 #[derive(Debug)]
 pub(super) struct Facts {
     deltas: Deltas,
     /// `None` if what became of the bytes was not seen.
     retransmits: Option<Retransmits>,
+    /// Which bytes they were.
+    ranges: Vec<String>,
+    /// Segments that are counted for an earlier message, but had bytes of this one too.
+    shared: u64,
     receive_queue: u32,
 }
 
@@ -52,7 +62,11 @@ impl Facts {
         // A buffer that is sent again counts for the exchange that its first byte belongs to.
         let again = send.timings.resent.within(sent.clone()).filter(|resent| sent.contains(&resent.start)).copied();
         let retransmits = life.take_retransmits(again, by_totals);
+        let all = || send.timings.resent.within(sent.clone());
+        let before = all().filter(|resent| resent.start < sent.start);
         Self {
+            ranges: all().take(RANGES_MAX).map(|resent| told(resent, &sent)).collect(),
+            shared: before.map(|resent| u64::from(resent.segments)).sum(),
             retransmits: (after.is_some() || retransmits.segments > 0).then_some(retransmits),
             deltas: life.take_deltas(after.filter(|after| *after != Default::default()), out_of_order),
             receive_queue,
@@ -66,6 +80,10 @@ impl Facts {
             some(attributes, "spantap.tcp.retransmits.tail_loss_probe", retransmits.tail_loss_probe);
             some(attributes, "spantap.tcp.retransmits.fast", retransmits.fast);
             some(attributes, "spantap.tcp.retransmits.timeout", retransmits.timeout);
+        }
+        some(attributes, "spantap.tcp.retransmits.shared", self.shared);
+        if !self.ranges.is_empty() {
+            attributes.push(("spantap.tcp.retransmits.ranges", Value::Strings(self.ranges.clone())));
         }
         self.path(attributes);
         some(attributes, "spantap.tcp.out_of_order", deltas.out_of_order);
@@ -97,6 +115,23 @@ impl Facts {
         if let Some(state) = CONGESTION_STATES.get(usize::from(after.ca_state)).filter(|_| after.ca_state != 0) {
             attributes.push(("spantap.tcp.congestion_state", text(*state)));
         }
+    }
+}
+
+/// The bytes of a message that were sent again, counted from its first, and why: `0-1448 fast`.
+fn told(resent: &Resent, message: &Range<u64>) -> String {
+    let from = resent.start.saturating_sub(message.start);
+    let to = resent.end.min(message.end).saturating_sub(message.start);
+    format!("{from}-{to} {}", reason(resent.reason))
+}
+
+fn reason(reason: u8) -> &'static str {
+    match reason {
+        retransmit::SYN => "syn",
+        retransmit::TAIL_LOSS_PROBE => "tail_loss_probe",
+        retransmit::FAST => "fast",
+        retransmit::TIMEOUT => "timeout",
+        _ => "unknown",
     }
 }
 

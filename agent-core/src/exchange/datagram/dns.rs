@@ -67,6 +67,8 @@ struct Lookup {
     went_on_ns: u64,
     /// Errno and time of a failed call, after the last query.
     failed: Option<(u32, u64)>,
+    /// The process asked again over TCP: an answer to this query was truncated, or to one that it belongs to.
+    elsewhere: bool,
     seen: Option<Seen>,
 }
 
@@ -98,7 +100,7 @@ impl Lookups {
         let due_ns = packet.call.return_ns.saturating_add(context.config.dns_wait_ns);
         if let Some(lookup) = self.waiting.touch(&lookup_key, due_ns) {
             lookup.sent.again(packet);
-            (lookup.went_on_ns, lookup.failed) = (0, None);
+            (lookup.went_on_ns, lookup.failed, lookup.elsewhere) = (0, None, false);
             if lookup.wires.len() < WIRES_MAX && !lookup.wires.contains(&wire) {
                 lookup.wires.push(wire.clone());
                 self.by_wire.insert(wire, lookup_key.clone());
@@ -112,6 +114,7 @@ impl Lookups {
                 wires: vec![wire.clone()],
                 went_on_ns: 0,
                 failed: None,
+                elsewhere: false,
                 seen: None,
             };
             self.by_wire.insert(wire, lookup_key.clone());
@@ -138,6 +141,7 @@ impl Lookups {
             addresses: answer.addresses.clone(),
             queries: sent.count,
             retries: sent.count - 1,
+            over_tcp: None,
         };
         let end = End {
             answer: Some((packet, answer)),
@@ -159,6 +163,15 @@ impl Lookups {
         for lookup_key in self.waiting.keys_where(hit) {
             if let Some(lookup) = self.waiting.touch(&lookup_key, ns.saturating_add(wait_ns)) {
                 lookup.failed = Some((errno, ns));
+            }
+        }
+    }
+
+    /// The process asked the same over TCP and has its answer: it did not wait for one to these queries.
+    pub fn asked_elsewhere(&mut self, pid: u32, question: &Question) {
+        for lookup_key in self.waiting.keys_where(|key, _| key.0 == pid && key.1.question == *question) {
+            if let Some(lookup) = self.waiting.get_mut(&lookup_key) {
+                lookup.elsewhere = true;
             }
         }
     }
@@ -268,6 +281,9 @@ impl Lookup {
                 ("timeout".to_owned(), went_on.or(exited).unwrap_or(last))
             }
         };
+        if self.elsewhere {
+            return End { answer: None, status: Status::Unknown, error_type: None, end };
+        }
         End { answer: None, status: Status::Error, error_type: Some(error_type), end }
     }
 
@@ -286,6 +302,9 @@ impl Lookup {
         attributes.push(("spantap.request.bytes", int(u64::from(self.sent.last.length))));
         if let Some((packet, _)) = end.answer {
             attributes.push(("spantap.response.bytes", int(u64::from(packet.length))));
+        }
+        if self.elsewhere && end.answer.is_none() {
+            attributes.push(("spantap.dns.asked_again", text("tcp")));
         }
         if end.end.1 != Evidence::Measured {
             attributes.push(("spantap.end.evidence", text(end.end.1.name())));

@@ -90,6 +90,9 @@ impl Datagrams {
 
     /// A lookup was answered, by whatever means.
     pub fn learned(&mut self, answered: Answered, config: &PipelineConfig) {
+        if let Some(question) = &answered.over_tcp {
+            self.lookups.asked_elsewhere(answered.pid, question);
+        }
         self.resolved.add(answered, config);
     }
 

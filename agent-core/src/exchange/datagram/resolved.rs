@@ -13,6 +13,8 @@ use std::{
     net::IpAddr,
 };
 
+use agent_protocol::dns::Question;
+
 use super::dns::Lookups;
 use crate::{
     config::PipelineConfig,
@@ -46,6 +48,8 @@ pub struct Answered {
     pub queries: u32,
     /// Those among them that repeated another one.
     pub retries: u32,
+    /// What was asked, if that was over TCP: whoever does so no longer waits for an answer over UDP.
+    pub over_tcp: Option<Question>,
 }
 
 /// Name resolution that a connection had waited for.

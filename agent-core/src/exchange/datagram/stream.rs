@@ -191,6 +191,7 @@ fn resolved(
         addresses: answer.addresses.clone(),
         queries: 1,
         retries: 0,
+        over_tcp: Some(answer.question.clone()),
     })
 }
 
