@@ -25,6 +25,13 @@ until_ok() {
     done
 }
 
+# What `spantap check` says, once for all checks; shown is what is degraded. The host judges it.
+check_host() {
+    [ -e /out/check.jsonl ] && return
+    spantap check --json >/out/check.jsonl || fail "the agent cannot run here: $(cat /out/check.jsonl)"
+    grep '"ok":false' /out/check.jsonl
+}
+
 answers() { spantap status --socket $SOCKET >/dev/null 2>&1; }
 
 # Starts an agent with these more flags and waits until it answers.

@@ -89,8 +89,6 @@ through_gate() {
     touch /tmp/gate/go
     wait $CLIENT || fail "$NAME: the client failed"
 }
-# A fact of the whole scenario.
-fact() { echo "$1 $2" >>"/out/$NAME.facts"; }
 
 # On the way to the far end; and back.
 netem() { $TC -n mid qdisc replace dev mid1 root netem "$@" || fail "netem $*"; }

@@ -54,7 +54,7 @@ pub fn check(
     let mut lines = vec![line("spantap check", published(&means, derived))];
     for scenario in scenarios {
         let text = |end: &str| Ok::<_, anyhow::Error>(file(&format!("{}.{end}", scenario.name))?.unwrap_or_default());
-        let requests = Requests::read(&text("client")?, &text("server")?, &text("facts")?)
+        let requests = Requests::read(&text("client")?, &text("server")?)
             .with_context(|| format!("read what {} says", scenario.name))?;
         for expect in &scenario.expect {
             let why = text(&format!("{}.why", expect.kind))?;
@@ -77,15 +77,18 @@ fn line(name: &str, result: Result<String>) -> (bool, String) {
 
 /// Whether `spantap check` says of exactly these segments that they are degraded.
 fn published(lines: &str, derived: &[String]) -> Result<String> {
-    let finding =
-        |line: &str| serde_json::from_str::<Finding>(line).with_context(|| format!("not a finding: {line}"));
+    let finding = |line: &str| serde_json::from_str::<Finding>(line).with_context(|| format!("not a finding: {line}"));
     let findings = lines.lines().map(finding).collect::<Result<Vec<_>>>()?;
     let segments: Vec<&Finding> = findings.iter().filter(|finding| finding.about == "segment").collect();
     ensure!(!segments.is_empty(), "it says nothing of segments");
     let degraded: Vec<&str> =
         segments.iter().filter(|finding| !finding.ok).map(|finding| finding.name.as_str()).collect();
     ensure!(degraded == derived, "degraded are {degraded:?}; tests/kernels.toml says {derived:?}");
-    Ok(format!("{} of {} segments as on the newest kernel; derived: {degraded:?}", segments.len() - degraded.len(), segments.len()))
+    Ok(format!(
+        "{} of {} segments as on the newest kernel; derived: {degraded:?}",
+        segments.len() - degraded.len(),
+        segments.len()
+    ))
 }
 
 /// The spans that an expectation is about, in the order of time.
@@ -138,7 +141,7 @@ impl Judge<'_> {
         self.evidence(&expect.segment, &evidence)?;
         let place = self.spans.iter().position(|span| span.span_id == why.span_id);
         let span = self.spans[place.context("why told of a span that is not among the scenario's")?];
-        let (ns, truth_ns) = if expect.sum { self.length_of_all()? } else { self.length(span)? };
+        let (ns, truth_ns) = self.length(span)?;
         Ok(format!(
             "{cause}: {} of {:.0} ms {:.0} ms ({}), truth {:.0} ms",
             expect.segment,
@@ -159,10 +162,7 @@ impl Judge<'_> {
         ensure!(largest == expect.segment, "the largest part is {largest}, not {}", expect.segment);
         let tiles = span.segments.iter().filter(|tile| tile.name == expect.segment);
         self.evidence(&expect.segment, &tiles.map(|tile| tile.evidence.as_str()).collect::<Vec<_>>())?;
-        if !expect.sum {
-            self.length(span)?;
-        }
-        Ok(())
+        self.length(span).map(drop)
     }
 
     /// What is measured elsewhere may be derived here; then it must be.
@@ -181,15 +181,10 @@ impl Judge<'_> {
         self.fits(self.measured(span), truth::value(&self.expect.truth, &facts)?)
     }
 
-    fn length_of_all(&self) -> Result<(i64, i64)> {
-        let ns = self.spans.iter().map(|span| self.measured(span)).sum();
-        self.fits(ns, truth::value(&self.expect.truth, self.requests.of_run())?)
-    }
-
     fn measured(&self, span: &Span) -> i64 {
         let own = std::slice::from_ref(&self.expect.segment);
         let names = if self.expect.measure.is_empty() { own } else { &self.expect.measure };
-        let tiles = span.segments.iter().filter(|tile| names.iter().any(|name| *name == tile.name || name == "*"));
+        let tiles = span.segments.iter().filter(|tile| names.iter().any(|name| *name == tile.name));
         tiles.map(|tile| tile.duration_ns as i64).sum()
     }
 

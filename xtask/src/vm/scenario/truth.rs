@@ -1,7 +1,7 @@
-//! What happened, by clocks outside the agent: the lines of clients and servers, and facts of the whole scenario.
+//! What happened, by clocks outside the agent: the lines of clients and servers.
 //!
-//! In: `NAME.client`, `NAME.server` (JSON lines, one per request) and `NAME.facts` (`NAME VALUE`). Out: the value of an expression:
-//! a sum or difference of `client.FIELD`, `server.FIELD`, `run.FIELD` and constants such as `100ms`.
+//! In: `NAME.client` and `NAME.server`, JSON lines, one per request. Out: the value of an expression: a sum or difference of
+//! `client.FIELD`, `server.FIELD` and constants such as `100ms`.
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
@@ -15,25 +15,14 @@ pub type Facts = BTreeMap<String, i64>;
 pub struct Requests {
     clients: Vec<Map<String, Value>>,
     servers: Vec<Map<String, Value>>,
-    run: Facts,
 }
 
 impl Requests {
     /// Reads the files; any may be empty.
-    pub fn read(client: &str, server: &str, facts: &str) -> Result<Self> {
+    pub fn read(client: &str, server: &str) -> Result<Self> {
         let mut clients = objects(client)?;
         clients.sort_by_key(|line| line.get("start_ns").and_then(Value::as_u64));
-        let fact = |line: &str| -> Result<(String, i64)> {
-            let (name, value) = line.split_once(' ').with_context(|| format!("not a fact: {line}"))?;
-            Ok((format!("run.{name}"), value.trim().parse().with_context(|| format!("not a number: {line}"))?))
-        };
-        let run = facts.lines().map(fact).collect::<Result<_>>()?;
-        Ok(Self { clients, servers: objects(server)?, run })
-    }
-
-    /// Facts of the whole scenario.
-    pub fn of_run(&self) -> &Facts {
-        &self.run
+        Ok(Self { clients, servers: objects(server)? })
     }
 
     /// Facts of one request: that of the path, or if its span has none, the one in this place of the order of time.
@@ -46,7 +35,7 @@ impl Requests {
         let client = client.with_context(|| format!("the client has no line for {path:?} ({place})"))?;
         let path = client.get("path").and_then(Value::as_str).context("a client's line has a path")?;
         let server = self.servers.iter().find(|line| has(line, path));
-        let mut facts = self.run.clone();
+        let mut facts = Facts::new();
         for (end, line) in [("client", Some(client)), ("server", server)] {
             let numbers = line.into_iter().flatten().filter_map(|(key, value)| Some((key, value.as_i64()?)));
             facts.extend(numbers.map(|(key, value)| (format!("{end}.{key}"), value)));
@@ -87,19 +76,20 @@ fn term(word: &str, facts: &Facts) -> Result<i64> {
 mod tests {
     use super::*;
 
-    const CLIENT: &str = "{\"path\":\"/r/1\",\"start_ns\":20,\"end_ns\":90}\n{\"path\":\"/r/0\",\"start_ns\":10,\"end_ns\":15}\n";
+    const CLIENT: &str =
+        "{\"path\":\"/r/1\",\"start_ns\":20,\"end_ns\":90}\n{\"path\":\"/r/0\",\"start_ns\":10,\"end_ns\":15}\n";
     const SERVER: &str = "ready 127.0.0.1:1\n{\"path\":\"/r/1\",\"filled_ns\":30}\n";
 
     #[test]
     fn a_request_is_found_by_its_path_or_its_place() {
-        let requests = Requests::read(CLIENT, SERVER, "throttled_ns 7\n").unwrap();
+        let requests = Requests::read(CLIENT, SERVER).unwrap();
         let check = |path, place, expression, expected| {
             assert_eq!(value(expression, &requests.of(path, place).unwrap()).unwrap(), expected, "{expression}");
         };
         check(Some("/r/1"), 0, "client.end_ns - client.start_ns", 70);
         check(Some("/r/1"), 0, "client.end_ns - server.filled_ns + 1ms", 1_000_060);
         check(None, 0, "client.end_ns", 15);
-        check(None, 1, "run.throttled_ns", 7);
+        check(None, 1, "client.start_ns", 20);
         assert!(requests.of(Some("/r/2"), 0).is_err());
         assert!(requests.of(None, 2).is_err());
     }
@@ -114,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_line_that_is_not_an_object_is_an_error() {
-        assert!(Requests::read("panicked", "", "").is_err());
-        assert!(Requests::read("", "", "throttled_ns many").is_err());
+        assert!(Requests::read("panicked", "").is_err());
+        assert!(Requests::read("", "{").is_err());
     }
 }
