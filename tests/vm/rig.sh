@@ -38,9 +38,13 @@ make_network() {
     $IP -n far route add default via 10.99.1.254
 }
 
+# The scenarios' programs go before the agent and all else, so that only what is injected is slow.
 make_groups() {
     echo "+cpu" >$CGROUPS/cgroup.subtree_control
-    mkdir $CGROUPS/traced $CGROUPS/throttled $CGROUPS/other
+    for group in traced throttled other; do
+        mkdir $CGROUPS/$group
+        echo 10000 >$CGROUPS/$group/cpu.weight
+    done
 }
 
 # Runs a command in cgroup $1.
@@ -105,6 +109,12 @@ of() {
     esac
     grep "\"kind\":\"$1\"" /out/scenarios.jsonl | grep "\"protocol\":\"$2\"" | grep "\"$end\":\"[^\"]*:$3\""
 }
+# The server has told of each request that was answered.
+told() {
+    [ ! -e "/out/$NAME.server" ] && return
+    answered=$(grep -c '"status":200' "/out/$NAME.client")
+    [ "$(grep -c '"path"' "/out/$NAME.server")" -ge "$answered" ]
+}
 complete() { spans && [ "$(of "$1" "$2" "$3" | wc -l)" -ge "$4" ]; }
 # Start, duration and id of each span on standard input.
 ids() {
@@ -119,6 +129,7 @@ ids() {
 }
 # Ends the scenario and asks the agent for what is expected of it: a line of the list is name, kind, protocol, port, spans, ask.
 judge() {
+    until_ok 5 told || echo "guest: $NAME: the server told of too few requests"
     killall actor 2>/dev/null
     grep "^$NAME " /task/scenarios.list >/tmp/expected
     while read -r _ kind protocol port count ask; do

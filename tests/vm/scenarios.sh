@@ -39,7 +39,7 @@ application_cpu() {
 # 200 ms of work on a CPU that four others want as well.
 cpu_contention_server() {
     for _ in 1 2 3 4; do
-        (taskset 1 $ACTOR hog seconds=20 &)
+        (inside traced taskset 1 $ACTOR hog seconds=20 &)
     done
     serve server traced 127.0.0.1:8109 log=1 taskset 1
     client other address=127.0.0.1:8109 path=/spin/200000/ count=3

@@ -175,7 +175,8 @@ fn one(
     let machine = Machine { image: &files.image, timeout: Duration::from_secs(args.timeout) };
     let end = machine.run(archive, &command)?;
     print!("{}", end.output);
-    if let Some(folder) = &args.keep {
+    // A machine that was switched off has left nothing; that is not the news.
+    if let Some(folder) = args.keep.as_ref().filter(|_| end.code != qemu::TIMED_OUT) {
         end.keep(&folder.join(&kernel.series))?;
     }
     if end.code != 0 {
