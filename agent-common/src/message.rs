@@ -142,7 +142,7 @@ pub struct SendRecord {
     pub queued_ns: u64,
     /// For how long, between `locked_ns` and `transmitted_ns`, bytes of the connection were in the device's queue.
     pub queue_ns: u64,
-    /// The part of it up to `locked_last_ns`.
+    /// The part of it up to `locked_last_ns`, or, if that is 0, up to `done_ns`.
     pub queue_before_last_ns: u64,
     /// When the last byte of the range left for the device; 0 if not observed.
     pub transmitted_ns: u64,

@@ -523,11 +523,16 @@ fn describe_arrival(task: &mut Task, connection_id: u64, slot: &RxSlot) {
 /// A slot of the current call, once it returned: when, and where it really ended. When its last byte left, if it had.
 #[inline(always)]
 pub fn finish_send(conn: &mut Conn, task: &Task, end: u32, time_ns: u64) -> u64 {
+    let busy_ns = device::queue_busy(conn, time_ns);
     let slot = &mut conn.tx[(task.tx_index & MASK) as usize];
     if slot.index != task.tx_index {
         return 0;
     }
     slot.done_ns = time_ns;
+    if slot.locked_last_ns == 0 {
+        // Only the function's entry is seen: at the latest now TCP has the last piece.
+        slot.queue_before_last_ns = busy_ns.saturating_sub(slot.queue_base_ns);
+    }
     if !reached(end, slot.end) {
         slot.end = end;
     }

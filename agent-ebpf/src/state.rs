@@ -28,7 +28,8 @@ pub struct TxSlot {
     pub queued_ns: u64,
     pub transmitted_ns: u64,
     pub run_queue_ns: u64,
-    /// `Conn::queue_busy_ns` at `locked_ns`; what came on top until the latest piece, and until `transmitted_ns`.
+    /// `Conn::queue_busy_ns` at `locked_ns`; what came on top until the latest piece (where
+    /// only the function's entry is seen: until the call returned), and until `transmitted_ns`.
     pub queue_base_ns: u64,
     pub queue_before_last_ns: u64,
     pub queue_ns: u64,

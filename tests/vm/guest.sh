@@ -47,7 +47,7 @@ echo "ok" >/srv/www/warm-up
 httpd -p 127.0.0.1:$PORT -h /srv/www || fail "httpd did not start"
 until_ok 10 listens || fail "httpd does not answer"
 
-spantap check
+check_host
 round /out/spans.jsonl
 spantap status --socket $SOCKET
 spantap losses --socket $SOCKET

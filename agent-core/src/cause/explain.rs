@@ -404,7 +404,7 @@ fn rule(view: &View<'_>, name: SegmentName) -> &'static str {
         }
         Remote => "what is left of the wait for the answer after the derived round trip",
         Dns => "another thread of the process asked",
-        Send => "when the bytes left was not seen",
+        Send => "when TCP had the last byte, or when it left, was not seen",
         Softirq => "the packet may be younger than the interrupt",
         Transfer => "bytes were missing in between",
         Application | OffCpu => "what the thread did between its calls was not seen whole",

@@ -101,11 +101,9 @@ fn leaving(tiles: &mut Tiles, write: &CallTiming, sent: Option<&SendRecord>, dir
         let inside =
             write.run_queue_inside().filter(|waits| waits.total_ns() <= taken_ns.saturating_sub(tiles.now_ns()));
         tiles.until_waits(taken_ns, Send, entered, &inside.unwrap_or_default());
-        held(tiles, left_ns, sent.unwrap_or(&SendRecord::default()));
+        held(tiles, left_ns, sent.unwrap_or(&SendRecord::default()), Measured);
     } else if left_ns != 0 {
-        // When TCP had the last byte is not known: it is part of the call, and before the byte left.
-        tiles.until(left_ns.min(write.return_ns.max(tiles.now_ns())), Send, Derived);
-        tiles.until(left_ns, Held, Derived);
+        taken_at_some_time(tiles, write, left_ns, sent.unwrap_or(&SendRecord::default()));
     } else {
         // When the bytes left the host is not known: they went out at the latest some time after the call.
         tiles.until(taken_ns, Send, entered);
@@ -113,14 +111,26 @@ fn leaving(tiles: &mut Tiles, write: &CallTiming, sent: Option<&SendRecord>, dir
     }
 }
 
-/// TCP has the last byte (now); it leaves at `left_ns`. In between, bytes of the connection were in the device's queue
-/// for a time of which the amount is known; it is placed last.
-fn held(tiles: &mut Tiles, left_ns: u64, sent: &SendRecord) {
+/// When TCP had the last byte is not known, as only the function's entry is seen: it was in the call, and before the byte was
+/// given to the device.
+fn taken_at_some_time(tiles: &mut Tiles, write: &CallTiming, left_ns: u64, sent: &SendRecord) {
+    let returned_ns = write.return_ns.max(tiles.now_ns());
+    if (1..=returned_ns.min(left_ns)).contains(&sent.queued_ns) {
+        tiles.until(sent.queued_ns, Send, Derived);
+        return tiles.until(left_ns, Queue, Measured);
+    }
+    tiles.until(left_ns.min(returned_ns), Send, Derived);
+    held(tiles, left_ns, sent, Derived);
+}
+
+/// TCP has the last byte (now, known as `taken` says); it leaves at `left_ns`. In between, bytes of the connection were in
+/// the device's queue for a time of which the amount is known; it is placed last.
+fn held(tiles: &mut Tiles, left_ns: u64, sent: &SendRecord, taken: Evidence) {
     let queue_ns = sent.queue_ns.saturating_sub(sent.queue_before_last_ns);
     let plausible = queue_ns <= left_ns.saturating_sub(tiles.now_ns());
     // Without a sight of the queue, held and queue cannot be told apart.
     let evidence = if sent.queued_ns != 0 && plausible { Measured } else { Derived };
-    tiles.until(left_ns.saturating_sub(if plausible { queue_ns } else { 0 }), Held, evidence);
+    tiles.until(left_ns.saturating_sub(if plausible { queue_ns } else { 0 }), Held, evidence.max(taken));
     tiles.until(left_ns, Queue, evidence);
 }
 

@@ -155,7 +155,7 @@ fn every_hook_of_the_client_has_its_segment() {
     assert_eq!(without("piggybacked"), without("acked"));
     let unseen = "send:10:measured send:20:derived network:50:derived remote:415:derived softirq:5:derived";
     assert_eq!(without("transmitted"), format!("{head} {unseen} {tail}"));
-    assert_eq!(without("locked_last"), format!("{head} send:20:derived {answered} {tail}"));
+    assert_eq!(without("locked_last"), format!("{head} send:15:derived queue:5:measured {answered} {tail}"));
     let unqueued = "send:10:measured held:10:derived";
     assert_eq!(without("device_queue"), format!("{head} {unqueued} {answered} {tail}"));
     assert_eq!(without("softirq"), format!("{sent} network:60:measured remote:420:measured {tail}"));
@@ -170,6 +170,31 @@ fn every_hook_of_the_client_has_its_segment() {
     assert!(without("enter").contains("transfer:100:measured wakeup:10:derived run_queue"));
     assert!(without("woken").ends_with("transfer:100:measured unexplained:300:derived"));
     assert!(without("running").ends_with("transfer:100:measured wakeup:10:measured unexplained:290:derived"));
+}
+
+/// A request of one write call, of which only the entry into TCP is seen: `queued` in the device's queue, left at 2,000,200 us.
+fn entry_seen_only(queued_us: u64, queue_us: u64, before_return_us: u64) -> String {
+    let (mut kernel, mut client) = (Kernel::default(), End::client());
+    client.open(&mut kernel, 1_000_000);
+    client.write(&mut kernel, 2_000_000, 2_000_050, GET);
+    client.acked(&mut kernel, 2_000_260, GET.len() as u32, [2_000_000, 2_000_200, 2_000_260], 0);
+    let send = kernel.records.last_mut().unwrap();
+    let mut record: SendRecord = agent_common::read(send).unwrap();
+    (record.locked_last_ns, record.queued_ns) = (0, queued_us * 1000);
+    (record.queue_ns, record.queue_before_last_ns) = (queue_us * 1000, before_return_us * 1000);
+    send.copy_from_slice(agent_common::bytes_of(&record));
+    client.read_at(&mut kernel, 2_000_300, OK);
+    let text = segments(&only(&kernel).unwrap());
+    text.split(" network").next().unwrap().to_owned()
+}
+
+#[test]
+fn where_only_the_entry_into_tcp_is_seen_the_devices_queue_is_still_told_from_held() {
+    // Given to the device within the call, or after it; the amount counts from the entry on.
+    assert_eq!(entry_seen_only(2_000_010, 190, 40), "send:10:derived queue:190:measured");
+    assert_eq!(entry_seen_only(2_000_150, 90, 40), "send:50:derived held:100:derived queue:50:measured");
+    assert_eq!(entry_seen_only(0, 0, 0), "send:50:derived held:150:derived");
+    assert_eq!(entry_seen_only(2_000_150, 900, 0), "send:50:derived held:150:derived");
 }
 
 #[test]

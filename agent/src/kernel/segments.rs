@@ -77,14 +77,25 @@ fn segment_means(needs: &Needs, hooks: &[HookState]) -> SegmentMeans {
     } else {
         format!("without {}: {}", missing.join(", "), needs.without)
     };
-    let entry_only = needs.segment == "send" && rung("tcp_sendmsg_locked").is_some_and(|rung| rung.is_function());
-    if entry_only {
-        detail.push_str("; its end is the call's return: only the function's entry is seen, not each chunk");
-    }
+    let entry_only = rung("tcp_sendmsg_locked").is_some_and(|rung| rung.is_function());
+    let derived = if entry_only { without_pieces(needs.segment) } else { "" };
+    detail.push_str(derived);
     if !needs.always.is_empty() && missing.is_empty() {
         detail.push_str(&format!("; {}", needs.always));
     }
-    SegmentMeans { segment: needs.segment, complete: missing.is_empty() && !entry_only, detail }
+    SegmentMeans { segment: needs.segment, complete: missing.is_empty() && derived.is_empty(), detail }
+}
+
+/// What is different about a segment where the function's entry is seen and not each piece that TCP takes.
+fn without_pieces(segment: &str) -> &'static str {
+    match segment {
+        "send" => {
+            "; derived: it ends where the last byte was given to the device or the call returned, since only the function's \
+             entry is seen, not each chunk"
+        }
+        "held" => "; derived: it begins where send ends",
+        _ => "",
+    }
 }
 
 #[cfg(test)]
@@ -132,7 +143,10 @@ mod tests {
             .filter(|hook| hook.name == "tcp_sendmsg_locked")
             .for_each(|hook| hook.rung = Some(Rung::Kprobe));
         let (complete, words) = detail(&hooks, "send");
-        assert!(!complete && words.contains("the call's return"), "{words}");
+        assert!(!complete && words.contains("; derived: it ends where"), "{words}");
+        let degraded: Vec<&str> =
+            means(&hooks).iter().filter(|means| !means.complete).map(|means| means.segment).collect();
+        assert_eq!(degraded, ["send", "held"]);
     }
 
     #[test]

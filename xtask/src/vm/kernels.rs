@@ -16,8 +16,9 @@ use crate::repo::Repo;
 /// The series that stands for the highest version that the suites offer.
 pub const NEWEST: &str = "newest";
 
-/// Modules that the scenarios load: a link between two namespaces, and delay and loss on it. Neither depends on another.
-pub const MODULES: &[&str] = &["veth", "sch_netem"];
+/// Modules that the scenarios load: a link between two namespaces, delay, loss and a token bucket on it, and a slow disk with what it
+/// needs. The guest loads them in the order of their names, which is one in which each finds those that it needs.
+pub const MODULES: &[&str] = &["configfs", "null_blk", "sch_netem", "sch_tbf", "veth"];
 
 /// One kernel of the matrix.
 #[derive(Debug, Clone, Deserialize)]
@@ -31,9 +32,9 @@ pub struct Kernel {
     pub ci: bool,
     /// What is different about it.
     pub why: String,
-    /// Scenarios whose cause is not seen there: then it must be called unknown.
+    /// Segments that are derived there, where the newest kernel measures them; `spantap check` must say so of them and no others.
     #[serde(default)]
-    pub unseen: Vec<String>,
+    pub derived: Vec<String>,
 }
 
 /// A kernel that was fetched.

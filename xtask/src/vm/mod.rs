@@ -25,6 +25,7 @@ use crate::shell;
 use initramfs::Initramfs;
 use kernels::{Files, Kernel};
 use qemu::{End, Machine};
+use scenario::Scenario;
 
 /// Arguments of `cargo xtask vm`.
 #[derive(Args, Default)]
@@ -38,12 +39,21 @@ pub struct VmArgs {
     /// Run only this check; repeatable. Default: all.
     #[arg(long, value_enum)]
     check: Vec<Check>,
+    /// Run only this scenario of tests/vm/scenarios.toml; repeatable. Default: all.
+    #[arg(long)]
+    scenario: Vec<String>,
+    /// Only the scenarios that CI runs.
+    #[arg(long, conflicts_with = "scenario")]
+    ci: bool,
     /// Build the agent with optimisations.
     #[arg(long)]
     release: bool,
     /// Take this agent instead of building one.
     #[arg(long, conflicts_with = "release")]
     agent: Option<PathBuf>,
+    /// Keep what the guest left in its /out in this folder, in one per kernel.
+    #[arg(long)]
+    keep: Option<PathBuf>,
     /// Only list the kernels.
     #[arg(long)]
     list: bool,
@@ -76,18 +86,18 @@ impl Check {
     }
 
     /// Judges what the guest left.
-    fn judge(self, kernel: &Kernel, end: &End) -> Result<String> {
+    fn judge(self, kernel: &Kernel, scenarios: &[Scenario], end: &End) -> Result<String> {
         match self {
             Self::Requests => {
                 let spans = end.file("spans.jsonl")?.context("the guest check brought back no spans.jsonl")?;
                 verdict::check(&spans)
             }
-            Self::Scenarios => scenario::check(&kernel.unseen, |name| end.file(name)),
+            Self::Scenarios => scenario::check(scenarios, &kernel.derived, |name| end.file(name)),
         }
     }
 }
 
-const TIMEOUT_SECONDS: u64 = 300;
+const TIMEOUT_SECONDS: u64 = 600;
 
 /// The guest's command failed; this task ends with the same code.
 #[derive(Debug)]
@@ -115,11 +125,13 @@ pub fn vm(repo: &Repo, args: &VmArgs) -> Result<()> {
         return Ok(());
     }
     needs()?;
+    let scenarios = scenario::read(repo, &args.scenario, args.ci)?;
     let programs = Programs::stripped(repo, args)?;
     let mut failure = Ok(());
     for kernel in &kernels {
         let started = Instant::now();
-        let result = kernels::fetch(repo, kernel).and_then(|files| one(repo, args, kernel, &files, &programs));
+        let result =
+            kernels::fetch(repo, kernel).and_then(|files| one(repo, args, kernel, &files, (&programs, &scenarios)));
         let took = started.elapsed().as_secs_f64();
         match &result {
             Ok(()) => println!("vm {}: passed in {took:.0} s", kernel.series),
@@ -130,14 +142,20 @@ pub fn vm(repo: &Repo, args: &VmArgs) -> Result<()> {
     failure
 }
 
-/// Runs every check in the kernels that CI runs.
+/// Runs every check in the kernels that CI runs, with the scenarios that CI runs.
 pub fn for_ci(repo: &Repo) -> Result<()> {
-    // The scenarios' times are for a machine that does nothing else: by `cargo xtask vm`.
-    vm(repo, &VmArgs { timeout: TIMEOUT_SECONDS, check: vec![Check::Requests], ..VmArgs::default() })
+    vm(repo, &VmArgs { timeout: TIMEOUT_SECONDS, ci: true, ..VmArgs::default() })
 }
 
-fn one(repo: &Repo, args: &VmArgs, kernel: &Kernel, files: &Files, programs: &Programs) -> Result<()> {
-    let archive = archive(repo, args, files, programs)?;
+fn one(
+    repo: &Repo,
+    args: &VmArgs,
+    kernel: &Kernel,
+    files: &Files,
+    (programs, scenarios): (&Programs, &[Scenario]),
+) -> Result<()> {
+    let mut archive = archive(repo, args, files, programs)?;
+    archive.data("/task/scenarios.list", 0o644, scenario::list(scenarios).as_bytes());
     let checks = match (args.command.is_empty(), args.check.is_empty()) {
         (false, _) => &[][..],
         (true, true) => &Check::ALL,
@@ -157,6 +175,10 @@ fn one(repo: &Repo, args: &VmArgs, kernel: &Kernel, files: &Files, programs: &Pr
     let machine = Machine { image: &files.image, timeout: Duration::from_secs(args.timeout) };
     let end = machine.run(archive, &command)?;
     print!("{}", end.output);
+    // A machine that was switched off has left nothing; that is not the news.
+    if let Some(folder) = args.keep.as_ref().filter(|_| end.code != qemu::TIMED_OUT) {
+        end.keep(&folder.join(&kernel.series))?;
+    }
     if end.code != 0 {
         eprintln!("--- end of the guest's console\n{}", end.console_tail());
         // Exit codes are one byte; an unexpected one must not turn into success.
@@ -164,7 +186,7 @@ fn one(repo: &Repo, args: &VmArgs, kernel: &Kernel, files: &Files, programs: &Pr
         return Err(GuestFailed { code, what: format!("vm {}: {}", kernel.series, end.describe()) }.into());
     }
     for check in checks {
-        let summary = check.judge(kernel, &end)?;
+        let summary = check.judge(kernel, scenarios, &end)?;
         println!("vm {}: {summary}", kernel.series);
     }
     Ok(())
@@ -184,7 +206,7 @@ fn archive(repo: &Repo, args: &VmArgs, files: &Files, programs: &Programs) -> Re
         let name = module.file_name().context("a module has a name")?;
         archive.file(module, &format!("/task/{}", name.to_string_lossy()))?;
     }
-    for script in ["lib.sh"].into_iter().chain(Check::ALL.map(Check::script)) {
+    for script in ["lib.sh", "rig.sh"].into_iter().chain(Check::ALL.map(Check::script)) {
         archive.file(&repo.path("tests/vm").join(script), &format!("/task/{script}"))?;
     }
     for file in &args.file {

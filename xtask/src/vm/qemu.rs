@@ -115,6 +115,13 @@ impl End {
         lines[lines.len().saturating_sub(40)..].join("\n").replace('\x1b', "")
     }
 
+    /// Puts the files that the command left in `/out` into a folder.
+    pub fn keep(&self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+        let archive = self.folder.0.join("files.tar");
+        shell::output(Command::new("tar").arg("-xf").arg(archive).arg("-C").arg(folder)).map(drop)
+    }
+
     /// A file that the command left in `/out`, as text.
     pub fn file(&self, name: &str) -> Result<Option<String>> {
         let archive = self.folder.0.join("files.tar");

@@ -2,8 +2,11 @@
 //!
 //! In: lines of `spantap spans --json`. The guest made a known number of requests, one connection each, with busybox's wget against
 //! busybox's httpd. Out: a sentence, or what is wrong. The truth is the number of requests; it is never taken from the spans.
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 /// Requests that `tests/vm/guest.sh` makes. It has the same number at its top.
 pub const REQUESTS: usize = 20;
@@ -15,27 +18,50 @@ pub struct Span {
     pub span_id: String,
     /// `client` or `server`.
     pub kind: String,
-    protocol: String,
+    /// `http` or another.
+    pub protocol: String,
     #[serde(default)]
     local: String,
     #[serde(default)]
     peer: String,
-    start_unix_ns: u64,
+    /// When it began.
+    pub start_unix_ns: u64,
     duration_ns: u64,
-    segments: Vec<Segment>,
+    #[serde(default)]
+    attributes: Map<String, Value>,
+    /// What it is made of.
+    pub segments: Vec<Segment>,
 }
 
+/// A tile of a span.
 #[derive(Deserialize)]
-struct Segment {
-    name: String,
-    duration_ns: u64,
-    evidence: String,
+pub struct Segment {
+    /// Its name.
+    pub name: String,
+    /// Its length.
+    pub duration_ns: u64,
+    /// How it is known.
+    pub evidence: String,
 }
 
 impl Span {
     /// `ip:port` of the server, whichever end this is.
     pub fn server_end(&self) -> &str {
         if self.kind == "server" { &self.local } else { &self.peer }
+    }
+
+    /// The path that was asked for, if the protocol has one.
+    pub fn path(&self) -> Option<&str> {
+        self.attributes.get("url.path").and_then(Value::as_str)
+    }
+
+    /// The segment that took the longest, all tiles of its name together.
+    pub fn largest(&self) -> &str {
+        let mut sums = BTreeMap::new();
+        for tile in &self.segments {
+            *sums.entry(tile.name.as_str()).or_insert(0) += tile.duration_ns;
+        }
+        sums.into_iter().max_by_key(|(_, sum)| *sum).map_or("", |(name, _)| name)
     }
 }
 
