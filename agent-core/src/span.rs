@@ -1,6 +1,6 @@
 //! Our own model of a span: what happened, when, and where its time went. Not OTLP; `agent` maps it.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use crate::endpoint::Endpoint;
 
@@ -135,8 +135,8 @@ pub enum By {
 /// An attribute value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// Text.
-    String(String),
+    /// Text; most of it is the same for every span.
+    String(Cow<'static, str>),
     /// Integer.
     Int(i64),
     /// Truth value.
