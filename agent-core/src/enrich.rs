@@ -7,6 +7,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use agent_common::process::{ProcessRecord, change};
+use foldhash::fast::RandomState;
 
 use crate::{
     loss::{Loss, Losses},
@@ -29,7 +30,7 @@ struct Entry {
 /// Facts by process id.
 #[derive(Debug)]
 pub struct Processes {
-    known: HashMap<u32, Entry>,
+    known: HashMap<u32, Entry, RandomState>,
     wanted: Vec<u32>,
     max: usize,
     /// Counts uses, to find the least recent one.
@@ -39,7 +40,7 @@ pub struct Processes {
 impl Processes {
     /// Keeps facts of at most `max` processes.
     pub fn new(max: usize) -> Self {
-        Self { known: HashMap::new(), wanted: Vec::new(), max: max.max(1), uses: 0 }
+        Self { known: HashMap::default(), wanted: Vec::new(), max: max.max(1), uses: 0 }
     }
 
     /// A process was seen to use the network at `at_ns`; 0 if it is not known when.

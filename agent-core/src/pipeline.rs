@@ -329,9 +329,9 @@ fn push_process(attributes: &mut Vec<(&'static str, Value)>, process: &ProcessFa
         attributes.push(("process.pid", Value::Int(i64::from(process.pid))));
     }
     if let Some(name) = &process.executable_name {
-        attributes.push(("process.executable.name", Value::String(name.clone())));
+        attributes.push(("process.executable.name", Value::String(name.clone().into())));
     }
     if let Some(path) = &process.executable_path {
-        attributes.push(("process.executable.path", Value::String(path.clone())));
+        attributes.push(("process.executable.path", Value::String(path.clone().into())));
     }
 }

@@ -9,6 +9,8 @@
 //! follows a `;` (a segment's parameters, RFC 3986, 3.3) is cut. Common versions (`v1`) stay. Every text is cut to
 //! [`TEXT_BYTES_MAX`].
 
+use std::borrow::Cow;
+
 use crate::{
     naming::Route,
     span::{Protocol, Span, SpanKind, Value},
@@ -60,7 +62,7 @@ impl SafeSpan {
         self.0.name = name;
         for (key, value) in &mut self.0.attributes {
             if *key == "http.route" {
-                *value = Value::String(route.to_owned());
+                *value = Value::String(route.to_owned().into());
             }
         }
     }
@@ -93,11 +95,13 @@ impl Redactor {
     fn redact_http(&self, span: &mut Span) {
         for (key, value) in &mut span.attributes {
             match (*key, value) {
-                ("server.address", Value::String(host)) => strip_user_information(host),
+                ("server.address", Value::String(host)) if host.contains('@') => strip_user_information(host.to_mut()),
                 ("spantap.url.query_names", Value::Strings(names)) => {
                     names.iter_mut().for_each(|name| *name = self.segment(name).to_owned());
                 }
-                ("http.request.method_original", Value::String(method)) => *method = self.segment(method).to_owned(),
+                ("http.request.method_original", Value::String(method)) => {
+                    *method = self.segment(method).to_owned().into();
+                }
                 _ => {}
             }
         }
@@ -107,11 +111,11 @@ impl Redactor {
         let (template, evidence) =
             known.map_or_else(|| (self.template(path), "inferred"), |route| (route.text().to_owned(), "configured"));
         if self.config.paths == PathPolicy::Redact {
-            path.clone_from(&template);
+            *path = template.clone().into();
         }
         span.name = format!("{} {template}", span.name);
         if span.kind == SpanKind::Server {
-            span.attributes.push(("http.route", Value::String(template)));
+            span.attributes.push(("http.route", Value::String(template.into())));
             span.attributes.push(("spantap.route.evidence", Value::String(evidence.into())));
         }
     }
@@ -205,7 +209,8 @@ fn strip_user_information(host: &mut String) {
 
 fn cut_value(value: &mut Value) {
     match value {
-        Value::String(text) => cut_text(text),
+        Value::String(Cow::Owned(text)) => cut_text(text),
+        Value::String(Cow::Borrowed(_)) => {} // known beforehand
         Value::Strings(texts) => {
             texts.truncate(TEXTS_MAX);
             texts.iter_mut().for_each(cut_text);
@@ -299,7 +304,7 @@ mod tests {
 
     #[test]
     fn name_and_route_are_the_template_even_where_the_path_is_kept() {
-        let text = |text: &str| Value::String(text.into());
+        let text = |text: &'static str| Value::String(text.into());
         for (paths, shown) in [(PathPolicy::Redact, "/u/{id}"), (PathPolicy::Keep, "/u/42")] {
             let redactor = Redactor::new(RedactConfig { paths, ..Default::default() });
             let safe = redactor.redact(span(SpanKind::Server, vec![("url.path", text("/u/42"))]));
@@ -322,8 +327,8 @@ mod tests {
     #[test]
     fn texts_are_cut_at_a_character() {
         let safe = Redactor::new(RedactConfig::default())
-            .redact(span(SpanKind::Client, vec![("x", Value::String("ü".repeat(2000)))]));
-        assert_eq!(attribute(&safe, "x"), Some(&Value::String("ü".repeat(512))));
+            .redact(span(SpanKind::Client, vec![("x", Value::String("ü".repeat(2000).into()))]));
+        assert_eq!(attribute(&safe, "x"), Some(&Value::String("ü".repeat(512).into())));
     }
 
     #[test]
@@ -340,13 +345,13 @@ mod tests {
     fn names_beyond_the_bound_of_a_service_become_one() {
         let redactor = Redactor::new(RedactConfig::default());
         let (mut names, mut losses) = (crate::naming::Names::new(2), crate::loss::Losses::default());
-        let mut name = |path: &str| {
+        let mut name = |path: &'static str| {
             let path = Value::String(path.into());
             let mut safe = redactor.redact(span(SpanKind::Server, vec![("url.path", path)]));
             names.bound(&mut safe, &mut losses);
             (safe.span().name.clone(), attribute(&safe, "http.route").cloned())
         };
-        let route = |text: &str| Some(Value::String(text.into()));
+        let route = |text: &'static str| Some(Value::String(text.into()));
         assert_eq!(name("/a"), ("GET /a".into(), route("/a")));
         assert_eq!(name("/b"), ("GET /b".into(), route("/b")));
         assert_eq!(name("/c"), ("GET {other}".into(), route("{other}")));

@@ -124,7 +124,7 @@ fn answer(id: u16, kind: u8, rcode: u8, addresses: &[[u8; 4]]) -> Vec<u8> {
 
 fn text(span: &Span, key: &str) -> String {
     match attribute(span, key) {
-        Some(Value::String(text)) => text.clone(),
+        Some(Value::String(text)) => text.clone().into_owned(),
         Some(Value::Int(number)) => number.to_string(),
         Some(Value::Bool(value)) => value.to_string(),
         Some(Value::Strings(texts)) => texts.join(","),

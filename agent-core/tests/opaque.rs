@@ -93,9 +93,9 @@ fn a_server_that_speaks_first_begins_no_exchange() {
 fn a_selected_connection_of_another_protocol_counts_each_byte_once() {
     let (mut kernel, mut client) = (Kernel::default(), End::client());
     client.open(&mut kernel, 1_000_000);
-    client.write(&mut kernel, 2_000_000, 2_000_010, b"*1\r\n$4\r\nPING\r\n");
+    client.write(&mut kernel, 2_000_000, 2_000_010, b"IQ\r\n unknown \xff");
     client.acked(&mut kernel, 2_000_080, 14, [2_000_000, 2_000_020, 2_000_080], 0);
-    client.read_at(&mut kernel, 2_000_500, b"+PONG\r\n");
+    client.read_at(&mut kernel, 2_000_500, b"?PONG\r\n");
     check(&kernel.run(), &[(SpanKind::Client, 500, 14, 7)]);
 }
 

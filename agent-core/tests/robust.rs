@@ -252,7 +252,12 @@ fn losses_never_pair_a_response_with_another_request() {
                 if let Some(agent_core::span::Value::Int(code)) =
                     agent_core::testing::attribute(span, "http.response.status_code")
                 {
-                    assert_eq!(path, Some(agent_core::span::Value::String(format!("/x{code}"))), "{:?}", run.losses);
+                    assert_eq!(
+                        path,
+                        Some(agent_core::span::Value::String(format!("/x{code}").into())),
+                        "{:?}",
+                        run.losses
+                    );
                     sure += 1;
                 }
             }

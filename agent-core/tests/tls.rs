@@ -64,7 +64,7 @@ fn read_records(end: &mut End, kernel: &mut Kernel, mut at: u64, mut bytes: &[u8
 
 fn text(span: &Span, key: &str) -> String {
     match attribute(span, key) {
-        Some(Value::String(text)) => text.clone(),
+        Some(Value::String(text)) => text.clone().into_owned(),
         Some(Value::Int(number)) => number.to_string(),
         Some(Value::Bool(value)) => value.to_string(),
         _ => "-".to_owned(),

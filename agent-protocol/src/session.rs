@@ -223,8 +223,8 @@ pub enum Outcome {
 /// An attribute value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// Text.
-    String(String),
+    /// Text; most of it is the same for every span.
+    String(Cow<'static, str>),
     /// Integer.
     Int(i64),
     /// Truth value.
@@ -235,13 +235,19 @@ pub enum Value {
 
 impl From<&str> for Value {
     fn from(text: &str) -> Self {
-        Self::String(text.into())
+        Self::String(text.to_owned().into())
+    }
+}
+
+impl From<Cow<'static, str>> for Value {
+    fn from(text: Cow<'static, str>) -> Self {
+        Self::String(text)
     }
 }
 
 impl From<String> for Value {
     fn from(text: String) -> Self {
-        Self::String(text)
+        Self::String(text.into())
     }
 }
 

@@ -70,7 +70,7 @@ impl Case {
     }
 
     fn text(mut self, key: &'static str, value: &str) -> Self {
-        self.attributes.push((key, Value::String(value.into())));
+        self.attributes.push((key, Value::String(value.to_owned().into())));
         self
     }
 

@@ -1,5 +1,7 @@
 //! What a span must show to be judged: the same for spans of the pipeline and for those of the log.
 
+use std::borrow::Cow;
+
 use crate::span::{Evidence, Segment, SegmentName, Span, SpanKind, Status, Value};
 
 /// A span, as far as its cause depends on it.
@@ -73,7 +75,7 @@ impl<'a> View<'a> {
         }
     }
 
-    pub(super) fn text(&self, key: &str) -> Option<String> {
+    pub(super) fn text(&self, key: &str) -> Option<Cow<'static, str>> {
         match (self.attribute)(key)? {
             Value::String(value) => Some(value),
             _ => None,

@@ -1,6 +1,6 @@
 //! Attributes by OpenTelemetry's semantic conventions (HTTP, network: stable), and ours under `spantap.`.
 
-use std::net::SocketAddr;
+use std::{borrow::Cow, net::SocketAddr};
 
 use agent_protocol::http1::{RequestHead, ResponseHead};
 
@@ -18,7 +18,12 @@ pub(super) type Attributes = Vec<(&'static str, Value)>;
 const METHODS: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
 
 pub(super) fn text(value: impl Into<String>) -> Value {
-    Value::String(value.into())
+    Value::String(Cow::Owned(value.into()))
+}
+
+/// Text that is known beforehand.
+pub(super) fn word(value: &'static str) -> Value {
+    Value::String(Cow::Borrowed(value))
 }
 
 pub(super) fn int(value: u64) -> Value {
@@ -31,21 +36,21 @@ pub(super) fn http_name(request: &RequestHead) -> &str {
 }
 
 pub(super) fn request(attributes: &mut Attributes, request: &RequestHead) {
-    let known = METHODS.contains(&request.method.as_str());
-    attributes.push(("http.request.method", text(if known { &request.method } else { "_OTHER" })));
-    if !known {
+    let known = METHODS.into_iter().find(|known| *known == request.method);
+    attributes.push(("http.request.method", word(known.unwrap_or("_OTHER"))));
+    if known.is_none() {
         attributes.push(("http.request.method_original", text(&request.method)));
     }
     // The target of CONNECT is an authority, not a path (RFC 9110, 9.3.6).
     if request.method != "CONNECT" {
         attributes.push(("url.path", text(&request.path)));
-        attributes.push(("url.scheme", text("http")));
+        attributes.push(("url.scheme", word("http")));
     }
     if !request.query_names.is_empty() {
         attributes.push(("spantap.url.query_names", Value::Strings(request.query_names.clone())));
     }
-    attributes.push(("network.protocol.name", text("http")));
-    attributes.push(("network.protocol.version", text(format!("1.{}", request.minor_version))));
+    attributes.push(("network.protocol.name", word("http")));
+    attributes.push(("network.protocol.version", word(if request.minor_version == 0 { "1.0" } else { "1.1" })));
 }
 
 pub(super) fn response(attributes: &mut Attributes, response: &ResponseHead) {
@@ -82,36 +87,36 @@ pub(super) fn connection(attributes: &mut Attributes, connection: &Connection, r
     let facts = &connection.facts;
     match facts.peer {
         Endpoint::Inet(peer) => inet(attributes, peer, role, "tcp"),
-        Endpoint::Unix(_) => attributes.push(("network.transport", text("unix"))),
+        Endpoint::Unix(_) => attributes.push(("network.transport", word("unix"))),
     }
     attributes.push(("spantap.connection.reused", Value::Bool(connection.exchanges > 0 || facts.preexisting)));
     if facts.preexisting {
         attributes.push(("spantap.connection.preexisting", Value::Bool(true)));
     }
     if facts.role_guessed {
-        attributes.push(("spantap.role.evidence", text(Evidence::Inferred.name())));
+        attributes.push(("spantap.role.evidence", word(Evidence::Inferred.name())));
     }
 }
 
 /// The other end's address and port; that it is the client's, where it is.
-pub(super) fn inet(attributes: &mut Attributes, peer: SocketAddr, role: Role, transport: &str) {
+pub(super) fn inet(attributes: &mut Attributes, peer: SocketAddr, role: Role, transport: &'static str) {
     if role == Role::Server {
         attributes.push(("client.address", text(peer.ip().to_string())));
         attributes.push(("client.port", Value::Int(i64::from(peer.port()))));
     }
     attributes.push(("network.peer.address", text(peer.ip().to_string())));
     attributes.push(("network.peer.port", Value::Int(i64::from(peer.port()))));
-    attributes.push(("network.transport", text(transport)));
-    attributes.push(("network.type", text(if peer.is_ipv4() { "ipv4" } else { "ipv6" })));
+    attributes.push(("network.transport", word(transport)));
+    attributes.push(("network.type", word(if peer.is_ipv4() { "ipv4" } else { "ipv6" })));
 }
 
 /// How sure the span's bounds are.
 pub(super) fn evidence(attributes: &mut Attributes, parts: &Parts<'_>, timeline: &Timeline) {
     if timeline.start != Evidence::Measured {
-        attributes.push(("spantap.start.evidence", text(timeline.start.name())));
+        attributes.push(("spantap.start.evidence", word(timeline.start.name())));
     }
     if !parts.exact {
-        attributes.push(("spantap.boundary.evidence", text(Evidence::Inferred.name())));
+        attributes.push(("spantap.boundary.evidence", word(Evidence::Inferred.name())));
     }
 }
 

@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use agent_common::connection::{ConnectionRecord, change};
+use foldhash::fast::RandomState;
 
 use super::{
     Flow,
@@ -23,7 +24,7 @@ use crate::{
 /// Connections by id.
 #[derive(Debug, Default)]
 pub struct Table {
-    flows: HashMap<u64, Flow>,
+    flows: HashMap<u64, Flow, RandomState>,
     /// By local and remote endpoint: the newest connection. Network namespaces may repeat endpoints; who looks for an
     /// other end compares sequence numbers as well.
     by_endpoints: HashMap<(Endpoint, Endpoint), u64>,

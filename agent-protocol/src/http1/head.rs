@@ -9,10 +9,6 @@ use crate::input::Lost;
 
 /// Most header fields of a head that is parsed.
 pub const HEADERS_MAX: usize = 128;
-/// Most field names that are kept.
-const NAMES_MAX: usize = 64;
-/// Most bytes that are kept of a field name.
-const NAME_BYTES_MAX: usize = 64;
 
 /// Index just past the empty line that ends a head, looking only at line ends from `from` on.
 pub(super) fn head_end(bytes: &[u8], from: usize) -> Option<usize> {
@@ -98,8 +94,6 @@ enum Encoding {
 /// The fields that matter.
 #[derive(Debug, Default)]
 pub(super) struct Fields<'a> {
-    /// Lower-case names, at most [`NAMES_MAX`].
-    pub(super) names: Vec<String>,
     pub(super) host: Single<'a>,
     pub(super) traceparent: Single<'a>,
     length: Length,
@@ -109,7 +103,7 @@ pub(super) struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// Reads a head's fields.
     pub(super) fn new(headers: &[Header<'a>]) -> Self {
-        let mut fields = Self { names: Vec::with_capacity(headers.len().min(NAMES_MAX)), ..Self::default() };
+        let mut fields = Self::default();
         for header in headers {
             fields.add(header);
         }
@@ -125,9 +119,6 @@ impl<'a> Fields<'a> {
             14 if is("content-length") => self.length = add_length(self.length, value),
             17 if is("transfer-encoding") => self.encoding = last_encoding(self.encoding, value),
             _ => {}
-        }
-        if self.names.len() < NAMES_MAX {
-            self.names.push(cut(header.name, NAME_BYTES_MAX).to_ascii_lowercase());
         }
     }
 

@@ -29,8 +29,6 @@ pub struct ResponseHead {
     pub chunked: bool,
     /// Whether only the end of the connection ends the body.
     pub until_close: bool,
-    /// Names of the header fields, lower case, at most 64, each cut to 64 bytes.
-    pub header_names: Vec<String>,
     /// Bytes of the head.
     pub head_bytes: u64,
 }
@@ -168,7 +166,6 @@ impl Side for ResponseSide {
             content_length: framing.length(),
             chunked: framing == Framing::Chunked,
             until_close: framing == Framing::UntilClose,
-            header_names: fields.names,
             head_bytes: head.len() as u64,
         };
         Ok(Parsed::Final(head, framing))

@@ -91,22 +91,25 @@ impl Writer {
             return Err(LogError::SpanTooLarge { bytes: encoded.bytes.len(), max: PAYLOAD_BYTES_MAX });
         }
         let now = now_unix_ns();
-        let block = self.block(encoded, inner, now);
-        self.roll_if_full(block.len() as u64, now, inner)?;
+        let header = self.header(encoded, inner, now).encode();
+        let block_bytes = (header.len() + encoded.bytes.len()) as u64;
+        self.roll_if_full(block_bytes, now, inner)?;
         let active = self.active.as_mut().expect("roll_if_full leaves a segment to write to");
-        if let Err(cause) = active.file.write_all_at(&block, active.bytes) {
+        let payload_at = active.bytes + header.len() as u64;
+        let header_written = active.file.write_all_at(&header, active.bytes);
+        if let Err(cause) = header_written.and_then(|()| active.file.write_all_at(&encoded.bytes, payload_at)) {
             // A part may be there. Nobody reads it, and the next append writes over it; cutting it only saves a start the trouble.
             let _ = active.file.set_len(active.bytes);
             return Err(LogError::Io { operation: "append to", path: active.path.clone(), cause });
         }
-        active.bytes += block.len() as u64;
+        active.bytes += block_bytes;
         self.is_active_unsynced = true;
         Ok((BlockId(inner.state().next_block), active.bytes))
     }
 
-    fn block(&self, encoded: &Encoded, inner: &Inner, now_unix_ns: u64) -> Vec<u8> {
+    fn header(&self, encoded: &Encoded, inner: &Inner, now_unix_ns: u64) -> BlockHeader {
         let state = inner.state();
-        let header = BlockHeader {
+        BlockHeader {
             payload_bytes: encoded.bytes.len() as u32,
             payload_crc: crc32fast::hash(&encoded.bytes),
             span_count: encoded.span_count,
@@ -116,8 +119,7 @@ impl Writer {
             end_unix_ns_max: encoded.end_unix_ns_max,
             appended_unix_ns: now_unix_ns,
             flags: 0,
-        };
-        [&header.encode()[..], &encoded.bytes].concat()
+        }
     }
 
     fn roll_if_full(&mut self, block_bytes: u64, now: u64, inner: &Inner) -> Result<(), LogError> {

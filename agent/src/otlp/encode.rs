@@ -14,6 +14,9 @@ use super::{
     SEGMENTS, SERVICE_NAME, STATUS, wire::Wire,
 };
 
+/// Room for a span; larger ones make the buffer grow.
+const SPAN_BYTES: usize = 2048;
+
 /// Encodes spans; holds what is the same for all of them.
 #[derive(Clone, Debug, Default)]
 pub struct Encoder {
@@ -53,7 +56,7 @@ impl Encoder {
                 None => groups.push((&span.process, vec![span])),
             }
         }
-        let mut wire = Wire::default();
+        let mut wire = Wire::with_capacity(spans.len() * SPAN_BYTES);
         for (facts, spans) in groups {
             wire.message_of_width(1, 3, |wire| self.resource_spans(wire, facts, &spans));
         }

@@ -110,7 +110,7 @@ fn a_unix_socket_is_shown_by_the_path_of_the_servers_end() {
     let unix = |kind, unix_path: Option<&str>| {
         let (local, peer) = (Endpoint::Unix(77), Endpoint::Unix(78));
         let mut span = Span { kind, local, peer, unix_path: unix_path.map(Into::into), ..span(1) };
-        span.attributes.push(("network.transport", Value::String("unix".to_owned())));
+        span.attributes.push(("network.transport", Value::String("unix".into())));
         let view = round_trip(span);
         (view.local, view.peer)
     };
@@ -138,7 +138,7 @@ fn no_attribute_stands_twice() {
     let mut span = span(1);
     span.attributes.push(("network.peer.port", Value::Int(1)));
     span.attributes.push(("process.pid", Value::Int(1)));
-    span.attributes.push(("spantap.cause", Value::String("unexplained".to_owned())));
+    span.attributes.push(("spantap.cause", Value::String("unexplained".into())));
     let data = TracesData::decode(Encoder::default().encode(&[safe(span)]).bytes.as_slice()).expect("protobuf");
     let mut keys: Vec<_> =
         data.resource_spans[0].scope_spans[0].spans[0].attributes.iter().map(|attribute| &attribute.key).collect();

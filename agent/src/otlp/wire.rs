@@ -12,6 +12,11 @@ use prost::encoding::{WireType, encoded_len_varint};
 pub(super) struct Wire(Vec<u8>);
 
 impl Wire {
+    /// Empty, with room for this many bytes.
+    pub(super) fn with_capacity(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes))
+    }
+
     pub(super) fn into_bytes(self) -> Vec<u8> {
         self.0
     }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use agent_protocol::dns::{Message, Question, rcode_name};
+use foldhash::fast::RandomState;
 
 use super::{
     draft::{Counted, Exchange, key},
@@ -86,7 +87,7 @@ struct End<'a> {
 pub(super) struct Lookups {
     waiting: Waiting<LookupKey, Lookup>,
     by_wire: HashMap<Wire, LookupKey>,
-    by_thread: HashMap<u32, Vec<LookupKey>>,
+    by_thread: HashMap<u32, Vec<LookupKey>, RandomState>,
     number: u64,
 }
 

@@ -103,7 +103,7 @@ fn segment(view: &SegmentView) -> Segment {
 
 fn value(value: &AttributeValue) -> Option<Value> {
     match value {
-        AttributeValue::Text(text) => Some(Value::String(text.clone())),
+        AttributeValue::Text(text) => Some(Value::String(text.clone().into())),
         AttributeValue::Int(value) => Some(Value::Int(*value)),
         AttributeValue::Bool(value) => Some(Value::Bool(*value)),
         AttributeValue::Real(_) | AttributeValue::Texts(_) => None,
