@@ -12,6 +12,7 @@ mod http_exact;
 mod lossy;
 mod otlp_rotel;
 mod preexisting;
+mod protocols;
 mod rig;
 mod segments;
 mod selection;
