@@ -4,7 +4,7 @@
 //! [`Verdict`]. Called by `agent-core` until the verdict is final; it bounds how long it asks. Never guesses by port.
 
 use crate::{
-    amqp, dns,
+    amqp, dns, fastcgi,
     http1::{Kind, StartLine},
     http2, kafka, memcached, mongodb, mysql, nats, postgres, redis,
     session::Parser,
@@ -137,6 +137,7 @@ const PROTOCOLS: &[Entry] = &[
     entry(Protocol::Mysql, mysql::check_client, mysql::check_server, Some(mysql::new)),
     entry(Protocol::Memcached, memcached::check_client, memcached::check_server, Some(memcached::new)),
     entry(Protocol::Nats, nats::check_client, nats::check_server, Some(nats::new)),
+    entry(Protocol::FastCgi, fastcgi::check_client, fastcgi::check_server, Some(fastcgi::new)),
     entry(Protocol::Tls, |sent| tls::check(sent, false), |sent| tls::check(sent, true), None),
     entry(Protocol::Kafka, kafka::check_client, kafka::check_server, Some(|| Box::<kafka::Kafka>::default())),
     entry(Protocol::Amqp, amqp::check_client, amqp::check_server, Some(|| Box::<amqp::Amqp>::default())),

@@ -18,6 +18,7 @@ mod unpack;
 
 pub mod amqp;
 pub mod dns;
+pub mod fastcgi;
 pub mod http1;
 pub mod http2;
 pub mod kafka;
