@@ -2,7 +2,7 @@
 //! Run: `cargo bench -p agent-protocol --bench stores`.
 
 use agent_protocol::{
-    memcached, nats, redis,
+    memcached, mqtt, nats, redis,
     session::{Input, Parser, Side},
 };
 use divan::{AllocProfiler, Bencher, black_box, counter::ItemsCount};
@@ -51,4 +51,9 @@ fn memcached_binary_get(bencher: Bencher) {
 #[divan::bench(sample_size = 256)]
 fn nats_publish_and_deliver(bencher: Bencher) {
     exchange(bencher, nats::new(), [b"PUB orders.new 5\r\nhello\r\n", b"MSG orders.new 1 5\r\nhello\r\n"], 1, 2);
+}
+
+#[divan::bench(sample_size = 256)]
+fn mqtt_publish_qos1(bencher: Bencher) {
+    exchange(bencher, mqtt::new(), [b"\x32\x0e\0\x05a/b/c\0\x01hello", b"\x40\x02\0\x01"], 1, 2);
 }

@@ -6,7 +6,7 @@
 use crate::{
     amqp, dns, fastcgi,
     http1::{Kind, StartLine},
-    http2, kafka, memcached, mongodb, mysql, nats, postgres, redis,
+    http2, kafka, memcached, mongodb, mqtt, mysql, nats, postgres, redis,
     session::Parser,
     tls,
 };
@@ -138,6 +138,7 @@ const PROTOCOLS: &[Entry] = &[
     entry(Protocol::Memcached, memcached::check_client, memcached::check_server, Some(memcached::new)),
     entry(Protocol::Nats, nats::check_client, nats::check_server, Some(nats::new)),
     entry(Protocol::FastCgi, fastcgi::check_client, fastcgi::check_server, Some(fastcgi::new)),
+    entry(Protocol::Mqtt, mqtt::check_client, mqtt::check_server, Some(mqtt::new)),
     entry(Protocol::Tls, |sent| tls::check(sent, false), |sent| tls::check(sent, true), None),
     entry(Protocol::Kafka, kafka::check_client, kafka::check_server, Some(|| Box::<kafka::Kafka>::default())),
     entry(Protocol::Amqp, amqp::check_client, amqp::check_server, Some(|| Box::<amqp::Amqp>::default())),

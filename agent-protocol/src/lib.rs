@@ -24,6 +24,7 @@ pub mod http2;
 pub mod kafka;
 pub mod memcached;
 pub mod mongodb;
+pub mod mqtt;
 pub mod mysql;
 pub mod nats;
 pub mod postgres;
