@@ -4,7 +4,7 @@
 //! [`Verdict`]. Called by `agent-core` until the verdict is final; it bounds how long it asks. Never guesses by port.
 
 use crate::{
-    amqp, dns,
+    amqp, cassandra, dns,
     http1::{Kind, StartLine},
     http2, kafka, memcached, mongodb, mysql, nats, postgres, redis,
     session::Parser,
@@ -140,6 +140,12 @@ const PROTOCOLS: &[Entry] = &[
     entry(Protocol::Tls, |sent| tls::check(sent, false), |sent| tls::check(sent, true), None),
     entry(Protocol::Kafka, kafka::check_client, kafka::check_server, Some(|| Box::<kafka::Kafka>::default())),
     entry(Protocol::Amqp, amqp::check_client, amqp::check_server, Some(|| Box::<amqp::Amqp>::default())),
+    entry(
+        Protocol::Cassandra,
+        cassandra::check_client,
+        cassandra::check_server,
+        Some(|| Box::<cassandra::Cassandra>::default()),
+    ),
     entry(Protocol::Mongodb, mongodb::check_client, mongodb::check_server, Some(|| Box::<mongodb::Mongodb>::default())),
 ];
 
