@@ -5,6 +5,7 @@
 
 use crate::{
     amqp, dns, fastcgi,
+    amqp, cassandra, dns,
     http1::{Kind, StartLine},
     http2, kafka, memcached, mongodb, mqtt, mysql, nats, postgres, redis,
     session::Parser,
@@ -142,6 +143,12 @@ const PROTOCOLS: &[Entry] = &[
     entry(Protocol::Tls, |sent| tls::check(sent, false), |sent| tls::check(sent, true), None),
     entry(Protocol::Kafka, kafka::check_client, kafka::check_server, Some(|| Box::<kafka::Kafka>::default())),
     entry(Protocol::Amqp, amqp::check_client, amqp::check_server, Some(|| Box::<amqp::Amqp>::default())),
+    entry(
+        Protocol::Cassandra,
+        cassandra::check_client,
+        cassandra::check_server,
+        Some(|| Box::<cassandra::Cassandra>::default()),
+    ),
     entry(Protocol::Mongodb, mongodb::check_client, mongodb::check_server, Some(|| Box::<mongodb::Mongodb>::default())),
 ];
 

@@ -17,6 +17,7 @@ mod fields;
 mod unpack;
 
 pub mod amqp;
+pub mod cassandra;
 pub mod dns;
 pub mod fastcgi;
 pub mod http1;

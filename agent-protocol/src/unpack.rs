@@ -29,6 +29,8 @@ pub(crate) enum Packing {
     Snappy,
     /// LZ4's frame format.
     Lz4Frame,
+    /// LZ4's block format, which holds so many bytes.
+    Lz4Block(usize),
     /// RFC 8878.
     Zstd,
 }
@@ -40,6 +42,7 @@ pub(crate) fn first_bytes(packing: Packing, packed: &[u8], max: usize) -> Option
         Packing::Zlib => inflate(Decompress::new(true), packed, max)?,
         Packing::Snappy => snappy(packed)?,
         Packing::Lz4Frame => lz4_frame(packed)?,
+        Packing::Lz4Block(bytes) => lz4_block(packed, bytes)?,
         Packing::Zstd => zstd(packed, max)?,
     };
     bytes.truncate(max);
@@ -133,6 +136,7 @@ mod tests {
             (Packing::Zlib, zlib.finish().unwrap()),
             (Packing::Snappy, snap::raw::Encoder::new().compress_vec(&text).unwrap()),
             (Packing::Lz4Frame, lz4.finish().unwrap()),
+            (Packing::Lz4Block(text.len()), lz4_flex::block::compress(&text)),
             (Packing::Zstd, zstd),
         ]
     }
@@ -160,6 +164,7 @@ mod tests {
     #[test]
     fn what_claims_too_much_stays_closed() {
         assert_eq!(first_bytes(Packing::Snappy, b"\xff\xff\xff\xff\x0f\0", 100), None);
+        assert_eq!(first_bytes(Packing::Lz4Block(1 << 31), b"\x10a", 100), None);
         // A window of 2 GiB (RFC 8878, 3.1.1.1.2: exponent 21, so 2^31), then a last block of one byte.
         assert_eq!(first_bytes(Packing::Zstd, b"\x28\xb5\x2f\xfd\0\xa8\x09\0\0a", 100), None);
         let bomb = flate2::Compression::best();
