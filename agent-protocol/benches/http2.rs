@@ -62,10 +62,9 @@ fn exchange(bencher: Bencher, recording: &str, stream: u32) {
     let mut id = stream;
     let calls: [Vec<u8>; 2] = ["> ", "< "]
         .map(|mark| own(mark).flat_map(|(kind, flags, id, payload)| bytes_of(kind, flags, id, &payload)).collect());
-    let places: [Vec<usize>; 2] = calls.each_ref().map(|call| {
-        let mut at = 0;
-        let starts = frames(call).into_iter().map(|frame| std::mem::replace(&mut at, at + 9 + frame.3.len()) + 5);
-        starts.collect()
+    let places = calls.each_ref().map(|call| {
+        let lengths = frames(call).into_iter().map(|frame| 9 + frame.3.len());
+        lengths.scan(0, |at, length| Some(std::mem::replace(at, *at + length) + 5)).collect::<Vec<_>>()
     });
     let [mut request, mut response] = calls;
     bencher.counter(ItemsCount::new(1_usize)).bench_local(|| {

@@ -86,42 +86,43 @@ pub(super) struct Messages {
     count: u32,
     /// Bytes that are left of the message in progress.
     left: u32,
-    prefix: [u8; Self::PREFIX_BYTES],
-    /// Bytes of the prefix in progress.
+    /// The length in progress.
+    length: [u8; 4],
+    /// Bytes that came of the prefix in progress.
     have: u8,
     /// Where messages begin is not known any more.
     lost: bool,
 }
 
 impl Messages {
-    const PREFIX_BYTES: usize = 5;
-
     /// The next bytes.
     pub fn feed(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() && !self.lost {
+        while let [first, rest @ ..] = bytes
+            && !self.lost
+        {
             if self.left > 0 {
                 let taken = bytes.len().min(self.left as usize);
                 self.left -= taken as u32;
                 bytes = &bytes[taken..];
                 continue;
             }
-            let have = usize::from(self.have);
-            let taken = bytes.len().min(Self::PREFIX_BYTES - have);
-            self.prefix[have..have + taken].copy_from_slice(&bytes[..taken]);
-            self.have += taken as u8;
-            bytes = &bytes[taken..];
-            if usize::from(self.have) == Self::PREFIX_BYTES {
-                self.begin();
-            }
+            self.prefix(*first);
+            bytes = rest;
         }
     }
 
-    fn begin(&mut self) {
-        let [compressed, length @ ..] = self.prefix;
-        self.have = 0;
-        self.left = u32::from_be_bytes(length);
-        self.count = self.count.saturating_add(1);
-        self.lost = compressed > 1;
+    /// The next byte of a prefix.
+    fn prefix(&mut self, byte: u8) {
+        match self.have {
+            0 => self.lost = byte > 1,
+            have => self.length[usize::from(have) - 1] = byte,
+        }
+        self.have += 1;
+        if usize::from(self.have) > self.length.len() {
+            self.have = 0;
+            self.left = u32::from_be_bytes(self.length);
+            self.count = self.count.saturating_add(1);
+        }
     }
 
     /// Bytes that were not captured.

@@ -101,24 +101,26 @@ impl Head {
     }
 
     fn http(&self, facts: &mut Facts) {
-        let known = METHODS.iter().find(|method| **method == self.method);
-        facts.name = Some(known.copied().unwrap_or("HTTP").into());
-        let mut say = |key, value: &str| facts.attributes.push((key, value.into()));
+        let known = METHODS.iter().find(|method| **method == self.method).copied();
+        facts.name = Some(known.unwrap_or("HTTP").into());
+        let mut say = |key, value| facts.attributes.push((key, Value::String(value)));
         if !self.method.is_empty() {
-            say("http.request.method", known.copied().unwrap_or("_OTHER"));
+            say("http.request.method", known.unwrap_or("_OTHER").into());
         }
         if known.is_none() && !self.method.is_empty() {
-            say("http.request.method_original", &self.method);
+            say("http.request.method_original", self.method.clone().into());
         }
         let (path, names) = self.path.split_once('?').unwrap_or((&self.path, ""));
         if !path.is_empty() {
-            say("url.path", path);
+            say("url.path", path.to_owned().into());
         }
-        if !self.scheme.is_empty() {
-            say("url.scheme", &self.scheme);
+        match self.scheme.as_str() {
+            "" => {}
+            "http" => say("url.scheme", "http".into()),
+            other => say("url.scheme", other.to_owned().into()),
         }
-        say("network.protocol.name", "http");
-        say("network.protocol.version", "2");
+        say("network.protocol.name", "http".into());
+        say("network.protocol.version", "2".into());
         if !names.is_empty() {
             let names = names.split('&').map(str::to_owned).collect();
             facts.attributes.push(("spantap.url.query_names", Value::Strings(names)));
@@ -131,17 +133,17 @@ impl Head {
         let (path, _) = self.path.split_once('?').unwrap_or((&self.path, ""));
         let method = grpc::method(path);
         facts.name = Some(method.map_or("grpc".into(), |method| method.to_owned().into()));
-        let mut say = |key, value: &str| facts.attributes.push((key, value.into()));
-        say("rpc.system.name", "grpc");
+        let mut say = |key, value| facts.attributes.push((key, Value::String(value)));
+        say("rpc.system.name", "grpc".into());
         if !path.is_empty() {
-            say("rpc.method", method.unwrap_or("_OTHER"));
+            say("rpc.method", method.map_or("_OTHER".into(), |method| method.to_owned().into()));
         }
-        say("rpc.system", "grpc");
+        say("rpc.system", "grpc".into());
         if let Some((service, _)) = method.and_then(|method| method.rsplit_once('/')) {
-            say("rpc.service", service);
+            say("rpc.service", service.to_owned().into());
         }
-        say("network.protocol.name", "http");
-        say("network.protocol.version", "2");
+        say("network.protocol.name", "http".into());
+        say("network.protocol.version", "2".into());
         if let Some(timeout) = self.timeout_ms {
             facts.attributes.push(("spantap.rpc.deadline_ms", timeout.into()));
         }
@@ -193,6 +195,7 @@ impl Head {
 
 fn set(known: &mut String, text: &str) {
     if known.is_empty() {
+        known.reserve_exact(text.len());
         known.push_str(text);
     }
 }

@@ -7,8 +7,8 @@
 //!
 //! Pushed responses are left out; interim ones are counted, and begin no message.
 //!
-//! Limits: 512 streams, 256 fields per table, 2 KiB of a string; 60 KiB of a connection in all. A header block may have any
-//! length and number of frames: it is read as it comes.
+//! Limits: 512 streams; the newest 128 fields of a table, with 4 KiB of text; 2 KiB of a string; of a connection 64 KiB in all. A
+//! header block may have any length and number of frames: it is read as it comes.
 //!
 //! Gaps: one inside a frame hides what it covers. If that is of a header block, nothing is known of the table of fields any
 //! more: an index into it is unresolved and counted (`spantap.http.unresolved_headers`) until what it points to was added
@@ -45,6 +45,10 @@ const TAIL_BYTES_MAX: usize = 64;
 
 /// SETTINGS_MAX_FRAME_SIZE (RFC 9113, 6.5.2).
 const MAX_FRAME_SIZE: u16 = 5;
+
+/// Most memory of a connection: both directions' fields, a head's texts, and the streams.
+const MEMORY_BYTES_MAX: usize = 2 * (hpack::MEMORY_BYTES_MAX + hpack::TEXT_BYTES_MAX) + streams::MEMORY_BYTES_MAX;
+const _: () = assert!(MEMORY_BYTES_MAX <= 64 * 1024);
 
 /// A new parser.
 pub fn new() -> Box<dyn Parser> {

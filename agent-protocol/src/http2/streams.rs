@@ -8,6 +8,9 @@ use crate::session::Side;
 /// Most streams at a time; servers usually allow 100 to 250.
 const STREAMS_MAX: usize = 512;
 
+/// Most memory of them.
+pub(super) const MEMORY_BYTES_MAX: usize = STREAMS_MAX * size_of::<Stream>();
+
 /// How far a message has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Phase {

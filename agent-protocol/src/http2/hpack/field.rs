@@ -10,6 +10,8 @@ use crate::{
 
 /// Longest name that is looked at.
 pub(super) const NAME_BYTES_MAX: usize = 12;
+/// Longest text of a field: a path, and as many names of the query's parameters as fit.
+pub(in crate::http2) const TEXT_BYTES_MAX: usize = 2 * PATH_BYTES_MAX;
 /// Longest method that is told.
 const METHOD_BYTES_MAX: usize = 32;
 
@@ -176,8 +178,12 @@ fn path<'a>(value: &'a [u8], room: &'a mut String) -> &'a str {
     let text = target.split('#').next().unwrap_or_default();
     let (path, query) = text.split_once('?').unwrap_or((text, ""));
     room.clear();
+    room.reserve_exact(TEXT_BYTES_MAX);
     room.push_str(cut(path, PATH_BYTES_MAX));
     for (index, name) in query_names(query).enumerate() {
+        if room.len() + 1 + name.len() > TEXT_BYTES_MAX {
+            break;
+        }
         room.push(if index == 0 { '?' } else { '&' });
         room.push_str(name);
     }
@@ -249,6 +255,12 @@ mod tests {
     fn long_paths_and_incomplete_values_are_bounded() {
         let long = format!("/{}", "x".repeat(2000));
         check(":path", long.as_bytes(), Field::Path(&long[..1024]));
+        let query = format!("/?{}", "a-name-of-many-letters-that-many-parameters-have-in-common=x&".repeat(40));
+        let mut room = Room::default();
+        match Field::read(Name::Path, query.as_bytes(), false, &mut room) {
+            Field::Path(path) => assert!((1500..=TEXT_BYTES_MAX).contains(&path.len()) && !path.contains('=')),
+            other => panic!("{other:?}"),
+        }
         let mut room = Room::default();
         assert_eq!(Field::read(Name::Authority, b"a.test", true, &mut room), Field::Other);
         assert_eq!(Field::read(Name::Path, b"/a?x=", true, &mut room), Field::Path("/a?x"));

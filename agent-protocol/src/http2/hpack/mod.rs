@@ -11,7 +11,7 @@ mod field;
 mod huffman;
 mod table;
 
-pub(super) use self::field::Field;
+pub(super) use self::field::{Field, TEXT_BYTES_MAX};
 use self::{
     field::{NAME_BYTES_MAX, Name, Room},
     table::{Fits, Length, Table},
@@ -21,6 +21,10 @@ use crate::session::Side;
 
 /// Most bytes of a string, as sent, that are looked at.
 pub(super) const STRING_BYTES_MAX: usize = 2048;
+
+/// Most memory of a decoder: the table, a string as it came, what it decodes to, and what a path becomes.
+pub(super) const MEMORY_BYTES_MAX: usize =
+    table::MEMORY_BYTES_MAX + STRING_BYTES_MAX + 2 * STRING_BYTES_MAX + TEXT_BYTES_MAX;
 
 /// A block that breaks the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

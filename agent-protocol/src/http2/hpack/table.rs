@@ -11,10 +11,12 @@ use super::{
     field::{Field, Name},
 };
 
-/// Most entries that are kept; a table of the default size holds at most 128.
-const ENTRIES_MAX: usize = 256;
+/// Most entries that are kept: as many as a table of the default size can hold.
+const ENTRIES_MAX: usize = 128;
 /// Most bytes of text that are kept.
-const TEXT_BYTES_MAX: usize = 8192;
+const TEXT_BYTES_MAX: usize = 4096;
+/// Most memory of a table; a text is never longer than what is kept in all.
+pub(super) const MEMORY_BYTES_MAX: usize = ENTRIES_MAX * size_of::<Entry>() + TEXT_BYTES_MAX;
 /// What an entry counts beyond its name and value (4.1).
 const ENTRY_BYTES: u64 = 32;
 /// Size until another one is agreed on (RFC 9113, 6.5.2). That of a table that is older than the agent is not known; its encoder
@@ -98,12 +100,13 @@ impl Table {
 
     /// Adds the newest entry.
     pub fn insert(&mut self, name: Name, name_bytes: Length, field: Field<Box<str>>) {
-        self.text_bytes += field.text_bytes();
-        self.entries.push_back(Entry { name, name_bytes, field });
-        while self.entries.len() > ENTRIES_MAX || self.text_bytes > TEXT_BYTES_MAX {
+        let bytes = field.text_bytes();
+        while self.entries.len() >= ENTRIES_MAX || self.text_bytes + bytes > TEXT_BYTES_MAX {
             let Some(oldest) = self.entries.pop_front() else { break };
             self.text_bytes -= oldest.field.text_bytes();
         }
+        self.text_bytes += bytes;
+        self.entries.push_back(Entry { name, name_bytes, field });
     }
 
     /// Forgets all entries: none is there any more, or it is not known how many newer ones are.
@@ -205,12 +208,12 @@ mod tests {
         for status in 0..1000 {
             inserted(&mut table, status);
         }
-        assert_eq!(table.field(61 + 256), Ok(Field::Status(744)));
-        assert_eq!(table.field(61 + 257), Ok(Field::Unresolved));
+        assert_eq!(table.field(61 + 128), Ok(Field::Status(872)));
+        assert_eq!(table.field(61 + 129), Ok(Field::Unresolved));
         for _ in 0..100 {
             table.insert(Name::Path, Length::exactly(5), Field::Path("x".repeat(1000).into()));
         }
-        assert_eq!((table.entries.len(), table.text_bytes), (8, 8000));
+        assert_eq!((table.entries.len(), table.text_bytes), (4, 4000));
     }
 
     #[test]
