@@ -4,8 +4,7 @@
 //! [`Verdict`]. Called by `agent-core` until the verdict is final; it bounds how long it asks. Never guesses by port.
 
 use crate::{
-    amqp, dns, fastcgi,
-    amqp, cassandra, dns,
+    amqp, cassandra, dns, fastcgi,
     http1::{Kind, StartLine},
     http2, kafka, memcached, mongodb, mqtt, mysql, nats, postgres, redis,
     session::Parser,

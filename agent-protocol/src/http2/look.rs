@@ -84,6 +84,8 @@ fn frame(from: Side, header: Header, payload: &[u8]) -> Sign {
             Some(_) => Sign::No,
             None => Sign::Partial,
         },
+        // Zeros: allowed, and of no use to anybody.
+        kind::DATA if length == 0 && !header.has(flag::END_STREAM) => Sign::No,
         _ => Sign::Likely,
     }
 }

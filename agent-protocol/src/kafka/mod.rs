@@ -184,7 +184,9 @@ pub(crate) fn check_client(bytes: &[u8]) -> Sign {
         // The API's number is below 256.
         return if bytes.get(4).is_none_or(|high| *high == 0) { Sign::Partial } else { Sign::No };
     };
-    if header.api().is_none() || header.size > RECOGNISED_SIZE_MAX {
+    // Zeros are Produce 0: clients have left the versions before record batches (Kafka 0.11) behind.
+    let bygone = header.key == api::PRODUCE && header.version < 3;
+    if header.api().is_none() || bygone || header.size > RECOGNISED_SIZE_MAX {
         return Sign::No;
     }
     match ClientId::judge(&bytes[request::FIXED_BYTES..], header.size) {
