@@ -8,19 +8,25 @@ use agent_protocol::{
     session::Side,
 };
 
-/// Protocols by the folders of their recordings.
+/// Protocols of lines, or of packets that begin with little more than a length: what they take must be theirs, and theirs must
+/// be taken by nobody else.
+const CHECKED: &[&str] = &["redis", "memcached", "nats", "mqtt"];
+
+/// Whether a call from a folder's recordings may look like that.
 fn is_own(folder: &str, verdict: Verdict) -> bool {
     match verdict {
         // What a protocol switched to.
-        Verdict::Is(Protocol::Tls) => true,
-        Verdict::Is(protocol) => protocol.name().starts_with(folder) || folder.starts_with(protocol.name()),
-        Verdict::NotYet | Verdict::Unknown => true,
+        Verdict::Is(Protocol::Tls) | Verdict::NotYet | Verdict::Unknown => true,
+        Verdict::Is(protocol) if [folder, protocol.name()].iter().any(|name| CHECKED.contains(name)) => {
+            protocol.name() == folder
+        }
+        Verdict::Is(_) => true,
     }
 }
 
 #[test]
 fn no_call_looks_like_another_protocols() {
-    let mut calls = 0;
+    let (mut calls, mut mistaken) = (0, Vec::new());
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
     for folder in fs::read_dir(fixtures).expect("fixtures").map(|entry| entry.expect("entry").path()) {
         let Ok(entries) = fs::read_dir(&folder) else { continue };
@@ -33,10 +39,13 @@ fn no_call_looks_like_another_protocols() {
                 let Fed::Bytes(side, bytes) = fed else { continue };
                 let verdict = if side == Side::Client { detect(&bytes, b"") } else { detect(b"", &bytes) };
                 let shown = bytes[..bytes.len().min(60)].escape_ascii();
-                assert!(is_own(&name, verdict), "{}: {verdict:?} {shown}", path.display());
+                if !is_own(&name, verdict) {
+                    mistaken.push(format!("{}: {verdict:?} {shown}", path.display()));
+                }
                 calls += 1;
             }
         }
     }
+    assert!(mistaken.is_empty(), "{mistaken:#?}");
     assert!(calls > 100, "{calls} calls");
 }

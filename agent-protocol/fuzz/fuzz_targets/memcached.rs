@@ -2,4 +2,7 @@
 //! Seeds: `fixtures/memcached`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| agent_protocol::fuzzing::sessions::fuzz(data, agent_protocol::memcached::new));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| agent_protocol::fuzzing::sessions::fuzz(
+    data,
+    agent_protocol::memcached::new
+));

@@ -186,7 +186,7 @@ pub(crate) fn check_client(bytes: &[u8]) -> Sign {
     };
     // Zeros are Produce 0: clients have left the versions before record batches (Kafka 0.11) behind.
     let bygone = header.key == api::PRODUCE && header.version < 3;
-    if header.api().is_none() || bygone || header.size > RECOGNISED_SIZE_MAX {
+    if header.api().is_none() || bygone || is_grpc(bytes) || header.size > RECOGNISED_SIZE_MAX {
         return Sign::No;
     }
     match ClientId::judge(&bytes[request::FIXED_BYTES..], header.size) {
@@ -195,6 +195,13 @@ pub(crate) fn check_client(bytes: &[u8]) -> Sign {
         ClientId::Text => Sign::Yes,
         ClientId::Odd => Sign::No,
     }
+}
+
+/// Whether this is an HTTP/2 DATA frame with one gRPC message, whose text stands where a client id would: a length of three bytes,
+/// type and flags, a stream, and then the message's own length.
+fn is_grpc(bytes: &[u8]) -> bool {
+    let Some([f0, f1, f2, 0, 0, _, _, _, _, 0, m0, m1, m2, m3]) = bytes.first_chunk() else { return false };
+    u32::from_be_bytes([*m0, *m1, *m2, *m3]).checked_add(5) == Some(u32::from_be_bytes([0, *f0, *f1, *f2]))
 }
 
 /// How a server's first bytes look: only a size and a correlation id are in every response.

@@ -155,7 +155,7 @@ fn kafka_is_recognised_by_its_client() {
 
 #[test]
 fn others_bytes_are_not_kafkas() {
-    let others: [&[u8]; 8] = [
+    let others: [&[u8]; 9] = [
         // PostgreSQL: SSLRequest, and a start-up message.
         b"\0\0\0\x08\x04\xd2\x16\x2f",
         b"\0\0\0\x21\0\x03\0\0user\0postgres\0database\0x\0\0",
@@ -166,6 +166,8 @@ fn others_bytes_are_not_kafkas() {
         b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03",
         b"\0\x1d\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x07example\x04test\0\0\x01\0\x01",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        // A gRPC message of three bytes in an HTTP/2 DATA frame.
+        b"\0\0\x08\0\0\0\0\0\x03\0\0\0\0\x03abc",
     ];
     for bytes in others {
         assert_eq!(check_client(bytes), Sign::No, "{}", bytes.escape_ascii());
