@@ -62,6 +62,15 @@ enum Held {
     Sent(Range<u64>, u64),
 }
 
+impl Held {
+    /// When it came.
+    fn ns(&self) -> u64 {
+        match self {
+            Self::Fed(_, _, ns) | Self::Sent(_, ns) => *ns,
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Kind {
     Undecided(Vec<Held>),
@@ -174,6 +183,7 @@ impl Flow {
             (Kind::Tls(tls), _) => tls.due_ns(config.idle_exchange_ns),
             (Kind::Opaque(opaque), _) => opaque.due_ns(config.idle_exchange_ns),
             (Kind::Dialogue(dialogue), _) => dialogue.due_ns(config.exchange_hold_ns),
+            (Kind::Undecided(held), _) => held.first().map(|held| held.ns().saturating_add(config.idle_exchange_ns)),
             _ => None,
         };
         let closed = self.connection.closed_ns.map(|closed_ns| closed_ns.saturating_add(config.closed_hold_ns));
@@ -344,8 +354,17 @@ impl Flow {
         self.pump(Direction::Receive, context);
         self.tell_ends(context);
         let ending = self.ending(context);
-        if ending.is_some() && matches!(self.kind, Kind::Undecided(_)) {
-            self.become_opaque(false, context);
+        match &self.kind {
+            Kind::Undecided(_) if ending.is_some() => self.become_opaque(false, context),
+            // Too few bytes to tell, and none come: their exchange is told, and later ones may still show what it is.
+            Kind::Undecided(held)
+                if held.first().is_some_and(|held| {
+                    held.ns().saturating_add(context.config.idle_exchange_ns) <= context.now_ns
+                }) =>
+            {
+                self.become_opaque(true, context);
+            }
+            _ => {}
         }
         match &mut self.kind {
             Kind::Http(http) => http.advance(&mut self.connection, ending, context),
