@@ -17,7 +17,9 @@ use crate::{
     connection, datagram,
     emit::{self, now},
     maps::{Copy, SCRATCH, Scratch, TASKS},
-    message, offsets, sched, select,
+    message,
+    offsets::{self, Memory},
+    sched, select,
     socket::{self, Kind},
     state::{Task, flag},
     unix, walk,
@@ -34,11 +36,10 @@ const EINTR: i64 = -4;
 
 /// `sys_enter`.
 #[inline(always)]
-pub fn on_enter(pt_regs: u64, id: u64) {
+pub fn on_enter<M: Memory>(pt_regs: u64, id: u64) {
     if id == number::CLOSE {
-        if let Some(task) = user_of_unix_sockets()
-            && let Some(fd) = offsets::read_at(pt_regs + regs::FIRST as u64 + regs::ARG0 as u64 * 8)
-        {
+        if let Some(task) = user_of_unix_sockets() {
+            let [fd] = M::words::<1>(pt_regs + (regs::FIRST + regs::ARG0 * 8) as u64);
             begin_close(task, fd);
         }
         return;
@@ -51,7 +52,7 @@ pub fn on_enter(pt_regs: u64, id: u64) {
     if select::hopeless(settings, task.mode) {
         return;
     }
-    let Some(registers) = offsets::read_at::<[u64; regs::COUNT]>(pt_regs + regs::FIRST as u64) else { return };
+    let registers = M::words::<{ regs::COUNT }>(pt_regs + regs::FIRST as u64);
     let arguments = [regs::ARG0, regs::ARG1, regs::ARG2, regs::ARG3, regs::ARG4].map(|index| registers[index]);
     begin(task, id, arguments);
 }
@@ -114,6 +115,14 @@ fn begin(task: &mut Task, id: u64, [fd, buffer, count, fourth, fifth]: [u64; 5])
         _ => 0,
     };
     task.address = if id == number::SENDTO || id == number::RECVFROM { fifth } else { 0 };
+}
+
+/// Whether the call that returns is one that [`on_enter`] may have noted: to look at its number costs every other call of
+/// the host less than to look for the thread.
+#[inline(always)]
+pub fn is_watched<M: Memory>(pt_regs: u64) -> bool {
+    let [id] = M::words::<1>(pt_regs + regs::CALL);
+    id == number::CLOSE || moves_bytes(id)
 }
 
 /// `sys_exit`.

@@ -79,10 +79,9 @@ macro_rules! hook {
     };
 }
 
-hook!(sys_enter__tp_btf, sys_enter__raw_tp, "sys_enter", |context| call::on_enter(
-    context.arg::<u64>(0),
-    context.arg::<u64>(1)
-));
+typed_hook!(sys_enter__tp_btf, sys_enter__raw_tp, "sys_enter", |context| {
+    call::on_enter::<M>(context.arg::<u64>(0), context.arg::<u64>(1))
+});
 typed_hook!(inet_sock_set_state__tp_btf, inet_sock_set_state__raw_tp, "inet_sock_set_state", |context| {
     connection::on_state::<M>(context.arg::<u64>(0), context.arg::<u64>(1) as u8, context.arg::<u64>(2) as u8)
 });
@@ -118,13 +117,14 @@ typed_hook!(net_dev_queue__tp_btf, net_dev_queue__raw_tp, "net_dev_queue", |cont
 typed_hook!(net_dev_start_xmit__tp_btf, net_dev_start_xmit__raw_tp, "net_dev_start_xmit", |context| {
     device::on_transmit::<M>(context.arg::<u64>(0))
 });
-hook!(sched_waking__tp_btf, sched_waking__raw_tp, "sched_waking", |context| sched::on_waking(context.arg::<u64>(0)));
-hook!(sched_switch__tp_btf, sched_switch__raw_tp, "sched_switch", |context| sched::on_switch(
-    context.arg::<u64>(0) & 1 != 0,
-    context.arg::<u64>(1),
-    context.arg::<u64>(2),
-    context.arg::<u64>(3) & 0xffff_ffff
-));
+typed_hook!(sched_waking__tp_btf, sched_waking__raw_tp, "sched_waking", |context| {
+    sched::on_waking::<M>(context.arg::<u64>(0))
+});
+typed_hook!(sched_switch__tp_btf, sched_switch__raw_tp, "sched_switch", |context| {
+    let previous_state = context.arg::<u64>(3) & 0xffff_ffff;
+    let preempted = context.arg::<u64>(0) & 1 != 0;
+    sched::on_switch::<M>(preempted, context.arg::<u64>(1), context.arg::<u64>(2), previous_state)
+});
 hook!(softirq_raise__tp_btf, softirq_raise__raw_tp, "softirq_raise", |context| softirq::on_raise(
     context.arg::<u64>(0) as u32
 ));
@@ -143,14 +143,18 @@ hook!(sched_process_exit__tp_btf, sched_process_exit__raw_tp, "sched_process_exi
 /// The first part, which goes on with `other_sockets` of the same rung where no TCP hook answered.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn sys_exit__tp_btf(context: BtfTracePointContext) -> i32 {
-    go_on(&context, &maps::PARTS_TP_BTF, call::on_exit(context.arg::<i64>(1)));
+    if call::is_watched::<Typed>(context.arg::<u64>(0)) {
+        go_on(&context, &maps::PARTS_TP_BTF, call::on_exit(context.arg::<i64>(1)));
+    }
     0
 }
 
 /// Likewise.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn sys_exit__raw_tp(context: RawTracePointContext) -> i32 {
-    go_on(&context, &maps::PARTS_RAW_TP, call::on_exit(context.arg::<i64>(1)));
+    if call::is_watched::<Checked>(context.arg::<u64>(0)) {
+        go_on(&context, &maps::PARTS_RAW_TP, call::on_exit(context.arg::<i64>(1)));
+    }
     0
 }
 
@@ -170,18 +174,19 @@ pub fn other_sockets__raw_tp(context: RawTracePointContext) -> i32 {
 
 hook!(unix_sockets__tp_btf, unix_sockets__raw_tp, "sys_exit", |context| call::on_exit_unix(context.arg::<i64>(1)));
 
-/// `raw_syscalls:sys_enter`: common fields 8 bytes, id 8, six arguments of 8.
+/// `raw_syscalls:sys_enter`: common fields 8 bytes, id 8, six arguments of 8. In `syscalls:sys_enter_*` the id has 4 bytes
+/// and 4 without meaning behind it, and so have the arguments that a call does not have.
 #[tracepoint]
 pub fn sys_enter__tracepoint(context: TracePointContext) -> u32 {
-    // SAFETY: the offsets are those of the event's format, which is part of the kernel's interface.
-    let fields = unsafe { (context.read_at::<u64>(8), context.read_at::<[u64; 5]>(16)) };
-    if let (Ok(id), Ok(arguments)) = fields {
-        call::on_enter_arguments(id, arguments);
+    // SAFETY: the offsets are those of the event's format, which is part of the kernel's interface; the kernel has room for
+    // six arguments whatever the call.
+    if let Ok([id, arguments @ ..]) = unsafe { context.read_at::<[u64; 6]>(8) } {
+        call::on_enter_arguments(id & 0xffff_ffff, arguments);
     }
     0
 }
 
-/// `raw_syscalls:sys_exit`: common fields 8 bytes, id 8, result 8.
+/// `raw_syscalls:sys_exit` and `syscalls:sys_exit_*`: common fields 8 bytes, id 8, result 8.
 #[tracepoint]
 pub fn sys_exit__tracepoint(context: TracePointContext) -> u32 {
     // SAFETY: the offset is that of the event's format, which is part of the kernel's interface.

@@ -182,7 +182,7 @@ pub fn on_segment<M: Memory>(sk: u64, skb: u64) {
         let opens = conn.rx_head;
         arrive(conn, (seq, end), in_order, time_ns);
         if conn.rx_head != opens {
-            conn.rx[(opens & MASK) as usize].softirq_ns = softirq::raised(sk);
+            conn.rx[(opens & MASK) as usize].softirq_ns = softirq::raised::<M>(tcp);
         }
     }
 }

@@ -45,6 +45,9 @@ pub trait Memory {
     /// per field would multiply what the verifier has to follow.
     fn read<T: Copy>(base: u64, offset: &Global<u32>) -> T;
 
+    /// `N` words at `address`, zeroes if they are not readable.
+    fn words<const N: usize>(address: u64) -> [u64; N];
+
     /// The address by which the fields of `struct tcp_sock` are read, for the address of a `struct sock`; `None` if it is
     /// no TCP socket.
     fn tcp(sk: u64) -> Option<u64>;
@@ -84,6 +87,11 @@ impl Memory for Checked {
     }
 
     #[inline(always)]
+    fn words<const N: usize>(address: u64) -> [u64; N] {
+        read_at(address).unwrap_or([0; N])
+    }
+
+    #[inline(always)]
     fn tcp(sk: u64) -> Option<u64> {
         (read::<u16>(sk, &SK_PROTOCOL)? == IPPROTO_TCP).then_some(sk)
     }
@@ -95,6 +103,12 @@ impl Memory for Typed {
         // SAFETY: the verifier checks the access against the pointer's type; a fault reads as 0. Volatile, so that no load
         // is widened beyond its field.
         unsafe { ((base + u64::from(offset.load())) as *const T).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn words<const N: usize>(address: u64) -> [u64; N] {
+        // SAFETY: as above. Word by word: of a volatile array the compiler would make a copy through memory.
+        core::array::from_fn(|index| unsafe { ((address + index as u64 * 8) as *const u64).read_volatile() })
     }
 
     #[inline(always)]

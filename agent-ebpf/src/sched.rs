@@ -19,7 +19,7 @@ use crate::{
     arch::{blocked_in, regs},
     emit::now,
     maps::{SCHED_STATE, TASKS},
-    offsets::{self, ABSENT, read, read_at},
+    offsets::{self, ABSENT, Memory, read, read_at},
     select,
     state::Task,
 };
@@ -103,13 +103,12 @@ fn known(tid: u32) -> Option<&'static mut Task> {
 
 /// `sched_waking`: about to be made runnable.
 #[inline(always)]
-pub fn on_waking(task_struct: u64) {
+pub fn on_waking<M: Memory>(task_struct: u64) {
     if is_shed() {
         return;
     }
     seen(WAKING);
-    let Some(tid) = read::<u32>(task_struct, &offsets::TASK_PID) else { return };
-    if let Some(task) = known(tid)
+    if let Some(task) = known(M::read(task_struct, &offsets::TASK_PID))
         && task.runnable_ns == 0
     {
         task.runnable_ns = now();
@@ -123,7 +122,7 @@ pub fn on_waking(task_struct: u64) {
 
 /// `sched_switch`: `previous`, which is still the current thread, leaves the CPU, and `next` gets it.
 #[inline(always)]
-pub fn on_switch(preempted: bool, previous: u64, next: u64, previous_state: u64) {
+pub fn on_switch<M: Memory>(preempted: bool, previous: u64, next: u64, previous_state: u64) {
     if is_shed() {
         return;
     }
@@ -135,7 +134,7 @@ pub fn on_switch(preempted: bool, previous: u64, next: u64, previous_state: u64)
     {
         leave(task, previous, preempted || previous_state == 0, previous_state);
     }
-    let Some(next_tid) = read::<u32>(next, &offsets::TASK_PID) else { return };
+    let next_tid = M::read::<u32>(next, &offsets::TASK_PID);
     if next_tid != 0
         && let Some(task) = known(next_tid)
     {

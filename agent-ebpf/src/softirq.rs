@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated as helpers;
 use crate::{
     emit::now,
     maps::SOFTIRQ,
-    offsets::{self, read},
+    offsets::{self, Memory},
     state::Softirq,
 };
 
@@ -54,11 +54,11 @@ pub fn on_entry(vector: u32) {
 /// When the softirq was raised that brings a segment to `sk` just now; 0 if it is not known, or if the segment waited
 /// for the process that had the socket locked and is brought by that.
 #[inline(always)]
-pub fn raised(sk: u64) -> u64 {
+pub fn raised<M: Memory>(sk: u64) -> u64 {
     let Some(softirq) = own_cpu() else { return 0 };
     // SAFETY: the helper takes no arguments.
     let age = unsafe { helpers::bpf_jiffies64() }.wrapping_sub(softirq.entered_jiffies);
-    if age > RUN_JIFFIES_MAX || read::<u32>(sk, &offsets::SK_OWNED) != Some(0) {
+    if age > RUN_JIFFIES_MAX || M::read::<u32>(sk, &offsets::SK_OWNED) != 0 {
         return 0;
     }
     softirq.current_ns

@@ -30,7 +30,7 @@ pub use self::{
     show::{schema, show},
     units::{Interval, Size},
 };
-pub use crate::kernel::attach::Rung;
+pub use crate::kernel::attach::{Rung, SyscallHooks};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -82,6 +82,9 @@ pub struct Capture {
     pub connections_max: u32,
     /// Threads tracked in the kernel at the same time.
     pub threads_max: u32,
+    /// Which system calls run the kernel programs: `every`, or `io`, only those that move bytes. With `io` a call of another
+    /// kind costs its process less, one that moves bytes more; docs/performance.md has the figures.
+    pub syscall_hooks: SyscallHooks,
     /// Most of all CPUs' time, in percent, that kernel programs and agent may take together. Beyond it detail is left out
     /// step by step (payload; run_queue and off_cpu times; half, three quarters, seven eighths of new connections), and
     /// comes back afterwards; `spantap status` says so. 0: no limit.
@@ -259,6 +262,7 @@ impl Default for Capture {
             ring_bytes: Size::mib(2),
             connections_max: 5_120,
             threads_max: 8_192,
+            syscall_hooks: SyscallHooks::default(),
             max_cpu_percent: 5,
             select_all: false,
             select: Rules::default(),

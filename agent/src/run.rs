@@ -144,7 +144,11 @@ fn reselect(args: &RunArgs, selection: &Mutex<Selection>) -> Result<Vec<String>>
 }
 
 fn load_kernel_side(config: &Config) -> Result<(Ring, Arc<Mutex<Selection>>, Capture)> {
-    let attach = AttachOptions { rung: config.capture.attach, without: config.capture.without_hooks.clone() };
+    let attach = AttachOptions {
+        rung: config.capture.attach,
+        syscalls: config.capture.syscall_hooks,
+        without: config.capture.without_hooks.clone(),
+    };
     let loaded = load::load(&load_options(&config.capture, attach))?;
     let mut selection = loaded.selection;
     selection.replace(&wanted(config))?;

@@ -47,3 +47,8 @@ fn raw_tracepoints_make_spans() {
 fn tracepoints_make_spans() {
     check("tracepoint");
 }
+
+#[test]
+fn tracepoints_of_single_system_calls_make_spans() {
+    check("syscalls");
+}

@@ -5,7 +5,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use super::Rung;
+use super::{Rung, SyscallHooks};
 
 /// Flags of `spantap run`. A list given here replaces the same list of the environment or the file.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -63,6 +63,10 @@ pub struct RunArgs {
     /// Keep url.path as it is, ids and tokens included
     #[arg(long, help_heading = "Output")]
     pub keep_paths: bool,
+
+    /// Run the kernel programs at every system call, or only at those that move bytes
+    #[arg(long, value_name = "WHICH")]
+    pub syscall_hooks: Option<SyscallHooks>,
 
     /// Attach only by this rung of the ladder; fail where the kernel does not have it
     #[arg(long, value_name = "RUNG", hide = true)]

@@ -135,6 +135,7 @@ fn given(args: &flags::RunArgs) -> Vec<(&'static str, &'static str, Value)> {
         ("data_dir", "--data-dir", json!(args.data_dir)),
         ("socket", "--socket", json!(args.socket)),
         ("capture.select_all", "--select-all", json!(args.select_all.then_some(true))),
+        ("capture.syscall_hooks", "--syscall-hooks", json!(args.syscall_hooks)),
         ("capture.payload_bytes_max", "--payload-bytes", json!(args.payload_bytes)),
         ("capture.select.cgroup", "--select-cgroup", json!(args.select_cgroup)),
         ("capture.select.pid", "--select-pid", json!(args.select_pid)),

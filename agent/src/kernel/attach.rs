@@ -2,7 +2,13 @@
 //!
 //! What works is found by loading and attaching, never by version numbers. Each hook says what is lost without it.
 
-use aya::{Btf, Ebpf, maps::ProgramArray, programs::Program};
+use aya::{
+    Btf, Ebpf,
+    maps::ProgramArray,
+    programs::{Program, TracePoint},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// A means of attaching, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -14,6 +20,8 @@ pub enum Rung {
     RawTp,
     /// Tracepoint through tracefs.
     Tracepoint,
+    /// One tracepoint through tracefs for each system call that is watched, where there else is one for all of them.
+    Syscalls,
     /// Function entry trampoline.
     Fentry,
     /// Kprobe.
@@ -21,14 +29,24 @@ pub enum Rung {
 }
 
 impl Rung {
-    /// Name in flags and output, and suffix of the program's name.
+    /// Name in flags and output.
     pub const fn name(self) -> &'static str {
         match self {
             Self::TpBtf => "tp_btf",
             Self::RawTp => "raw_tp",
             Self::Tracepoint => "tracepoint",
+            Self::Syscalls => "syscalls",
             Self::Fentry => "fentry",
             Self::Kprobe => "kprobe",
+        }
+    }
+
+    /// Suffix of the programs' names, and of the map with their parts.
+    pub const fn suffix(self) -> &'static str {
+        match self {
+            // The events have the same layout, as far as the programs read it.
+            Self::Syscalls => Self::Tracepoint.name(),
+            _ => self.name(),
         }
     }
 
@@ -39,9 +57,43 @@ impl Rung {
 
     /// The rung called `name`.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::TpBtf, Self::RawTp, Self::Tracepoint, Self::Fentry, Self::Kprobe].into_iter().find(|r| r.name() == name)
+        let all = [Self::TpBtf, Self::RawTp, Self::Tracepoint, Self::Syscalls, Self::Fentry, Self::Kprobe];
+        all.into_iter().find(|rung| rung.name() == name)
     }
 }
+
+/// Which system calls run the programs at their entry and return.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum SyscallHooks {
+    /// Every one: calls that move bytes cost least.
+    #[default]
+    Every,
+    /// Only those that move bytes: these cost more, every other one less. For hosts with far more of the others.
+    Io,
+}
+
+/// The system calls that [`Rung::Syscalls`] attaches to, by the names of their tracepoints.
+const SYSCALLS: &[&str] = &[
+    "read",
+    "write",
+    "close",
+    "readv",
+    "writev",
+    "sendfile64",
+    "connect",
+    "accept",
+    "sendto",
+    "recvfrom",
+    "sendmsg",
+    "recvmsg",
+    "splice",
+    "accept4",
+    "recvmmsg",
+    "sendmmsg",
+    "preadv2",
+    "pwritev2",
+];
 
 /// One place in the kernel.
 pub struct Hook {
@@ -109,18 +161,19 @@ impl Hook {
     fn has(&self, rung: Rung) -> bool {
         match rung {
             Rung::TpBtf | Rung::RawTp => true,
-            Rung::Tracepoint => self.tracepoint.is_some(),
+            Rung::Tracepoint | Rung::Syscalls => self.tracepoint.is_some(),
             Rung::Fentry | Rung::Kprobe => self.function.is_some(),
         }
     }
 
     /// The rungs to try; a forced one stands alone where the hook has it.
-    fn ladder(&self, forced: Option<Rung>) -> Vec<Rung> {
+    fn ladder(&self, forced: Option<Rung>, syscalls: SyscallHooks) -> Vec<Rung> {
         if let Some(rung) = forced.filter(|rung| self.has(*rung)) {
             return vec![rung];
         }
         let all = [Rung::TpBtf, Rung::RawTp, Rung::Tracepoint, Rung::Fentry, Rung::Kprobe];
-        all.into_iter().filter(|rung| self.has(*rung)).collect()
+        let first = (syscalls == SyscallHooks::Io).then_some(Rung::Syscalls);
+        first.into_iter().chain(all).filter(|rung| self.has(*rung)).collect()
     }
 }
 
@@ -144,6 +197,8 @@ pub struct HookState {
 pub struct AttachOptions {
     /// Force this rung where a hook has it.
     pub rung: Option<Rung>,
+    /// Which system calls to hook.
+    pub syscalls: SyscallHooks,
     /// Leave these hooks out.
     pub without: Vec<String>,
 }
@@ -167,7 +222,7 @@ fn attach(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, rung: Option<Rung>, options: 
     }
     let mut failures = Vec::new();
     let attach_by = if hook.part_of.is_some() { append_by } else { attach_by };
-    for rung in hook.ladder(rung) {
+    for rung in hook.ladder(rung, options.syscalls) {
         match attach_by(ebpf, btf, hook, rung) {
             Ok(()) => return state(Some(rung), failures.join("; ")),
             Err(error) => failures.push(format!("{}: {error}", rung.name())),
@@ -177,7 +232,7 @@ fn attach(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, rung: Option<Rung>, options: 
 }
 
 fn attach_by(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, rung: Rung) -> Result<(), String> {
-    let name = format!("{}__{}", hook.name, rung.name());
+    let name = format!("{}__{}", hook.name, rung.suffix());
     let program = ebpf.program_mut(&name).ok_or_else(|| format!("the object has no program {name}"))?;
     match (program, rung) {
         (Program::BtfTracePoint(p), Rung::TpBtf) => {
@@ -192,6 +247,10 @@ fn attach_by(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, rung: Rung) -> Result<(), 
             p.load().map_err(|e| reason(&e))?;
             p.attach(hook.tracepoint.unwrap_or_default(), hook.name).map(drop).map_err(|e| reason(&e))
         }
+        (Program::TracePoint(p), Rung::Syscalls) => {
+            p.load().map_err(|e| reason(&e))?;
+            attach_to_each(p, hook.name)
+        }
         (Program::FEntry(p), Rung::Fentry) => {
             p.load(hook.function.unwrap_or_default(), btf).map_err(|e| reason(&e))?;
             p.attach().map(drop).map_err(|e| reason(&e))
@@ -204,9 +263,27 @@ fn attach_by(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, rung: Rung) -> Result<(), 
     }
 }
 
+/// All of them or none: a call of which only one end is seen would be mistaken for another.
+fn attach_to_each(program: &mut TracePoint, hook: &str) -> Result<(), String> {
+    let mut links = Vec::with_capacity(SYSCALLS.len());
+    let failure = SYSCALLS.iter().find_map(|call| match program.attach("syscalls", &format!("{hook}_{call}")) {
+        Ok(link) => {
+            links.push(link);
+            None
+        }
+        Err(error) => Some(format!("{call}: {}", reason(&error))),
+    });
+    let Some(failure) = failure else { return Ok(()) };
+    for link in links {
+        program.detach(link).map_err(|error| reason(&error))?;
+    }
+    program.unload().map_err(|error| reason(&error))?;
+    Err(failure)
+}
+
 /// Loads a part and puts it where what goes on with it looks.
 fn append_by(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, rung: Rung) -> Result<(), String> {
-    let name = format!("{}__{}", hook.name, rung.name());
+    let name = format!("{}__{}", hook.name, rung.suffix());
     let program = ebpf.program_mut(&name).ok_or_else(|| format!("the object has no program {name}"))?;
     let (whole, index) = hook.part_of.unwrap_or_default();
     match program {
@@ -216,7 +293,7 @@ fn append_by(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, rung: Rung) -> Result<(), 
         _ => return Err(format!("program {name} has another type")),
     }
     let loaded = program.fd().map_err(|e| reason(&e))?.try_clone().map_err(|e| reason(&e))?;
-    let place = format!("PARTS_{}", rung.name().to_uppercase());
+    let place = format!("PARTS_{}", rung.suffix().to_uppercase());
     let map = ebpf.map_mut(&place).ok_or_else(|| format!("the object has no map {place}"))?;
     let mut places = ProgramArray::try_from(map).map_err(|e| reason(&e))?;
     places.set(index, &loaded, 0).map_err(|e| reason(&e))
@@ -248,15 +325,20 @@ mod tests {
     #[test]
     fn a_forced_rung_stands_alone_only_where_the_hook_has_it() {
         let find = |name| HOOKS.iter().find(|hook| hook.name == name).unwrap();
-        assert_eq!(find("sys_enter").ladder(Some(Rung::Tracepoint)), [Rung::Tracepoint]);
-        assert_eq!(find("tcp_probe").ladder(Some(Rung::Tracepoint)), [Rung::TpBtf, Rung::RawTp]);
-        let sendmsg = find("tcp_sendmsg_locked").ladder(None);
-        assert_eq!(sendmsg, [Rung::TpBtf, Rung::RawTp, Rung::Fentry, Rung::Kprobe]);
+        let check = |name, forced, syscalls, expected: &[Rung]| {
+            assert_eq!(find(name).ladder(forced, syscalls), expected, "{name} {forced:?} {syscalls:?}");
+        };
+        let (every, io) = (SyscallHooks::Every, SyscallHooks::Io);
+        check("sys_enter", Some(Rung::Tracepoint), every, &[Rung::Tracepoint]);
+        check("tcp_probe", Some(Rung::Tracepoint), every, &[Rung::TpBtf, Rung::RawTp]);
+        check("tcp_sendmsg_locked", None, every, &[Rung::TpBtf, Rung::RawTp, Rung::Fentry, Rung::Kprobe]);
+        check("tcp_probe", None, io, &[Rung::TpBtf, Rung::RawTp]);
+        check("sys_exit", None, io, &[Rung::Syscalls, Rung::TpBtf, Rung::RawTp, Rung::Tracepoint]);
     }
 
     #[test]
     fn rung_names_round_trip() {
-        for name in ["tp_btf", "raw_tp", "tracepoint", "fentry", "kprobe"] {
+        for name in ["tp_btf", "raw_tp", "tracepoint", "syscalls", "fentry", "kprobe"] {
             assert_eq!(Rung::from_name(name).map(Rung::name), Some(name));
         }
         assert_eq!(Rung::from_name("magic"), None);

@@ -1,8 +1,8 @@
 //! What tracing costs the traced, and what the agent itself costs.
 //!
-//! In: `[what=LIST] [seconds=S] [rounds=N] [rate.LOAD=R]`. Out: tables in Markdown on standard output. `what` names any of the
-//! loads `ping`, `redis`, `nginx`, `app` (fixed rate), `saturation`, `syscall`, `memory`; by default all. Each table comes from
-//! one run in which the modes take turns (see `mode.rs`).
+//! In: `[what=LIST] [seconds=S] [rounds=N] [rate.LOAD=R] [syscall_hooks=every|io]`. Out: tables in Markdown on standard output.
+//! `what` names any of the loads `ping`, `redis`, `nginx`, `app` (fixed rate), `saturation`, `syscall`, `memory`; by default
+//! all. Each table comes from one run in which the modes take turns (see `mode.rs`).
 //!
 //! Called by `cargo xtask bench`. Limits: both ends of every connection run on this host, and within the traced cgroup. On a
 //! shared machine trust the ratios, not the digits.
@@ -37,6 +37,8 @@ pub struct Bench {
     pub idle: Cgroup,
     /// The tracepoints that the agent attaches.
     pub hooks: Vec<String>,
+    /// `capture.syscall_hooks` of the agent.
+    pub syscall_hooks: String,
 }
 
 impl Bench {
@@ -66,7 +68,13 @@ fn main() {
     println!("Command: `cargo xtask bench -- {}`.", args().collect::<Vec<_>>().join(" "));
     println!("{}", machine());
     let hooks = mode::hooks_of_the_agent(&idle);
-    let bench = Bench { seconds: arguments.get("seconds", 4), rounds: arguments.get("rounds", 5), idle, hooks };
+    let bench = Bench {
+        seconds: arguments.get("seconds", 4),
+        rounds: arguments.get("rounds", 5),
+        idle,
+        hooks,
+        syscall_hooks: arguments.get("syscall_hooks", "every".to_owned()),
+    };
     for load in Load::ALL.into_iter().filter(|load| wanted(load.name())) {
         let rate = arguments.get(&format!("rate.{}", load.name()), load.rate());
         fixed::run(&bench, load, rate);

@@ -16,7 +16,7 @@ const CONNECTIONS: u64 = 8;
 pub fn run(bench: &Bench, rate: u64) {
     let cgroup = Cgroup::new("bench");
     let place = Place::cgroup(&cgroup);
-    let tracer = Tracer::start(Mode::Full, &cgroup, &bench.idle, &bench.hooks);
+    let tracer = Tracer::start(Mode::Full, &cgroup, bench);
     let agent = tracer.agent().expect("this mode has an agent");
     let before = status_kib(agent, "VmRSS");
     let server = Load::Nginx.start(place);

@@ -8,7 +8,10 @@ use spantap_tests::{
     cgroup::Cgroup,
 };
 
-use crate::floor::{self, Floor};
+use crate::{
+    Bench,
+    floor::{self, Floor},
+};
 
 /// One way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,14 +55,16 @@ pub enum Tracer {
 }
 
 impl Tracer {
-    /// Attaches what a mode says; `hooks` are those of the floor, `idle` is a cgroup in which nothing runs.
-    pub fn start(mode: Mode, load: &Cgroup, idle: &Cgroup, hooks: &[String]) -> Self {
-        let agent = |options: AgentOptions| Self::Agent(Box::new(Agent::start(&options)));
+    /// Attaches what a mode says.
+    pub fn start(mode: Mode, load: &Cgroup, bench: &Bench) -> Self {
+        let agent = |options: AgentOptions| {
+            Self::Agent(Box::new(Agent::start(&options.flag("--syscall-hooks", &bench.syscall_hooks))))
+        };
         match mode {
             Mode::Off => Self::None,
-            Mode::Floor => Self::Floor(Floor::attach(hooks)),
-            Mode::Attached => agent(AgentOptions::cgroup(idle)),
-            Mode::Timing => agent(AgentOptions::cgroup(idle).timing_of_unselected()),
+            Mode::Floor => Self::Floor(Floor::attach(&bench.hooks)),
+            Mode::Attached => agent(AgentOptions::cgroup(&bench.idle)),
+            Mode::Timing => agent(AgentOptions::cgroup(&bench.idle).timing_of_unselected()),
             Mode::Full => agent(AgentOptions::cgroup(load)),
         }
     }

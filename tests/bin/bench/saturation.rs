@@ -58,7 +58,7 @@ fn generator(load: Load) -> &'static str {
 fn measure(bench: &Bench, load: Load, mode: Mode, losses: &mut Losses) -> f64 {
     let cgroup = Cgroup::new("bench");
     let place = Place::cgroup(&cgroup);
-    let tracer = Tracer::start(mode, &cgroup, &bench.idle, &bench.hooks);
+    let tracer = Tracer::start(mode, &cgroup, bench);
     let server = load.start(place);
     once(load, place, &server, 1);
     let rate = once(load, place, &server, bench.seconds);

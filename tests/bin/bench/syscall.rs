@@ -28,7 +28,7 @@ pub fn run(bench: &Bench) {
 
 fn measure(bench: &Bench, mode: Mode) -> f64 {
     let cgroup = Cgroup::new("bench");
-    let _tracer = Tracer::start(mode, &cgroup, &bench.idle, &bench.hooks);
+    let _tracer = Tracer::start(mode, &cgroup, bench);
     let text = Place::cgroup(&cgroup).apply(actor("getppid")).run();
     text.trim().parse().expect("the loop prints a number")
 }
