@@ -120,6 +120,7 @@ fn begin(task: &mut Task, id: u64, [fd, buffer, count, fourth, fifth]: [u64; 5])
 #[inline(always)]
 pub fn on_exit(result: i64) -> Next {
     let Some(task) = task_in_call() else { return Next::Nothing };
+    sched::runs(task);
     let id = task.number - 1;
     if task.tx_sock == 0 && task.rx_sock == 0 && result != EAGAIN && result != EINTR {
         return Next::Elsewhere;
