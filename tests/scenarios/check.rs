@@ -202,7 +202,7 @@ impl Check<'_> {
             let wrong = compare(&pair.request.path, self.measured_ns(pair.span), pair.truth_ns?)?;
             Some(format!("{wrong}\n  {}\n  {:?}", tiles(pair.span), pair.request.facts))
         });
-        each.collect()
+        self.beyond_share(each.collect(), pairs.len())
     }
 
     /// The largest segment and its evidence.
@@ -220,7 +220,12 @@ impl Check<'_> {
                 wrong.push(self.say(&format!("evidence of {odd:?} is none of {:?}", self.expect.evidence)));
             }
         }
-        let allowed = pairs.len() - (pairs.len() as f64 * self.expect.share).ceil() as usize;
+        self.beyond_share(wrong, pairs.len())
+    }
+
+    /// What is wrong, if more is than the share of spans that must be right leaves.
+    fn beyond_share(&self, wrong: Vec<String>, of: usize) -> Vec<String> {
+        let allowed = of - (of as f64 * self.expect.share).ceil() as usize;
         if wrong.len() > allowed { wrong } else { Vec::new() }
     }
 

@@ -4,6 +4,8 @@
 //!
 //! - `client.*`, `server.*`: the numbers in the line that each printed for the request; of curl `client.*_ns` for each of its
 //!   `time_*`. `client.first` is 1 for the first request of a connection, else 0.
+//! - `server.batch_blocked_ns`, `server.batch_waited_ns`: of a request and those before it in the same write, the sum of
+//!   `server.blocked_ns` and `server.waited_ns`: who answers them one after the other does so while the later ones wait.
 //! - `dns.queries`, `dns.unanswered`, `dns.first_got_ns`, `dns.last_sent_ns`: of the request's own name.
 //! - `path.last_up_ns`, `path.first_down_ns`, `path.last_down_ns`: when the forwarder took the request's last byte from the client,
 //!   and gave it the first and the last of the answer; `path.trip_ns`: what the first two took on the way; `path.remote_ns`: from
@@ -92,6 +94,27 @@ impl Request {
             ("path.trip_ns".to_owned(), trip as i64),
             ("path.remote_ns".to_owned(), first.in_ns as i64 - up.out_ns as i64),
         ]);
+    }
+}
+
+/// Adds what the server did for those that came in one write with a request, up to its own answer.
+pub fn add_batches(requests: &mut [Request]) {
+    let fact = |request: &Request, name: &str| request.facts.get(name).copied();
+    let earlier: Vec<Request> = requests.to_vec();
+    for request in requests {
+        let same_write = |other: &&Request| {
+            ["client.port", "client.start_ns"].iter().all(|name| fact(other, name) == fact(request, name))
+                && fact(other, "server.written_ns") <= fact(request, "server.written_ns")
+        };
+        let batch: Vec<&Request> = earlier.iter().filter(same_write).collect();
+        for (name, sum) in
+            [("server.blocked_ns", "server.batch_blocked_ns"), ("server.waited_ns", "server.batch_waited_ns")]
+        {
+            if fact(request, name).is_some() {
+                let total = batch.iter().filter_map(|other| fact(other, name)).sum();
+                request.facts.insert(sum.to_owned(), total);
+            }
+        }
     }
 }
 

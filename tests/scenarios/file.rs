@@ -180,7 +180,7 @@ pub struct Expect {
     /// Share of the truth that the agent may be off; it may always be off 10 us.
     #[serde(default = "tenth")]
     pub tolerance: f64,
-    /// Share of the spans that must have the segment and the cause.
+    /// Share of the spans that must have the segment, and its length.
     #[serde(default = "all")]
     pub share: f64,
     /// Words that the verdict must say.

@@ -19,7 +19,7 @@ use spantap_tests::{
 };
 
 use crate::{
-    facts::{Request, object},
+    facts::{Request, add_batches, object},
     file::{self, End, Scenario},
 };
 
@@ -185,6 +185,7 @@ impl Answering {
                 request.add("server", &fields);
             }
         }
+        add_batches(requests);
     }
 }
 

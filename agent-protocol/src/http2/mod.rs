@@ -1,7 +1,7 @@
 //! HTTP/2 (RFC 9113) and gRPC over it, both directions of a connection.
 //!
 //! In: [`Input`] of both sides, from the preface on, from a server's SETTINGS on (an upgrade of HTTP/1), or from any call that begins
-//! with a frame. Out: a [`Part`] where a request or response begins (HEADERS) and one where it ends (END_STREAM), by stream;
+//! with a frame. Out: a [`crate::session::Part`] where a request or response begins (HEADERS) and one where it ends (END_STREAM), by stream;
 //! [`Event::Cancelled`] for RST_STREAM, and for GOAWAY of what the server did not look at. What a call's trailers say belongs to its
 //! response. Never keeps a header's value beyond method, path, scheme, authority, status, trace and gRPC's, nor a body's bytes.
 //!

@@ -1,8 +1,8 @@
 //! A timestamping keep-alive HTTP/1.1 client: `address=IP:PORT [mode=…] [count=N] [rate=R] [path=/r/] …`.
 //!
 //! Request n goes to `<path><n>`. Prints one JSON line per answer: `path`, `status`, `bytes`, `start_ns` (before the
-//! first write), `written_ns` (after the last), `read_ns` (before the first read), `end_ns` (the last byte is read), all
-//! of `CLOCK_MONOTONIC`, and `port` (its own). The first line of a connection has the steps of opening it too: `resolve_ns`,
+//! first write), `written_ns` (after the last), `read_ns` (before the first read), `head_ns` (the read that completed the head
+//! returned, maybe together with an earlier answer), `end_ns` (the last byte is read), all of `CLOCK_MONOTONIC`, and `port` (its own). The first line of a connection has the steps of opening it too: `resolve_ns`,
 //! `resolved_ns`, `connect_ns`, `connected_ns`, `connect_waited_ns`. Lines are kept until the end, so that printing does not disturb the timing.
 //!
 //! Modes: `steady` one after the other at `rate` per second (0: at once), with bodies of `body` bytes; `pipelined` `depth`
@@ -13,7 +13,8 @@
 //! middle of a request; `abort_response` in the middle of an answer; `garbage` sends `bytes` bytes that are no HTTP;
 //! `huge_header` sends a header of `bytes` bytes.
 //!
-//! More: with `linger_ms` the connection stays open that long after the last answer. With `gate=FOLDER` the client makes the
+//! More: `read=peek`, `recvmsg` or `splice` reads like that mode in any other. With `late_ms` also `pipelined` reads that long
+//! after writing; with `half_close=1` it ends its side after the last write. With `linger_ms` the connection stays open that long after the last answer. With `gate=FOLDER` the client makes the
 //! file `connected` there and writes nothing until there is a file `go`. With `connections=N` that many threads do the same on
 //! a connection each; request n of thread c goes to `<path>c<c>-<n>`. With `fresh=1` each request of `steady` has a
 //! connection of its own. With `fails=1` a connection that cannot be opened or breaks gives a line too, with `errno`. With
@@ -119,7 +120,7 @@ fn gate(folder: &Path) {
 
 impl<'a> Client<'a> {
     fn new(arguments: &'a Arguments, stream: TcpStream, times: Times, path: String) -> Self {
-        let how = match arguments.get("mode", String::new()).as_str() {
+        let how = match arguments.get("read", arguments.get("mode", String::new())).as_str() {
             "peek" => How::Peek,
             "recvmsg" => How::Recvmsg,
             "splice" => How::Splice,
@@ -201,8 +202,12 @@ impl<'a> Client<'a> {
             let batch = first..(first + depth).min(self.count());
             let requests: Vec<u8> = batch.clone().flat_map(|n| self.request(n, 0)).collect();
             let start = clock::monotonic_ns();
-            self.stream.write_all(&requests)?;
+            self.send(&requests)?;
             let written = clock::monotonic_ns();
+            if self.arguments.get("half_close", 0) == 1 && batch.end == self.count() {
+                self.stream.shutdown(Shutdown::Write)?;
+            }
+            clock::pace(Duration::from_millis(self.arguments.get("late_ms", 0)));
             for n in batch {
                 self.answer(n, start, written)?;
             }
@@ -324,11 +329,12 @@ impl<'a> Client<'a> {
                 break head;
             }
         };
+        let head_ns = self.reader.filled_ns;
         let bytes = self.reader.body(&head, self.method == "HEAD")?;
         let end = clock::monotonic_ns();
         let port = self.stream.local_addr().map_or(0, |address| address.port());
         let mut line = format!(
-            r#"{{"path":"{}{n}","status":{},"bytes":{bytes},"port":{port},"start_ns":{start},"written_ns":{written},"read_ns":{read},"end_ns":{end}"#,
+            r#"{{"path":"{}{n}","status":{},"bytes":{bytes},"port":{port},"start_ns":{start},"written_ns":{written},"read_ns":{read},"head_ns":{head_ns},"end_ns":{end}"#,
             self.path,
             head.status()
         );
