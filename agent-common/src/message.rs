@@ -69,8 +69,7 @@ pub struct CallRecord {
     pub woken_ns: u64,
     /// When it last got a CPU after that; 0 if not observed.
     pub running_ns: u64,
-    /// The thread's total time on run queues up to `enter_ns`; valid with [`flag::SCHED`]. Where a wait was not seen it leaps by
-    /// days: a difference larger than the time between is not known.
+    /// The thread's total time on run queues up to `enter_ns`; valid with [`flag::SCHED`].
     pub run_queue_enter_ns: u64,
     /// The same up to the return.
     pub run_queue_exit_ns: u64,

@@ -129,7 +129,6 @@ pub fn is_watched<M: Memory>(pt_regs: u64) -> bool {
 #[inline(always)]
 pub fn on_exit(result: i64) -> Next {
     let Some(task) = task_in_call() else { return Next::Nothing };
-    sched::runs(task);
     let id = task.number - 1;
     if task.tx_sock == 0 && task.rx_sock == 0 && result != EAGAIN && result != EINTR {
         return Next::Elsewhere;

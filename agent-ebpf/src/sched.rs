@@ -30,10 +30,6 @@ const SWITCH: u32 = 1;
 /// When the agent last made the hooks work again; times before are not complete. Written by the agent.
 const SINCE: u32 = 2;
 
-/// What a thread's total of waits grows by where a part of it was not seen: 13 days, which no difference over it can pass for
-/// known, while all others hold.
-const UNSEEN_NS: u64 = 1 << 50;
-
 /// Sleeping states (include/linux/sched.h): the sleep cannot be interrupted; it does not count as load.
 const TASK_UNINTERRUPTIBLE: u64 = 2;
 const TASK_NOLOAD: u64 = 0x400;
@@ -75,42 +71,9 @@ pub fn complete(task: &Task) -> bool {
     !is_shed() && state(WAKING) != 0 && state(SWITCH) != 0 && task.sched_complete != 0 && task.sched_since_ns == since()
 }
 
-/// The current thread runs. If it was not seen to get its CPU back (a kernel may not tell of a switch away from a process
-/// that it hides, such as a sandbox's own), its sleep is known if its wake-up was seen. Its wait for the CPU is not: unless that is
-/// small beside the sleep, nothing is told of the time in question.
-#[inline(always)]
-pub fn runs(task: &mut Task) {
-    let slept = task.off_since_ns != 0;
-    // A wake-up alone may come while a thread runs.
-    if !slept && (task.runnable_ns == 0 || task.woken_from_sleep != 0) {
-        return;
-    }
-    let off_since_ns = core::mem::replace(&mut task.off_since_ns, 0);
-    let runnable_ns = core::mem::replace(&mut task.runnable_ns, 0);
-    task.woken_from_sleep = 0;
-    let slept_ns = runnable_ns.saturating_sub(off_since_ns);
-    if slept && runnable_ns != 0 && off_since_ns > since() && slept_ns != 0 {
-        sleep_ends(task, slept_ns);
-        // That it ran since is not known: `running_ns` stays behind.
-        task.woken_ns = runnable_ns;
-        if now().saturating_sub(runnable_ns) < slept_ns / 16 {
-            return;
-        }
-    }
-    task.run_queue_ns = task.run_queue_ns.wrapping_add(UNSEEN_NS);
-}
-
-#[inline(always)]
-fn sleep_ends(task: &mut Task, slept_ns: u64) {
-    task.off_cpu_ns[(task.off_in & 7) as usize] += slept_ns;
-    task.off_cpu_total_ns += slept_ns;
-    task.slept_in = task.off_in + 1;
-}
-
 /// The thread enters a call.
 #[inline(always)]
 pub fn on_call(task: &mut Task) {
-    runs(task);
     let since = since();
     task.sched_complete = u32::from(task.sched_since_ns == since);
     task.sched_since_ns = since;
@@ -181,7 +144,6 @@ pub fn on_switch<M: Memory>(preempted: bool, previous: u64, next: u64, previous_
 
 #[inline(always)]
 fn leave(task: &mut Task, task_struct: u64, runnable: bool, sleep_state: u64) {
-    runs(task);
     // A wake-up that came while it still ran was consumed without sleeping.
     task.woken_from_sleep = 0;
     if runnable {
@@ -217,7 +179,10 @@ fn arrive(task: &mut Task, task_struct: u64) {
     // Without a wake-up in sight the wait for the CPU is a part of the sleep.
     let until_ns = if runnable_ns == 0 { time_ns } else { runnable_ns };
     if off_since_ns > since && until_ns > off_since_ns {
-        sleep_ends(task, until_ns - off_since_ns);
+        let slept_ns = until_ns - off_since_ns;
+        task.off_cpu_ns[(task.off_in & 7) as usize] += slept_ns;
+        task.off_cpu_total_ns += slept_ns;
+        task.slept_in = task.off_in + 1;
     }
 }
 
