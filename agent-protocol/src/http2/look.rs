@@ -9,18 +9,19 @@ use crate::{detect::Sign, session::Side};
 
 /// Most bytes of a header block that are looked at.
 const BLOCK_BYTES_MAX: usize = 64;
+/// `PRI * HTTP/2`: no other protocol begins like that.
+const PREFACE_BYTES_ENOUGH: usize = 12;
 /// A frame that any bytes may look like needs a second one behind it.
 const FRAMES_ENOUGH: usize = 2;
 
 /// The first bytes of a client: of a connection, or of a later call.
 pub(crate) fn check_client(bytes: &[u8]) -> Sign {
     // No frame is as long as the preface's first letters would say.
-    let length = bytes.len().min(PREFACE.len());
+    let length = bytes.len().min(PREFACE_BYTES_ENOUGH);
     if bytes[..length] != PREFACE[..length] {
         return frames(Side::Client, bytes, PAYLOAD_BYTES_AGREED);
     }
-    // `PRI * HTTP/2` is enough.
-    if length < 12 { Sign::Partial } else { Sign::Yes }
+    if length < PREFACE_BYTES_ENOUGH { Sign::Partial } else { Sign::Yes }
 }
 
 /// The same of a server.

@@ -333,25 +333,24 @@ pub(super) enum Look {
 /// How these first bytes of a block, or all of them (`complete`), look as one that `from` begins a message with.
 pub(super) fn look(from: Side, bytes: &[u8], complete: bool) -> Look {
     let mut decoder = Decoder::default();
-    let (mut own, mut foreign, mut unknown) = (false, false, false);
+    // The first field that only one side sends decides, so that bytes which are still to come do not.
+    let (mut sender, mut unknown) = (None, false);
     let read = decoder.decode(bytes, &mut |field| match field {
         Field::Method(_) | Field::Path(_) | Field::Scheme(_) | Field::Authority(_) => {
-            own |= from == Side::Client;
-            foreign |= from == Side::Server;
+            sender.get_or_insert(Side::Client);
         }
         Field::Status(_) => {
-            own |= from == Side::Server;
-            foreign |= from == Side::Client;
+            sender.get_or_insert(Side::Server);
         }
         Field::Unresolved => unknown = true,
         _ => {}
     });
     let broken = read.is_err() || (complete && decoder.end_block().is_err());
-    match (broken || foreign, own) {
-        (true, _) => Look::Not,
-        (false, true) => Look::Surely,
-        (false, false) if unknown || !complete => Look::Maybe,
-        (false, false) => Look::Not,
+    match sender {
+        Some(sender) if sender == from => Look::Surely,
+        Some(_) => Look::Not,
+        None if !broken && (unknown || !complete) => Look::Maybe,
+        None => Look::Not,
     }
 }
 
