@@ -9,7 +9,7 @@ pub mod sessions;
 use std::fmt::Debug;
 
 use crate::{
-    detect::{self, Verdict},
+    detect::{self, Protocol, Verdict},
     dns,
     http1::{RequestHead, Requests, ResponseHead, Responses},
     input::{Event, Input},
@@ -137,18 +137,18 @@ pub fn recorded(text: &str) -> Vec<(String, Vec<u8>, String)> {
     messages
 }
 
-/// Any bytes as both directions' first: once a verdict on one direction is final, more bytes do not change it.
+/// Any bytes as both directions' first: what is recognised can be read, and is not recognised once it is excluded. More bytes may
+/// still change a verdict; who asks keeps to the first one.
 pub fn detect(data: &[u8]) {
-    let check = |verdict: &dyn Fn(&[u8]) -> Verdict| {
-        let mut before = Verdict::NotYet;
-        for end in 1..=data.len().min(256) {
-            let now = verdict(&data[..end]);
-            assert!(before == Verdict::NotYet || before == now, "{before:?} became {now:?} at {end}");
-            before = now;
+    for end in 1..=data.len().min(256) {
+        for [client, server] in [[&data[..end], &[]], [&[], &data[..end]]] {
+            let Verdict::Is(protocol) = detect::detect(client, server) else { continue };
+            let by_hand = matches!(protocol, Protocol::Http1 | Protocol::Tls | Protocol::Dns);
+            assert!(by_hand || detect::parser(protocol).is_some(), "{protocol:?} has no parser");
+            let without = detect::detect_but(client, server, &[protocol]);
+            assert_ne!(without, Verdict::Is(protocol), "{protocol:?} was excluded");
         }
-    };
-    check(&|bytes| detect::detect(bytes, b""));
-    check(&|bytes| detect::detect(b"", bytes));
+    }
 }
 
 /// A parser of one direction.
