@@ -10,7 +10,7 @@ use agent_protocol::{
 
 /// Protocols of lines, or of packets that begin with little more than a length: what they take must be theirs, and theirs must
 /// be taken by nobody else.
-const CHECKED: &[&str] = &["redis", "memcached", "nats", "mqtt"];
+const CHECKED: &[&str] = &["redis", "memcached", "nats", "mqtt", "postgresql", "mysql", "fastcgi"];
 
 /// Whether a call from a folder's recordings may look like that.
 fn is_own(folder: &str, verdict: Verdict) -> bool {
@@ -30,7 +30,7 @@ fn no_call_looks_like_another_protocols() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
     for folder in fs::read_dir(fixtures).expect("fixtures").map(|entry| entry.expect("entry").path()) {
         let Ok(entries) = fs::read_dir(&folder) else { continue };
-        let name = folder.file_name().expect("a name").to_string_lossy().into_owned();
+        let name = folder.file_name().expect("a name").to_string_lossy().replace("postgres", Protocol::Postgres.name());
         for path in entries.map(|entry| entry.expect("entry").path()) {
             if path.extension().is_none_or(|is| is != "session") {
                 continue;

@@ -160,4 +160,5 @@ fn first_bytes_are_recognised() {
         }
     }
     assert_eq!(check_client(b"\x01\0\0\0\x01"), Sign::Likely);
+    sessions::check_sign(check_client, b"\x14\0\0\0\x03SELECT 1 \x01 FROM \0t");
 }

@@ -297,15 +297,15 @@ fn check_command(packet: &Packet<'_>) -> Sign {
     match command {
         Command::Query | Command::Prepare => {
             let text = query_text(contents);
+            // What comes behind does not take back how it began.
+            if sql::begins(text, packet.is_whole()) {
+                return Sign::Yes;
+            }
             let begin = text.len().min(24);
             if text[..begin].iter().any(|byte| byte.is_ascii_control() && !byte.is_ascii_whitespace()) {
                 return Sign::No;
             }
-            match (sql::begins(text, packet.is_whole()), packet.is_whole() || begin == 24) {
-                (true, _) => Sign::Yes,
-                (false, true) => Sign::Likely,
-                (false, false) => Sign::Partial,
-            }
+            if packet.is_whole() || begin == 24 { Sign::Likely } else { Sign::Partial }
         }
         // Number of the statement, flags, and an iteration count that is always 1.
         Command::Execute if packet.length >= 10 => match contents.get(4..9) {
