@@ -4,6 +4,7 @@
 //! `-- --test-threads=1`: the tests share the CPUs with what they measure.
 
 mod budget;
+mod databases;
 mod deploy;
 mod errors;
 mod follow_idle;

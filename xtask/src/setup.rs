@@ -29,6 +29,9 @@ pub const TEST_PACKAGES: &[Package] = &[
     package("nginx-light", "traced server"),
     program("wrk", "wrk", "load"),
     program("curl", "curl", "traced client; fetches kernels"),
+    package("postgresql", "traced server and clients (psql, pgbench), pg_stat_statements"),
+    package("mariadb-server", "traced server and clients"),
+    package("php-fpm", "traced server of FastCGI"),
     package("redis-server", "traced server"),
     package("redis-tools", "traced client (redis-benchmark)"),
     package("nghttp2-server", "traced server of HTTP/2"),
@@ -53,7 +56,7 @@ pub const TEST_PACKAGES: &[Package] = &[
 ];
 
 /// Packages from the Python index that the tests start: the OTLP receiver.
-const PYTHON_PACKAGES: &[&str] = &["rotel"];
+const PYTHON_PACKAGES: &[&str] = &["rotel", "psycopg", "psycopg-binary", "mysql-connector-python"];
 
 /// Installs what is missing.
 pub fn setup(repo: &Repo, args: &SetupArgs) -> Result<()> {
