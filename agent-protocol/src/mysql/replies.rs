@@ -129,7 +129,10 @@ impl Replies {
         out: &mut Vec<Event>,
     ) -> bool {
         match (std::mem::take(&mut shared.login), packet.contents.first()) {
-            (Login::Done, _) => shared.login = Login::Done,
+            (Login::Done, _) => {
+                shared.login = Login::Done;
+                return false;
+            }
             (Login::Unseen, Some(10)) if packet.number == 0 => {
                 let greeting = wire::greeting(packet);
                 shared.system = Some(greeting.system);

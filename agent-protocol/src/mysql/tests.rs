@@ -96,6 +96,17 @@ fn packets_as_long_as_they_can_be_go_on() {
 }
 
 #[test]
+fn numbers_of_packets_begin_anew_after_255() {
+    let mut answer = [packet(1, &[1]), packet(2, b"\x03def"), packet(3, &[0xfe, 0, 0, 2, 0])].concat();
+    let rows = (4_u32..604).flat_map(|number| packet(number as u8, b"\x01x"));
+    answer.extend(rows.chain(packet(604_u32 as u8, &[0xfe, 0, 0, 2, 0])));
+    let events = said(&[('>', query("SELECT 1")), ('<', answer), ('>', query("SELECT 1")), ('<', OK.to_vec())]);
+    let answered = parts(&events, Side::Server);
+    assert_eq!((events.len(), answered.len()), (4, 2), "{events:?}");
+    assert_eq!(answered[0].facts.attributes, [("db.response.returned_rows", Value::Int(600))]);
+}
+
+#[test]
 fn wrong_numbers_are_malformed() {
     let lost = |side, bytes: Vec<u8>| {
         let events = sessions::feed(new(), &[Fed::Bytes(Side::Client, query("SELECT 1")), Fed::Bytes(side, bytes)]);
