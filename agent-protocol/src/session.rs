@@ -153,7 +153,7 @@ pub struct Facts {
     pub protocol: Option<Protocol>,
     /// Attributes; no key twice.
     pub attributes: Attributes,
-    /// How it turned out; responses only.
+    /// How it turned out: of responses, and of one-way messages that tell of a failure.
     pub outcome: Option<Outcome>,
     /// What the request says about its trace.
     pub trace: Option<TraceParent>,

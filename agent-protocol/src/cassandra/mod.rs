@@ -1,11 +1,11 @@
 //! Cassandra's native protocol (CQL), versions 3 to 5: requests and their answers by stream.
 //!
-//! In: both directions. Out: a request and its answer per stream, with what a statement does, keyspace and table of prepared ones,
+//! In: both directions. Out: a request and its answer per stream, with the statement without its literals, keyspace,
 //! consistency and error codes; what servers tell unasked is one-way. Version 5's segments, and compressed bodies and segments
-//! (LZ4, and Snappy before version 5), are opened where they were captured as a whole. Never keeps texts of statements, values or what a login says.
+//! (LZ4, and Snappy before version 5), are opened where they were captured as a whole. Never keeps literals, values or what a login says.
 //!
-//! Not known: what a prepared statement does that another connection prepared; tables of statements that were not prepared. Checksums of
-//! payloads are not checked.
+//! Not known: what a prepared statement does that another connection prepared; the statements of a batch. Checksums of payloads are
+//! not checked.
 //!
 //! What is not understood is lost and never said to be another protocol's: a late join may begin within a message.
 //!
@@ -165,7 +165,7 @@ impl Cassandra {
             Side::Client => Part::whole(from, key, range, request::facts(&header, body, &mut self.context)),
             Side::Server if header.opcode == frame::EVENT => {
                 let facts =
-                    Facts::named("EVENT").with("db.system.name", "cassandra").with("db.operation.name", "EVENT");
+                    Facts::named("EVENT").with("db.system.name", request::SYSTEM).with("db.operation.name", "EVENT");
                 Part::one_way(from, range, facts)
             }
             Side::Server => Part::whole(from, key, range, reply::facts(&header, body, &mut self.context)),

@@ -1,13 +1,16 @@
-//! Requests: what they do, on which table, with which consistency.
+//! Requests: statements, how many of them, with which consistency.
 
 use super::{
     frame::{self, Compression, Header, text},
-    statements::{Id, Statement, Statements},
+    statements::{self, Id, Statements},
 };
 use crate::{
-    fields::{Fields, name},
+    fields::Fields,
     session::{Facts, Side},
 };
+
+/// As `db.system.name`.
+pub(super) const SYSTEM: &str = "cassandra";
 
 /// By code (native_protocol_v5.spec, 3: `[consistency]`), as the semantic conventions write them.
 const CONSISTENCIES: [&str; 11] = [
@@ -36,25 +39,28 @@ pub(super) struct Context {
 /// What a request says; `body` is its captured part, `None` if it is compressed and cannot be opened.
 pub(super) fn facts(header: &Header, body: Option<&[u8]>, context: &mut Context) -> Facts {
     let opcode = header.name(Side::Client).unwrap_or_default();
-    let facts = Facts { attributes: Vec::with_capacity(8), ..Facts::named(opcode) };
-    let mut facts = facts.with("db.system.name", "cassandra").with("db.operation.name", opcode);
-    facts.set("network.protocol.version", header.version.to_string());
-    let mut keyspace = context.keyspace.clone();
+    let mut facts = Facts { attributes: Vec::with_capacity(8), ..Facts::named(opcode) };
     if let Some(body) = body {
         let mut fields = Fields(body);
         let read = header.skip_extras(&mut fields, Side::Client);
         let _ = read.and_then(|()| match header.opcode {
             frame::STARTUP => startup(fields, context),
             frame::QUERY => query(fields, &mut facts),
-            frame::PREPARE => prepare(header, fields, context),
-            frame::EXECUTE => execute(header, fields, context, &mut keyspace, &mut facts),
+            frame::PREPARE => prepare(header, fields, context, &mut facts),
+            frame::EXECUTE => execute(header, fields, context, &mut facts),
             frame::BATCH => batch(fields, &mut facts),
             _ => None,
         });
     }
-    let with_keyspace = matches!(header.opcode, frame::QUERY | frame::PREPARE | frame::EXECUTE | frame::BATCH);
-    if let Some(keyspace) = keyspace.filter(|_| with_keyspace) {
-        facts.set("db.namespace", &*keyspace);
+    facts.set("db.system.name", SYSTEM);
+    facts.set("network.protocol.version", header.version.to_string());
+    if !facts.attributes.iter().any(|(key, _)| *key == "db.operation.name") {
+        facts.set("db.operation.name", opcode);
+    }
+    let on_keyspace = matches!(header.opcode, frame::QUERY | frame::PREPARE | frame::EXECUTE | frame::BATCH);
+    let known = facts.attributes.iter().any(|(key, _)| *key == "db.namespace");
+    if let Some(keyspace) = context.keyspace.as_deref().filter(|_| on_keyspace && !known) {
+        facts.set("db.namespace", keyspace);
     }
     facts
 }
@@ -77,43 +83,35 @@ fn startup(mut fields: Fields<'_>, context: &mut Context) -> Option<()> {
 fn query(mut fields: Fields<'_>, facts: &mut Facts) -> Option<()> {
     let length = fields.u32()? as usize;
     let text = fields.take_captured(length);
-    if let Some(operation) = operation(text) {
-        facts.set("db.operation.name", operation);
-        facts.name = Some(operation.to_owned().into());
-    }
-    (text.len() == length).then_some(())?;
+    let whole = text.len() == length;
+    let statement = statements::read(text, whole);
+    facts.trace = statement.trace;
+    facts.add(statement.facts(SYSTEM));
+    whole.then_some(())?;
     consistency(&mut fields, facts)
 }
 
-fn prepare(header: &Header, mut fields: Fields<'_>, context: &mut Context) -> Option<()> {
+/// What a statement does is said of its executions; preparing it is an operation of its own.
+fn prepare(header: &Header, mut fields: Fields<'_>, context: &mut Context, facts: &mut Facts) -> Option<()> {
     let length = fields.u32()? as usize;
-    let operation = operation(fields.take_captured(length))?;
-    let statement = Statement { operation: operation.into(), ..Statement::default() };
+    let text = fields.take_captured(length);
+    let statement = statements::read(text, text.len() == length);
+    facts.trace = statement.trace;
+    if !statement.text.is_empty() {
+        facts.set("db.query.text", statement.text.as_str());
+    }
     context.statements.prepare(header.stream, statement);
     Some(())
 }
 
 /// The statement's id (in version 5 also that of its result's metadata), then the consistency.
-fn execute(
-    header: &Header,
-    mut fields: Fields<'_>,
-    context: &Context,
-    keyspace: &mut Option<Box<str>>,
-    facts: &mut Facts,
-) -> Option<()> {
+fn execute(header: &Header, mut fields: Fields<'_>, context: &mut Context, facts: &mut Facts) -> Option<()> {
     let id: Id = text(&mut fields)?.try_into().ok()?;
     if let Some(statement) = context.statements.get(id) {
-        facts.set("db.operation.name", &*statement.operation);
-        let table = statement.table.as_deref();
-        facts.name = Some(
-            table
-                .map_or_else(|| statement.operation.to_string(), |table| format!("{} {table}", statement.operation))
-                .into(),
-        );
-        if let Some(table) = table {
-            facts.set("db.collection.name", table);
+        facts.add(statement.facts(SYSTEM));
+        if let Some(keyspace) = statement.database.as_deref() {
+            facts.set("db.namespace", keyspace);
         }
-        *keyspace = statement.keyspace.clone().or_else(|| keyspace.take());
     }
     if header.version == 5 {
         text(&mut fields)?;
@@ -136,16 +134,4 @@ fn consistency(fields: &mut Fields<'_>, facts: &mut Facts) -> Option<()> {
     let level = CONSISTENCIES.get(usize::from(fields.u16()?))?;
     facts.set("cassandra.consistency.level", *level);
     Some(())
-}
-
-/// The first word of a statement, if it is one of CQL's: literals and comments are not read.
-fn operation(text: &[u8]) -> Option<&'static str> {
-    const WORDS: [&str; 17] = [
-        "SELECT", "INSERT", "UPDATE", "DELETE", "BEGIN", "APPLY", "TRUNCATE", "USE", "CREATE", "ALTER", "DROP",
-        "GRANT", "REVOKE", "LIST", "DESCRIBE", "DESC", "ADD",
-    ];
-    let text = text.trim_ascii_start();
-    let end = text.iter().position(|byte| !byte.is_ascii_alphabetic()).unwrap_or(text.len());
-    let word = name(&text[..end])?;
-    WORDS.iter().find(|known| known.eq_ignore_ascii_case(word)).copied()
 }

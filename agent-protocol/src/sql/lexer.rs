@@ -91,6 +91,10 @@ impl<'a> Lexer<'a> {
         self.rules.dialect == Dialect::Mysql
     }
 
+    fn is_cql(&self) -> bool {
+        self.rules.dialect == Dialect::Cql
+    }
+
     /// Goes past white space and comments; answers whether there were any.
     fn skip_space(&mut self) -> bool {
         let start = self.at;
@@ -101,6 +105,7 @@ impl<'a> Lexer<'a> {
                     self.skip_line();
                 }
                 (Some(b'#'), _) if self.is_mysql() => self.skip_line(),
+                (Some(b'/'), Some(b'/')) if self.is_cql() => self.skip_line(),
                 (Some(b'/'), Some(b'*')) => self.skip_comment(),
                 (Some(b'*'), Some(b'/')) if self.executed => {
                     self.executed = false;
@@ -130,7 +135,7 @@ impl<'a> Lexer<'a> {
         while let Some(found) = memchr::memchr2(b'/', b'*', self.rest()) {
             self.at += found;
             match (self.peek(0), self.peek(1)) {
-                (Some(b'/'), Some(b'*')) if depth == 0 || !self.is_mysql() => {
+                (Some(b'/'), Some(b'*')) if depth == 0 || self.rules.dialect == Dialect::Postgres => {
                     depth += 1;
                     self.at += 2;
                 }
@@ -230,6 +235,13 @@ impl<'a> Lexer<'a> {
         }
     }
 
+    /// Whether a UUID begins here, or what was captured of one.
+    fn begins_uuid(&self) -> bool {
+        const FIRST_DIGITS: usize = 8;
+        let digits = self.rest().iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        digits == FIRST_DIGITS && self.peek(FIRST_DIGITS) == Some(b'-')
+    }
+
     /// `$1`, `$tag$ … $tag$`.
     fn dollar(&mut self) -> Kind {
         let digits = self.rest()[1..].iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -279,6 +291,10 @@ impl<'a> Iterator for Lexer<'a> {
                 Kind::Placeholder
             }
             b'.' if self.peek(1).is_some_and(|next| next.is_ascii_digit()) => self.number(),
+            _ if self.is_cql() && self.begins_uuid() => {
+                self.skip_while(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+                Kind::Literal
+            }
             first if first.is_ascii_digit() => self.number(),
             first if is_word(first) => self.word(before),
             first => self.symbol(first),
@@ -287,7 +303,7 @@ impl<'a> Iterator for Lexer<'a> {
     }
 }
 
-/// Characters of names; others than ASCII count as letters in both dialects.
+/// Characters of names; others than ASCII count as letters in all dialects.
 fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$') || !byte.is_ascii()
 }

@@ -1,7 +1,7 @@
 //! SQL as a span may show it: without literals and comments, with what it does and to which table.
 //!
-//! In: a statement's bytes as sent, perhaps cut. Out: a [`Statement`]. Called by the parsers of [`crate::postgres`] and
-//! [`crate::mysql`]. Never keeps a literal: where it cannot be sure where a literal ends, the rest of the text is dropped.
+//! In: a statement's bytes as sent, perhaps cut. Out: a [`Statement`]. Called by the parsers of [`crate::postgres`],
+//! [`crate::mysql`] and [`crate::cassandra`]. Never keeps a literal: where it cannot be sure where a literal ends, the rest of the text is dropped.
 //!
 //! Written by hand: `sqlparser`'s tokenizer allocates a string per token (about ten times this time per statement), and answers
 //! an error where a text ends within a literal, which is the normal case for one that was not captured whole.
@@ -39,6 +39,8 @@ pub enum Dialect {
     Postgres,
     /// MySQL and MariaDB: backticks quote names, `#` begins a comment, `/*!` hides SQL.
     Mysql,
+    /// Cassandra's CQL: like PostgreSQL's, but `//` begins a comment, and UUIDs stand without quotes.
+    Cql,
 }
 
 /// What a backslash in a literal means.

@@ -46,6 +46,22 @@ fn literals_of_postgres_are_replaced() {
 }
 
 #[test]
+fn literals_of_cql_are_replaced() {
+    let cases = [
+        ("SELECT * FROM a.b WHERE id = 550e8400-e29b-41d4-a716-446655440000", "SELECT * FROM a.b WHERE id = ?"),
+        ("DELETE FROM t WHERE id IN (e29b0000-e29b-41d4-a716-446655440000, ?)", "DELETE FROM t WHERE id IN (?, ?)"),
+        ("SELECT a FROM t WHERE id = 550e8400-e29b", "SELECT a FROM t WHERE id = ?"),
+        ("INSERT INTO t (a, b, c) VALUES (0xcafe, 1h30m, {'k': 'v'})", "INSERT INTO t (a, b, c) VALUES (?, ?, {?: ?})"),
+        (
+            "SELECT a // 'x' secret\nFROM \"T\" -- y\nWHERE b = :name AND c = $$it's$$",
+            "SELECT a FROM \"T\" WHERE b = :name AND c = ?",
+        ),
+        ("SELECT 'C:\\', 'x' /* /* */", "SELECT ?, ?"),
+    ];
+    check_text(Rules { dialect: Dialect::Cql, backslash: Backslash::Plain }, &cases);
+}
+
+#[test]
 fn literals_of_mysql_are_replaced() {
     let cases = [
         (r#"SELECT 'a\'b', "c\"d", 'e''f', "g'h""#, "SELECT ?, ?, ?, ?"),
