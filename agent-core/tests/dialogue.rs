@@ -159,3 +159,17 @@ fn a_pipeline_in_which_an_answer_was_lost_is_in_doubt() {
     assert_eq!(ok, [("SET", 300), ("GET", 400), ("SET", 300), ("GET", 400)], "{:?}", run.losses);
     assert_eq!((run.spans.len(), run.losses.get(Loss::PairingLost)), (6, 2), "{:?}", run.losses);
 }
+
+#[test]
+fn a_message_that_tells_of_an_error_is_one_to_the_client() {
+    let (mut kernel, mut client) = open(End::client());
+    client.read_at(&mut kernel, 2_000_000, b"INFO {\"server_id\":\"N\"}\r\n");
+    client.write(&mut kernel, 2_000_100, 2_000_120, b"PUB a.b 1\r\nx\r\n");
+    client.read_at(&mut kernel, 2_000_500, b"-ERR 'Permissions Violation for Publish to \"a.b\"'\r\n");
+    let run = kernel.run();
+    let told: Vec<_> = run.spans.iter().map(|span| (span.name.as_str(), span.kind, span.status)).collect();
+    let expected = [("publish a.b", SpanKind::Producer, Status::Ok), ("error", SpanKind::Consumer, Status::Error)];
+    assert_eq!(told, expected, "{:?}", run.losses);
+    let error_type = Value::String("permissions_violation_publish".into());
+    assert_eq!(attribute(&run.spans[1], "error.type"), Some(&error_type));
+}

@@ -129,8 +129,11 @@ impl Dialogue {
         let Some(end) = connection.facts.role else { return };
         let sent = (end == Role::Client) == (part.from == Side::Client);
         let role = if sent { Role::Client } else { Role::Server };
-        let exchange = Exchange::new(part, context.now_ns);
-        let result = Result { status: Status::Ok, ..Result::unknown(last_seen_ns(connection, role, &exchange)) };
+        let mut exchange = Exchange::new(part, context.now_ns);
+        // It tells of an error (a server that says why it will not go on), or it was just sent.
+        let outcome = exchange.facts.outcome.take().unwrap_or(Outcome::Ok);
+        let cut_ns = Some(last_seen_ns(connection, role, &exchange));
+        let result = Result { cut_ns, ..Result::of(Some(outcome), end) };
         let kind = match (sent, end) {
             (true, _) => SpanKind::Producer,
             (false, Role::Client) => SpanKind::Consumer,
