@@ -18,8 +18,12 @@ use spantap_tests::{
 };
 
 const BOUND: Duration = Duration::from_secs(90);
+/// Five steps back, each after at most 48 calm seconds.
+const CALM_BOUND: Duration = Duration::from_secs(300);
 
+/// The level, at most three times a second: being asked costs the agent time too.
 fn level(agent: &Agent) -> u64 {
+    clock::pace(Duration::from_millis(300));
     agent.status()["budget"]["level"].as_u64().expect("a level")
 }
 
@@ -46,11 +50,14 @@ fn detail_is_left_out_step_by_step_and_comes_back() {
     });
     assert!(traced.agent.losses().contains_key("payload_shed"), "{:?}", traced.agent.losses());
 
-    clock::wait_for("all detail", BOUND, || (level(&traced.agent) == 0).then_some(()));
-    let budget = traced.agent.status()["budget"].clone();
-    assert_eq!((budget["sheds"].as_u64(), budget["restores"].as_u64()), (Some(5), Some(5)));
+    // What else the host does may cost the budget meanwhile: then a step is taken once more, and taken back later.
+    let calm = clock::poll(CALM_BOUND, || (level(&traced.agent) == 0).then_some(()));
     let messages = traced.agent.messages();
-    assert_eq!(messages.matches("over the budget").count(), 5, "{messages}");
+    assert!(calm.is_some(), "detail does not come back: {}\n{messages}", traced.agent.status());
+    let budget = traced.agent.status()["budget"].clone();
+    let [sheds, restores] = ["sheds", "restores"].map(|key| budget[key].as_u64().expect("a count"));
+    assert!(sheds == restores && sheds >= 5, "{budget}");
+    assert_eq!(messages.matches("over the budget").count() as u64, sheds, "{messages}");
     // And it is whole again: payload, and the scheduler's times from the second call of a thread on.
     let server = Server::start(traced.place());
     request(traced.place(), &server.address, &["path=/restored/"]);

@@ -90,6 +90,18 @@ pub struct Exchange {
     pub read_ns: u64,
     /// After the last byte was read.
     pub end_ns: u64,
+    /// Of the first request of a connection.
+    #[serde(flatten)]
+    pub connect: Option<Connect>,
+}
+
+/// When a connection was made.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Connect {
+    /// Before the call that connects.
+    pub connect_ns: u64,
+    /// After it, or after it became writable.
+    pub connected_ns: u64,
 }
 
 /// What the server says of one request.
