@@ -4,7 +4,7 @@ use crate::Plain;
 
 /// Version of all layouts in this crate. The loader refuses an object that was built with another one, and the
 /// decoder refuses a record.
-pub const LAYOUT_VERSION: u8 = 2;
+pub const LAYOUT_VERSION: u8 = 3;
 
 /// The kinds of records, in [`RecordHeader::kind`].
 pub mod kind {

@@ -77,6 +77,17 @@ pub struct CallRecord {
     pub throttled_enter_ns: u64,
     /// The same up to the return.
     pub throttled_exit_ns: u64,
+    /// The thread's total time up to `enter_ns` in which it slept, waited for a CPU or ran, and it was not seen which: a
+    /// switch that would have told was hidden. Valid with [`flag::SCHED`].
+    pub unseen_enter_ns: u64,
+    /// The same up to the return.
+    pub unseen_exit_ns: u64,
+    /// The thread's last long wait for a CPU: when it began; 0 if there was none.
+    pub queued_from_ns: u64,
+    /// When that ended.
+    pub queued_until_ns: u64,
+    /// The part of it in which its cgroup was throttled.
+    pub queued_throttled_ns: u64,
     /// The thread's total time asleep up to the return, by [`crate::sched::Blocked`]; valid with [`flag::SCHED`].
     pub off_cpu_ns: [u64; BLOCKED],
     /// How long it slept inside the call.
@@ -120,7 +131,7 @@ pub struct CallRecord {
 
 // SAFETY: repr(C), integers only; the size assertion below equals the sum of the fields.
 unsafe impl Plain for CallRecord {}
-const _: () = assert!(size_of::<CallRecord>() == 16 + 10 * 8 + (2 + BLOCKED + 2) * 8 + 8 * 4 + 4 * 2 + 8);
+const _: () = assert!(size_of::<CallRecord>() == 16 + 10 * 8 + (7 + BLOCKED + 2) * 8 + 8 * 4 + 4 * 2 + 8);
 
 /// What became of the bytes of one write call: emitted when they were acknowledged, or can no longer be watched.
 #[repr(C)]

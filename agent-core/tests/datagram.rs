@@ -404,7 +404,7 @@ fn the_first_request_of_a_connection_begins_with_the_lookup_that_it_waited_for()
     let span = http(&run)[0];
     assert_eq!(span.duration_ns / 1000, 1_200);
     assert!(
-        segments(span).starts_with("dns:600:measured application:100:measured connect:100:measured application:50:"),
+        segments(span).starts_with("dns:600:measured application:100:derived connect:100:measured application:50:"),
         "{}",
         segments(span)
     );
@@ -482,7 +482,7 @@ fn a_truncated_answer_is_asked_for_again_over_tcp_and_the_lookup_goes_on() {
     assert_eq!(briefs, ["client dns A ok 500us", "client dns A ok 420us"]);
     assert_eq!((text(dns[1], "network.transport"), text(dns[1], "dns.answers")), ("tcp".into(), "127.0.0.1".into()));
     assert!(
-        segments(dns[1]).starts_with("connect:50:measured application:50:measured send:10:"),
+        segments(dns[1]).starts_with("connect:50:measured application:50:derived send:10:"),
         "{}",
         segments(dns[1])
     );

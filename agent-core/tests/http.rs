@@ -133,9 +133,11 @@ fn the_first_exchange_of_a_connection_has_its_connect() {
     exchange(&mut kernel, &mut client, 1_002_000, GET, OK);
     let run = kernel.run();
     check(&run, &["GET /a ok 200"; 2]);
-    assert!(segments(&run.spans[0]).starts_with(
-        "connect:100:measured application:200:measured send:10:measured held:5:measured queue:5:measured"
-    ));
+    assert!(
+        segments(&run.spans[0]).starts_with(
+            "connect:100:measured application:200:derived send:10:measured held:5:measured queue:5:measured"
+        )
+    );
     assert_eq!(run.spans[0].start.0, 1_000_000_000);
     assert!(segments(&run.spans[1]).starts_with("send:10:measured held:5:measured queue:5:measured"));
     let reused = |index: usize| attribute(&run.spans[index], "spantap.connection.reused");

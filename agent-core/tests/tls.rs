@@ -99,9 +99,8 @@ fn a_tls_1_3_handshake_is_a_step_of_the_first_request_and_tickets_are_no_answer(
     let client = of(&run, SpanKind::Client)[0];
     assert_eq!((brief(client).as_str(), client.protocol), ("client tls unknown 5041us 28/28", Protocol::Tls));
     assert!(
-        segments(client).starts_with(
-            "connect:100:measured application:100:measured tls:310:measured application:10:measured send:"
-        ),
+        segments(client)
+            .starts_with("connect:100:measured application:100:derived tls:310:measured application:10:derived send:"),
         "{}",
         segments(client)
     );
@@ -135,7 +134,7 @@ fn a_tls_1_2_handshake_ends_with_the_servers_finished() {
     let client = of(&run, SpanKind::Client)[0];
     assert_eq!(brief(client), "client tls unknown 841us 35/35");
     // Read at 1000640: a session ticket, the change of cipher specification, and Finished.
-    assert!(segments(client).contains("tls:443:measured application:57:measured"), "{}", segments(client));
+    assert!(segments(client).contains("tls:443:measured application:57:derived"), "{}", segments(client));
     assert_eq!(text(client, "tls.next_protocol"), "http/1.1");
     assert_eq!(text(client, "tls.protocol.version"), "1.2");
     let briefs: Vec<_> = of(&run, SpanKind::Server).into_iter().map(brief).collect();
@@ -228,7 +227,7 @@ fn a_handshake_that_fails_is_a_span_of_the_client() {
         assert_eq!(briefs, [expected], "{:?}", run.losses);
         let span = &run.spans[0];
         assert_eq!((span.status, text(span, "error.type").as_str()), (Status::Error, error));
-        assert!(segments(span).starts_with("connect:100:measured application:100:measured tls:"), "{}", segments(span));
+        assert!(segments(span).starts_with("connect:100:measured application:100:derived tls:"), "{}", segments(span));
         assert_eq!(text(span, "tls.client.server_name"), "shop.test");
     };
     // The server refuses.

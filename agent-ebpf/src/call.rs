@@ -129,8 +129,9 @@ pub fn is_watched<M: Memory>(pt_regs: u64) -> bool {
 #[inline(always)]
 pub fn on_exit(result: i64) -> Next {
     let Some(task) = task_in_call() else { return Next::Nothing };
+    sched::runs(task);
     let id = task.number - 1;
-    if task.tx_sock == 0 && task.rx_sock == 0 && result != EAGAIN && result != EINTR {
+    if task.tx_sock == 0 && task.rx_sock == 0 && !comes_again(result) {
         return Next::Elsewhere;
     }
     task.number = 0;
@@ -144,6 +145,14 @@ pub fn on_exit(result: i64) -> Next {
     task.rx_sock = 0;
     task.enter_ns = 0;
     Next::Nothing
+}
+
+/// Whether nothing is said of a socket by this result: there was nothing to do, or a signal came. A call that a signal
+/// interrupts returns here what the kernel knows only within itself (include/linux/errno.h: `ERESTARTSYS` to
+/// `ERESTART_RESTARTBLOCK`).
+#[inline(always)]
+fn comes_again(result: i64) -> bool {
+    result == EAGAIN || result == EINTR || (-516..=-512).contains(&result)
 }
 
 /// The current thread, if it is in a call that is watched.
@@ -380,6 +389,11 @@ pub fn tell(settings: &Settings, task: &mut Task, connection_id: u64, call: Call
         run_queue_exit_ns: task.run_queue_ns,
         throttled_enter_ns: task.throttled_enter_ns,
         throttled_exit_ns: task.throttled_ns,
+        unseen_enter_ns: task.unseen_enter_ns,
+        unseen_exit_ns: task.unseen_ns,
+        queued_from_ns: task.queued_from_ns,
+        queued_until_ns: task.queued_until_ns,
+        queued_throttled_ns: task.queued_throttled_ns,
         off_cpu_ns: sched::off_cpu(task),
         off_cpu_inside_ns: task.off_cpu_total_ns.wrapping_sub(task.off_cpu_enter_ns),
         transmitted_ns: call.transmitted_ns,

@@ -306,7 +306,8 @@ pub fn on_accepted(sk: u64, listener: Option<u64>, pid: u32, cgroup_id: u64) {
     }
 }
 
-/// Tells the agent of the connection before the first record of its data. Called under the socket lock.
+/// Tells the agent of the connection before the first record of its data, or later if there was no room then: what is not told
+/// of has no spans. Called under the socket lock.
 #[inline(always)]
 pub fn announce<M: Memory>(tcp: u64, conn: &mut Conn) {
     if conn.flags & flag::ANNOUNCED != 0 {
@@ -321,9 +322,10 @@ pub fn announce<M: Memory>(tcp: u64, conn: &mut Conn) {
     if conn.role != u16::from(role::UNKNOWN) {
         conn.flags |= flag::BASES; // else which end sent the SYN decides about one byte
     }
-    conn.flags |= flag::ANNOUNCED;
     debug!(&NoContext, "connection {} -> {} of process {}", conn.local_port, conn.remote_port, conn.pid);
-    emit_change::<M>(tcp, conn, Change::new(change::OPENED, tcp::ESTABLISHED, tcp::ESTABLISHED));
+    if emit_change::<M>(tcp, conn, Change::new(change::OPENED, tcp::ESTABLISHED, tcp::ESTABLISHED)) {
+        conn.flags |= flag::ANNOUNCED;
+    }
 }
 
 /// Sequence numbers of the first data bytes of both directions.
@@ -367,7 +369,7 @@ impl Change {
 }
 
 #[inline(always)]
-fn emit_change<M: Memory>(tcp: u64, conn: &mut Conn, change: Change) {
+fn emit_change<M: Memory>(tcp: u64, conn: &mut Conn, change: Change) -> bool {
     let time_ns = now();
     let selected = if conn.generation != 0 && conn.mode == mode::PAYLOAD { wire::SELECTED } else { 0 };
     let flags = selected | (conn.flags & flag::TOLD) as u16;
@@ -412,5 +414,5 @@ fn emit_change<M: Memory>(tcp: u64, conn: &mut Conn, change: Change) {
         };
         // SAFETY: `record` is the reserved entry of exactly this size.
         unsafe { record.write(value) }
-    });
+    })
 }

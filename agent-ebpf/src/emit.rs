@@ -52,15 +52,19 @@ pub fn header(kind: u8, time_ns: u64) -> RecordHeader {
     RecordHeader { time_ns, sequence, cpu, kind, version: LAYOUT_VERSION }
 }
 
-/// Puts a fixed-size record into the ring; `fill` writes it in place.
+/// Puts a fixed-size record into the ring; `fill` writes it in place. Answers whether there was room.
 #[inline(always)]
-pub fn record<T: 'static>(fill: impl FnOnce(*mut T)) {
+pub fn record<T: 'static>(fill: impl FnOnce(*mut T)) -> bool {
     match ring().and_then(|ring| ring.reserve_untyped::<T>(0)) {
         Some(mut entry) => {
             fill(entry.as_mut_ptr());
             entry.submit(wake_flags());
+            true
         }
-        None => lost(KernelLoss::RingFull),
+        None => {
+            lost(KernelLoss::RingFull);
+            false
+        }
     }
 }
 

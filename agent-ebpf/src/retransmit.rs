@@ -30,18 +30,21 @@ pub fn on_retransmit<M: Memory>(sk: u64, skb: u64) {
     if segments == 0 {
         return;
     }
-    conn.retrans_told = total;
     let ca_state = M::read_bits(tcp, &offsets::ICSK_CA_STATE, &offsets::ICSK_CA_STATE_BITS);
     let pending = M::read_optional::<u8>(tcp, &offsets::ICSK_PENDING).unwrap_or(0);
     let reason = retransmit_reason(state, ca_state, pending);
     let header = emit::header(kind::RETRANSMIT, now());
     let connection_id = conn.id;
-    emit::record::<RetransmitRecord>(|record| {
+    let told = emit::record::<RetransmitRecord>(|record| {
         let value =
             RetransmitRecord { header, connection_id, start, end, segments, reason, state, ca_state, padding: 0 };
         // SAFETY: `record` is the reserved entry of exactly this size.
         unsafe { record.write(value) }
     });
+    // Else the next one tells of these as well.
+    if told {
+        conn.retrans_told = total;
+    }
 }
 
 /// The timer enters the loss state before it sends; the probe is still pending while it sends.

@@ -8,6 +8,9 @@
 //! A thread that loses its CPU is runnable if it was preempted or if `prev_state == 0` (being out of its time slice says
 //! only the latter). What it sleeps in is told by the system call that it is in. Both hooks run host-wide: threads that are
 //! not known cost one look-up each.
+//!
+//! A waker is not held up by the switch: it may call while the thread is on its way to sleep ([`Task::woken_early`]). And a kernel
+//! may not tell of a switch at all if it hides one of the two threads, such as those of a sandbox's supervisor: see [`runs`].
 
 use agent_common::{
     sched::{BLOCKED, Blocked, NEVER_SLEPT},
@@ -33,8 +36,8 @@ const SINCE: u32 = 2;
 /// Sleeping states (include/linux/sched.h): the sleep cannot be interrupted; it does not count as load.
 const TASK_UNINTERRUPTIBLE: u64 = 2;
 const TASK_NOLOAD: u64 = 0x400;
-/// Shorter waits are not asked for throttling, which takes milliseconds.
-const THROTTLED_MIN_NS: u64 = 100_000;
+/// Shorter waits for a CPU are told as amounts only, and not asked for throttling, which takes milliseconds.
+const LONG_WAIT_NS: u64 = 100_000;
 
 #[inline(always)]
 fn state(entry: u32) -> u64 {
@@ -71,15 +74,51 @@ pub fn complete(task: &Task) -> bool {
     !is_shed() && state(WAKING) != 0 && state(SWITCH) != 0 && task.sched_complete != 0 && task.sched_since_ns == since()
 }
 
+/// The current thread runs. If it was not seen to get its CPU back, its sleep is known up to its wake-up, if that was seen;
+/// the time since is not: it waited for a CPU for a part of it, and ran for the other.
+#[inline(always)]
+pub fn runs(task: &mut Task) {
+    let slept = task.off_since_ns != 0;
+    // A wake-up alone may come while a thread runs.
+    if !slept && (task.runnable_ns == 0 || task.woken_from_sleep != 0) {
+        return;
+    }
+    let since = since();
+    let off_since_ns = core::mem::replace(&mut task.off_since_ns, 0);
+    let runnable_ns = core::mem::replace(&mut task.runnable_ns, 0);
+    task.woken_from_sleep = 0;
+    task.woken_early = 0;
+    let from_ns = if runnable_ns == 0 { off_since_ns } else { runnable_ns };
+    if slept {
+        // That it ran since is not known: `running_ns` stays behind.
+        task.woken_ns = runnable_ns;
+        if off_since_ns > since && runnable_ns > off_since_ns {
+            sleep_ends(task, runnable_ns - off_since_ns);
+        }
+    }
+    if from_ns > since {
+        task.unseen_ns += now().saturating_sub(from_ns);
+    }
+}
+
+#[inline(always)]
+fn sleep_ends(task: &mut Task, slept_ns: u64) {
+    task.off_cpu_ns[(task.off_in & 7) as usize] += slept_ns;
+    task.off_cpu_total_ns += slept_ns;
+    task.slept_in = task.off_in + 1;
+}
+
 /// The thread enters a call.
 #[inline(always)]
 pub fn on_call(task: &mut Task) {
+    runs(task);
     let since = since();
     task.sched_complete = u32::from(task.sched_since_ns == since);
     task.sched_since_ns = since;
     task.run_queue_enter_ns = task.run_queue_ns;
     task.throttled_enter_ns = task.throttled_ns;
     task.off_cpu_enter_ns = task.off_cpu_total_ns;
+    task.unseen_enter_ns = task.unseen_ns;
 }
 
 /// Total time asleep, by [`Blocked`].
@@ -144,7 +183,10 @@ pub fn on_switch<M: Memory>(preempted: bool, previous: u64, next: u64, previous_
 
 #[inline(always)]
 fn leave(task: &mut Task, task_struct: u64, runnable: bool, sleep_state: u64) {
-    // A wake-up that came while it still ran was consumed without sleeping.
+    runs(task);
+    // A wake-up that came while it still ran was consumed without sleeping, or came while it was going to sleep: in that case
+    // no other will come.
+    task.woken_early = u32::from(task.runnable_ns != 0);
     task.woken_from_sleep = 0;
     if runnable {
         task.runnable_ns = now();
@@ -160,13 +202,23 @@ fn leave(task: &mut Task, task_struct: u64, runnable: bool, sleep_state: u64) {
 #[inline(always)]
 fn arrive(task: &mut Task, task_struct: u64) {
     let since = since();
-    let runnable_ns = core::mem::replace(&mut task.runnable_ns, 0);
+    let mut runnable_ns = core::mem::replace(&mut task.runnable_ns, 0);
     let off_since_ns = core::mem::replace(&mut task.off_since_ns, 0);
-    let woken = core::mem::replace(&mut task.woken_from_sleep, 0) == 1;
+    let mut woken = core::mem::replace(&mut task.woken_from_sleep, 0) == 1;
+    let woken_early = core::mem::replace(&mut task.woken_early, 0) == 1;
     if runnable_ns == 0 && off_since_ns == 0 {
         return;
     }
     let time_ns = now();
+    if runnable_ns == 0 && woken_early {
+        // It did not sleep.
+        runnable_ns = off_since_ns;
+        woken = true;
+    }
+    if off_since_ns != 0 && !woken {
+        // The wake-up from this sleep was not seen; that from an older one says nothing of it.
+        task.woken_ns = 0;
+    }
     // What began before the hooks were made to work again may have ended unseen since.
     if runnable_ns > since {
         task.run_queue_ns += time_ns.saturating_sub(runnable_ns);
@@ -174,15 +226,18 @@ fn arrive(task: &mut Task, task_struct: u64) {
             task.woken_ns = runnable_ns;
             task.running_ns = time_ns;
         }
-        end_wait(task, task_struct, time_ns.saturating_sub(runnable_ns));
+        let waited_ns = time_ns.saturating_sub(runnable_ns);
+        if waited_ns >= LONG_WAIT_NS {
+            let throttled_ns = end_wait(task, task_struct, waited_ns);
+            task.throttled_ns += throttled_ns;
+            (task.queued_from_ns, task.queued_until_ns) = (runnable_ns, time_ns);
+            task.queued_throttled_ns = throttled_ns;
+        }
     }
     // Without a wake-up in sight the wait for the CPU is a part of the sleep.
     let until_ns = if runnable_ns == 0 { time_ns } else { runnable_ns };
     if off_since_ns > since && until_ns > off_since_ns {
-        let slept_ns = until_ns - off_since_ns;
-        task.off_cpu_ns[(task.off_in & 7) as usize] += slept_ns;
-        task.off_cpu_total_ns += slept_ns;
-        task.slept_in = task.off_in + 1;
+        sleep_ends(task, until_ns - off_since_ns);
     }
 }
 
@@ -205,25 +260,22 @@ fn begin_wait(task: &mut Task, task_struct: u64) {
     (task.wait_queue, task.wait_throttled_ns) = throttled(task_struct);
 }
 
-/// The throttled part of a wait: the total of the queue that it began in has grown by it, also if the thread came to
+/// The throttled part of a long wait: the total of the queue that it began in has grown by it, also if the thread came to
 /// another CPU since.
 #[inline(always)]
-fn end_wait(task: &mut Task, task_struct: u64, waited_ns: u64) {
-    if waited_ns < THROTTLED_MIN_NS {
-        return;
-    }
+fn end_wait(task: &mut Task, task_struct: u64, waited_ns: u64) -> u64 {
     if task.wait_queue == 0 {
         // A wake-up's wait is looked at only in cgroups that are throttled at times.
         task.quota = u32::from(throttled(task_struct).1 != 0);
-        return;
+        return 0;
     }
-    let Some(total_ns) = read::<u64>(task.wait_queue, &offsets::CFS_THROTTLED_NS) else { return };
+    let Some(total_ns) = read::<u64>(task.wait_queue, &offsets::CFS_THROTTLED_NS) else { return 0 };
     if total_ns != 0 {
         task.quota = 1;
     }
     let grown_ns = total_ns.saturating_sub(task.wait_throttled_ns);
     // What was throttled when the wait began is told as a whole when it ends.
-    task.throttled_ns += if grown_ns < waited_ns { grown_ns } else { waited_ns };
+    if grown_ns < waited_ns { grown_ns } else { waited_ns }
 }
 
 /// What the current thread goes to sleep in.

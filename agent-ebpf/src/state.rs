@@ -207,6 +207,15 @@ pub struct Task {
     pub slept_in: u32,
     /// 1 once its cgroup was seen to be throttled.
     pub quota: u32,
+    /// 1 if it was woken while it was going to sleep.
+    pub woken_early: u32,
+    /// Total time of which was not seen whether it slept, waited for a CPU or ran; and when the call was entered.
+    pub unseen_ns: u64,
+    pub unseen_enter_ns: u64,
+    /// The last wait for a CPU that was long: from when to when, and the throttled part of it.
+    pub queued_from_ns: u64,
+    pub queued_until_ns: u64,
+    pub queued_throttled_ns: u64,
     /// Where the application wants or gives the other end's address; 0 for nowhere.
     pub address: u64,
     /// Which of the datagrams of the call in progress is next.

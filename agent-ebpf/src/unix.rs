@@ -125,9 +125,8 @@ pub fn returned(settings: &Settings, task: &mut Task, found: Found, id: u64, res
         return;
     }
     let Some(stream) = find_or_insert(task, found) else { return };
-    if stream.flags & flag::ANNOUNCED == 0 {
+    if stream.flags & flag::ANNOUNCED == 0 && emit_change(found.sk, stream, change::OPENED) {
         stream.flags |= flag::ANNOUNCED;
-        emit_change(found.sk, stream, change::OPENED);
     }
     let time_ns = now();
     let moved = if result > 0 { result as u32 } else { 0 };
@@ -165,7 +164,7 @@ pub fn returned(settings: &Settings, task: &mut Task, found: Found, id: u64, res
     }
 }
 
-/// When what was just read had arrived. What is left in the queue came in the same time.
+/// When what was just read had arrived. Of what is left in the queue only the last time is known.
 #[inline(always)]
 fn describe_arrival(task: &mut Task, stream: &mut UnixStream, sk: u64, end: u32) {
     let arrived = stream.arrived;
@@ -176,9 +175,11 @@ fn describe_arrival(task: &mut Task, stream: &mut UnixStream, sk: u64, end: u32)
     if arrived.count > 1 {
         task.call_flags |= u32::from(call_flag::MERGED);
     }
-    if read::<u32>(sk, &offsets::SK_RECEIVE_QUEUE) == Some(0) {
-        stream.arrived = Arrived { first_ns: 0, last_ns: 0, count: 0 };
-    }
+    stream.arrived = if read::<u32>(sk, &offsets::SK_RECEIVE_QUEUE) == Some(0) {
+        Arrived { first_ns: 0, last_ns: 0, count: 0 }
+    } else {
+        Arrived { first_ns: arrived.last_ns, ..arrived }
+    };
 }
 
 /// `close` of a descriptor begins; returns whether its return matters.
@@ -290,7 +291,7 @@ fn address(inode: u64) -> [u8; 16] {
 
 /// A function of its own for the verifier: it is called from many places.
 #[inline(never)]
-fn emit_change(sk: u64, stream: &UnixStream, what: u8) {
+fn emit_change(sk: u64, stream: &UnixStream, what: u8) -> bool {
     let closed = what == change::CLOSED;
     // Of a socket that went, nothing can be read any more.
     let other = if closed { None } else { peer(sk).and_then(socket::inode) };
@@ -339,7 +340,7 @@ fn emit_change(sk: u64, stream: &UnixStream, what: u8) {
                 (*record).path_len = copy_path((&raw mut (*record).path).cast(), name);
             }
         }
-    });
+    })
 }
 
 /// Copies the path of a `struct unix_address` to where `PATH_BYTES` fit; returns its length.

@@ -60,6 +60,7 @@ def spin():
 
 
 STEPS = {
+    "nap": lambda: time.sleep(0.005),
     "sleep": lambda: time.sleep(0.08),
     "poll": lambda: select.poll().poll(80),
     "lock": lock,

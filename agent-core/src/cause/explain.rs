@@ -273,7 +273,7 @@ const CLIENT: &[Suspect] = &[
     Suspect { name: "the peer", segments: &[Remote], known_by: &[Remote] },
     Suspect { name: "transfer", segments: &[Transfer], known_by: &[Transfer] },
     Suspect { name: "reading", segments: &[ReceiveBuffer, Wakeup], known_by: &[ReceiveBuffer, Wakeup] },
-    Suspect { name: "waiting for a CPU", segments: &[RunQueue], known_by: &[RunQueue, ReceiveBuffer, Wakeup] },
+    Suspect { name: "waiting for a CPU", segments: &[RunQueue], known_by: &[RunQueue, Wakeup] },
     Suspect { name: "the application", segments: &[Application, OffCpu], known_by: &[Application] },
 ];
 

@@ -14,13 +14,17 @@ use crate::{
     config::PipelineConfig,
     flow::{
         connection::{Connection, Direction, Role},
-        timing::{Moment, Timings},
+        timing::{CallTiming, Moment, Timings},
     },
     loss::Loss,
     segment::{self, Before, OtherEnd, Parts},
     span::{Protocol, SpanKind, Status, Value},
 };
 
+/// A write of at most so many bytes is one segment on an Ethernet.
+const SEGMENT_BYTES: u64 = 1_448;
+/// If all of a longer one left within this time, so did its first byte.
+const AT_ONCE_NS: u64 = 200_000;
 /// Requests that had a span, as remembered per connection.
 const TOLD_MAX: usize = 256;
 /// Settled exchanges of which the other end may still ask.
@@ -75,6 +79,8 @@ struct Points {
     arrived: Option<Moment>,
     /// When TCP took the response's first byte, and when the write with it had left; 0 if not observed.
     left_ns: (u64, u64),
+    /// Whether that is when its first byte left, too.
+    left_at_once: bool,
 }
 
 /// The exchanges of one connection that wait, and what is kept of those before.
@@ -125,16 +131,16 @@ impl Paired {
     }
 
     /// Entry and thread.
-    fn first_write(&self, connection: &Connection) -> (u64, u32) {
+    fn first_write(&self, connection: &Connection) -> CallTiming {
         let (request_side, _) = connection.timings(self.role);
-        request_side.first_write(self.request.clone()).map_or((0, 0), |write| (write.enter_ns, write.tid))
+        request_side.first_write(self.request.clone()).unwrap_or_default()
     }
 }
 
 /// Takes an exchange of which both ends, or the end of waiting, are known; not one of which no time is.
 pub fn pair(connection: &mut Connection, paired: Paired, context: &mut Context<'_>) {
-    let (first_write_ns, tid) = if paired.role == Role::Client { paired.first_write(connection) } else { (0, 0) };
-    let before = connection.before(first_write_ns, tid);
+    let first = if paired.role == Role::Client { paired.first_write(connection) } else { CallTiming::default() };
+    let before = connection.before(&first);
     if !segment::is_timed(&paired.parts(connection, before), paired.role) {
         return context.losses.add(Loss::MessageLost, 1);
     }
@@ -233,7 +239,7 @@ fn seen_by(server: &Connection, paired: &Paired, back_ns: u64) -> OtherEnd {
     let (taken_ns, left_ns) = points.left_ns;
     let left = match left_ns {
         0 => None,
-        ns if ns <= back_ns => Some(Moment { ns, exact: true }),
+        ns if ns <= back_ns => Some(Moment { ns, exact: points.left_at_once }),
         _ => (taken_ns != 0 && taken_ns <= back_ns).then_some(Moment { ns: taken_ns, exact: false }),
     };
     OtherEnd { arrived: points.arrived, left }
@@ -241,13 +247,17 @@ fn seen_by(server: &Connection, paired: &Paired, back_ns: u64) -> OtherEnd {
 
 fn points(server: &Connection, request: &Range<u64>, response: &Range<u64>) -> Points {
     let timings = &server.send.timings;
-    let sent = timings.sends.holding(response.start).map(|send| (send.record.locked_ns, send.record.transmitted_ns));
-    let called = timings.calls.holding(response.start).map(|call| (call.enter_ns, call.transmitted_ns));
+    let sent = timings.sends.holding(response.start);
+    let sent = sent.map(|send| (send.end - send.start, send.record.locked_ns, send.record.transmitted_ns));
+    let called = timings.calls.holding(response.start);
+    let called = called.map(|call| (call.end - call.start, call.enter_ns, call.transmitted_ns));
+    let (bytes, taken_ns, left_ns) = sent.filter(|(.., left_ns)| *left_ns != 0).or(called).unwrap_or_default();
     Points {
         request_end: request.end,
         response_start: response.start,
         arrived: server.receive.timings.arrival_of_last(request.end),
-        left_ns: sent.filter(|(_, left_ns)| *left_ns != 0).or(called).unwrap_or((0, 0)),
+        left_ns: (taken_ns, left_ns),
+        left_at_once: bytes <= SEGMENT_BYTES || left_ns.saturating_sub(taken_ns) <= AT_ONCE_NS,
     }
 }
 

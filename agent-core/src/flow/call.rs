@@ -17,6 +17,19 @@ pub struct Waits {
     pub run_queue_ns: u64,
     /// The part of that in which its cgroup was throttled.
     pub throttled_ns: u64,
+    /// Of which was not seen whether it slept, waited for a CPU or ran.
+    pub unseen_ns: u64,
+}
+
+/// A wait for a CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queued {
+    /// From when it was runnable; 0 if there was none.
+    pub from_ns: u64,
+    /// When it got a CPU.
+    pub until_ns: u64,
+    /// The part of it in which its cgroup was throttled.
+    pub throttled_ns: u64,
 }
 
 /// One call, or several neighbouring calls inside one message.
@@ -38,6 +51,10 @@ pub struct CallTiming {
     pub run_queue_ns: [u64; 2],
     /// The part of it in which its cgroup was throttled, likewise.
     pub throttled_ns: [u64; 2],
+    /// Total time of the thread of which was not seen what it did, likewise.
+    pub unseen_ns: [u64; 2],
+    /// The last long wait for a CPU up to the return, in a call or outside; valid if `sched`.
+    pub queued: Queued,
     /// Total time that the thread was asleep at return, by [`Blocked`]; valid if `sched`.
     pub off_cpu_ns: [u64; BLOCKED],
     /// How much of it was inside the call, or inside the merged calls.
@@ -67,7 +84,8 @@ pub struct CallTiming {
 impl Waits {
     /// All of it.
     pub fn total_ns(&self) -> u64 {
-        self.off_cpu_ns.iter().fold(self.run_queue_ns, |sum, ns| sum.saturating_add(*ns))
+        let awake_ns = self.run_queue_ns.saturating_add(self.unseen_ns);
+        self.off_cpu_ns.iter().fold(awake_ns, |sum, ns| sum.saturating_add(*ns))
     }
 
     fn plus(&self, other: &Self) -> Self {
@@ -77,6 +95,7 @@ impl Waits {
         }
         sum.run_queue_ns = sum.run_queue_ns.saturating_add(other.run_queue_ns);
         sum.throttled_ns = sum.throttled_ns.saturating_add(other.throttled_ns);
+        sum.unseen_ns = sum.unseen_ns.saturating_add(other.unseen_ns);
         sum
     }
 }
@@ -93,6 +112,12 @@ impl CallTiming {
             running_ns: record.running_ns,
             run_queue_ns: [record.run_queue_enter_ns, record.run_queue_exit_ns],
             throttled_ns: [record.throttled_enter_ns, record.throttled_exit_ns],
+            unseen_ns: [record.unseen_enter_ns, record.unseen_exit_ns],
+            queued: Queued {
+                from_ns: record.queued_from_ns,
+                until_ns: record.queued_until_ns,
+                throttled_ns: record.queued_throttled_ns,
+            },
             off_cpu_ns: record.off_cpu_ns,
             off_cpu_inside_ns: record.off_cpu_inside_ns,
             transmitted_ns: record.transmitted_ns,
@@ -132,7 +157,8 @@ impl CallTiming {
         let gap_ns = next.enter_ns.saturating_sub(self.return_ns);
         let run_queue_ns = next.run_queue_ns[0].checked_sub(self.run_queue_ns[1])?;
         let throttled_ns = next.throttled_ns[0].saturating_sub(self.throttled_ns[1]).min(run_queue_ns);
-        let waits = Waits { off_cpu_ns: self.slept_until(next)?, run_queue_ns, throttled_ns };
+        let unseen_ns = next.unseen_ns[0].checked_sub(self.unseen_ns[1])?;
+        let waits = Waits { off_cpu_ns: self.slept_until(next)?, run_queue_ns, throttled_ns, unseen_ns };
         (known && waits.total_ns() <= gap_ns).then_some(waits)
     }
 
@@ -160,11 +186,14 @@ impl CallTiming {
     /// that is what the call is for.
     pub fn run_queue_inside(&self) -> Option<Waits> {
         let run_queue_ns = self.run_queue_ns[1].checked_sub(self.run_queue_ns[0])?;
-        let plausible = self.sched && run_queue_ns <= self.return_ns.saturating_sub(self.enter_ns);
+        let unseen_ns = self.unseen_ns[1].checked_sub(self.unseen_ns[0])?;
+        let all_ns = run_queue_ns.saturating_add(unseen_ns);
+        let plausible = self.sched && all_ns <= self.return_ns.saturating_sub(self.enter_ns);
+        let unseen_ns = unseen_ns.saturating_sub(self.between.unseen_ns);
         let run_queue_ns = run_queue_ns.saturating_sub(self.between.run_queue_ns);
         let throttled_ns = self.throttled_ns[1].saturating_sub(self.throttled_ns[0]);
         let throttled_ns = throttled_ns.saturating_sub(self.between.throttled_ns).min(run_queue_ns);
-        plausible.then_some(Waits { run_queue_ns, throttled_ns, ..Waits::default() })
+        plausible.then_some(Waits { run_queue_ns, throttled_ns, unseen_ns, ..Waits::default() })
     }
 
     /// Whether the sleep that ended at `woken_ns` was for bytes to arrive: in this very call, or waiting for whatever
@@ -180,19 +209,20 @@ impl CallTiming {
 
     pub(super) fn merge(&self, next: &Self) -> Self {
         let pause_ns = next.enter_ns.saturating_sub(self.return_ns);
-        let waits = self.waits_until(next).unwrap_or_default();
+        let waits = self.waits_until(next);
         Self {
             start: self.start,
             enter_ns: self.enter_ns,
             run_queue_ns: [self.run_queue_ns[0], next.run_queue_ns[1]],
             throttled_ns: [self.throttled_ns[0], next.throttled_ns[1]],
+            unseen_ns: [self.unseen_ns[0], next.unseen_ns[1]],
             off_cpu_inside_ns: self.off_cpu_inside_ns.saturating_add(next.off_cpu_inside_ns),
             receive_queue: self.receive_queue,
-            sched: self.sched && next.sched && self.tid == next.tid,
+            sched: waits.is_some(),
             tid: if self.tid == next.tid { self.tid } else { 0 },
             outside: self.outside || next.outside,
             between_ns: self.between_ns.saturating_add(next.between_ns).saturating_add(pause_ns),
-            between: self.between.plus(&next.between).plus(&waits),
+            between: self.between.plus(&next.between).plus(&waits.unwrap_or_default()),
             ..*next
         }
     }

@@ -5,9 +5,16 @@
 
 use std::sync::Arc;
 
-use agent_common::connection::{ConnectionRecord, flag, role};
+use agent_common::{
+    connection::{ConnectionRecord, flag, role},
+    sched::Blocked,
+};
 
-use super::{life::Life, stream::Stream, timing::Timings};
+use super::{
+    life::Life,
+    stream::Stream,
+    timing::{CallTiming, Timings},
+};
 use crate::{
     correlate::Origin,
     endpoint::{self, AF_UNIX, Endpoint},
@@ -302,24 +309,32 @@ impl Connection {
         }
     }
 
-    /// What the exchange waited for whose first write began at `first_write_ns`: it is the connection's first, and each
-    /// step was followed by the next, or by the write, within 50 ms. `tid`: the thread that wrote.
-    pub fn before(&self, first_write_ns: u64, tid: u32) -> Before {
+    /// What the exchange waited for whose `first` write this is: it is the connection's first, and each step was followed by
+    /// the next, or by the write, within 50 ms; or the thread that wrote had last slept until the step's end, and did not
+    /// sleep since, however long it then waited for a CPU.
+    pub fn before(&self, first: &CallTiming) -> Before {
         const PAUSE_NS: u64 = 50_000_000;
+        const WOKEN_NS: u64 = 1_000_000;
         let Facts { opened_ns, established_ns, preexisting, .. } = self.facts;
         if self.exchanges > 0 || preexisting || self.facts.role != Some(Role::Client) {
             return Before::default();
         }
-        let followed = |end_ns: u64, next_ns: u64| next_ns >= end_ns && next_ns - end_ns <= PAUSE_NS;
-        let tls = self.before.tls.filter(|tls| followed(tls.end_ns, first_write_ns));
-        let next_ns = tls.map_or(first_write_ns, |tls| tls.start_ns);
+        let waits_in = [Blocked::Socket as u8, Blocked::Poll as u8];
+        let woken_by = |end_ns: u64| {
+            let woken = (end_ns..=end_ns.saturating_add(WOKEN_NS)).contains(&first.woken_ns);
+            first.sched && woken && first.woken_ns <= first.enter_ns && waits_in.contains(&first.slept_in)
+        };
+        let followed =
+            |end_ns: u64, next_ns: u64| next_ns >= end_ns && (next_ns - end_ns <= PAUSE_NS || woken_by(end_ns));
+        let tls = self.before.tls.filter(|tls| followed(tls.end_ns, first.enter_ns));
+        let next_ns = tls.map_or(first.enter_ns, |tls| tls.start_ns);
         let observed = opened_ns != 0 && established_ns >= opened_ns && followed(established_ns, next_ns);
         let connect = Step { start_ns: opened_ns, end_ns: established_ns, evidence: Evidence::Measured };
         let mut dns = self.before.dns.filter(|_| observed);
         // One thread waited for the name and then wrote: it waited for nothing else in between.
         if let (Some(dns), Some(resolution)) = (&mut dns, &self.resolution)
             && resolution.tid != 0
-            && resolution.tid == tid
+            && resolution.tid == first.tid
         {
             dns.evidence = Evidence::Measured;
         }

@@ -11,9 +11,10 @@ use crate::{
     },
 };
 
-/// An acknowledgement later than twice the smallest round trip, and by at least this much, waited for the peer's
+/// How much later than the smallest round trip an acknowledgement may be that was sent at once, beside four times the
+/// variation that TCP computed (RFC 6298, 2.3): at least and at most. A later one waited for the peer to read, or for its
 /// delayed-ACK timer (RFC 1122, 4.2.3.2; 40 ms and more in Linux).
-const ACK_SLACK_NS: u64 = 2_000_000;
+const ACK_SLACK_NS: (u64, u64) = (500_000, 30_000_000);
 
 pub(super) fn is_timed(parts: &Parts<'_>) -> bool {
     let Some(first) = parts.request_side.first_write(parts.request.clone()) else { return false };
@@ -36,7 +37,7 @@ pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
         (None, Some(read)) => read.return_ns,
         (None, None) => return None,
     };
-    let seen = first.enter_ns != 0 && !first.outside;
+    let seen = first.enter_ns != 0 && !first.outside && first.start <= parts.request.start;
     let begin = parts.before.steps().next().map(|(_, step)| step);
     let start_ns = match begin {
         Some(step) => step.start_ns,
@@ -44,18 +45,21 @@ pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
         None => not_entered(parts)?,
     };
     let mut tiles = Tiles::new(start_ns, end_ns);
-    if let Some(evidence) = before(&mut tiles, &parts.before) {
-        tiles.until(first.enter_ns, Application, evidence);
+    if before(&mut tiles, &parts.before) {
+        tiles.preparing(first);
     }
     for pair in writes.windows(2) {
         tiles.writing(&pair[0]);
-        tiles.application(&pair[0], &pair[1]);
+        tiles.between(&pair[0], &pair[1]);
     }
-    let sent = parts.request_side.sends.holding(parts.request.end.saturating_sub(1)).map(|send| &send.record);
-    leaving(&mut tiles, last, sent, parts.direct);
     let arrived = answer.and_then(|answer| parts.response_side.arrival_of_first(answer.start));
+    let sent = parts.request_side.sends.holding(parts.request.end.saturating_sub(1)).map(|send| {
+        let until_ns = arrived.map_or(u64::MAX, |arrived| arrived.ns);
+        Sent { record: &send.record, alone: send.end == parts.request.end, until_ns }
+    });
+    leaving(&mut tiles, last, sent.as_ref(), parts.direct);
     if let (Some(answer), Some(arrived)) = (answer, arrived) {
-        round_trip(&mut tiles, parts, sent, arrived, parts.response_side.softirq_of_first(answer.start));
+        round_trip(&mut tiles, parts, sent.as_ref(), arrived, parts.response_side.softirq_of_first(answer.start));
         if let Some(last) = parts.response_side.arrival_of_last(answer.end) {
             tiles.transferring(parts.response_side, answer, (arrived.exact, last), ReceiveBuffer);
             if let Some(read) = last_read {
@@ -67,6 +71,26 @@ pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
     Some(tiles.finish(start))
 }
 
+/// What TCP did with the write that held the request's last byte.
+struct Sent<'a> {
+    record: &'a SendRecord,
+    /// Whether that was the write's last byte, of which times are.
+    alone: bool,
+    /// The request's own had left by then.
+    until_ns: u64,
+}
+
+impl Sent<'_> {
+    /// How a time of the write's last byte is known of the request's.
+    fn evidence(&self) -> Evidence {
+        if self.alone { Measured } else { Derived }
+    }
+
+    fn left_ns(&self) -> u64 {
+        self.record.transmitted_ns.min(self.until_ns)
+    }
+}
+
 /// When TCP took the first byte, else when the write returned: the closest to an entry that was not seen.
 fn not_entered(parts: &Parts<'_>) -> Option<u64> {
     let locked_ns = parts.request_side.sends.holding(parts.request.start).map(|send| send.record.locked_ns);
@@ -74,36 +98,41 @@ fn not_entered(parts: &Parts<'_>) -> Option<u64> {
     [locked_ns, returned_ns].into_iter().flatten().find(|ns| *ns != 0)
 }
 
-/// Name, connection and TLS; between them the application had its turn. Answers how the last step is known.
-pub(super) fn before(tiles: &mut Tiles, before: &Before) -> Option<Evidence> {
-    let mut last = None;
+/// Name, connection and TLS; between them the application had its turn, in which it may have waited for others. Answers
+/// whether there was any.
+pub(super) fn before(tiles: &mut Tiles, before: &Before) -> bool {
+    let mut any = false;
     for (name, step) in before.steps() {
-        if let Some(previous) = last {
-            tiles.until(step.start_ns, Application, step.evidence.max(previous));
+        if any {
+            tiles.until(step.start_ns, Application, Derived);
         }
         tiles.until(step.end_ns, name, step.evidence);
-        last = Some(step.evidence);
+        any = true;
     }
-    last
+    any
 }
 
 /// The last write of the request, until its last byte left this host.
-fn leaving(tiles: &mut Tiles, write: &CallTiming, sent: Option<&SendRecord>, direct: bool) {
+fn leaving(tiles: &mut Tiles, write: &CallTiming, sent: Option<&Sent<'_>>, direct: bool) {
     let entered = if write.enter_ns != 0 && !write.outside { Measured } else { Derived };
+    let known = sent.map_or(Measured, Sent::evidence);
+    let entered = entered.max(known);
     if direct {
         // The call itself puts the bytes into the other socket's queue.
         return tiles.until(write.return_ns, Send, entered);
     }
-    let left_ns = sent.map_or(0, |sent| sent.transmitted_ns);
+    let left_ns = sent.map_or(0, Sent::left_ns);
     let left_ns = if left_ns != 0 { left_ns } else { write.transmitted_ns };
-    let taken_ns = sent.map_or(0, |sent| sent.locked_last_ns);
+    let taken_ns = sent.map_or(0, |sent| sent.record.locked_last_ns.min(sent.until_ns));
+    let nothing = SendRecord::default();
+    let record = sent.map_or(&nothing, |sent| sent.record);
     if taken_ns != 0 && left_ns != 0 {
         let inside =
             write.run_queue_inside().filter(|waits| waits.total_ns() <= taken_ns.saturating_sub(tiles.now_ns()));
         tiles.until_waits(taken_ns, Send, entered, &inside.unwrap_or_default());
-        held(tiles, left_ns, sent.unwrap_or(&SendRecord::default()), Measured);
+        held(tiles, left_ns, record, (known, known));
     } else if left_ns != 0 {
-        taken_at_some_time(tiles, write, left_ns, sent.unwrap_or(&SendRecord::default()));
+        taken_at_some_time(tiles, write, left_ns, record, known);
     } else {
         // When the bytes left the host is not known: they went out at the latest some time after the call.
         tiles.until(taken_ns, Send, entered);
@@ -113,50 +142,47 @@ fn leaving(tiles: &mut Tiles, write: &CallTiming, sent: Option<&SendRecord>, dir
 
 /// When TCP had the last byte is not known, as only the function's entry is seen: it was in the call, and before the byte was
 /// given to the device.
-fn taken_at_some_time(tiles: &mut Tiles, write: &CallTiming, left_ns: u64, sent: &SendRecord) {
+fn taken_at_some_time(tiles: &mut Tiles, write: &CallTiming, left_ns: u64, sent: &SendRecord, known: Evidence) {
     let returned_ns = write.return_ns.max(tiles.now_ns());
     if (1..=returned_ns.min(left_ns)).contains(&sent.queued_ns) {
         tiles.until(sent.queued_ns, Send, Derived);
-        return tiles.until(left_ns, Queue, Measured);
+        return tiles.until(left_ns, Queue, known);
     }
     tiles.until(left_ns.min(returned_ns), Send, Derived);
-    held(tiles, left_ns, sent, Derived);
+    held(tiles, left_ns, sent, (Derived, known));
 }
 
-/// TCP has the last byte (now, known as `taken` says); it leaves at `left_ns`. In between, bytes of the connection were in
+/// TCP has the last byte (now, known as `taken` says); it leaves at `left_ns`, known as `left` says. In between, bytes of the connection were in
 /// the device's queue for a time of which the amount is known; it is placed last.
-fn held(tiles: &mut Tiles, left_ns: u64, sent: &SendRecord, taken: Evidence) {
+fn held(tiles: &mut Tiles, left_ns: u64, sent: &SendRecord, (taken, left): (Evidence, Evidence)) {
     let queue_ns = sent.queue_ns.saturating_sub(sent.queue_before_last_ns);
     let plausible = queue_ns <= left_ns.saturating_sub(tiles.now_ns());
     // Without a sight of the queue, held and queue cannot be told apart.
-    let evidence = if sent.queued_ns != 0 && plausible { Measured } else { Derived };
+    let evidence = if sent.queued_ns != 0 && plausible { left } else { Derived };
     tiles.until(left_ns.saturating_sub(if plausible { queue_ns } else { 0 }), Held, evidence.max(taken));
     tiles.until(left_ns, Queue, evidence);
 }
 
 /// From the request's last byte leaving (now) to the response's first byte arriving.
-fn round_trip(
-    tiles: &mut Tiles,
-    parts: &Parts<'_>,
-    sent: Option<&SendRecord>,
-    arrived: Moment,
-    softirq_ns: Option<u64>,
-) {
+fn round_trip(tiles: &mut Tiles, parts: &Parts<'_>, sent: Option<&Sent<'_>>, arrived: Moment, softirq_ns: Option<u64>) {
     if parts.direct {
         return tiles.arriving(arrived, softirq_ns, Remote, Measured);
     }
     if let Some(there) = parts.other_end.arrived.filter(|there| there.ns <= arrived.ns) {
-        let left_ns = sent.map_or(0, |sent| sent.transmitted_ns);
-        let rtt_ns = sent.and_then(rtt_ns);
+        let left_ns = sent.filter(|sent| sent.alone).map_or(0, Sent::left_ns);
+        let rtt_ns = sent.and_then(|sent| rtt_ns(sent.record));
         return both_ends(tiles, (left_ns, rtt_ns), there, parts.other_end.left, (arrived, softirq_ns));
     }
-    let Some(sent) = sent else { return tiles.until(arrived.ns, Unexplained, Derived) };
+    let Some(&Sent { record: sent, alone, .. }) = sent else {
+        return tiles.until(arrived.ns, Unexplained, Derived);
+    };
     let rtt_ns = rtt_ns(sent);
-    let observed = sent.transmitted_ns != 0 && sent.acked_ns != 0 && sent.flags & flag::PIGGYBACKED == 0;
+    let observed = alone && sent.transmitted_ns != 0 && sent.acked_ns != 0 && sent.flags & flag::PIGGYBACKED == 0;
     // What was lost on the way is there only after it was sent again.
     let again_ns = left_again(parts, arrived.ns).unwrap_or(0);
     let ack_ns = sent.acked_ns.saturating_sub(sent.transmitted_ns.max(again_ns));
-    let prompt = rtt_ns.is_some_and(|rtt_ns| ack_ns <= (2 * rtt_ns).max(rtt_ns + ACK_SLACK_NS));
+    let slack_ns = (u64::from(sent.tcp.rttvar_us) * 4000).clamp(ACK_SLACK_NS.0, ACK_SLACK_NS.1);
+    let prompt = rtt_ns.is_some_and(|rtt_ns| ack_ns <= rtt_ns + slack_ns);
     if observed && prompt && sent.acked_ns >= tiles.now_ns() && sent.acked_ns < arrived.ns {
         tiles.until(sent.acked_ns, Network, Measured);
         tiles.arriving(arrived, softirq_ns, Remote, Measured);

@@ -145,7 +145,7 @@ fn every_hook_of_the_client_has_its_segment() {
         let mutation = MUTATIONS.iter().find(|(other, ..)| *other == name).unwrap();
         segments(&only(&mutated(&kernel, mutation)).unwrap())
     };
-    let head = "connect:100:measured application:200:measured send:30:measured application:70:measured";
+    let head = "connect:100:measured application:200:derived send:30:measured application:70:measured";
     let sent = format!("{head} send:10:measured held:5:measured queue:5:measured");
     let answered = "network:60:measured remote:415:measured softirq:5:derived";
     let tail = "transfer:100:measured wakeup:10:measured run_queue:240:measured receive_buffer:50:measured";
@@ -288,6 +288,106 @@ fn a_late_reader_leaves_bytes_in_the_receive_buffer() {
     );
     let span = only(&kernel).unwrap();
     assert_eq!((total(&span, ReceiveBuffer), total(&span, RunQueue)), (69_960, 50), "{}", segments(&span));
+}
+
+/// Changes the last record of a call.
+fn change_last(kernel: &mut Kernel, change: impl FnOnce(&mut CallRecord)) {
+    let bytes = kernel.records.iter_mut().rev().find(|bytes| bytes[14] == kind::CALL).unwrap();
+    let mut record: CallRecord = agent_common::read(bytes).unwrap();
+    change(&mut record);
+    bytes[..size_of::<CallRecord>()].copy_from_slice(agent_common::bytes_of(&record));
+}
+
+/// A server's span: its request came at 2,000,000 us and was read from 2,070,500 to 2,070,510 us.
+fn read_late(change: impl FnOnce(&mut CallRecord)) -> String {
+    let (mut kernel, mut server) = (Kernel::default(), End::server());
+    server.open(&mut kernel, 1_000_000);
+    let (arrived, returned) = ((2_000_000, 2_000_000), 2_070_510);
+    let read = Read { enter: 2_070_500, arrived, woken: 1_999_000, running: 1_999_010, returned, ..Read::default() };
+    server.read(&mut kernel, read, GET);
+    change_last(&mut kernel, change);
+    server.write(&mut kernel, 2_070_510, 2_070_550, OK);
+    segments(&only(&kernel).unwrap())
+}
+
+#[test]
+fn a_reader_that_had_no_cpu_was_not_busy() {
+    let queued = |from_us: u64, until_us: u64, throttled_us: u64| {
+        read_late(|call| {
+            (call.queued_from_ns, call.queued_until_ns) = (from_us * 1000, until_us * 1000);
+            call.queued_throttled_ns = throttled_us * 1000;
+        })
+    };
+    let rest = "receive_buffer:10:measured send:40:measured";
+    assert_eq!(queued(0, 0, 0), "receive_buffer:70510:measured send:40:measured");
+    assert_eq!(
+        queued(2_010_000, 2_060_000, 45_000),
+        "receive_buffer:10000:measured run_queue/throttled:45000:measured run_queue:5000:measured \
+         receive_buffer:10510:measured send:40:measured"
+    );
+    // It had begun before the bytes came.
+    assert_eq!(queued(1_990_000, 2_070_500, 45_000), format!("run_queue:70500:measured {rest}"));
+    assert_eq!(queued(1_990_000, 1_999_500, 0), queued(0, 0, 0));
+}
+
+#[test]
+fn a_poll_that_was_woken_much_later_waited_for_something_else() {
+    let polled = |woken_us: u64| {
+        read_late(|call| {
+            (call.woken_ns, call.running_ns) = (woken_us * 1000, woken_us * 1000 + 100_000);
+            call.slept_in = Blocked::Poll as u8;
+        })
+    };
+    assert!(polled(2_000_900).starts_with("wakeup:900:measured run_queue:100:measured receive_buffer"));
+    assert!(polled(2_060_000).starts_with("receive_buffer:60000:derived run_queue:100:measured receive_buffer"));
+}
+
+#[test]
+fn what_was_not_seen_of_a_thread_is_unexplained_and_the_rest_stays() {
+    let mut kernel = server_records();
+    for (number, bytes) in kernel.records.iter_mut().filter(|bytes| bytes[14] == kind::CALL).enumerate() {
+        let mut record: CallRecord = agent_common::read(bytes).unwrap();
+        // 60 us between the read and the first write, 200 within that.
+        (record.unseen_enter_ns, record.unseen_exit_ns) = [(0, 0), (60_000, 260_000), (260_000, 260_000)][number];
+        bytes[..size_of::<CallRecord>()].copy_from_slice(agent_common::bytes_of(&record));
+    }
+    let text = segments(&only(&kernel).unwrap());
+    let handled = "application:90:measured off_cpu/lock:30:measured off_cpu/disk:20:measured unexplained:60:derived \
+                   run_queue/throttled:70:measured run_queue:30:measured";
+    assert!(text.contains(&format!("{handled} send:440:measured unexplained:200:derived application:100")), "{text}");
+}
+
+#[test]
+fn a_thread_that_waited_for_a_cpu_after_connecting_was_not_the_application() {
+    let mut kernel = Kernel::default();
+    let mut client = End::client();
+    client.open(&mut kernel, 1_000_000);
+    // The connection stands at 1,000,100 us; the write comes long after.
+    client.write(&mut kernel, 1_090_300, 1_090_330, GET);
+    change_last(&mut kernel, |call| {
+        (call.woken_ns, call.running_ns, call.slept_in) = (1_000_110_000, 1_090_110_000, Blocked::Poll as u8);
+    });
+    client.acked(&mut kernel, 1_090_380, GET.len() as u32, [1_090_300, 1_090_320, 1_090_380], 0);
+    client.read_at(&mut kernel, 1_090_500, OK);
+    let text = segments(&only(&kernel).unwrap());
+    let expected = "connect:100:measured application:10:derived run_queue:90000:measured application:190:derived send";
+    assert!(text.starts_with(expected), "{text}");
+}
+
+#[test]
+fn of_a_write_that_went_on_behind_the_request_no_time_is_the_requests() {
+    let (mut kernel, mut client) = (Kernel::default(), End::client());
+    client.open(&mut kernel, 1_000_000);
+    let two = [GET, GET].concat();
+    client.write(&mut kernel, 2_000_000, 2_000_010, &two);
+    client.acked(&mut kernel, 2_000_900, two.len() as u32, [2_000_000, 2_000_800, 2_000_860], 0);
+    client.read_at(&mut kernel, 2_000_300, OK);
+    client.read_at(&mut kernel, 2_001_300, OK);
+    let run = kernel.run();
+    let text = segments(&run.spans[0]);
+    assert!(!text.contains("held:5:measured") && !text.contains("network:60:measured"), "{text}");
+    let last = run.spans.iter().map(segments).find(|text| text.contains("network:60:measured"));
+    assert!(last.is_some(), "{:?}", run.spans.iter().map(segments).collect::<Vec<_>>());
 }
 
 #[test]

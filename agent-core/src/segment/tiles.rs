@@ -15,6 +15,8 @@ use crate::{
     },
 };
 
+/// Who polls for a socket is woken in the softirq that brings its bytes: a later wake-up was for something else.
+const POLL_WOKEN_NS: u64 = 1_000_000;
 /// A reader that does not take what lies ready for this long does not keep up.
 const READER_PAUSE_NS: u64 = 1_000_000;
 /// In the order of [`Blocked`]'s indices.
@@ -59,7 +61,8 @@ impl Tiles {
         self.now_ns = ns;
     }
 
-    /// Up to `ns`, time went to `name`, but for what the thread waited for, which comes last: sleep, then run queue.
+    /// Up to `ns`, time went to `name`, but for what the thread waited for, which comes last: sleep, then what was not seen,
+    /// then run queue.
     pub(crate) fn until_waits(&mut self, ns: u64, name: SegmentName, evidence: Evidence, waits: &Waits) {
         let ns = ns.clamp(self.now_ns, self.end_ns);
         let waits_ns = waits.total_ns().min(ns - self.now_ns);
@@ -67,6 +70,7 @@ impl Tiles {
         for (by, off_cpu_ns) in CATEGORIES.into_iter().zip(waits.off_cpu_ns) {
             self.lay(self.now_ns.saturating_add(off_cpu_ns).min(ns), OffCpu, evidence, Some(by));
         }
+        self.unexplained(self.now_ns.saturating_add(waits.unseen_ns).min(ns));
         self.queued(ns, evidence, waits.throttled_ns);
     }
 
@@ -112,6 +116,7 @@ impl Tiles {
         if end_ns.saturating_sub(begin_ns) < READER_PAUSE_NS {
             return;
         }
+        let evidence = if ready.exact { evidence } else { Derived };
         self.until(begin_ns, Transfer, evidence);
         // The totals of its waits are those of the whole pause.
         let waits = from.waits_until(to).filter(|_| begin_ns == from.return_ns && end_ns == to.enter_ns);
@@ -136,6 +141,13 @@ impl Tiles {
         // What it slept in says whether it waited for these bytes; if not, they lay there until it was done.
         let (asleep, sure) = match read.slept_for_bytes() {
             Some(false) => (ReceiveBuffer, Measured),
+            // It polled for another one, as long as these bytes lay there.
+            Some(true)
+                if read.slept_in == Blocked::Poll as u8
+                    && read.woken_ns.saturating_sub(self.now_ns) > POLL_WOKEN_NS =>
+            {
+                (ReceiveBuffer, Derived)
+            }
             Some(true) => (Wakeup, Measured),
             None => (Wakeup, Derived),
         };
@@ -155,13 +167,33 @@ impl Tiles {
                 self.queued(read.running_ns, queued, throttled_ns);
                 inside = Some(Waits::default());
             } else {
-                self.until(read.running_ns, RunQueue, queued);
+                let it_is = read.queued.until_ns == read.running_ns;
+                self.queued(read.running_ns, queued, if it_is { read.queued.throttled_ns } else { 0 });
             }
         }
         let Some(inside) = inside else { return self.until(read.return_ns, ReceiveBuffer, Derived) };
+        self.queued_before(read, evidence);
         let queued_until_ns = self.now_ns.saturating_add(inside.run_queue_ns).min(read.return_ns);
         self.queued(queued_until_ns, evidence, inside.throttled_ns);
+        if inside.unseen_ns > 0 {
+            self.unexplained(self.now_ns.saturating_add(inside.unseen_ns).min(read.return_ns));
+            evidence = Derived;
+        }
         self.until(read.return_ns, ReceiveBuffer, evidence);
+    }
+
+    /// Up to the entry of a read of a thread that was busy elsewhere, bytes lay in the buffer; its last long wait for a CPU in
+    /// that time stands out. Of those before it only the time that all of it took is known.
+    fn queued_before(&mut self, read: &CallTiming, evidence: Evidence) {
+        let until_ns = read.queued.until_ns.min(read.enter_ns);
+        if until_ns <= self.now_ns || read.queued.from_ns >= until_ns {
+            return;
+        }
+        self.until(read.queued.from_ns, ReceiveBuffer, evidence);
+        // Of a wait that had begun before, the throttled part may be of that time.
+        let throttled_ns = if read.queued.from_ns >= self.now_ns { read.queued.throttled_ns } else { 0 };
+        self.queued(until_ns, evidence, throttled_ns);
+        self.until(read.enter_ns, ReceiveBuffer, evidence);
     }
 
     /// The same of a reader of which no wake-up was seen. What had arrived before it called lay in the buffer until then;
@@ -185,8 +217,30 @@ impl Tiles {
         let own_end_ns = write.return_ns.saturating_sub(write.between_ns);
         self.until_waits(own_end_ns, Send, Measured, &write.run_queue_inside().unwrap_or_default());
         if write.between_ns > 0 {
-            self.until_waits(write.return_ns, Application, Measured, &write.between);
+            let known = if write.sched { Measured } else { Derived };
+            self.until_waits(write.return_ns, Application, known, &write.between);
         }
+    }
+
+    /// In the application, between a step that it waited for and its first write. If it slept in between, the rest is told
+    /// by what its thread did since; of the time before nothing is known.
+    pub(crate) fn preparing(&mut self, write: &CallTiming) {
+        let order = [self.now_ns, write.woken_ns, write.running_ns, write.enter_ns];
+        if write.sched && order.is_sorted() {
+            self.until(write.woken_ns, Application, Derived);
+            let throttled_ns = if write.queued.until_ns == write.running_ns { write.queued.throttled_ns } else { 0 };
+            self.queued(write.running_ns, Measured, throttled_ns);
+        }
+        self.until(write.enter_ns, Application, Derived);
+    }
+
+    /// In the application, between two writes of one message; of what lies between if bytes between them are missing,
+    /// nothing is known.
+    pub(crate) fn between(&mut self, from: &CallTiming, to: &CallTiming) {
+        if from.end == to.start {
+            return self.application(from, to);
+        }
+        self.until(if to.enter_ns != 0 { to.enter_ns } else { to.return_ns }, Application, Derived);
     }
 
     /// In the application, between two calls. If the next one's entry was not seen, that call's tile covers it; outside

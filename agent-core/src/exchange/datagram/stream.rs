@@ -180,7 +180,7 @@ fn resolved(
 ) -> Option<Answered> {
     let write = connection.send.timings.first_write(request.clone())?;
     let read = connection.receive.timings.calls.holding(response.end.checked_sub(1)?)?;
-    let before = connection.before(write.enter_ns, write.tid);
+    let before = connection.before(&write);
     let start_ns = before.connect.map_or(write.enter_ns, |connect| connect.start_ns);
     Some(Answered {
         pid: connection.facts.pid,

@@ -29,6 +29,7 @@ use crate::{
     flow::{
         connection::{Connection, Direction, Ending, Role},
         stream::Fed,
+        timing::CallTiming,
     },
     segment::{Before, Step, Timeline},
     span::{Evidence, Protocol, Status},
@@ -326,9 +327,10 @@ impl Tls {
         let Some(start_ns) = self.hello_ns(connection) else { return };
         let base = self.lanes[CLIENT].base.unwrap_or(0);
         let hello = connection.send.timings.calls.holding(base);
-        let (tid, pid) = hello.map_or((0, connection.facts.pid), |call| (call.tid, call.pid));
+        let pid = hello.map_or(connection.facts.pid, |call| call.pid);
+        let hello = CallTiming { enter_ns: start_ns, ..hello.copied().unwrap_or_default() };
         let tls = Step { start_ns, end_ns: ns.max(start_ns), evidence: Evidence::Measured };
-        let before = Before { tls: Some(tls), ..connection.before(start_ns, tid) };
+        let before = Before { tls: Some(tls), ..connection.before(&hello) };
         let mut attributes: Attributes = Vec::with_capacity(24);
         attributes.push(("error.type", text(error)));
         tell(&self.handshake.label, &mut attributes);
