@@ -20,6 +20,8 @@ mod content;
 mod error;
 mod method;
 
+use std::borrow::Cow;
+
 use self::{
     asked::Waiting,
     method::{Close, Id},
@@ -100,8 +102,8 @@ impl Parser for Amqp {
                     let _: Option<()> = self.frame(from, &frame, out);
                 }
                 Heard::Lost { at, reason } => {
-                    self.direction(from).contents.clear();
                     out.push(Event::Lost { from, at, reason });
+                    self.lost(from, at, out);
                 }
             }
         }
@@ -126,10 +128,25 @@ impl Amqp {
         }
     }
 
+    /// Framing was lost on one side: requests or answers may have been among it, so nobody knows what answers what waits.
+    fn lost(&mut self, from: Side, at: u64, out: &mut Vec<Event>) {
+        let contents = std::mem::take(&mut self.direction(from).contents);
+        let answers = contents.into_iter().filter_map(|content| content.answers);
+        cancel(answers.chain(self.waiting.drain(None)), from, at, None, out);
+    }
+
+    /// A request's key; what is given up for it has an unknown end.
+    fn ask(&mut self, channel: u16, id: Id, frame: &Frame<'_>, out: &mut Vec<Event>) -> Key {
+        let mut given_up = Vec::new();
+        let key = self.waiting.ask(channel, id, &mut given_up);
+        cancel(given_up, Side::Client, frame.start, None, out);
+        key
+    }
+
     /// `None` if the frame says nothing, or what it says was not captured.
     fn frame(&mut self, from: Side, frame: &Frame<'_>, out: &mut Vec<Event>) -> Option<()> {
         if frame.kept.starts_with(b"AMQP") {
-            let key = self.waiting.ask(0, HELLO);
+            let key = self.ask(0, HELLO, frame, out);
             let facts = content::system("connection.start");
             out.push(Event::Part(Part::whole(from, key, frame.start..frame.end, facts)));
             return Some(());
@@ -180,11 +197,12 @@ impl Amqp {
             content::set_destination(&mut facts, destination);
         }
         let range = frame.start..frame.end;
-        out.push(Event::Part(if asked.no_wait {
+        let part = if asked.no_wait {
             Part::one_way(Side::Client, range, facts)
         } else {
-            Part::whole(Side::Client, self.waiting.ask(channel, id), range, facts)
-        }));
+            Part::whole(Side::Client, self.ask(channel, id, frame, out), range, facts)
+        };
+        out.push(Event::Part(part));
         Some(())
     }
 
@@ -258,10 +276,7 @@ impl Amqp {
             let facts = content::system(told).outcome(outcome);
             out.push(Event::Part(Part::one_way(Side::Server, range, facts)));
         }
-        for key in self.waiting.drain(closed) {
-            let error_type = Some(error::name(close.code));
-            out.push(Event::Cancelled { key, by: Side::Server, end: frame.end, error_type });
-        }
+        cancel(self.waiting.drain(closed), Side::Server, frame.end, Some(&error::name(close.code)), out);
     }
 
     /// A message begins.
@@ -324,6 +339,17 @@ impl Amqp {
             out.push(Event::Part(contents.remove(at).part(from, frame.end)));
         }
     }
+}
+
+/// Tells that these are not going to be answered.
+fn cancel(
+    keys: impl IntoIterator<Item = Key>,
+    by: Side,
+    end: u64,
+    error_type: Option<&Cow<'static, str>>,
+    out: &mut Vec<Event>,
+) {
+    out.extend(keys.into_iter().map(|key| Event::Cancelled { key, by, end, error_type: error_type.cloned() }));
 }
 
 fn measure(bytes: &[u8]) -> Measure {

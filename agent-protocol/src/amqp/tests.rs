@@ -59,6 +59,37 @@ fn a_close_answers_what_caused_it_and_cancels_the_rest() {
 }
 
 #[test]
+fn after_a_loss_an_answer_is_no_older_requests() {
+    for lossy in [Side::Client, Side::Server] {
+        let mut parser = Amqp::default();
+        let declare = method(1, DECLARE, b"\0\0\x01q\0");
+        let declared = method(1, Id(50, 11), b"\x01q\0\0\0\0\0\0\0\0");
+        feed(&mut parser, Side::Client, &declare);
+        let mut out = Vec::new();
+        parser.feed(lossy, Input::Gap(declared.len() as u64), &mut out);
+        let [Event::Lost { .. }, Event::Cancelled { key: lost, error_type: None, .. }] = out[..] else {
+            panic!("{out:?}")
+        };
+        let asked = feed(&mut parser, Side::Client, &declare);
+        let answered = feed(&mut parser, Side::Server, &declared);
+        let ([Event::Part(asked)], [Event::Part(answered)]) = (&asked[..], &answered[..]) else {
+            panic!("{asked:?} {answered:?}")
+        };
+        assert_eq!((asked.key, answered.key), (lost, lost), "{lossy:?}");
+    }
+}
+
+#[test]
+fn a_message_that_was_got_is_given_up_with_the_loss_of_its_rest() {
+    let mut parser = Amqp::default();
+    feed(&mut parser, Side::Client, &method(1, method::GET, b"\0\0\x01q\0"));
+    feed(&mut parser, Side::Server, &method(1, method::GET_OK, b"\0\0\0\0\0\0\0\x01\0\0\x01q\0\0\0\0"));
+    let mut out = Vec::new();
+    parser.feed(Side::Server, Input::Gap(100), &mut out);
+    assert!(matches!(out[..], [Event::Lost { .. }, Event::Cancelled { by: Side::Server, .. }]), "{out:?}");
+}
+
+#[test]
 fn messages_of_several_channels_may_mix() {
     let mut parser = Amqp::default();
     let pieces = [
