@@ -66,9 +66,11 @@ impl Requests {
         self.start.into_iter().chain(parsed).chain(streaming).min()
     }
 
-    /// Framing was lost.
+    /// Framing was lost: names may have been closed, and stand for something else now.
     pub fn lose(&mut self) {
         (self.start, self.parsed, self.streaming, self.fresh) = (None, None, None, false);
+        self.statements.clear();
+        self.portals.clear();
     }
 
     /// The next message.

@@ -88,6 +88,17 @@ fn a_batch_that_fails_aborts_the_rest_of_it() {
 }
 
 #[test]
+fn after_a_loss_no_name_stands_for_an_older_statement() {
+    let parse = message(b'P', b"s\0SELECT 1\0\0\0");
+    let execute = [message(b'B', b"\0s\0\0\0\0\0\0\0"), message(b'E', &[0; 5]), message(b'S', b"")].concat();
+    let mut fed = vec![Fed::Bytes(Side::Client, [parse, execute.clone()].concat())];
+    fed.extend([Fed::Gap(Side::Client, 100), Fed::Bytes(Side::Client, execute)]);
+    let events = sessions::feed(new(), &fed);
+    let names: Vec<_> = parts(&events, Side::Client).iter().map(|part| part.facts.name.clone()).collect();
+    assert_eq!(names, [Some("SELECT".into()), None]);
+}
+
+#[test]
 fn an_error_at_the_commit_of_a_batch_is_its_last_executes() {
     let error = message(b'E', b"SERROR\0VERROR\0C23503\0\0");
     let answer = [done("INSERT 0 1"), error, message(b'Z', b"I")].concat();
