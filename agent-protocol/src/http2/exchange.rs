@@ -5,7 +5,7 @@ use std::{borrow::Cow, ops::Range};
 use super::{Http2, error_name, head::say_messages, index, streams::Phase};
 use crate::{
     input::Boundary,
-    session::{Event, Facts, Form, Key, Part, Side},
+    session::{Event, Facts, Form, Key, Outcome, Part, Side},
 };
 
 /// `error.type` of what a server did not look at before it went away without an error.
@@ -29,6 +29,7 @@ impl Http2 {
         let side = &self.sides[index(Side::Client)];
         let stream = self.streams.entry(id);
         stream.grpc |= side.head.is_grpc();
+        stream.plain |= side.head.is_plain();
         let ends = side.block.ends_stream;
         stream.request.phase = if ends { Phase::Ended } else { Phase::Open };
         let mut facts = side.head.request();
@@ -50,7 +51,8 @@ impl Http2 {
         }
         stream.grpc |= side.head.is_grpc();
         stream.response.phase = if ends { Phase::Ended } else { Phase::Open };
-        let mut facts = side.head.response(stream.grpc, stream.interim);
+        let mut facts = side.head.response(stream.grpc, stream.plain, stream.interim);
+        stream.doubtful = !stream.grpc && facts.outcome.is_none() && side.head.status().is_some();
         if ends && stream.grpc {
             say_messages(&mut facts, Side::Server, stream.response.messages);
         }
@@ -64,7 +66,10 @@ impl Http2 {
     fn trailers(&mut self, from: Side, id: u32, range: Range<u64>, out: &mut Vec<Event>) {
         let side = &self.sides[index(from)];
         if side.block.ends_stream {
-            let facts = if from == Side::Server { side.head.trailers() } else { Facts::default() };
+            let mut facts = if from == Side::Server { side.head.trailers() } else { Facts::default() };
+            if from == Side::Server && side.head.has_no_call_status() && self.is_doubtful(id) {
+                facts.outcome = Some(Outcome::Ok);
+            }
             self.end_message(from, id, range, facts, out);
         }
     }
@@ -80,7 +85,17 @@ impl Http2 {
 
     /// A stream's direction ends with DATA.
     pub(super) fn body_end(&mut self, from: Side, id: u32, range: Range<u64>, out: &mut Vec<Event>) {
-        self.end_message(from, id, range, Facts::default(), out);
+        let mut facts = Facts::default();
+        // A call's response ends with a header block.
+        if from == Side::Server && self.is_doubtful(id) {
+            facts.outcome = Some(Outcome::Ok);
+        }
+        self.end_message(from, id, range, facts, out);
+    }
+
+    /// Whether it depends on how the response ends what its status says.
+    fn is_doubtful(&mut self, id: u32) -> bool {
+        self.streams.get(id).is_some_and(|stream| stream.doubtful)
     }
 
     fn end_message(&mut self, from: Side, id: u32, range: Range<u64>, mut facts: Facts, out: &mut Vec<Event>) {

@@ -70,6 +70,16 @@ impl Head {
         self.grpc
     }
 
+    /// Whether a request with this head is surely no call: one is a POST, and says that it is a call.
+    pub fn is_plain(&self) -> bool {
+        !self.grpc && (self.unresolved == 0 || !matches!(self.method.as_str(), "" | "POST"))
+    }
+
+    /// Whether trailers like these are surely those of no call.
+    pub const fn has_no_call_status(&self) -> bool {
+        self.grpc_status.is_none() && self.unresolved == 0
+    }
+
     /// Whether it has no field that a message's head must have, and may not miss one that is not known.
     pub fn is_trailers(&self, from: Side) -> bool {
         let begins = match from {
@@ -149,14 +159,16 @@ impl Head {
         }
     }
 
-    /// What a response's head says; of a call's, the status is told by its trailers, which may be this head.
-    pub fn response(&self, is_call: bool, interim: u8) -> Facts {
+    /// What a response's head says; of a call's, the status is told by its trailers, which may be this head. `is_plain`: it
+    /// answers what is no call.
+    pub fn response(&self, is_call: bool, is_plain: bool, interim: u8) -> Facts {
+        let may_be_call = is_call || (self.unresolved > 0 && !is_plain);
         let is_call = is_call || self.grpc_status.is_some();
         let mut facts = Facts::default();
         if let Some(status) = self.status {
             facts.outcome = match status {
                 // Until a call's own status is known, that of its transport says nothing.
-                200 if is_call => None,
+                200 if may_be_call => None,
                 status => Some(outcome(status)),
             };
             if !is_call || status != 200 {
@@ -249,7 +261,7 @@ mod tests {
         assert_eq!(value(&facts, "http.request.method"), None);
         assert_eq!(value(&facts, "url.path"), None);
         assert_eq!(value(&facts, "spantap.http.unresolved_headers"), Some(&2_u32.into()));
-        let response = head(&[Field::Unresolved]).response(false, 0);
+        let response = head(&[Field::Unresolved]).response(false, false, 0);
         assert_eq!((response.outcome, value(&facts, "http.response.status_code")), (None, None));
     }
 
@@ -265,10 +277,13 @@ mod tests {
 
     #[test]
     fn a_call_that_http_refuses_is_an_error_of_http() {
-        let facts = head(&[Field::Status(503)]).response(true, 0);
+        let facts = head(&[Field::Status(503)]).response(true, false, 0);
         assert_eq!(facts.outcome, Some(Outcome::Error("503".into())));
-        assert_eq!(head(&[Field::Status(200)]).response(true, 0).outcome, None);
-        assert_eq!(head(&[Field::Status(404)]).response(false, 0).outcome, Some(Outcome::ClientError("404".into())));
+        assert_eq!(head(&[Field::Status(200)]).response(true, false, 0).outcome, None);
+        assert_eq!(
+            head(&[Field::Status(404)]).response(false, false, 0).outcome,
+            Some(Outcome::ClientError("404".into()))
+        );
     }
 
     #[test]

@@ -36,6 +36,10 @@ pub(super) struct Stream {
     id: u32,
     /// The request, or the response, says that it is a call.
     pub grpc: bool,
+    /// The request is surely no call.
+    pub plain: bool,
+    /// The response's status is that of HTTP, and how it ends tells whether it is a call's.
+    pub doubtful: bool,
     /// Interim responses.
     pub interim: u8,
     pub request: Half,
@@ -80,7 +84,18 @@ impl Streams {
                 }
                 let place = self.place(id).unwrap_or_else(|place| place);
                 let half = Half::default();
-                self.streams.insert(place, Stream { id, grpc: false, interim: 0, request: half, response: half });
+                self.streams.insert(
+                    place,
+                    Stream {
+                        id,
+                        grpc: false,
+                        plain: false,
+                        doubtful: false,
+                        interim: 0,
+                        request: half,
+                        response: half,
+                    },
+                );
                 place
             }
         };

@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     detect::{Protocol, Verdict, detect},
     fuzzing::sessions::{self, Fed},
-    session::{Facts, Key, Part},
+    session::{Facts, Key, Outcome, Part},
 };
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -102,6 +102,27 @@ fn streams_are_told_apart_and_answers_may_come_first() {
          < #1 19-29 Framed outcome=ClientError(\"404\") http.response.status_code=404\n\
          < #3 39-48 Framed\n",
     );
+}
+
+#[test]
+fn what_may_be_a_call_is_no_success_until_it_has_ended() {
+    use Side::{Client, Server};
+    // `:method: POST`, or GET, and a field that only a table knew that was not seen; `:status: 200` and such a field.
+    let (post, get, ok) = (b"\x83\xbe", b"\x82\xbe", b"\x88\xbe");
+    let outcomes = |request: &[u8], end: Vec<u8>| {
+        let answer = [headers(1, false, ok), end].concat();
+        let fed = [Fed::Bytes(Client, headers(1, true, request)), Fed::Bytes(Server, answer)];
+        let told = |event| if let Event::Part(Part { from: Server, facts, .. }) = event { facts.outcome } else { None };
+        sessions::feed(new(), &fed).into_iter().filter_map(told).collect::<Vec<_>>()
+    };
+    let hidden_status = || headers(1, true, b"\xbf");
+    let failed = || headers(1, true, b"\0\x0bgrpc-status\x0213");
+    let other = || headers(1, true, b"\0\x01x\x01y");
+    assert_eq!(outcomes(post, hidden_status()), []);
+    assert_eq!(outcomes(post, failed()), [Outcome::Error("INTERNAL".into())]);
+    assert_eq!(outcomes(post, other()), [Outcome::Ok]);
+    assert_eq!(outcomes(post, data(1, true, b"x")), [Outcome::Ok]);
+    assert_eq!(outcomes(get, hidden_status()), [Outcome::Ok]);
 }
 
 #[test]
