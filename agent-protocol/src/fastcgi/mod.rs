@@ -157,11 +157,10 @@ impl Exchanges {
 
     fn client(&mut self, record: &Record<'_>, frame: &Frame<'_>, out: &mut Vec<Event>) {
         if record.kind == Kind::BeginRequest {
-            self.finish_request(record.id, out);
-            let input = record.content.get(1) != Some(&2);
-            let request = Some((frame.start, frame.end));
+            self.give_up(record.id, frame.start, out);
             let open = self.entry(record.id);
-            *open = Exchange { id: record.id, request, input, response: open.response, ..Exchange::default() };
+            open.input = record.content.get(1) != Some(&2);
+            open.request = Some((frame.start, frame.end));
             return;
         }
         let Some(open) = self.find(record.id) else { return };
@@ -189,6 +188,15 @@ impl Exchanges {
             }
             _ => {}
         }
+    }
+
+    /// An id is used again: the end of the response to its older request was not seen, and never will be. What came of a
+    /// response before any request is the new one's.
+    fn give_up(&mut self, id: u16, end: u64, out: &mut Vec<Event>) {
+        let Some(at) = self.open.iter().position(|open| open.id == id && open.request.is_some()) else { return };
+        self.finish_request(id, out);
+        let key = self.open.remove(at).key();
+        out.push(Event::Cancelled { key, by: Side::Client, end, error_type: None });
     }
 
     /// The request is complete, or nothing more of it will come.

@@ -83,6 +83,27 @@ fn requests_on_one_connection_are_told_apart_by_their_ids() {
 }
 
 #[test]
+fn a_response_without_end_is_not_the_next_requests() {
+    let request = |id| [begin(id, 1), record(4, id, b""), record(5, id, b"")].concat();
+    let lines = said(&[
+        ('>', request(1)),
+        ('<', record(6, 1, b"Status: 500\n\n")),
+        ('>', request(1)),
+        ('<', [record(6, 1, b"Status: 404\n\n"), ended(1, 0)].concat()),
+    ]);
+    let cancelled = "Cancelled { key: Id(1), by: Client, end: 32, error_type: None }";
+    let answered = "< #1 21-58 Framed outcome=ClientError(\"404\") http.response.status_code=404";
+    assert_eq!((lines[2].as_str(), lines[5].as_str(), lines.len()), (cancelled, answered, 6), "{lines:?}");
+}
+
+#[test]
+fn a_response_may_begin_before_its_request_was_heard_of() {
+    let request = [begin(1, 1), record(4, 1, b""), record(5, 1, b"")].concat();
+    let lines = said(&[('<', record(6, 1, b"Status: 404\n\n")), ('>', request), ('<', ended(1, 0))]);
+    assert_eq!(lines[2], "< #1 0-37 Framed outcome=ClientError(\"404\") http.response.status_code=404");
+}
+
+#[test]
 fn parameters_may_be_cut_anywhere_between_records_and_be_long() {
     let long = format!("/{}", "p".repeat(300));
     let pairs = [pair("SCRIPT_NAME", &long), pair("HTTPS", "on"), pair("REQUEST_METHOD", "PURGE")].concat();
