@@ -17,6 +17,8 @@ mod request;
 mod segment;
 mod statements;
 
+use std::collections::BTreeSet;
+
 use self::{
     frame::Header,
     request::Context,
@@ -25,13 +27,15 @@ use self::{
 use crate::{
     detect::Sign,
     frames::{Frame, Frames, Heard, Measure},
-    session::{Event, Facts, Input, Key, Parser, Part, Side},
+    session::{Event, Facts, Input, Key, Lost, Parser, Part, Side},
 };
 
 /// Most bytes that are read of a request or an answer.
 const REQUEST_BYTES_MAX: usize = 16 * 1024;
 /// Longest frame that is recognised at a begin.
 const RECOGNISED_BYTES_MAX: u32 = 1 << 24;
+/// Most streams with a request that are known at a time.
+const OPEN_MAX: usize = 2048;
 
 /// Both directions of a connection.
 #[derive(Debug, Default)]
@@ -39,6 +43,8 @@ pub struct Cassandra {
     client: Direction,
     server: Direction,
     context: Context,
+    /// Streams whose requests are not answered.
+    open: BTreeSet<i16>,
 }
 
 #[derive(Debug, Default)]
@@ -94,7 +100,7 @@ impl Parser for Cassandra {
                 },
                 Heard::Lost { at, reason } => {
                     self.direction(from).inner.lose();
-                    out.push(Event::Lost { from, at, reason });
+                    self.lost(from, at, reason, out);
                 }
             }
         }
@@ -144,7 +150,7 @@ impl Cassandra {
                         let began = if frame.start < inner_start { start } else { place.start_of(frame.start) };
                         self.frame(from, frame.kept, began..place.end_of(frame.end), out);
                     }
-                    Heard::Lost { reason, .. } => out.push(Event::Lost { from, at: place.end, reason }),
+                    Heard::Lost { reason, .. } => self.lost(from, place.end, reason, out),
                 }
             }
         }
@@ -155,12 +161,27 @@ impl Cassandra {
         (direction.inner, direction.inner_start) = (inner, start);
     }
 
+    /// What is lost may have prepared a statement, or set the keyspace.
+    fn lost(&mut self, from: Side, at: u64, reason: Lost, out: &mut Vec<Event>) {
+        self.context.statements.lose();
+        self.context.keyspace = None;
+        out.push(Event::Lost { from, at, reason });
+    }
+
     fn frame(&mut self, from: Side, captured: &[u8], range: std::ops::Range<u64>, out: &mut Vec<Event>) {
         let Some(Some(header)) = Header::read(captured, from) else { return };
         let body = &captured[frame::HEADER_BYTES..];
         let unpacked = header.is_compressed().then(|| header.unpack(body, self.context.compression));
         let body = unpacked.as_ref().map_or(Some(body), |unpacked| unpacked.as_deref());
-        let key = Key::Id((header.stream as u16).into());
+        let key = key(header.stream);
+        if from == Side::Server {
+            self.open.remove(&header.stream);
+        } else if self.open.contains(&header.stream) {
+            // Its answer was not seen, and must not be taken for the answer to this one.
+            out.push(Event::Cancelled { key, by: Side::Client, end: range.start, error_type: None });
+        } else if self.open.len() < OPEN_MAX {
+            self.open.insert(header.stream);
+        }
         out.push(Event::Part(match from {
             Side::Client => Part::whole(from, key, range, request::facts(&header, body, &mut self.context)),
             Side::Server if header.opcode == frame::EVENT => {
@@ -171,6 +192,10 @@ impl Cassandra {
             Side::Server => Part::whole(from, key, range, reply::facts(&header, body, &mut self.context)),
         }));
     }
+}
+
+fn key(stream: i16) -> Key {
+    Key::Id((stream as u16).into())
 }
 
 /// A segment or a frame.

@@ -61,6 +61,11 @@ impl Statements {
         self.prepared.insert(id, Arc::new(statement));
     }
 
+    /// Requests or answers were lost: an answer is not known to be about what is being prepared. Ids stay what they are.
+    pub(super) fn lose(&mut self) {
+        self.preparing.clear();
+    }
+
     /// What is known of a statement.
     pub(super) fn get(&mut self, id: Id) -> Option<Arc<Statement>> {
         self.prepared.get(&id)

@@ -111,6 +111,36 @@ fn answers_follow_their_streams_and_errors_have_codes() {
 }
 
 #[test]
+fn an_answer_is_not_an_older_requests() {
+    let mut parser = Cassandra::default();
+    feed(&mut parser, Side::Client, &query(4, 7, "SELECT * FROM t"));
+    let asked = query(4, 7, "SELECT * FROM u");
+    let events = feed(&mut parser, Side::Client, &asked);
+    let end = asked.len() as u64;
+    let cancelled = Event::Cancelled { key: Key::Id(7), by: Side::Client, end, error_type: None };
+    assert!(matches!(&events[..], [first, Event::Part(_)] if *first == cancelled), "{events:?}");
+    feed(&mut parser, Side::Server, &message(0x84, 7, frame::RESULT, VOID));
+    assert_eq!(feed(&mut parser, Side::Client, &asked).len(), 1, "it was answered");
+}
+
+#[test]
+fn a_keyspace_and_what_is_prepared_are_not_known_after_a_loss() {
+    let mut parser = Cassandra::default();
+    let namespace = |parser: &mut Cassandra, stream| {
+        let events = feed(parser, Side::Client, &query(4, stream, "SELECT * FROM t"));
+        facts(&events).attributes.iter().any(|(key, _)| *key == "db.namespace")
+    };
+    feed(&mut parser, Side::Server, &message(0x84, 1, frame::RESULT, b"\0\0\0\x03\0\x04shop"));
+    assert!(namespace(&mut parser, 1));
+    feed(&mut parser, Side::Client, &message(4, 2, frame::PREPARE, b"\0\0\0\x08SELECT 1"));
+    parser.feed(Side::Server, Input::Gap(10), &mut Vec::new());
+    assert!(!namespace(&mut parser, 3));
+    let prepared = [&b"\0\0\0\x04\0\x10aaaaaaaaaaaaaaaa"[..], &[0; 12]].concat();
+    feed(&mut parser, Side::Server, &message(0x84, 2, frame::RESULT, &prepared));
+    assert!(parser.context.statements.get(*b"aaaaaaaaaaaaaaaa").is_none());
+}
+
+#[test]
 fn texts_values_and_logins_are_not_said() {
     for name in ["python-v3", "python-v5", "python-v5-lz4", "python-v4-snappy", "node"] {
         let said = format!("{:?}", sessions::feed(new(), &sessions::conversation(&recording(name))));
