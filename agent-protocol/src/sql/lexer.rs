@@ -1,7 +1,7 @@
 //! The tokens of a statement, without white space and comments.
 //!
 //! In: text. Out: [`Token`]s. Called by [`super::Statement::read`]. PostgreSQL: chapter 4.1 of its manual; MySQL: chapter 11 of its
-//! manual. Whatever is doubtful is read as the longer literal, or ends the text.
+//! manual; Cassandra: its `Lexer.g`. Whatever is doubtful is read as the longer literal, or ends the text.
 
 use super::{Backslash, Dialect, Rules, trace_in};
 use crate::traceparent::TraceParent;
@@ -57,7 +57,7 @@ pub(super) struct Lexer<'a> {
     rules: Rules,
     trace: Option<TraceParent>,
     traces_differ: bool,
-    /// In a comment that MySQL executes.
+    /// In a comment that MySQL executes, or not, by its version: the end of it must be the same either way.
     executed: bool,
     /// What a backslash means in the literal before: one that goes on on the next line goes on likewise.
     before: Option<Backslash>,
@@ -101,7 +101,9 @@ impl<'a> Lexer<'a> {
         loop {
             match (self.peek(0), self.peek(1)) {
                 (Some(space), _) if space.is_ascii_whitespace() || space == 0x0b => self.at += 1,
-                (Some(b'-'), Some(b'-')) if !self.is_mysql() || self.peek(2).is_none_or(|next| next <= b' ') => {
+                (Some(b'-'), Some(b'-'))
+                    if !self.is_mysql() || self.peek(2).is_none_or(|next| next <= b' ' || next == 0x7f) =>
+                {
                     self.skip_line();
                 }
                 (Some(b'#'), _) if self.is_mysql() => self.skip_line(),
@@ -116,14 +118,34 @@ impl<'a> Lexer<'a> {
         }
     }
 
+    /// MySQL goes on behind a carriage return, and perhaps not behind a zero.
     fn skip_line(&mut self) {
-        self.at += memchr::memchr2(b'\n', b'\r', self.rest()).unwrap_or(self.rest().len());
+        let other = if self.is_mysql() { 0 } else { b'\r' };
+        let start = self.at;
+        self.at += memchr::memchr2(b'\n', other, self.rest()).unwrap_or(self.rest().len());
+        if self.peek(0) == Some(0) || self.hides_end(start) {
+            self.doubt();
+        }
+    }
+
+    /// Whether what began at `start` hides the end of a comment that may not be executed.
+    fn hides_end(&self, start: usize) -> bool {
+        self.executed && memchr::memmem::find(&self.text.as_bytes()[start..self.at], b"*/").is_some()
+    }
+
+    /// Where literals end is not known from here on.
+    fn doubt(&mut self) {
+        self.sure = false;
+        self.at = self.text.len();
     }
 
     fn skip_comment(&mut self) {
-        if self.is_mysql() && !self.executed {
+        if self.is_mysql() {
             let mark = [&b"/*!"[..], b"/*M!"].into_iter().find(|mark| self.rest().starts_with(mark));
             if let Some(mark) = mark {
+                if self.executed {
+                    return self.doubt();
+                }
                 let digits = self.rest()[mark.len()..].iter().take_while(|byte| byte.is_ascii_digit()).count();
                 self.at += mark.len() + digits.min(6);
                 self.executed = true;
@@ -187,17 +209,23 @@ impl<'a> Lexer<'a> {
 
     /// A literal in quotes, which are at `self.at`.
     fn literal(&mut self, quote: u8, backslash: Backslash) -> Kind {
+        let start = self.at;
         let end = self.skip_quoted(quote, backslash);
         self.before = Some(backslash);
-        if end == End::Doubtful {
-            self.sure = false;
-            self.at = self.text.len();
+        if end == End::Doubtful || self.hides_end(start) {
+            self.doubt();
         }
         Kind::Literal
     }
 
     fn name(&mut self, quote: u8) -> Kind {
-        if self.skip_quoted(quote, Backslash::Plain) == End::Open { Kind::Literal } else { Kind::Quoted }
+        let start = self.at;
+        let open = self.skip_quoted(quote, Backslash::Plain) == End::Open;
+        if self.hides_end(start) {
+            self.doubt();
+            return Kind::Literal;
+        }
+        if open { Kind::Literal } else { Kind::Quoted }
     }
 
     fn word(&mut self, before: Option<Backslash>) -> Kind {
@@ -286,6 +314,11 @@ impl<'a> Iterator for Lexer<'a> {
             b'"' => self.name(b'"'),
             b'`' if mysql => self.name(b'`'),
             b'$' if !mysql => self.dollar(),
+            // Until MySQL 9 a name.
+            b'$' if self.dollar() == Kind::Literal => {
+                self.doubt();
+                Kind::Literal
+            }
             b'?' if mysql => {
                 self.at += 1;
                 Kind::Placeholder

@@ -76,8 +76,31 @@ fn literals_of_mysql_are_replaced() {
 }
 
 #[test]
+fn where_mysqls_versions_differ_the_text_ends() {
+    let cases = [
+        ("SELECT /*!99999 don't */ 'hunter2'", "SELECT don?..."),
+        ("SELECT /*!99999 `a */ 'hunter2', `b'` */ 1", "SELECT ?..."),
+        ("SELECT /*!99999 # it's */ 'hunter2'", "SELECT..."),
+        ("SELECT /*!50000 /*!99999 'a */ 'hunter2' */ 1", "SELECT..."),
+        ("SELECT /*M!999999 it's */ 'hunter2'", "SELECT it?..."),
+        ("SELECT /*!50000 'a', /* it's */ `b` */, 'c'", "SELECT ?, `b` , ?"),
+        ("SELECT 1 # it\r' \n, 'hunter2'", "SELECT ? , ?"),
+        ("SELECT 1 -- it\r' \n, 'hunter2'", "SELECT ? , ?"),
+        ("SELECT 1 --\x7fit's \n, 'hunter2'", "SELECT ? , ?"),
+        ("SELECT 1 # a\0, 'hunter2", "SELECT ?..."),
+        (
+            "CREATE FUNCTION f() RETURNS INT LANGUAGE JAVASCRIPT AS $$ return hunter2 $$",
+            "CREATE FUNCTION f() RETURNS INT LANGUAGE JAVASCRIPT AS ?...",
+        ),
+        ("SELECT 1 AS $mle$ return hunter2 $mle$", "SELECT ? AS ?..."),
+        ("SELECT $a, b$$ FROM t$", "SELECT $a, b$$ FROM t$"),
+    ];
+    check_text(MYSQL, &cases);
+}
+
+#[test]
 fn comments_are_space_and_nest_only_in_postgres() {
-    check_rest(POSTGRES, &[("a/* x /* 'y */ z */b -- c\nd", "a b d"), ("x /* open 'x", "x")]);
+    check_rest(POSTGRES, &[("a/* x /* 'y */ z */b -- c\nd", "a b d"), ("x /* open 'x", "x"), ("a -- b\rc", "a c")]);
     check_rest(MYSQL, &[("a/* x /* 'y */b", "a b")]);
 }
 
@@ -92,6 +115,7 @@ fn lists_of_values_are_one_value() {
         ("(a, 1, 2), (b, 3)", "(a, ?, ?), (b, ?)"),
         ("(1, 2, a)", "(?, ?, a)"),
         ("(1, - a), (- b)", "(?, - a), (- b)"),
+        ("(- -2), (- - a)", "(?), (-- a)"),
         ("ARRAY[1,2], x[1]", "ARRAY[?], x[?]"),
         ("((1, 2), (3, 4)), ((5, 6))", "((?))"),
         ("f(a), f(a)", "f(a), f(a)"),

@@ -116,7 +116,8 @@ impl Writer {
     fn drop_sign(&mut self, token: &Token<'_>) {
         let [Some(Kind::Symbol(before)), Some(Kind::Symbol(b'-' | b'+'))] = self.before else { return };
         let number = token.kind == Kind::Literal && !token.spaced;
-        if number && !matches!(before, b')' | b']' | b'(' | b'[') && self.out[self.last_start..].len() == 1 {
+        let written = matches!(self.out.get(self.last_start..), Some("-" | "+"));
+        if number && !matches!(before, b')' | b']' | b'(' | b'[') && written {
             self.out.truncate(self.last_start);
         }
     }
