@@ -30,8 +30,8 @@ pub(super) struct Command {
 pub(super) enum Effect {
     #[default]
     None,
-    /// `SELECT` of this database.
-    Select(u32),
+    /// `SELECT` of this database; `None`: of one that was not captured, or cannot be.
+    Select(Option<u32>),
     /// `CLIENT REPLY` `ON`, `OFF`, `SKIP`.
     ReplyOn,
     ReplyOff,
@@ -103,7 +103,7 @@ impl Command {
         match (self.words, self.name) {
             (0, _) if !hidden => self.name = Some(names::command(word)),
             (1, Some(name)) if names::has_subcommands(name) => self.name = Some(names::subcommand(name, word)),
-            (1, Some("SELECT")) => self.effect = database(word).map_or(Effect::None, Effect::Select),
+            (1, Some("SELECT")) => self.effect = Effect::Select(database(word)),
             (2, Some("CLIENT REPLY")) => self.effect = reply(word),
             _ => {}
         }

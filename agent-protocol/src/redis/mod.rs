@@ -30,6 +30,8 @@ use crate::{
     session::{Boundary, Event, Facts, Input, Key, Lost, Outcome, Parser, Part, Side},
 };
 
+/// Most `SELECT`s whose answers are waited for.
+const SELECTS_MAX: usize = 64;
 /// Most subscriptions whose confirmations are waited for.
 const SUBSCRIPTIONS_MAX: usize = 64;
 
@@ -77,6 +79,8 @@ struct Redis {
 struct State {
     /// Commands that were told and are not answered.
     waiting: u32,
+    /// How many of those came before each `SELECT` among them.
+    selecting: VecDeque<u32>,
     /// Since the server's framing was lost no command came.
     unasked: bool,
     /// Database, once it is known.
@@ -173,8 +177,8 @@ impl State {
             out.push(Event::Part(Part::one_way(Side::Client, range, facts)));
             return;
         }
-        self.waiting = self.waiting.saturating_add(1);
         self.follow(command);
+        self.waiting = self.waiting.saturating_add(1);
         out.push(Event::Part(Part::whole(Side::Client, Key::InOrder, range, facts)));
     }
 
@@ -210,11 +214,16 @@ impl State {
     /// What it changes, if the server agrees.
     fn follow(&mut self, command: &Command) {
         if let Effect::Select(database) = command.effect {
-            self.database = Some(database);
+            self.database = database.filter(|_| self.selecting.len() < SELECTS_MAX);
+            self.selecting.push_back(self.waiting);
+            self.selecting.truncate(SELECTS_MAX);
         }
         match command.name {
             Some("MULTI") => self.before_multi = Some(self.database),
-            Some("EXEC") => self.before_multi = None,
+            // Whether it will be executed is not known: what it watches may have changed.
+            Some("EXEC") if self.before_multi.take().is_some_and(|before| before != self.database) => {
+                self.database = None;
+            }
             Some("SUBSCRIBE" | "PSUBSCRIBE" | "SSUBSCRIBE" | "UNSUBSCRIBE" | "PUNSUBSCRIBE" | "SUNSUBSCRIBE")
                 if self.subscribing.len() < SUBSCRIPTIONS_MAX =>
             {
@@ -262,13 +271,14 @@ impl State {
     }
 
     fn answer(&mut self, what: What, mut answer: Part, out: &mut Vec<Event>) {
+        let selected = self.selecting.front() == Some(&0);
+        if selected && matches!(what, What::Error(_) | What::NoDatabase) {
+            self.database = None;
+        }
         let ok = Facts::default().outcome(Outcome::Ok);
         answer.facts = match what {
             What::Error(code) => failed(code),
-            What::NoDatabase => {
-                self.database = None;
-                failed("ERR".to_owned())
-            }
+            What::NoDatabase => failed("ERR".to_owned()),
             What::Queued => ok.with("spantap.redis.queued", true),
             What::Reset => {
                 (self.database, self.subscribed, self.before_multi) = (Some(0), Some(0), None);
@@ -286,6 +296,8 @@ impl State {
 
     fn answered(&mut self) {
         self.waiting = self.waiting.saturating_sub(1);
+        self.selecting.pop_front_if(|before| *before == 0);
+        self.selecting.iter_mut().for_each(|before| *before = before.saturating_sub(1));
         if self.waiting == 0 {
             self.subscribing.clear();
         }
@@ -305,7 +317,14 @@ impl State {
             self.command(&command, end, out);
             infer(out);
         }
+        self.forget();
         out.push(Event::Lost { from: Side::Client, at, reason });
+    }
+
+    /// What was lost may have changed the database.
+    fn forget(&mut self) {
+        (self.database, self.before_multi) = (None, None);
+        self.selecting.clear();
     }
 
     fn server_lost(&mut self, open: Option<u64>, (at, end): (u64, u64), reason: Lost, out: &mut Vec<Event>) {
@@ -320,6 +339,8 @@ impl State {
         self.unasked = true;
         self.waiting = 0;
         self.subscribing.clear();
+        self.subscribed = None;
+        self.forget();
         out.push(Event::Lost { from: Side::Server, at, reason });
     }
 }

@@ -104,6 +104,35 @@ fn a_lone_reply_ends_with_the_gap_that_hides_its_end() {
 }
 
 #[test]
+fn the_database_is_told_only_while_it_is_known() {
+    const GET: &[u8] = b"GET a\r\n";
+    const SELECT: &[u8] = b"SELECT 3\r\n";
+    let namespace = |calls: &[(char, &[u8])], gap: Option<Side>| {
+        let side = |from: char| if from == '>' { Side::Client } else { Side::Server };
+        let mut fed: Vec<_> = calls.iter().map(|(from, bytes)| Fed::Bytes(side(*from), bytes.to_vec())).collect();
+        fed.extend(gap.map(|side| Fed::Gap(side, 10)));
+        // The framing is found again by a whole command.
+        fed.extend([&b"*1\r\n$4\r\nPING\r\n"[..], GET].map(|bytes| Fed::Bytes(Side::Client, bytes.to_vec())));
+        let events = sessions::feed(new(), &fed);
+        let last = parts(&events, Side::Client).last().expect("a command").facts.attributes.clone();
+        last.into_iter().find(|(key, _)| *key == "db.namespace").map(|(_, value)| value)
+    };
+    let known = Some("3".into());
+    let selected: &[(char, &[u8])] = &[('>', SELECT), ('<', b"+OK\r\n")];
+    assert_eq!(namespace(selected, None), known);
+    assert_eq!(namespace(selected, Some(Side::Client)), None);
+    assert_eq!(namespace(selected, Some(Side::Server)), None);
+    let failed: &[(char, &[u8])] =
+        &[('>', GET), ('>', SELECT), ('>', GET), ('<', b"$-1\r\n"), ('<', b"-NOPERM no\r\n"), ('<', b"$-1\r\n")];
+    assert_eq!(namespace(failed, None), None);
+    let other_failed: &[(char, &[u8])] = &[('>', SELECT), ('>', GET), ('<', b"+OK\r\n"), ('<', b"-WRONGTYPE no\r\n")];
+    assert_eq!(namespace(other_failed, None), known);
+    let transaction: &[(char, &[u8])] = &[('>', b"MULTI\r\nSELECT 3\r\nEXEC\r\n"), ('<', b"+OK\r\n+QUEUED\r\n*-1\r\n")];
+    assert_eq!(namespace(transaction, None), None);
+    assert_eq!(namespace(&[('>', b"SELECT three\r\n")], None), None);
+}
+
+#[test]
 fn nothing_that_was_said_to_the_server_is_told() {
     let texts = ["hunter2", "secret", "news", "user", "mylist", "token", "bob", "my bad", "LIB-NAME"];
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/redis");
