@@ -28,7 +28,11 @@ mod tests;
 
 use std::ops::Range;
 
-use self::{pending::Queue, replies::Replies, requests::Requests};
+use self::{
+    pending::{Database, Pending, Queue},
+    replies::Replies,
+    requests::Requests,
+};
 use crate::{
     frames::{Frames, Heard, Trail},
     session::{Event, Input, Lost, Parser, Side},
@@ -192,11 +196,28 @@ impl Shared {
     /// Framing was lost on one side.
     fn lose(&mut self) {
         self.queue.clear();
+        self.database = None;
         (self.login, self.sends_file, self.backslash_plain) = (Login::Done, false, None);
     }
 
     fn system(&self) -> &'static str {
         self.system.unwrap_or("mysql")
+    }
+
+    /// A command was told.
+    fn asked(&mut self, pending: Pending) {
+        if self.queue.push(pending).is_some_and(|pending| pending.database != Database::Stays) {
+            self.database = None;
+        }
+    }
+
+    /// How the command turned out that `change` belongs to; `None`: that was not seen.
+    fn change_database(&mut self, change: Database, worked: Option<bool>) {
+        self.database = match (change, worked) {
+            (Database::Stays, _) | (Database::Becomes(_), Some(false)) => return,
+            (Database::Becomes(database), Some(true)) => Some(database),
+            (Database::Becomes(_), None) | (Database::Unknown, _) => None,
+        };
     }
 
     /// Takes the server's status flags.

@@ -32,8 +32,18 @@ pub(super) struct Pending {
     pub answer: Answer,
     /// What is prepared.
     pub statement: Option<Arc<Statement>>,
-    /// The database if it works.
-    pub database: Option<String>,
+    pub database: Database,
+}
+
+/// What a command does to the connection's database.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) enum Database {
+    #[default]
+    Stays,
+    /// It is this one if the command works.
+    Becomes(String),
+    /// It may be another one, whether or not the command works.
+    Unknown,
 }
 
 #[derive(Debug, Default)]
@@ -48,14 +58,17 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub fn push(&mut self, pending: Pending) {
+    /// Adds a command; gives back one whose answer came before, or that is beyond what is kept.
+    pub fn push(&mut self, pending: Pending) -> Option<Pending> {
         if self.ahead > 0 {
             self.ahead -= 1;
         } else if self.beyond > 0 || self.known.len() >= PENDING_MAX {
             self.beyond = self.beyond.saturating_add(1);
         } else {
             self.known.push_back(pending);
+            return None;
         }
+        Some(pending)
     }
 
     /// The command that is being answered.

@@ -143,7 +143,7 @@ impl Replies {
             (Login::Answered { range, .. }, Some(0xff)) => {
                 shared.login = Login::Done;
                 requests.failed_login(range, shared, out);
-                shared.queue.push(Pending::default());
+                shared.asked(Pending::default());
                 self.begin(shared);
                 self.step(packet, shared);
                 self.grow(frame);
@@ -175,8 +175,9 @@ impl Replies {
         requests.finish_open(out);
         let pending = shared.queue.pop().unwrap_or_default();
         self.results.status.into_iter().for_each(|status| shared.status(status));
-        if self.results.error.is_none() {
-            shared.database = pending.database.or(shared.database.take());
+        let worked = self.results.error.is_none();
+        shared.change_database(pending.database, Some(worked));
+        if worked {
             if let (Some(id), Some(statement)) = (self.results.prepared, pending.statement) {
                 requests.prepared(id, statement);
             }
@@ -215,7 +216,8 @@ impl Replies {
         if let Some((_, known_end)) = &mut self.range {
             *known_end = end;
         }
-        shared.queue.pop();
+        let pending = shared.queue.pop().unwrap_or_default();
+        shared.change_database(pending.database, None);
         self.tell(None, out);
         out.push(Event::Lost { from: Side::Server, at: end, reason: Lost::Gap });
     }

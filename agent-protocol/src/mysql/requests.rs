@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc};
 use super::{
     Login, Shared,
     commands::Command,
-    pending::{Answer, Pending},
+    pending::{Answer, Database, Pending},
     wire::{self, Fields, Numbers, Packet},
 };
 use crate::{
@@ -140,7 +140,12 @@ impl Requests {
                 let statement = read(wire::query_text(contents), whole, shared);
                 streams_in = statement.streams_in;
                 let facts = Facts { trace: statement.trace, ..facts(&statement, shared) };
-                (facts, Pending { database: statement.database, ..Pending::default() })
+                let database = match statement.database {
+                    Some(database) => Database::Becomes(database),
+                    None if statement.uses => Database::Unknown,
+                    None => Database::Stays,
+                };
+                (facts, Pending { database, ..Pending::default() })
             }
             Command::Prepare => self.prepare(read(contents, whole, shared), shared),
             Command::Execute => (self.of_statement(fields.long(), shared), Pending::default()),
@@ -149,12 +154,15 @@ impl Requests {
                 (prefixed("FETCH", facts), Pending { answer: Answer::List, ..Pending::default() })
             }
             Command::InitDb => {
-                let database = String::from_utf8_lossy(contents).into_owned();
-                let database = Some(database).filter(|name| name.len() <= DATABASE_BYTES_MAX);
+                let name = String::from_utf8_lossy(contents).into_owned();
+                let kept = whole && name.len() <= DATABASE_BYTES_MAX;
+                let database = if kept { Database::Becomes(name) } else { Database::Unknown };
                 (plain("INIT_DB", shared), Pending { database, ..Pending::default() })
             }
             Command::ChangeUser => {
-                (plain("CHANGE_USER", shared), Pending { answer: Answer::Login, ..Pending::default() })
+                // It names a database behind the authentication, or leaves none.
+                let (answer, database) = (Answer::Login, Database::Unknown);
+                (plain("CHANGE_USER", shared), Pending { answer, database, ..Pending::default() })
             }
             Command::Named(name, answer) => (plain(name, shared), Pending { answer, ..Pending::default() }),
         };
@@ -164,7 +172,7 @@ impl Requests {
         if open {
             self.open = Some(Open { range: frame.start..frame.end, file: streams_in });
         }
-        shared.queue.push(pending);
+        shared.asked(pending);
     }
 
     fn close(&mut self, id: Option<u32>) {

@@ -120,6 +120,33 @@ fn wrong_numbers_are_malformed() {
 }
 
 #[test]
+fn the_database_is_told_only_while_it_is_known() {
+    let failed = packet(1, b"\xff\x28\x04#42000no");
+    let namespace = |asked: &[u8], answer: &[u8], gap: Option<Side>| {
+        let begin = [('>', query("USE a")), ('<', OK.to_vec()), ('>', asked.to_vec()), ('<', answer.to_vec())];
+        let side = |from: char| if from == '>' { Side::Client } else { Side::Server };
+        let mut fed: Vec<_> = begin.into_iter().map(|(from, bytes)| Fed::Bytes(side(from), bytes)).collect();
+        fed.extend(gap.map(|side| Fed::Gap(side, 10)));
+        fed.push(Fed::Bytes(Side::Client, query("SELECT 1")));
+        let events = sessions::feed(new(), &fed);
+        let last = parts(&events, Side::Client).last().expect("a command").facts.attributes.clone();
+        last.into_iter().find(|(key, _)| *key == "db.namespace").map(|(_, value)| value)
+    };
+    let [a, b] = ["a", "b"].map(|name| Some(name.into()));
+    assert_eq!(namespace(&query("SELECT 1"), OK, None), a);
+    assert_eq!(namespace(&query("USE b"), OK, None), b);
+    assert_eq!(namespace(&query("USE b"), &failed, None), a);
+    assert_eq!(namespace(&packet(0, b"\x02b"), OK, None), b);
+    for answer in [OK, &failed] {
+        assert_eq!(namespace(&query("USE b; SELECT 1"), answer, None), None);
+    }
+    assert_eq!(namespace(&packet(0, b"\x11root\0\0b\0"), OK, None), None);
+    for side in [Side::Client, Side::Server] {
+        assert_eq!(namespace(&query("SELECT 1"), OK, Some(side)), None, "{side:?}");
+    }
+}
+
+#[test]
 fn errors_are_whose_they_are() {
     let outcome = |code: u16, state: &[u8]| {
         let error = packet(1, &[&[0xff][..], &code.to_le_bytes(), b"#", state, b"text"].concat());

@@ -81,8 +81,10 @@ pub struct Statement {
     pub trace: Option<TraceParent>,
     /// The client sends data after it (`COPY … FROM STDIN`, `LOAD DATA LOCAL`).
     pub streams_in: bool,
-    /// The database that it changes to (`USE`).
+    /// The database that it changes to (`USE`), if that is sure.
     pub database: Option<String>,
+    /// Whether it changes the database, or one of several statements does.
+    pub uses: bool,
 }
 
 impl Statement {

@@ -28,6 +28,7 @@ pub(super) struct Outline {
     tables: Vec<String>,
     procedure: Option<String>,
     database: Option<String>,
+    uses: bool,
     defined: Vec<String>,
     /// Name in progress, and whether a part of it must follow.
     name: Option<(String, bool)>,
@@ -104,6 +105,7 @@ impl Outline {
             collection,
             procedure: self.procedure.filter(|_| sure),
             database: self.database.filter(|_| sure),
+            uses: self.uses,
             summary: Some(self.summary).filter(|summary| !summary.is_empty()),
             streams_in: self.streams_in,
             ..Statement::default()
@@ -305,6 +307,7 @@ impl Outline {
             self.begin();
         }
         self.current.verb = verb;
+        self.uses |= verb == Verb::Use;
         self.current.list = matches!(verb, Verb::Update | Verb::Truncate);
         self.current.expect = match verb {
             Verb::With => Expect::Defined,
