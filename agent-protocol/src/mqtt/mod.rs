@@ -180,6 +180,11 @@ impl State {
         out.push(Event::Part(Part::whole(Side::Client, key(id), range, facts)));
     }
 
+    /// What was lost may have given them another meaning.
+    fn forget_aliases(&mut self, from: Side) {
+        self.aliases.retain(|(is_clients, _), _| *is_clients != (from == Side::Client));
+    }
+
     fn lost(&mut self, from: Side, at: u64, reason: Lost, out: &mut Vec<Event>) {
         if self.silent {
             return;
@@ -190,6 +195,7 @@ impl State {
             return;
         }
         self.heard = true;
+        self.forget_aliases(from);
         out.push(Event::Lost { from, at, reason });
     }
 }

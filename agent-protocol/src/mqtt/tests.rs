@@ -80,6 +80,24 @@ fn an_alias_stands_for_its_topic_only_in_its_direction() {
 }
 
 #[test]
+fn after_a_loss_an_alias_stands_for_nothing() {
+    let mut parser = new();
+    let mut events = Vec::new();
+    parser.feed(Side::Client, Input::Bytes(b"\x10\x0d\0\x04MQTT\x05\x02\0\x3c\0\0\0"), &mut events);
+    for side in [Side::Client, Side::Server] {
+        parser.feed(side, Input::Bytes(b"\x30\x08\0\x01a\x03\x23\0\x01x"), &mut events);
+    }
+    parser.feed(Side::Client, Input::Gap(10), &mut events);
+    parser.feed(Side::Client, Input::Bytes(b"\xc0\0"), &mut events);
+    events.clear();
+    for side in [Side::Client, Side::Server] {
+        parser.feed(side, Input::Bytes(b"\x30\x07\0\0\x03\x23\0\x01x"), &mut events);
+    }
+    let said = sessions::say(&events);
+    assert!(said.contains(" name=\"publish\" ") && said.contains(" name=\"deliver a\" "), "{said}");
+}
+
+#[test]
 fn nothing_of_what_messages_hold_is_told() {
     let texts = ["hunter", "secret", "bob", "eve", "token", "4711", "text/plain"];
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/mqtt");
