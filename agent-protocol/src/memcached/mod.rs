@@ -211,7 +211,7 @@ impl State {
         self.said = true;
         if let Some(start) = open.filter(|_| reason == Lost::Gap && self.pending.count() == 1) {
             self.response(Response { start, ..Response::default() }, end, out);
-            infer(out);
+            infer_answer(out);
         }
         out.extend(self.pending.clear().map(|id| cancelled(id, at)));
         self.unasked = true;
@@ -222,6 +222,14 @@ impl State {
 /// A quiet request of which nobody will ever know more.
 const fn cancelled(id: u64, end: u64) -> Event {
     Event::Cancelled { key: Key::Id(id), by: Side::Server, end, error_type: None }
+}
+
+/// The last part is an answer whose end was not seen: it may be an error, or hold one.
+fn infer_answer(out: &mut [Event]) {
+    infer(out);
+    if let Some(Event::Part(part)) = out.last_mut() {
+        part.facts.outcome = None;
+    }
 }
 
 /// The last part's end was not seen.

@@ -131,3 +131,15 @@ fn signs_do_not_waver() {
         sessions::check_sign(check_server, bytes);
     }
 }
+
+#[test]
+fn how_an_answer_turned_out_that_a_gap_cut_is_not_known() {
+    let pieces = [
+        Fed::Bytes(Side::Client, b"get a b\r\n".to_vec()),
+        Fed::Bytes(Side::Server, b"VALUE a 0 1\r\nx\r\n".to_vec()),
+        Fed::Gap(Side::Server, 100),
+    ];
+    let events = sessions::feed(new(), &pieces);
+    let [_, Event::Part(answer), Event::Lost { .. }] = &events[..] else { panic!("{events:?}") };
+    assert_eq!((answer.range.clone(), answer.boundary, &answer.facts.outcome), (0..116, Boundary::Inferred, &None));
+}

@@ -334,7 +334,7 @@ impl State {
         self.said = true;
         if let Some(start) = open.filter(|_| reason == Lost::Gap && self.waiting == 1) {
             self.answer(What::Answer, Part::whole(Side::Server, Key::InOrder, start..end, Facts::default()), out);
-            infer(out);
+            infer_answer(out);
         }
         self.unasked = true;
         self.waiting = 0;
@@ -342,6 +342,14 @@ impl State {
         self.subscribed = None;
         self.forget();
         out.push(Event::Lost { from: Side::Server, at, reason });
+    }
+}
+
+/// The last part is an answer whose end was not seen: it may be an error, or hold one.
+fn infer_answer(out: &mut [Event]) {
+    infer(out);
+    if let Some(Event::Part(part)) = out.last_mut() {
+        part.facts.outcome = None;
     }
 }
 
