@@ -18,7 +18,7 @@ pub(super) enum Value<'a> {
 }
 
 /// A document, or an array.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Document<'a> {
     /// Its captured bytes behind the length.
     captured: &'a [u8],

@@ -39,6 +39,11 @@ const ON_COLLECTION: [&[u8]; 26] = [
     b"planCacheClear",
 ];
 
+/// Whether it is a `bulkWrite`.
+pub(super) fn is_bulk_write(body: &Body<'_>) -> bool {
+    body.document.and_then(|document| document.elements().next()).is_some_and(|(key, _)| key == b"bulkWrite")
+}
+
 /// What a request says.
 pub(super) fn facts(opcode: u32, body: &Body<'_>) -> Facts {
     let command = match (opcode, body.document) {
@@ -77,7 +82,7 @@ impl<'a> Command<'a> {
             match element {
                 (b"$db", Value::Text(text)) => command.database = name(text),
                 (b"collection", Value::Text(text)) if key == b"getMore" => command.collection = name(text),
-                (b"documents" | b"updates" | b"deletes", Value::Document(array)) if array.whole => {
+                (key, Value::Document(array)) if array.whole && message::OPERATIONS.contains(&key) => {
                     command.operations = Some(array.elements().count() as u64);
                 }
                 _ => {}

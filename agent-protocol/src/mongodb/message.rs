@@ -25,6 +25,8 @@ pub(super) const OP_MSG: u32 = 2013;
 
 /// Flags of [`OP_MSG`]: nobody answers, or, in an answer, another one follows.
 const MORE_TO_COME: u32 = 1 << 1;
+/// What holds the operations of a command, in sequences and arrays: of `insert`, `update`, `delete`, `bulkWrite`.
+pub(super) const OPERATIONS: [&[u8]; 4] = [b"documents", b"updates", b"deletes", b"ops"];
 /// All flags of the lower half must be known (those of the upper half are optional).
 const REQUIRED_FLAGS: u32 = 0b11;
 
@@ -63,7 +65,7 @@ pub(super) struct Body<'a> {
     pub(super) full_collection_name: Option<&'a [u8]>,
     /// The command or the answer.
     pub(super) document: Option<Document<'a>>,
-    /// How many documents follow it in a sequence; `None`: there is none, or its end was not captured.
+    /// How many operations follow it in a sequence; `None`: there is none, or its end was not captured.
     pub(super) sequence: Option<u64>,
 }
 
@@ -104,19 +106,29 @@ impl<'a> Body<'a> {
         loop {
             match fields.u8()? {
                 0 => self.document = Some(Document::take(&mut fields)?),
-                1 => self.sequence = sequence(&mut fields),
+                1 => {
+                    let (name, count) = sequence(&mut fields)?;
+                    if OPERATIONS.contains(&name) {
+                        self.sequence = count;
+                    }
+                }
                 _ => return None,
             }
         }
     }
 }
 
-/// The number of documents of a section that holds a sequence of them.
-fn sequence(fields: &mut Fields<'_>) -> Option<u64> {
+/// The name of a section that holds a sequence of documents, and their number, if it was captured to its end.
+fn sequence<'a>(fields: &mut Fields<'a>) -> Option<(&'a [u8], Option<u64>)> {
     let size = usize::try_from(fields.u32_le()?).ok()?.checked_sub(4)?;
     let captured = fields.take_captured(size);
     let mut documents = Fields(captured);
-    documents.until_zero()?;
+    let name = documents.until_zero()?;
+    let count = if captured.len() == size { count(documents) } else { None };
+    Some((name, count))
+}
+
+fn count(mut documents: Fields<'_>) -> Option<u64> {
     let mut count = 0;
     while !documents.0.is_empty() {
         if !Document::take(&mut documents)?.whole {
@@ -124,7 +136,7 @@ fn sequence(fields: &mut Fields<'_>) -> Option<u64> {
         }
         count += 1;
     }
-    (captured.len() == size).then_some(count)
+    Some(count)
 }
 
 /// The opcode and the bytes of what is compressed, if that can be opened.

@@ -35,6 +35,8 @@ const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 const RECOGNISED_BYTES_MAX: u32 = (1 << 24) - 1;
 /// Most requests that get several answers at a time; of more the later answers are not known to belong to them.
 const STREAMS_MAX: usize = 16;
+/// Most `bulkWrite`s at a time that are known when they are answered.
+const BULK_WRITES_MAX: usize = 64;
 
 /// Both directions of a connection.
 #[derive(Debug, Default)]
@@ -42,6 +44,8 @@ pub struct Mongodb {
     client: Frames,
     server: Frames,
     streams: VecDeque<Stream>,
+    /// Ids of requests.
+    bulk_writes: VecDeque<u32>,
 }
 
 /// Answers that follow each other.
@@ -99,13 +103,22 @@ impl Mongodb {
         };
         let body = Body::read(opcode, captured);
         out.push(Event::Part(match from {
-            Side::Client => request(&header, opcode, &body, frame),
+            Side::Client => {
+                if command::is_bulk_write(&body) && !body.more_to_come {
+                    self.bulk_writes.push_back(header.id);
+                    let more = self.bulk_writes.len().saturating_sub(BULK_WRITES_MAX);
+                    self.bulk_writes.drain(..more);
+                }
+                request(&header, opcode, &body, frame)
+            }
             Side::Server => self.answer(&header, opcode, &body, frame),
         }));
     }
 
     fn answer(&mut self, header: &Header, opcode: u32, body: &Body<'_>, frame: &Frame<'_>) -> Part {
-        let reply = Reply::read(opcode, body);
+        let bulk = self.bulk_writes.iter().position(|id| *id == header.answers);
+        let bulk = bulk.and_then(|at| self.bulk_writes.remove(at)).is_some();
+        let reply = Reply::read(opcode, body, bulk);
         let before = self.streams.iter().position(|stream| stream.is_continued_by(header.answers));
         let before = before.and_then(|at| self.streams.remove(at));
         let request = before.map_or(header.answers, |stream| stream.request);

@@ -9,6 +9,18 @@ use crate::{
     session::{Facts, Outcome},
 };
 
+/// The first result of `bulkWrite` in a cursor that is an error.
+fn failed_operation<'a>(cursor: &Document<'a>) -> Option<Document<'a>> {
+    let batch = cursor.elements().find_map(|element| match element {
+        (b"firstBatch", Value::Document(batch)) => Some(batch),
+        _ => None,
+    })?;
+    let failed = |result: &Document<'a>| result.elements().any(|element| matches!(element, (b"ok", Value::Number(0))));
+    batch
+        .elements()
+        .find_map(|(_, value)| if let Value::Document(result) = value { Some(result) } else { None }.filter(failed))
+}
+
 /// Codes that say something of the server's or the cluster's state rather than of the request.
 const OF_THE_SERVER: [i64; 24] = [
     1,     // InternalError
@@ -47,7 +59,7 @@ pub(super) struct Reply<'a> {
     code_name: Option<&'a str>,
     /// Whether it holds errors of single writes, or of the write concern.
     write_error: bool,
-    /// Whether it brings a cursor, which only an answer without error does.
+    /// Whether it brings a cursor, which only an answer without error does, but for that to `bulkWrite`.
     cursor: bool,
     /// Whether it answers `hello`, as monitors of drivers ask for again and again.
     pub(super) hello: bool,
@@ -56,12 +68,14 @@ pub(super) struct Reply<'a> {
 }
 
 impl<'a> Reply<'a> {
-    /// Reads an answer.
-    pub(super) fn read(opcode: u32, body: &Body<'a>) -> Self {
+    /// Reads an answer; `bulk`: to `bulkWrite`.
+    pub(super) fn read(opcode: u32, body: &Body<'a>, bulk: bool) -> Self {
         let mut reply = Self::default();
         if let Some(document) = body.document {
             reply.document(&document);
         }
+        // How many of its operations failed is said behind the cursor, which holds their errors.
+        reply.cursor &= !bulk;
         if opcode == message::OP_REPLY && reply.ok.is_none() {
             reply.ok = (body.document.is_some() || body.reply_flags & REPLY_FAILED != 0)
                 .then_some(body.reply_flags & REPLY_FAILED == 0);
@@ -71,12 +85,17 @@ impl<'a> Reply<'a> {
 
     fn document(&mut self, document: &Document<'a>) {
         self.whole = document.whole;
+        let mut failed = None;
         for element in document.elements() {
             match element {
                 (b"ok", Value::Number(ok)) => self.ok = Some(ok != 0),
                 (b"code", Value::Number(code)) => self.code = Some(code),
                 (b"codeName", Value::Text(text)) => self.code_name = name(text),
-                (b"cursor", Value::Document(_)) => self.cursor = true,
+                (b"cursor", Value::Document(cursor)) => {
+                    self.cursor = true;
+                    failed = failed_operation(&cursor);
+                }
+                (b"nErrors", Value::Number(1..)) => self.note_write_error(&failed.unwrap_or_default()),
                 (b"maxWireVersion", _) => self.hello = true,
                 (b"writeErrors", Value::Document(array)) => {
                     if let Some((_, Value::Document(first))) = array.elements().next() {

@@ -1,5 +1,9 @@
 use super::*;
-use crate::{fuzzing::sessions, input::Lost, session::Protocol};
+use crate::{
+    fuzzing::sessions,
+    input::Lost,
+    session::{Outcome, Protocol},
+};
 
 fn new() -> Box<dyn Parser> {
     Box::<Mongodb>::default()
@@ -108,6 +112,37 @@ fn an_outcome_that_was_not_captured_is_unknown() {
     parser.feed(Side::Server, Input::Bytes(&answer[..30]), &mut out);
     parser.feed(Side::Server, Input::Gap(answer.len() as u64 - 30), &mut out);
     assert_eq!(facts(&out).outcome, None);
+}
+
+#[test]
+fn a_bulk_write_of_which_operations_failed_is_an_error() {
+    let command = [&op_msg(0, b"\x10bulkWrite\0\x01\0\0\0\x02$db\0\x06\0\0\0admin\0")[..]].concat();
+    let sequence = |name: &[u8], documents: usize| {
+        let body = [name, b"\0", &document(b"").repeat(documents)].concat();
+        [b"\x01", &(body.len() as u32 + 4).to_le_bytes()[..], &body].concat()
+    };
+    let command = [command, sequence(b"ops", 3), sequence(b"nsInfo", 1)].concat();
+    let result = document(b"\x10ok\0\0\0\0\0\x10idx\0\0\0\0\0\x10code\0\xf8\x2a\0\0");
+    let fine = document(b"\x10ok\0\x01\0\0\0");
+    let batch = document(&[&b"\x030\0"[..], &fine, b"\x031\0", &result].concat());
+    let cursor = document(&[&b"\x04firstBatch\0"[..], &batch].concat());
+    let reply = |errors: u8| {
+        let counts = [b"\x10nErrors\0", &[errors, 0, 0, 0][..], b"\x10ok\0\x01\0\0\0"].concat();
+        message(2, 1, message::OP_MSG, &op_msg(0, &[&b"\x03cursor\0"[..], &cursor, &counts].concat()))
+    };
+    let said = |reply: &[u8], captured: usize| {
+        let (mut parser, mut out) = (Mongodb::default(), Vec::new());
+        let asked = feed(&mut parser, Side::Client, &message(1, 0, message::OP_MSG, &command));
+        let size = ("db.operation.batch.size", 3_u64.into());
+        assert!(facts(&asked).attributes.contains(&size), "{asked:?}");
+        parser.feed(Side::Server, Input::Bytes(&reply[..captured]), &mut out);
+        parser.feed(Side::Server, Input::Gap((reply.len() - captured) as u64), &mut out);
+        facts(&out).outcome.clone()
+    };
+    let [failed, worked] = [reply(1), reply(0)];
+    assert_eq!(said(&failed, failed.len()), Some(Outcome::ClientError("11000".into())));
+    assert_eq!(said(&worked, worked.len()), Some(Outcome::Ok));
+    assert_eq!(said(&failed, failed.len() - 20), None, "the number of errors was not captured");
 }
 
 #[test]
