@@ -30,7 +30,7 @@ use crate::{
     detect::Sign,
     fields::{Fields, name},
     frames::{Frame, Frames, Heard, Measure},
-    session::{Boundary, Event, Facts, Input, Key, Kind, Outcome, Parser, Part, Side},
+    session::{Boundary, Event, Facts, Input, Key, Kind, Lost, Outcome, Parser, Part, Side},
 };
 
 /// Most bytes that are read of a method's frame.
@@ -143,7 +143,23 @@ impl Amqp {
         key
     }
 
-    /// `None` if the frame says nothing, or what it says was not captured.
+    /// What a frame was about, on a channel, is not known: it may have asked or answered something, or begun a message.
+    fn hidden(&mut self, from: Side, channel: u16, frame: &Frame<'_>, out: &mut Vec<Event>) {
+        let reason = if frame.hidden { Lost::Gap } else { Lost::Malformed };
+        out.push(Event::Lost { from, at: frame.start, reason });
+        self.drop_content(from, channel, frame.start, out);
+        cancel(self.waiting.drain(Some(channel)), from, frame.start, None, out);
+    }
+
+    /// The rest of a message is not going to be seen; answers whether there was one.
+    fn drop_content(&mut self, from: Side, channel: u16, end: u64, out: &mut Vec<Event>) -> bool {
+        let contents = &mut self.direction(from).contents;
+        let Some(at) = contents.iter().position(|content| content.channel == channel) else { return false };
+        cancel(contents.remove(at).answers, from, end, None, out);
+        true
+    }
+
+    /// `None` if the frame says nothing.
     fn frame(&mut self, from: Side, frame: &Frame<'_>, out: &mut Vec<Event>) -> Option<()> {
         if frame.kept.starts_with(b"AMQP") {
             let key = self.ask(0, HELLO, frame, out);
@@ -158,7 +174,10 @@ impl Amqp {
         match kind {
             METHOD => {
                 let mut fields = Fields(payload);
-                let id = Id::take(&mut fields)?;
+                let Some(id) = Id::take(&mut fields) else {
+                    self.hidden(from, channel, frame, out);
+                    return None;
+                };
                 match from {
                     Side::Client => self.client_method(channel, id, fields, frame, out),
                     Side::Server => self.server_method(channel, id, fields, frame, out),
@@ -232,8 +251,14 @@ impl Amqp {
                 part.facts.set("messaging.batch.message_count", 0_u64);
                 out.push(Event::Part(part));
             }
-            method::CONNECTION_CLOSE => self.close(None, 0, Close::read(fields)?, frame, out),
-            method::CHANNEL_CLOSE => self.close(Some(channel), channel, Close::read(fields)?, frame, out),
+            method::CONNECTION_CLOSE | method::CHANNEL_CLOSE => {
+                let Some(close) = Close::read(fields) else {
+                    self.hidden(Side::Server, channel, frame, out);
+                    return None;
+                };
+                let closed = (id == method::CHANNEL_CLOSE).then_some(channel);
+                self.close(closed, closed.unwrap_or(0), close, frame, out);
+            }
             method::START | method::SECURE | method::TUNE => {
                 let asked = match id {
                     method::START => HELLO,
@@ -289,9 +314,11 @@ impl Amqp {
         facts: Facts,
         out: &mut Vec<Event>,
     ) {
-        let contents = &mut self.direction(from).contents;
         // One that was not complete on the same channel never will be.
-        contents.retain(|content| content.channel != channel);
+        if self.drop_content(from, channel, frame.start, out) {
+            out.push(Event::Lost { from, at: frame.start, reason: Lost::Malformed });
+        }
+        let contents = &mut self.direction(from).contents;
         if contents.len() >= CONTENTS_MAX {
             let part = contents.remove(0).part(from, frame.start);
             out.push(Event::Part(Part { boundary: Boundary::Inferred, ..part }));
@@ -311,7 +338,9 @@ impl Amqp {
         let at = contents.iter().position(|content| content.channel == channel)?;
         let Some(header) = content::Header::read(payload) else {
             // Where the message ends is not known.
-            contents.remove(at);
+            let reason = if frame.hidden { Lost::Gap } else { Lost::Malformed };
+            out.push(Event::Lost { from, at: frame.start, reason });
+            self.drop_content(from, channel, frame.start, out);
             return None;
         };
         let content = &mut contents[at];

@@ -80,6 +80,27 @@ fn after_a_loss_an_answer_is_no_older_requests() {
 }
 
 #[test]
+fn what_was_hidden_is_counted() {
+    let declare = method(1, DECLARE, b"\0\0\x01q\0");
+    let publish = method(1, method::PUBLISH, PUBLISH_ARGUMENTS);
+    let header = header(1, 4, b"\0\0");
+    let message = [&publish[..], &header].concat();
+    for (bytes, captured) in [(&declare, 9), (&publish, 8), (&message, publish.len() + 9)] {
+        let (mut parser, mut out) = (Amqp::default(), Vec::new());
+        feed(&mut parser, Side::Client, &method(1, PURGE, b"\0\0\x01q\0"));
+        parser.feed(Side::Client, Input::Bytes(&bytes[..captured]), &mut out);
+        parser.feed(Side::Client, Input::Gap((bytes.len() - captured) as u64), &mut out);
+        assert!(matches!(out[0], Event::Lost { reason: Lost::Gap, .. }), "{out:?}");
+        let of_a_method = captured < publish.len();
+        assert_eq!(out.len(), 1 + usize::from(of_a_method), "what waits on the channel is given up: {out:?}");
+    }
+    // A message whose rest never came.
+    let mut parser = Amqp::default();
+    let events = feed(&mut parser, Side::Client, &publish.repeat(2));
+    assert!(matches!(events[..], [Event::Lost { reason: Lost::Malformed, .. }]), "{events:?}");
+}
+
+#[test]
 fn a_message_that_was_got_is_given_up_with_the_loss_of_its_rest() {
     let mut parser = Amqp::default();
     feed(&mut parser, Side::Client, &method(1, method::GET, b"\0\0\x01q\0"));
