@@ -8,7 +8,7 @@
 //! Hand-written: the crates for packets need them whole.
 //!
 //! The version is what `CONNECT` says; of a connection that was joined later only that is told which all versions write
-//! alike. After a gap over a packet's beginning the next one is looked for where a call begins.
+//! alike. A message whose topic was not captured is told without it. After a gap over a packet's beginning the next one is looked for where a call begins.
 
 mod packet;
 mod properties;
@@ -85,7 +85,12 @@ impl Parser for Mqtt {
                 Some(Heard::Frame(frame)) => {
                     state.heard = true;
                     let packet = packet::read(frame.kept, from, state.version);
-                    state.packet(packet, from, frame.start..frame.end, out);
+                    if packet.is_lost(from) {
+                        let reason = if frame.hidden { Lost::Gap } else { Lost::Malformed };
+                        state.lost(from, frame.start, reason, out);
+                    } else {
+                        state.packet(packet, from, frame.start..frame.end, out);
+                    }
                 }
                 Some(Heard::Lost { at, reason }) => state.lost(from, at, reason, out),
             }
@@ -138,12 +143,15 @@ impl State {
                     facts.with("spantap.mqtt.reason_code", u32::from(code)),
                 )));
             }
-            // A client's acknowledgements, and what needs none.
+            // A client's acknowledgements, what needs none, and what was lost.
             _ => {}
         }
     }
 
     fn publish(&mut self, publish: Publish<'_>, from: Side, range: Range<u64>, out: &mut Vec<Event>) {
+        if publish.hidden {
+            self.forget_aliases(from);
+        }
         let topic = self.topic(&publish, from);
         let facts = facts(&publish, topic, from);
         match publish.id {

@@ -53,8 +53,10 @@ pub(super) enum Packet<'a> {
     Disconnect {
         reason: Option<u8>,
     },
-    /// `PUBREL`, `AUTH`, and what is hidden.
+    /// `PUBREL`, `AUTH`.
     Other,
+    /// What it is about was not captured.
+    Hidden,
 }
 
 /// What is known of a `PUBLISH`.
@@ -67,6 +69,33 @@ pub(super) struct Publish<'a> {
     pub id: Option<u16>,
     pub body_bytes: Option<u64>,
     pub properties: Properties,
+    /// Topic, id or properties were not captured to their end.
+    pub hidden: bool,
+}
+
+impl Publish<'_> {
+    /// One of which nothing but the first byte was captured.
+    fn hidden(first: u8) -> Self {
+        Self {
+            topic: b"",
+            qos: qos(first),
+            id: None,
+            body_bytes: None,
+            properties: Properties::default(),
+            hidden: true,
+        }
+    }
+}
+
+impl Packet<'_> {
+    /// Whether nothing can be told of it: what it is about is hidden, or which answer it waits for.
+    pub(super) fn is_lost(&self, from: Side) -> bool {
+        match self {
+            Self::Hidden => true,
+            Self::Publish(publish) => from == Side::Client && publish.qos > 0 && publish.id.is_none(),
+            _ => false,
+        }
+    }
 }
 
 const CONNECT: u8 = 1;
@@ -178,7 +207,10 @@ fn protocol_name(body: &[u8]) -> Sign {
 
 /// Reads what was measured; bytes may be missing at its end.
 pub(super) fn read(kept: &[u8], from: Side, version: Option<Version>) -> Packet<'_> {
-    parse(kept, from, version).unwrap_or(Packet::Other)
+    parse(kept, from, version).unwrap_or_else(|| match kept.first() {
+        Some(first) if first >> 4 == PUBLISH => Packet::Publish(Publish::hidden(*first)),
+        _ => Packet::Hidden,
+    })
 }
 
 fn parse(kept: &[u8], from: Side, version: Option<Version>) -> Option<Packet<'_>> {
@@ -220,8 +252,12 @@ fn connect_version(body: &[u8]) -> Option<Version> {
     })
 }
 
+const fn qos(first: u8) -> u8 {
+    first >> 1 & 0b11
+}
+
 fn publish(first: u8, length: u32, body: &[u8], version: Option<Version>) -> Option<Publish<'_>> {
-    let qos = first >> 1 & 0b11;
+    let qos = qos(first);
     let topic_bytes = usize::from(u16::from_be_bytes(*body.first_chunk()?));
     let topic = body.get(2..2 + topic_bytes)?;
     let mut at = 2 + topic_bytes;
@@ -230,7 +266,7 @@ fn publish(first: u8, length: u32, body: &[u8], version: Option<Version>) -> Opt
         id = Some(u16::from_be_bytes(*body.get(at..)?.first_chunk()?));
         at += 2;
     }
-    let (mut properties, mut known) = (Properties::default(), version.is_some());
+    let (mut properties, mut known, mut hidden) = (Properties::default(), version.is_some(), false);
     if version == Some(Version::V5) {
         let rest = body.get(at..).unwrap_or_default();
         match varint(rest) {
@@ -238,12 +274,13 @@ fn publish(first: u8, length: u32, body: &[u8], version: Option<Version>) -> Opt
                 let end = (own + bytes as usize).min(rest.len());
                 properties = properties::read(&rest[own.min(end)..end]);
                 at += own + bytes as usize;
+                hidden = end < own + bytes as usize;
             }
-            Err(_) => known = false,
+            Err(_) => (known, hidden) = (false, true),
         }
     }
     let body_bytes = if known { u64::from(length).checked_sub(at as u64) } else { None };
-    Some(Publish { topic, qos, id, body_bytes, properties })
+    Some(Publish { topic, qos, id, body_bytes, properties, hidden })
 }
 
 /// The worst reason of an acknowledgement of several filters.

@@ -98,6 +98,35 @@ fn after_a_loss_an_alias_stands_for_nothing() {
 }
 
 #[test]
+fn a_message_whose_topic_was_hidden_is_told_without_it() {
+    let said = |from, first: u8, captured: usize| {
+        let packet = [&[first, 9, 0, 4][..], b"a/b/", &[0, 7, b'x']].concat();
+        let (mut parser, mut events) = (new(), Vec::new());
+        parser.feed(from, Input::Bytes(&packet[..captured]), &mut events);
+        parser.feed(from, Input::Gap((packet.len() - captured) as u64), &mut events);
+        sessions::say(&events)
+    };
+    assert!(said(Side::Client, 0x30, 6).starts_with("> one-way 0-11 Framed name=\"publish\" "));
+    assert!(said(Side::Server, 0x32, 6).starts_with("< one-way 0-11 Framed name=\"deliver\" "));
+    // Which acknowledgement answers it is not known.
+    for captured in [6, 8, 9] {
+        assert_eq!(said(Side::Client, 0x32, captured), "Lost { from: Client, at: 0, reason: Gap }\n");
+    }
+    assert!(said(Side::Client, 0x32, 10).starts_with("> #7 0-11"));
+    // An alias that it may have given another meaning stands for nothing.
+    let (mut parser, mut events) = (new(), Vec::new());
+    for bytes in
+        [&b"\x10\x0d\0\x04MQTT\x05\x02\0\x3c\0\0\0"[..], b"\x30\x08\0\x01a\x03\x23\0\x01x", b"\x30\x08\0\x01b\x03"]
+    {
+        parser.feed(Side::Client, Input::Bytes(bytes), &mut events);
+    }
+    parser.feed(Side::Client, Input::Gap(4), &mut events);
+    events.clear();
+    parser.feed(Side::Client, Input::Bytes(b"\x30\x07\0\0\x03\x23\0\x01x"), &mut events);
+    assert!(sessions::say(&events).contains(" name=\"publish\" "), "{events:?}");
+}
+
+#[test]
 fn nothing_of_what_messages_hold_is_told() {
     let texts = ["hunter", "secret", "bob", "eve", "token", "4711", "text/plain"];
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/mqtt");
