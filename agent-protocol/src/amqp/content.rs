@@ -12,9 +12,10 @@ const GENERATED: [&str; 3] = ["amq.gen-", "amq.rabbitmq.reply-to", "amq.ctag-"];
 
 /// What the method says that a message follows.
 pub(super) fn facts(id: Id, mut fields: Fields<'_>) -> Facts {
+    // A broker pushes what it delivers, which by the conventions is `process`; who gets a message asks for it: `receive`.
     let (operation, kind, span_kind) = match id {
         method::PUBLISH => ("publish", Some("send"), Kind::Produce),
-        method::DELIVER => ("deliver", Some("receive"), Kind::Consume),
+        method::DELIVER => ("deliver", Some("process"), Kind::Consume),
         _ => ("return", None, Kind::Request),
     };
     let route = Route::read(id, &mut fields).unwrap_or_default();

@@ -236,20 +236,27 @@ fn outcome(reason: Option<u8>) -> Facts {
     Facts::default().outcome(outcome).with("spantap.mqtt.reason_code", u32::from(reason))
 }
 
+/// The span's kind, and `messaging.operation.type`: brokers push what they deliver, which by the conventions is `process`.
+const fn operation(from: Side) -> (Kind, &'static str) {
+    match from {
+        Side::Client => (Kind::Produce, "send"),
+        Side::Server => (Kind::Consume, "process"),
+    }
+}
+
 fn facts(publish: &Publish<'_>, topic: Option<String>, from: Side) -> Facts {
-    let operation = if from == Side::Client { "publish" } else { "deliver" };
-    let mut facts = control(operation).with("spantap.mqtt.qos", u32::from(publish.qos));
+    let name = if from == Side::Client { "publish" } else { "deliver" };
+    let mut facts = control(name).with("spantap.mqtt.qos", u32::from(publish.qos));
     if let Some(topic) = topic {
-        facts.name = Some(format!("{operation} {topic}").into());
+        facts.name = Some(format!("{name} {topic}").into());
         facts.set("messaging.destination.name", topic);
     }
     if let Some(body_bytes) = publish.body_bytes {
         facts.set("messaging.message.body.size", body_bytes);
     }
-    if from == Side::Client {
-        facts.kind = Kind::Produce;
-        facts.set("messaging.operation.type", "send");
-    }
+    let (kind, operation_type) = operation(from);
+    facts.kind = kind;
+    facts.set("messaging.operation.type", operation_type);
     facts.trace = publish.properties.trace;
     facts
 }

@@ -146,19 +146,26 @@ fn control(name: &'static str, operation: &'static str) -> Facts {
     Facts::named(name).with("messaging.system", "nats").with("messaging.operation.name", operation)
 }
 
+/// The span's kind, and `messaging.operation.type`: brokers push what they deliver, which by the conventions is `process`.
+const fn operation(from: Side) -> (Kind, &'static str) {
+    match from {
+        Side::Client => (Kind::Produce, "send"),
+        Side::Server => (Kind::Consume, "process"),
+    }
+}
+
 fn facts(payload: Payload<'_>, from: Side) -> Facts {
     let is_inbox = payload.subject.starts_with(b"_INBOX.");
     let subject = if is_inbox { "_INBOX.{id}".to_owned() } else { destination::name(payload.subject, b'.') };
-    let operation = if from == Side::Client { "publish" } else { "deliver" };
-    let mut facts = Facts::named(format!("{operation} {subject}"))
+    let name = if from == Side::Client { "publish" } else { "deliver" };
+    let mut facts = Facts::named(format!("{name} {subject}"))
         .with("messaging.system", "nats")
-        .with("messaging.operation.name", operation)
+        .with("messaging.operation.name", name)
         .with("messaging.destination.name", subject)
         .with("messaging.message.body.size", payload.body_bytes);
-    if from == Side::Client {
-        facts.kind = Kind::Produce;
-        facts.set("messaging.operation.type", "send");
-    }
+    let (kind, operation_type) = operation(from);
+    facts.kind = kind;
+    facts.set("messaging.operation.type", operation_type);
     if is_inbox {
         facts.set("messaging.destination.temporary", true);
     }

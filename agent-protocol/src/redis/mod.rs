@@ -27,7 +27,7 @@ use self::{
 use crate::{
     detect::Sign,
     frames::{Frames, Heard, Measure},
-    session::{Boundary, Event, Facts, Input, Key, Lost, Outcome, Parser, Part, Side},
+    session::{Boundary, Event, Facts, Input, Key, Kind, Lost, Outcome, Parser, Part, Side},
 };
 
 /// Most `SELECT`s whose answers are waited for.
@@ -243,7 +243,10 @@ impl State {
                 self.confirmed(answer, out);
             }
             What::Message { pushed } if pushed || self.is_subscriber() => {
-                let facts = Facts::named("message").with("messaging.system", "redis");
+                let facts = Facts { kind: Kind::Consume, ..Facts::named("deliver") }
+                    .with("messaging.system", "redis")
+                    .with("messaging.operation.name", "deliver")
+                    .with("messaging.operation.type", "process");
                 out.push(Event::Part(Part::one_way(Side::Server, answer.range, facts)));
             }
             what => self.answer(what, answer, out),
