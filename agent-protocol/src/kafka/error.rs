@@ -4,6 +4,9 @@ use std::borrow::Cow;
 
 use crate::session::Outcome;
 
+/// A step of joining a group.
+pub(super) const MEMBER_ID_REQUIRED: i16 = 79;
+
 /// From 1 on.
 const NAMES: [&str; 133] = [
     "OFFSET_OUT_OF_RANGE",

@@ -43,7 +43,9 @@ pub(super) fn read(asked: &Asked, captured: &[u8], topics: &mut Topics) -> Facts
     let mut response = Response { version, wire, topics, error: 0, fetched: Fetched::default(), named };
     let whole = response.body(asked.key).is_some();
     if whole || response.error != 0 {
-        facts.outcome = Some(error::outcome(response.error));
+        // KIP-394: who joins without a member id is given one, with which it asks again.
+        let joins = asked.key == api::JOIN_GROUP && response.error == error::MEMBER_ID_REQUIRED;
+        facts.outcome = Some(error::outcome(if joins { 0 } else { response.error }));
     }
     response.fetched.tell(asked, whole, &mut facts);
     let named = response.named;
@@ -101,6 +103,7 @@ impl<'a> Response<'a> {
             api::OFFSET_FETCH if self.version <= 7 => self.offset_fetch(),
             api::CREATE_TOPICS => self.only_topic(self.version >= 2, self.version >= 7),
             api::DELETE_TOPICS => self.only_topic(self.version >= 1, self.version >= 6),
+            api::LEAVE_GROUP if self.version >= 3 => self.left(),
             _ => {
                 self.wire.fields.skip(bytes_before_error(key, self.version)?)?;
                 self.note_error()
@@ -241,6 +244,16 @@ impl<'a> Response<'a> {
             })
         })?;
         if version >= 2 { self.note_error() } else { Some(()) }
+    }
+
+    /// One error of all, and one of each member (KIP-345).
+    fn left(&mut self) -> Option<()> {
+        self.throttle(true)?;
+        self.note_error()?;
+        self.each(|response| {
+            let (_member_id, _group_instance_id) = (response.wire.string()?, response.wire.string()?);
+            response.note_error()
+        })
     }
 
     /// Topics with their errors; what follows an error is not read, so only the first is known.

@@ -63,6 +63,25 @@ fn the_first_error_of_a_produce_is_its_outcome() {
 }
 
 #[test]
+fn a_member_without_an_id_goes_on_joining() {
+    let outcome = |key: i16, version: i16, answer: &[u8]| {
+        let mut parser = Kafka::default();
+        feed(&mut parser, Side::Client, &request(key, version, 1, b"\0\x01g\0\0\0\0"));
+        facts(&feed(&mut parser, Side::Server, &response(1, answer))).outcome.clone()
+    };
+    let error = |name: &'static str| Some(Outcome::ClientError(name.into()));
+    assert_eq!(outcome(api::JOIN_GROUP, 4, b"\0\0\0\0\0\x4f\xff\xff\xff\xff"), Some(Outcome::Ok));
+    assert_eq!(outcome(api::JOIN_GROUP, 4, b"\0\0\0\0\0\x19\xff\xff\xff\xff"), error("UNKNOWN_MEMBER_ID"));
+    assert_eq!(outcome(api::HEARTBEAT, 1, b"\0\0\0\0\0\x4f"), error("MEMBER_ID_REQUIRED"));
+    // One member that left, and one that the group does not know.
+    let left = b"\0\0\0\0\0\0\0\0\0\x02\0\x01a\xff\xff\0\0\0\x01b\xff\xff\0\x19";
+    assert_eq!(outcome(api::LEAVE_GROUP, 3, left), error("UNKNOWN_MEMBER_ID"));
+    assert_eq!(outcome(api::LEAVE_GROUP, 3, &left[..20]), None);
+    assert_eq!(outcome(api::LEAVE_GROUP, 3, b"\0\0\0\0\0\0\0\0\0\0"), Some(Outcome::Ok));
+    assert_eq!(outcome(api::LEAVE_GROUP, 2, b"\0\0\0\0\0\0"), Some(Outcome::Ok));
+}
+
+#[test]
 fn an_outcome_behind_what_was_captured_is_unknown() {
     let mut parser = Kafka::default();
     feed(&mut parser, Side::Client, &request(api::PRODUCE, 7, 1, b"\xff\xff\xff\xff\0\0\x13\x88\0\0\0\0"));
