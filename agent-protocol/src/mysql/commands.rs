@@ -28,7 +28,7 @@ impl Command {
             0x01 | 0x18 => Self::Silent,
             0x02 => Self::InitDb,
             0x03 => Self::Query,
-            0x04 => Self::Named("FIELD_LIST", Answer::List),
+            0x04 => Self::Named("FIELD_LIST", Answer::Columns),
             0x05 => Self::Named("CREATE_DB", Answer::Results),
             0x06 => Self::Named("DROP_DB", Answer::Results),
             0x07 => Self::Named("REFRESH", Answer::Results),

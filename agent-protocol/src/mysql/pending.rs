@@ -18,8 +18,10 @@ pub(super) enum Answer {
     Results,
     /// OK with the numbers of parameters and columns, which follow.
     Prepared,
-    /// Rows, or columns: up to their end.
-    List,
+    /// Rows up to their end.
+    Rows,
+    /// Descriptions of columns up to their end.
+    Columns,
     /// OK or an error; more is asked before (`COM_CHANGE_USER`).
     Login,
     /// One packet of text.

@@ -175,6 +175,9 @@ impl Replies {
         requests.finish_open(out);
         let pending = shared.queue.pop().unwrap_or_default();
         self.results.status.into_iter().for_each(|status| shared.status(status));
+        if pending.answer == Answer::Columns {
+            self.results.rows = None;
+        }
         let worked = self.results.error.is_none();
         shared.change_database(pending.database, Some(worked));
         if worked {

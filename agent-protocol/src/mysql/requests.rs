@@ -151,7 +151,7 @@ impl Requests {
             Command::Execute => (self.of_statement(fields.long(), shared), Pending::default()),
             Command::Fetch => {
                 let facts = self.of_statement(fields.long(), shared);
-                (prefixed("FETCH", facts), Pending { answer: Answer::List, ..Pending::default() })
+                (prefixed("FETCH", facts), Pending { answer: Answer::Rows, ..Pending::default() })
             }
             Command::InitDb => {
                 let name = String::from_utf8_lossy(contents).into_owned();

@@ -67,7 +67,7 @@ impl Results {
         }
         match (self.at, answer) {
             (At::Head, Answer::Text) => Step::Done,
-            (At::Head, Answer::List) => self.row(packet, first),
+            (At::Head, Answer::Rows | Answer::Columns) => self.row(packet, first),
             (At::Head, Answer::Login) if matches!(first, 0x01 | 0xfe) => Step::More,
             (At::Head, _) => self.head(answer, packet, first),
             (At::Columns(left), _) => {

@@ -147,6 +147,14 @@ fn the_database_is_told_only_while_it_is_known() {
 }
 
 #[test]
+fn descriptions_of_columns_are_no_rows() {
+    let list = [packet(1, b"\x03def"), packet(2, b"\x03def"), packet(3, &[0xfe, 0, 0, 2, 0])].concat();
+    let events = said(&[('>', packet(0, b"\x04t\0")), ('<', list)]);
+    let answered = parts(&events, Side::Server);
+    assert_eq!((&answered[0].facts.outcome, &answered[0].facts.attributes[..]), (&Some(Outcome::Ok), &[][..]));
+}
+
+#[test]
 fn errors_are_whose_they_are() {
     let outcome = |code: u16, state: &[u8]| {
         let error = packet(1, &[&[0xff][..], &code.to_le_bytes(), b"#", state, b"text"].concat());
