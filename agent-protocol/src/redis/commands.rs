@@ -155,17 +155,20 @@ fn inline(mut command: Command, line: &[u8]) -> Option<Command> {
 }
 
 /// How the first bytes look, if they are a client's.
-pub(super) fn check(bytes: &[u8]) -> Sign {
-    if bytes.first() != Some(&b'*') {
-        return check_inline(bytes);
-    }
-    let word = match element::measure(bytes) {
-        Measure::Frame { bytes: length, .. } if bytes.starts_with(b"*0") || length == 5 && bytes[1] == b'-' => {
-            return check(&bytes[length as usize..]);
+pub(super) fn check(mut bytes: &[u8]) -> Sign {
+    let word = loop {
+        if bytes.first() != Some(&b'*') {
+            return check_inline(bytes);
         }
-        Measure::Frame { bytes: length, .. } => &bytes[length as usize..],
-        Measure::More => return Sign::Partial,
-        Measure::Malformed => return Sign::No,
+        match element::measure(bytes) {
+            // Nothing is asked.
+            Measure::Frame { bytes: length, .. } if bytes.starts_with(b"*0") || length == 5 && bytes[1] == b'-' => {
+                bytes = &bytes[length as usize..];
+            }
+            Measure::Frame { bytes: length, .. } => break &bytes[length as usize..],
+            Measure::More => return Sign::Partial,
+            Measure::Malformed => return Sign::No,
+        }
     };
     match word.first() {
         None => return Sign::Partial,

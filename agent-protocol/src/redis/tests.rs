@@ -178,6 +178,13 @@ fn commands_are_recognised_and_others_words_are_not() {
 }
 
 #[test]
+fn many_commands_that_ask_nothing_are_passed_over() {
+    let nothing = b"*0\r\n".repeat(1_000_000);
+    assert_eq!(check_client(&[&nothing[..], b"*1\r\n$4\r\nPING\r\n"].concat()), Sign::Yes);
+    assert_eq!(check_client(&nothing), Sign::Partial);
+}
+
+#[test]
 fn signs_do_not_waver() {
     for bytes in
         [&b"*1\r\n$4\r\nPING\r\n"[..], b"get a b c\r\n", b"*-1\r\n*1\r\n$4\r\nPING\r\n", b"-ERR no\r\n", b"+OK\r\n"]
