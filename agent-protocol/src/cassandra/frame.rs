@@ -3,7 +3,7 @@
 use crate::{
     fields::Fields,
     session::Side,
-    unpack::{self, Packing},
+    unpack::{self, Budget, Packing},
 };
 
 /// Version, flags, stream, opcode, length.
@@ -97,13 +97,13 @@ impl Header {
     }
 
     /// The body as it was before compression, if it was captured and can be opened.
-    pub(super) fn unpack(&self, body: &[u8], compression: Option<Compression>) -> Option<Vec<u8>> {
+    pub(super) fn unpack(&self, body: &[u8], compression: Option<Compression>, budget: &mut Budget) -> Option<Vec<u8>> {
         let mut fields = Fields(body);
         let packing = match compression? {
             Compression::Lz4 => Packing::Lz4Block(fields.u32()? as usize),
             Compression::Snappy => Packing::Snappy,
         };
-        unpack::first_bytes(packing, fields.0, UNPACKED_BYTES_MAX)
+        unpack::first_bytes(packing, fields.0, UNPACKED_BYTES_MAX, budget)
     }
 
     /// Whether the body is compressed.

@@ -28,6 +28,7 @@ use crate::{
     detect::Sign,
     frames::{Frame, Frames, Heard, Measure},
     session::{Event, Facts, Input, Key, Lost, Parser, Part, Side},
+    unpack::Budget,
 };
 
 /// Most bytes that are read of a request or an answer.
@@ -45,6 +46,7 @@ pub struct Cassandra {
     context: Context,
     /// Streams whose requests are not answered.
     open: BTreeSet<i16>,
+    budget: Budget,
 }
 
 #[derive(Debug, Default)]
@@ -136,7 +138,7 @@ impl Cassandra {
             inner_end: inner_start.saturating_add(segment.inner_bytes()),
             payload: segment.is_plain().then(|| outer.start.saturating_add(segment.payload_at())),
         };
-        let captured = segment.unpack(outer.kept);
+        let captured = segment.unpack(outer.kept, &mut self.budget);
         let gap = segment.inner_bytes().saturating_sub(captured.len() as u64);
         let mut start = self.direction(from).inner_start;
         for input in [Input::Bytes(&captured), Input::Gap(gap)] {
@@ -171,7 +173,7 @@ impl Cassandra {
     fn frame(&mut self, from: Side, captured: &[u8], range: std::ops::Range<u64>, out: &mut Vec<Event>) {
         let Some(Some(header)) = Header::read(captured, from) else { return };
         let body = &captured[frame::HEADER_BYTES..];
-        let unpacked = header.is_compressed().then(|| header.unpack(body, self.context.compression));
+        let unpacked = header.is_compressed().then(|| header.unpack(body, self.context.compression, &mut self.budget));
         let body = unpacked.as_ref().map_or(Some(body), |unpacked| unpacked.as_deref());
         let key = key(header.stream);
         if from == Side::Server {

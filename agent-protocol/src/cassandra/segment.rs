@@ -5,7 +5,7 @@
 use crate::{
     fields::Fields,
     frames::Measure,
-    unpack::{self, BLOCK_BYTES_MAX, Packing},
+    unpack::{self, BLOCK_BYTES_MAX, Budget, Packing},
 };
 
 /// Length and flag, then their checksum.
@@ -82,12 +82,12 @@ impl Header {
     }
 
     /// The captured bytes of what it holds: a part if it is not compressed; all or, if it cannot be opened, none if it is.
-    pub(super) fn unpack<'a>(&self, captured: &'a [u8]) -> std::borrow::Cow<'a, [u8]> {
+    pub(super) fn unpack<'a>(&self, captured: &'a [u8], budget: &mut Budget) -> std::borrow::Cow<'a, [u8]> {
         let mut fields = Fields(captured);
         let _: Option<()> = fields.skip(self.header_bytes);
         let payload = fields.take_captured(self.payload_bytes);
         let Some(bytes) = self.unpacked_bytes else { return payload.into() };
-        let unpacked = unpack::first_bytes(Packing::Lz4Block(bytes), payload, BLOCK_BYTES_MAX);
+        let unpacked = unpack::first_bytes(Packing::Lz4Block(bytes), payload, BLOCK_BYTES_MAX, budget);
         unpacked.filter(|unpacked| unpacked.len() == bytes).unwrap_or_default().into()
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     fields::Fields,
     session::TraceParent,
     traceparent,
-    unpack::{self, Packing},
+    unpack::{self, Budget, Packing},
 };
 
 /// What is decompressed to find the first record's headers.
@@ -67,7 +67,7 @@ pub(super) fn records(captured: &[u8], length: usize) -> Option<u64> {
 }
 
 /// The trace context in the headers of the first record.
-pub(super) fn trace(captured: &[u8], length: usize) -> Option<TraceParent> {
+pub(super) fn trace(captured: &[u8], length: usize, budget: &mut Budget) -> Option<TraceParent> {
     let batch = Batch::next(&mut Fields(captured), &mut { length })?;
     let packing = match batch.attributes & 7 {
         0 => return record_trace(batch.body),
@@ -78,7 +78,7 @@ pub(super) fn trace(captured: &[u8], length: usize) -> Option<TraceParent> {
         _ => return None,
     };
     let body = if packing == Packing::Snappy { xerial_block(batch.body) } else { batch.body };
-    record_trace(&unpack::first_bytes(packing, body, UNPACKED_BYTES_MAX)?)
+    record_trace(&unpack::first_bytes(packing, body, UNPACKED_BYTES_MAX, budget)?)
 }
 
 /// What Java clients put around Snappy's blocks is taken off; only the first block is wanted.

@@ -36,6 +36,7 @@ use crate::{
     detect::Sign,
     frames::{Frame, Frames, Heard, Measure},
     session::{Event, Input, Key, Parser, Part, Side},
+    unpack::Budget,
 };
 
 /// Most bytes that are read of a Produce request or the answer to a Fetch.
@@ -54,6 +55,7 @@ pub struct Kafka {
     server: Frames,
     asked: VecDeque<Asked>,
     topics: Topics,
+    budget: Budget,
     /// Whether a response was heard: until then one must answer a request that was heard, since a late join may begin anywhere.
     answered: bool,
 }
@@ -90,7 +92,7 @@ impl Kafka {
     fn request(&mut self, frame: &Frame<'_>, out: &mut Vec<Event>) {
         let header = Header::read(frame.kept);
         let Some((header, api)) = header.and_then(|header| Some((header, header.api()?))) else { return };
-        let request = request::read(&header, &api, frame.kept, &self.topics);
+        let request = request::read(&header, &api, frame.kept, &self.topics, &mut self.budget);
         let range = frame.start..frame.end;
         if !request.answered {
             return out.push(Event::Part(Part::one_way(Side::Client, range, request.facts)));

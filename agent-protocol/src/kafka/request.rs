@@ -9,6 +9,7 @@ use super::{
 use crate::{
     fields::{Fields, name},
     session::{Facts, Kind, TraceParent},
+    unpack::Budget,
 };
 
 /// Size, API key, version and correlation id.
@@ -83,7 +84,7 @@ pub(super) struct Request {
 }
 
 /// Reads a request's captured bytes.
-pub(super) fn read(header: &Header, api: &Api, captured: &[u8], topics: &Topics) -> Request {
+pub(super) fn read(header: &Header, api: &Api, captured: &[u8], topics: &Topics, budget: &mut Budget) -> Request {
     let facts = Facts { attributes: Vec::with_capacity(10), ..Facts::named(api.name) };
     let facts = facts.with("messaging.system", "kafka").with("spantap.kafka.api", api.name);
     let facts = facts.with("spantap.kafka.api_version", i64::from(header.version));
@@ -115,16 +116,16 @@ pub(super) fn read(header: &Header, api: &Api, captured: &[u8], topics: &Topics)
         _ => Kind::Request,
     };
     if body.is_some() && api.is_known(header.version) {
-        request.read_body(header, wire, topics);
+        request.read_body(header, wire, topics, budget);
     }
     request
 }
 
 impl Request {
     /// What the captured part of the body gives.
-    fn read_body<'a>(&mut self, header: &Header, mut wire: Wire<'a>, topics: &'a Topics) {
+    fn read_body<'a>(&mut self, header: &Header, mut wire: Wire<'a>, topics: &'a Topics, budget: &mut Budget) {
         match header.key {
-            api::PRODUCE => drop(self.produce(header.version, &mut wire, topics)),
+            api::PRODUCE => drop(self.produce(header.version, &mut wire, topics, budget)),
             api::FETCH => drop(self.fetch(header.version, &mut wire, topics)),
             _ if begins_with_group(header.key, header.version) => {
                 if let Some(group) = wire.string().and_then(name) {
@@ -135,14 +136,20 @@ impl Request {
         }
     }
 
-    fn produce<'a>(&mut self, version: i16, wire: &mut Wire<'a>, topics: &'a Topics) -> Option<()> {
+    fn produce<'a>(
+        &mut self,
+        version: i16,
+        wire: &mut Wire<'a>,
+        topics: &'a Topics,
+        budget: &mut Budget,
+    ) -> Option<()> {
         if version >= 3 {
             wire.string()?;
         }
         self.answered = wire.fields.i16()? != 0;
         wire.fields.skip(4)?;
         let mut seen = Seen::default();
-        let whole = seen.topics(version, wire, topics).is_some();
+        let whole = seen.topics(version, wire, topics, budget).is_some();
         if let Some(topic) = seen.topic.filter(|_| seen.topics == 1) {
             self.set_destination(topic);
         }
@@ -198,7 +205,7 @@ struct Seen<'a> {
 
 impl<'a> Seen<'a> {
     /// `None` if not all was captured.
-    fn topics(&mut self, version: i16, wire: &mut Wire<'a>, topics: &'a Topics) -> Option<()> {
+    fn topics(&mut self, version: i16, wire: &mut Wire<'a>, topics: &'a Topics, budget: &mut Budget) -> Option<()> {
         self.topics = wire.count()?;
         let mut first = true;
         for _ in 0..self.topics {
@@ -211,7 +218,7 @@ impl<'a> Seen<'a> {
                 let records = batch::records(captured, length);
                 self.messages = if first { records } else { self.messages.zip(records).map(|(a, b)| a + b) };
                 if std::mem::take(&mut first) {
-                    self.trace = batch::trace(captured, length);
+                    self.trace = batch::trace(captured, length, budget);
                 }
                 if captured.len() < length {
                     return None;

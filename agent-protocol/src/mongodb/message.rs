@@ -3,7 +3,7 @@
 use super::bson::Document;
 use crate::{
     fields::Fields,
-    unpack::{self, Packing},
+    unpack::{self, Budget, Packing},
 };
 
 /// Length, request id, the id that it answers, opcode.
@@ -140,15 +140,15 @@ fn count(mut documents: Fields<'_>) -> Option<u64> {
 }
 
 /// The opcode and the bytes of what is compressed, if that can be opened.
-pub(super) fn unpacked(captured: &[u8]) -> Option<(u32, Vec<u8>)> {
+pub(super) fn unpacked(captured: &[u8], budget: &mut Budget) -> Option<(u32, Vec<u8>)> {
     let mut fields = Fields(captured);
     let opcode = fields.u32_le()?;
     fields.skip(4)?;
     let bytes = match fields.u8()? {
         0 => fields.0.to_vec(),
-        1 => unpack::first_bytes(Packing::Snappy, fields.0, UNPACKED_BYTES_MAX)?,
-        2 => unpack::first_bytes(Packing::Zlib, fields.0, UNPACKED_BYTES_MAX)?,
-        3 => unpack::first_bytes(Packing::Zstd, fields.0, UNPACKED_BYTES_MAX)?,
+        1 => unpack::first_bytes(Packing::Snappy, fields.0, UNPACKED_BYTES_MAX, budget)?,
+        2 => unpack::first_bytes(Packing::Zlib, fields.0, UNPACKED_BYTES_MAX, budget)?,
+        3 => unpack::first_bytes(Packing::Zstd, fields.0, UNPACKED_BYTES_MAX, budget)?,
         _ => return None,
     };
     Some((opcode, bytes))

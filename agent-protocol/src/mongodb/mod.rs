@@ -27,6 +27,7 @@ use crate::{
     detect::Sign,
     frames::{Frame, Frames, Heard, Measure},
     session::{Event, Facts, Input, Key, Parser, Part, Side},
+    unpack::Budget,
 };
 
 /// Most bytes that are read of a message.
@@ -46,6 +47,7 @@ pub struct Mongodb {
     streams: VecDeque<Stream>,
     /// Ids of requests.
     bulk_writes: VecDeque<u32>,
+    budget: Budget,
 }
 
 /// Answers that follow each other.
@@ -96,7 +98,8 @@ impl Mongodb {
     fn message(&mut self, from: Side, frame: &Frame<'_>, out: &mut Vec<Event>) {
         let Some(header) = Header::read(frame.kept) else { return };
         let captured = &frame.kept[message::HEADER_BYTES..];
-        let unpacked = (header.opcode == message::OP_COMPRESSED).then(|| message::unpacked(captured)).flatten();
+        let unpacked =
+            (header.opcode == message::OP_COMPRESSED).then(|| message::unpacked(captured, &mut self.budget)).flatten();
         let (opcode, captured) = match &unpacked {
             Some((opcode, bytes)) => (*opcode, &bytes[..]),
             None => (header.opcode, captured),
