@@ -1,7 +1,10 @@
 //! Messages: what the method before them says of exchange and routing key, and the header that follows it of size and trace.
 
+use std::borrow::Cow;
+
 use super::method::{self, Id, text};
 use crate::{
+    destination,
     fields::{Fields, name},
     session::{Facts, Kind, Outcome, TraceParent},
     traceparent,
@@ -31,8 +34,8 @@ pub(super) fn facts(id: Id, mut fields: Fields<'_>) -> Facts {
 /// What the answer to a request for one message adds to what the request says.
 pub(super) fn got(mut fields: Fields<'_>) -> Facts {
     let mut facts = Facts::default().with("messaging.batch.message_count", 1_u64).outcome(Outcome::Ok);
-    if let Some(key) = Route::read(method::GET_OK, &mut fields).and_then(|route| route.routing_key) {
-        facts.set("messaging.rabbitmq.destination.routing_key", key);
+    if let Some(key) = Route::read(method::GET_OK, &mut fields).and_then(|route| route.key()) {
+        facts.set("messaging.rabbitmq.destination.routing_key", key.into_owned());
     }
     facts
 }
@@ -70,6 +73,15 @@ impl<'a> Route<'a> {
         Some(Self { exchange: name(text(fields)?), routing_key: text(fields).and_then(name) })
     }
 
+    /// The routing key. To an exchange it may name one order or user, and loses its ids; else it is a queue's name.
+    fn key(&self) -> Option<Cow<'a, str>> {
+        let key = self.routing_key?;
+        Some(match self.exchange {
+            Some(_) => destination::name(key.as_bytes(), b'.').into(),
+            None => key.into(),
+        })
+    }
+
     /// The destination is exchange and routing key; of the default exchange, whose name is empty, the key alone: a queue.
     /// The span is named after exchange or queue, of which there are few, unless it was made up.
     fn tell(&self, facts: &mut Facts) {
@@ -79,13 +91,14 @@ impl<'a> Route<'a> {
             Some(target) if !is_generated(target) => Some(format!("{operation} {target}").into()),
             _ => Some(operation),
         };
-        match (self.exchange, self.routing_key) {
+        let key = self.key();
+        match (self.exchange, key.as_deref()) {
             (Some(exchange), Some(key)) => facts.set("messaging.destination.name", format!("{exchange}:{key}")),
             (Some(one), None) | (None, Some(one)) => facts.set("messaging.destination.name", one),
             (None, None) => {}
         }
-        if let Some(key) = self.routing_key {
-            facts.set("messaging.rabbitmq.destination.routing_key", key);
+        if let Some(key) = key {
+            facts.set("messaging.rabbitmq.destination.routing_key", key.into_owned());
         }
         if target.is_some_and(is_generated) {
             facts.set("messaging.destination.temporary", true);

@@ -111,6 +111,19 @@ fn a_message_that_was_got_is_given_up_with_the_loss_of_its_rest() {
 }
 
 #[test]
+fn routing_keys_lose_their_ids_and_queues_do_not() {
+    let said = |arguments: &[u8]| {
+        let publish = [method(1, method::PUBLISH, arguments), header(1, 0, b"\0\0")].concat();
+        let events = feed(&mut Amqp::default(), Side::Client, &publish);
+        sessions::say(&events)
+    };
+    let routed = said(b"\0\0\x06orders\x10order.4711.paid!\0");
+    let name = r#"messaging.destination.name="orders:order.{id}.paid!" messaging.rabbitmq.destination.routing_key="order.{id}.paid!""#;
+    assert!(routed.contains(name) && !routed.contains("4711"), "{routed}");
+    assert!(said(b"\0\0\0\x0bworker-1001\0").contains(r#"messaging.destination.name="worker-1001""#));
+}
+
+#[test]
 fn messages_of_several_channels_may_mix() {
     let mut parser = Amqp::default();
     let pieces = [
