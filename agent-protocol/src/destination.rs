@@ -1,4 +1,4 @@
-//! Names of destinations (subjects, topics), of bounded cardinality.
+//! Names of destinations (subjects, topics, routing keys), of bounded cardinality.
 //!
 //! In: a name as it was sent, and what separates its words. Out: the name with `{id}` for every word that looks like one, so
 //! that all of a kind have one name. What looks like one is a heuristic: much of it is digits, or it is long.
