@@ -65,6 +65,7 @@ pub struct Dialogue {
     pipelines: bool,
     /// Which response answers which request is not known any more.
     broken: bool,
+    /// When bytes last moved, by their records.
     active_ns: u64,
 }
 
@@ -112,9 +113,13 @@ impl Dialogue {
         if self.goes_on != GoesOn::Same {
             return;
         }
-        let silent_ns = context.now_ns.saturating_sub(self.active_ns);
-        self.broken &= !(is_request && silent_ns >= context.config.idle_exchange_ns);
-        self.active_ns = context.now_ns;
+        if let Fed::Piece(piece) = fed {
+            let silent_ns = piece.time_ns.saturating_sub(self.active_ns);
+            if self.broken && is_request && silent_ns >= context.config.idle_exchange_ns {
+                self.mend(connection, context);
+            }
+            self.active_ns = self.active_ns.max(piece.time_ns);
+        }
         let from = if is_request { Side::Client } else { Side::Server };
         self.parse(from, fed);
         for event in std::mem::take(&mut self.events) {
@@ -274,6 +279,15 @@ impl Dialogue {
         let hidden = self.waiting.take_doubtful(self.pipelines);
         for exchange in hidden {
             context.losses.add(if self.pipelines { Loss::PairingLost } else { Loss::MessageLost }, 1);
+            self.finish_cut(exchange, connection, context);
+        }
+    }
+
+    /// What waits now was asked while answers were not counted: what comes next answers none of it.
+    fn mend(&mut self, connection: &mut Connection, context: &mut Context<'_>) {
+        self.broken = false;
+        for exchange in self.waiting.take_doubtful(true) {
+            context.losses.add(Loss::PairingLost, 1);
             self.finish_cut(exchange, connection, context);
         }
     }
