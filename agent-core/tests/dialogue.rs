@@ -17,7 +17,6 @@ fn told(run: &Run) -> Vec<(&str, SpanKind, u64, Status)> {
         .iter()
         .map(|span| {
             segments(span);
-            assert_eq!(span.protocol, Protocol::Redis);
             (span.name.as_str(), span.kind, span.duration_ns / 1000, span.status)
         })
         .collect()
@@ -39,6 +38,7 @@ fn a_client_asks_one_after_the_other() {
     let run = kernel.run();
     let expected = [("SET", SpanKind::Client, 500, Status::Ok), ("GET", SpanKind::Client, 500, Status::Ok)];
     assert_eq!(told(&run), expected);
+    assert_eq!(run.spans[0].protocol, Protocol::Redis);
     assert_eq!(attribute(&run.spans[0], "db.system.name"), Some(&Value::String("redis".into())));
     assert!(run.losses.is_empty(), "{:?}", run.losses);
 }
@@ -203,4 +203,50 @@ fn a_message_that_tells_of_an_error_is_one_to_the_client() {
     assert_eq!(told, expected, "{:?}", run.losses);
     let error_type = Value::String("permissions_violation_publish".into());
     assert_eq!(attribute(&run.spans[1], "error.type"), Some(&error_type));
+}
+
+/// A frame of Cassandra's protocol, version 4: a statement of a stream, and its answer.
+fn statement(stream: u8, statement: &str) -> Vec<u8> {
+    let body = [&(statement.len() as u32).to_be_bytes()[..], statement.as_bytes(), &[0, 1, 0]].concat();
+    frame(0x04, stream, 0x07, &body)
+}
+
+fn done(stream: u8) -> Vec<u8> {
+    frame(0x84, stream, 0x08, &1_u32.to_be_bytes())
+}
+
+fn frame(version: u8, stream: u8, opcode: u8, body: &[u8]) -> Vec<u8> {
+    [&[version, 0, 0, stream, opcode][..], &(body.len() as u32).to_be_bytes(), body].concat()
+}
+
+#[test]
+fn an_answer_goes_to_the_last_request_with_its_number() {
+    let (mut kernel, mut client) = open(End::client());
+    for (at, lost) in [(2_000_000, false), (2_100_000, true), (2_200_000, false), (2_300_000, false)] {
+        client.write(&mut kernel, at, at + 20, &statement(7, "SELECT a FROM t"));
+        client.read_at(&mut kernel, at + 700, &done(7));
+        if lost {
+            kernel.lose();
+        }
+    }
+    let run = kernel.run();
+    let of = |us, status| ("SELECT t", SpanKind::Client, us, status);
+    let expected = [of(700, Status::Ok), of(20, Status::Unknown), of(700, Status::Ok), of(700, Status::Ok)];
+    assert_eq!((&told(&run)[..], run.losses.get(Loss::MessageLost)), (&expected[..], 1), "{:?}", run.losses);
+}
+
+#[test]
+fn an_answer_whose_record_comes_after_the_next_request_with_its_number_is_not_that_ones() {
+    let (mut kernel, mut server) = (Kernel::default(), End::server());
+    server.open(&mut kernel, 1_000_000);
+    server.read_at(&mut kernel, 2_000_000, &statement(7, "SELECT a FROM t"));
+    server.read_at(&mut kernel, 2_000_400, &statement(7, "SELECT a FROM u"));
+    // The thread that answered was off its CPU before its call returned.
+    server.write(&mut kernel, 2_000_200, 2_000_500, &done(7));
+    server.write(&mut kernel, 2_000_600, 2_000_620, &done(7));
+    let run = kernel.run();
+    let names: Vec<_> = told(&run).into_iter().map(|span| (span.0, span.1, span.3)).collect();
+    let expected = ["SELECT t", "SELECT u"].map(|name| (name, SpanKind::Server, Status::Ok));
+    assert_eq!(names, expected, "{:?}", run.losses);
+    assert!(run.losses.is_empty(), "{:?}", run.losses);
 }

@@ -222,6 +222,7 @@ impl Dialogue {
         if self.broken && key == Key::InOrder {
             return;
         }
+        self.give_up_reused(&part, connection, context);
         self.resolve_doubt(&part, connection, context);
         self.pipelines |= key == Key::InOrder && self.is_pipelined(&part, connection);
         match self.waiting.answering(key) {
@@ -239,6 +240,22 @@ impl Dialogue {
         let mut asked = self.waiting.iter().filter(|exchange| exchange.key == answer.key && !exchange.response_last);
         let sure = asked.next().is_some_and(|exchange| !exchange.doubt && exchange.response.is_none());
         sure && asked.next().is_some_and(|next| !came_before(connection, next, answer))
+    }
+
+    /// A number is used again once it was answered: an answer is one to the last request with its number, and those to the
+    /// requests before were lost.
+    fn give_up_reused(&mut self, answer: &Part, connection: &mut Connection, context: &mut Context<'_>) {
+        if answer.key == Key::InOrder {
+            return;
+        }
+        let same = |exchange: &Exchange| exchange.key == answer.key && !exchange.response_last;
+        let asked = |exchange: &&Exchange| same(exchange) && !came_before(connection, exchange, answer);
+        let count = self.waiting.iter().filter(asked).count();
+        for _ in 1..count {
+            let Some(exchange) = self.waiting.take_where(same) else { break };
+            context.losses.add(Loss::MessageLost, 1);
+            self.finish_cut(exchange, connection, context);
+        }
     }
 
     /// Of the exchanges in doubt, the last one that was asked before this answer is the one that it answers, if nothing was
@@ -343,6 +360,8 @@ fn came_before(connection: &Connection, exchange: &Exchange, answer: &Part) -> b
     };
     match role {
         Role::Client => answered.return_ns < asked.enter_ns,
+        // An answer that was sent may be read, and the next request sent and read, before the call returns.
+        Role::Server if answered.enter_ns != 0 => answered.enter_ns < asked.return_ns,
         Role::Server => answered.return_ns < asked.return_ns,
     }
 }

@@ -106,13 +106,17 @@ impl Waiting {
 
     /// The oldest exchange that has its answer, though not the whole request, since `until_ns`.
     pub(super) fn take_half(&mut self, until_ns: u64) -> Option<Exchange> {
-        let due = |exchange: &Exchange| exchange.response_last && exchange.noticed_ns <= until_ns;
-        self.exchanges.remove(self.exchanges.iter().position(due)?)
+        self.take_where(|exchange| exchange.response_last && exchange.noticed_ns <= until_ns)
     }
 
     /// The oldest exchange of a key.
     pub(super) fn take(&mut self, key: Key) -> Option<Exchange> {
-        self.exchanges.remove(self.exchanges.iter().position(|exchange| exchange.key == key)?)
+        self.take_where(|exchange| exchange.key == key)
+    }
+
+    /// The oldest of which this is true.
+    pub(super) fn take_where(&mut self, wanted: impl Fn(&Exchange) -> bool) -> Option<Exchange> {
+        self.exchanges.remove(self.exchanges.iter().position(wanted)?)
     }
 
     pub(super) fn take_oldest(&mut self) -> Option<Exchange> {
