@@ -192,6 +192,44 @@ fn what_was_asked_while_order_was_in_doubt_takes_no_later_answer() {
 }
 
 #[test]
+fn a_steady_pipeline_is_told_again_after_a_loss() {
+    let (mut kernel, mut client) = open(End::client());
+    for index in 0..100 {
+        pipeline(&mut kernel, &mut client, 2_000_000 + index * 1_000, index == 40);
+    }
+    let run = kernel.run();
+    let (known_spans, lost) = (told_known(&run), run.losses.get(Loss::PairingLost));
+    assert_eq!((known_spans.len() as u64 + lost, run.spans.len()), (200, 200), "{:?}", run.losses);
+    // What waited while the lost bytes might still have come, and two batches.
+    assert!((2..=50).contains(&lost), "{:?}", run.losses);
+    assert!(known_spans.chunks(2).all(|pair| pair == known(1)), "{known_spans:?}");
+}
+
+#[test]
+fn a_pipeline_that_always_waits_is_not_told_again_before_it_is_silent() {
+    let (mut kernel, mut client) = open(End::client());
+    let mut burst = |kernel: &mut Kernel, at: u64, lost: Option<u64>| {
+        client.write(kernel, at, at + 20, GET);
+        for index in 1..=60 {
+            let at = at + index * 1_000;
+            client.write(kernel, at, at + 20, GET);
+            client.read_at(kernel, at + 500, VALUE);
+            if lost == Some(index) {
+                kernel.lose();
+            }
+        }
+        client.read_at(kernel, at + 60_900, VALUE);
+    };
+    burst(&mut kernel, 2_000_000, Some(30));
+    time_goes_on(&mut kernel, 2_500_000);
+    burst(&mut kernel, 4_000_000, None);
+    let run = kernel.run();
+    let told_known = told_known(&run);
+    assert_eq!((told_known.len(), run.spans.len()), (29 + 61, 122), "{:?}", run.losses);
+    assert!(told_known.iter().all(|span| [1_500, 900].contains(&span.2)), "{told_known:?}");
+}
+
+#[test]
 fn a_message_that_tells_of_an_error_is_one_to_the_client() {
     let (mut kernel, mut client) = open(End::client());
     client.read_at(&mut kernel, 2_000_000, b"INFO {\"server_id\":\"N\"}\r\n");

@@ -6,12 +6,13 @@
 //! A response may be heard of shortly before its request, since records of one connection are nearly, not wholly, in order: it
 //! then waits. After a loss, responses that answer in order cannot be counted any more. Then time decides: without pipelining, a
 //! response answers the last request before it, and that is sure if no record was lost between the two. The others get an
-//! unknown outcome and are counted. Of a client that pipelines, all that waits is in doubt, and what comes until it was silent
-//! for as long as ends an exchange.
+//! unknown outcome and are counted. Of a client that pipelines, all that waits is in doubt, and what comes until the order is
+//! known again ([`order`] says when that is): these requests end with their own last byte.
 //!
 //! Limits: exchanges that wait on one connection, and [`EARLY_MAX`] responses that wait for their request.
 
 mod finish;
+mod order;
 mod waiting;
 
 use agent_protocol::{
@@ -20,7 +21,10 @@ use agent_protocol::{
     session::{Event, Form, Key, Lost, Parser, Part, Side},
 };
 
-use self::waiting::{Exchange, Waiting};
+use self::{
+    order::Order,
+    waiting::{Exchange, Waiting},
+};
 use super::Context;
 use crate::{
     flow::{
@@ -61,10 +65,8 @@ pub struct Dialogue {
     waiting: Waiting,
     events: Vec<Event>,
     goes_on: GoesOn,
-    /// This client was seen to send a request before the one before was answered, where order is all that tells.
-    pipelines: bool,
-    /// Which response answers which request is not known any more.
-    broken: bool,
+    /// Of those that only their order tells.
+    order: Order,
     /// When bytes last moved, by their records.
     active_ns: u64,
 }
@@ -79,8 +81,7 @@ impl Dialogue {
             waiting: Waiting::default(),
             events: Vec::new(),
             goes_on: GoesOn::Same,
-            pipelines: false,
-            broken: false,
+            order: Order::default(),
             active_ns: 0,
         })
     }
@@ -115,8 +116,9 @@ impl Dialogue {
         }
         if let Fed::Piece(piece) = fed {
             let silent_ns = piece.time_ns.saturating_sub(self.active_ns);
-            if self.broken && is_request && silent_ns >= context.config.idle_exchange_ns {
-                self.mend(connection, context);
+            let is_silent = is_request && silent_ns >= context.config.idle_exchange_ns;
+            if is_silent && self.order.ask_after_silence() {
+                self.give_up_order(connection, context);
             }
             self.active_ns = self.active_ns.max(piece.time_ns);
         }
@@ -187,18 +189,42 @@ impl Dialogue {
         if let Some(exchange) = self.waiting.asking(key) {
             exchange.ask(part, context.now_ns);
         } else {
+            let exchange = Exchange::new(part, context.now_ns);
+            if key == Key::InOrder {
+                self.asked_in_order(&exchange, connection, context);
+            }
             if self.waiting.len() >= context.config.pending_exchanges_max
                 && let Some(oldest) = self.waiting.take_oldest()
             {
                 context.losses.add(Loss::ExchangeOverflow, 1);
                 self.finish_cut(oldest, connection, context);
             }
-            self.waiting.push(Exchange::new(part, context.now_ns));
-            if !self.broken {
+            self.waiting.push(exchange);
+            if key != Key::InOrder || !self.order.broken {
                 self.answered_early(key, connection, context);
             }
         }
+        if key == Key::InOrder && self.order.broken {
+            return self.finish_unpaired(connection, context);
+        }
         self.finish_complete(key, connection, context);
+    }
+
+    fn asked_in_order(&mut self, exchange: &Exchange, connection: &mut Connection, context: &mut Context<'_>) {
+        let waits = self.waiting.iter().any(|before| before.key == Key::InOrder && !before.response_last);
+        let left_over = self.waiting.early(Key::InOrder).any(|answer| came_before(connection, exchange, answer));
+        if self.order.ask(waits, left_over) {
+            self.give_up_order(connection, context);
+        }
+    }
+
+    /// While whose the answers are is not known, no request waits for one.
+    fn finish_unpaired(&mut self, connection: &mut Connection, context: &mut Context<'_>) {
+        let is_whole = |exchange: &Exchange| exchange.key == Key::InOrder && exchange.request_last;
+        while let Some(exchange) = self.waiting.take_where(is_whole) {
+            context.losses.add(Loss::PairingLost, 1);
+            self.finish_cut(exchange, connection, context);
+        }
     }
 
     /// Answers that came before their request was heard of.
@@ -219,12 +245,15 @@ impl Dialogue {
 
     fn answered(&mut self, part: Part, connection: &mut Connection, context: &mut Context<'_>) {
         let key = part.key;
-        if self.broken && key == Key::InOrder {
-            return;
+        if key == Key::InOrder {
+            self.order.answer(part.last);
+            if self.order.broken {
+                return;
+            }
         }
         self.give_up_reused(&part, connection, context);
         self.resolve_doubt(&part, connection, context);
-        self.pipelines |= key == Key::InOrder && self.is_pipelined(&part, connection);
+        self.order.pipelines |= key == Key::InOrder && self.is_pipelined(&part, connection);
         match self.waiting.answering(key) {
             Some(exchange) if !came_before(connection, exchange, &part) => exchange.answer(part, context.now_ns),
             _ => {
@@ -289,20 +318,19 @@ impl Dialogue {
 
     /// Framing was lost on one side. What is told by numbers is still told; what is told by order is in doubt.
     fn lost(&mut self, from: Side, connection: &mut Connection, context: &mut Context<'_>) {
-        self.broken |= self.pipelines;
-        if from == Side::Server && !self.pipelines {
+        self.order.lose(from == Side::Server);
+        if from == Side::Server && !self.order.pipelines {
             return self.waiting.doubt();
         }
-        let hidden = self.waiting.take_doubtful(self.pipelines);
+        let hidden = self.waiting.take_doubtful(self.order.pipelines);
         for exchange in hidden {
-            context.losses.add(if self.pipelines { Loss::PairingLost } else { Loss::MessageLost }, 1);
+            context.losses.add(if self.order.pipelines { Loss::PairingLost } else { Loss::MessageLost }, 1);
             self.finish_cut(exchange, connection, context);
         }
     }
 
-    /// What waits now was asked while answers were not counted: what comes next answers none of it.
-    fn mend(&mut self, connection: &mut Connection, context: &mut Context<'_>) {
-        self.broken = false;
+    /// Whose the answers are to what was asked in order so far is not known, and does not matter to what comes.
+    fn give_up_order(&mut self, connection: &mut Connection, context: &mut Context<'_>) {
         for exchange in self.waiting.take_doubtful(true) {
             context.losses.add(Loss::PairingLost, 1);
             self.finish_cut(exchange, connection, context);
@@ -313,7 +341,12 @@ impl Dialogue {
     pub fn advance(&mut self, connection: &mut Connection, ending: Option<(Ending, u64)>, context: &mut Context<'_>) {
         let hold_ns = context.config.exchange_hold_ns;
         let until_ns = if ending.is_some() { u64::MAX } else { context.now_ns.saturating_sub(hold_ns) };
-        context.losses.add(Loss::MessageLost, self.waiting.forget_early(until_ns));
+        while let Some(part) = self.waiting.forget_early(until_ns) {
+            context.losses.add(Loss::MessageLost, u64::from(part.last));
+            if part.key == Key::InOrder {
+                self.order.leave_over();
+            }
+        }
         // An answer that is complete before its request is: the rest of that need not come.
         while let Some(exchange) = self.waiting.take_half(until_ns) {
             self.finish_answered(exchange, connection, context);

@@ -172,13 +172,14 @@ impl Waiting {
         self.early.front().map(|(since_ns, _)| *since_ns)
     }
 
-    /// Forgets responses that waited since `until_ns`; answers how many messages that were.
-    pub(super) fn forget_early(&mut self, until_ns: u64) -> u64 {
-        let mut forgotten = 0;
-        while let Some((_, part)) = self.early.pop_front_if(|(since_ns, _)| *since_ns <= until_ns) {
-            forgotten += u64::from(part.last);
-        }
-        forgotten
+    /// The responses of a key that wait for their request.
+    pub(super) fn early(&self, key: Key) -> impl Iterator<Item = &Part> {
+        self.early.iter().map(|(_, part)| part).filter(move |part| part.key == key)
+    }
+
+    /// Forgets the oldest response that waited since `until_ns`.
+    pub(super) fn forget_early(&mut self, until_ns: u64) -> Option<Part> {
+        self.early.pop_front_if(|(since_ns, _)| *since_ns <= until_ns).map(|(_, part)| part)
     }
 
     /// The first byte of a side whose timings are needed.
