@@ -288,3 +288,29 @@ fn an_answer_whose_record_comes_after_the_next_request_with_its_number_is_not_th
     assert_eq!(names, expected, "{:?}", run.losses);
     assert!(run.losses.is_empty(), "{:?}", run.losses);
 }
+
+#[test]
+fn a_delivery_has_the_address_of_the_brokers_client_at_the_broker_only() {
+    const INFO: &[u8] = b"INFO {\"server_id\":\"N\"}\r\n";
+    const MESSAGE: &[u8] = b"MSG a.b 1 1\r\nx\r\n";
+    let (mut kernel, mut client) = open(End::client());
+    let mut server = End::server();
+    server.open(&mut kernel, 1_000_010);
+    server.write(&mut kernel, 2_000_000, 2_000_010, INFO);
+    client.read_at(&mut kernel, 2_000_100, INFO);
+    server.write(&mut kernel, 2_001_000, 2_001_010, MESSAGE);
+    client.read_at(&mut kernel, 2_001_100, MESSAGE);
+    let run = kernel.run();
+    let mut told: Vec<_> = run
+        .spans
+        .iter()
+        .map(|span| {
+            let number = |key| attribute(span, key).cloned();
+            (span.kind, number("client.port"), number("server.port"), number("network.peer.port"))
+        })
+        .collect();
+    told.sort_by_key(|span| span.0 == SpanKind::Consumer);
+    let (client, server) = (Some(Value::Int(40_000)), Some(Value::Int(80)));
+    let at_broker = (SpanKind::Producer, client.clone(), server.clone(), client);
+    assert_eq!(told, [at_broker, (SpanKind::Consumer, None, server.clone(), server)], "{:?}", run.losses);
+}

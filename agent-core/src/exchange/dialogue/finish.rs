@@ -211,8 +211,10 @@ fn attributes(
         attributes.retain(|(key, _)| *key != "error.type");
         attributes.push(("error.type", text(error_type.as_ref())));
     }
-    semconv::server(&mut attributes, connection, connection.facts.role.unwrap_or(role), host);
-    semconv::connection(&mut attributes, connection, role);
+    // Who sends a message is not who opened the connection.
+    let end = connection.facts.role.unwrap_or(role);
+    semconv::server(&mut attributes, connection, end, host);
+    semconv::connection(&mut attributes, connection, end);
     attributes
 }
 
