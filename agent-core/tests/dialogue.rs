@@ -243,32 +243,39 @@ fn a_message_that_tells_of_an_error_is_one_to_the_client() {
     assert_eq!(attribute(&run.spans[1], "error.type"), Some(&error_type));
 }
 
-/// A frame of Cassandra's protocol, version 4: a statement of a stream, and its answer.
-fn statement(stream: u8, statement: &str) -> Vec<u8> {
-    let body = [&(statement.len() as u32).to_be_bytes()[..], statement.as_bytes(), &[0, 1, 0]].concat();
-    frame(0x04, stream, 0x07, &body)
+/// A request of MongoDB with the number 7, and its answer.
+fn find(collection: &str) -> Vec<u8> {
+    let text = |key: &str, value: &str| {
+        let length = value.len() as u32 + 1;
+        [&[0x02][..], key.as_bytes(), &[0], &length.to_le_bytes(), value.as_bytes(), &[0]].concat()
+    };
+    message(7, 0, &[text("find", collection), text("$db", "d")].concat())
 }
 
-fn done(stream: u8) -> Vec<u8> {
-    frame(0x84, stream, 0x08, &1_u32.to_be_bytes())
+fn found() -> Vec<u8> {
+    message(8, 7, &[&b"\x01ok\0"[..], &1_f64.to_le_bytes()].concat())
 }
 
-fn frame(version: u8, stream: u8, opcode: u8, body: &[u8]) -> Vec<u8> {
-    [&[version, 0, 0, stream, opcode][..], &(body.len() as u32).to_be_bytes(), body].concat()
+fn message(id: u32, answers: u32, elements: &[u8]) -> Vec<u8> {
+    const OP_MSG: u32 = 2013;
+    let document = [&(elements.len() as u32 + 5).to_le_bytes()[..], elements, &[0]].concat();
+    let body = [&[0; 5][..], &document].concat();
+    let header = [body.len() as u32 + 16, id, answers, OP_MSG].map(u32::to_le_bytes);
+    [header.as_flattened(), &body].concat()
 }
 
 #[test]
 fn an_answer_goes_to_the_last_request_with_its_number() {
     let (mut kernel, mut client) = open(End::client());
     for (at, lost) in [(2_000_000, false), (2_100_000, true), (2_200_000, false), (2_300_000, false)] {
-        client.write(&mut kernel, at, at + 20, &statement(7, "SELECT a FROM t"));
-        client.read_at(&mut kernel, at + 700, &done(7));
+        client.write(&mut kernel, at, at + 20, &find("t"));
+        client.read_at(&mut kernel, at + 700, &found());
         if lost {
             kernel.lose();
         }
     }
     let run = kernel.run();
-    let of = |us, status| ("SELECT t", SpanKind::Client, us, status);
+    let of = |us, status| ("find t", SpanKind::Client, us, status);
     let expected = [of(700, Status::Ok), of(20, Status::Unknown), of(700, Status::Ok), of(700, Status::Ok)];
     assert_eq!((&told(&run)[..], run.losses.get(Loss::MessageLost)), (&expected[..], 1), "{:?}", run.losses);
 }
@@ -277,14 +284,14 @@ fn an_answer_goes_to_the_last_request_with_its_number() {
 fn an_answer_whose_record_comes_after_the_next_request_with_its_number_is_not_that_ones() {
     let (mut kernel, mut server) = (Kernel::default(), End::server());
     server.open(&mut kernel, 1_000_000);
-    server.read_at(&mut kernel, 2_000_000, &statement(7, "SELECT a FROM t"));
-    server.read_at(&mut kernel, 2_000_400, &statement(7, "SELECT a FROM u"));
+    server.read_at(&mut kernel, 2_000_000, &find("t"));
+    server.read_at(&mut kernel, 2_000_400, &find("u"));
     // The thread that answered was off its CPU before its call returned.
-    server.write(&mut kernel, 2_000_200, 2_000_500, &done(7));
-    server.write(&mut kernel, 2_000_600, 2_000_620, &done(7));
+    server.write(&mut kernel, 2_000_200, 2_000_500, &found());
+    server.write(&mut kernel, 2_000_600, 2_000_620, &found());
     let run = kernel.run();
     let names: Vec<_> = told(&run).into_iter().map(|span| (span.0, span.1, span.3)).collect();
-    let expected = ["SELECT t", "SELECT u"].map(|name| (name, SpanKind::Server, Status::Ok));
+    let expected = ["find t", "find u"].map(|name| (name, SpanKind::Server, Status::Ok));
     assert_eq!(names, expected, "{:?}", run.losses);
     assert!(run.losses.is_empty(), "{:?}", run.losses);
 }
@@ -313,4 +320,19 @@ fn a_delivery_has_the_address_of_the_brokers_client_at_the_broker_only() {
     let (client, server) = (Some(Value::Int(40_000)), Some(Value::Int(80)));
     let at_broker = (SpanKind::Producer, client.clone(), server.clone(), client);
     assert_eq!(told, [at_broker, (SpanKind::Consumer, None, server.clone(), server)], "{:?}", run.losses);
+}
+
+#[test]
+fn a_request_that_nobody_answers_is_one_to_both_ends() {
+    let (mut kernel, mut client) = open(End::client());
+    let mut server = End::server();
+    server.open(&mut kernel, 1_000_010);
+    let request = b"set k 0 0 1 noreply\r\nv\r\n";
+    client.write(&mut kernel, 2_000_000, 2_000_020, request);
+    server.read_at(&mut kernel, 2_000_100, request);
+    let run = kernel.run();
+    let of = |kind| run.spans.iter().find(|span| span.kind == kind);
+    let (client, server) = (of(SpanKind::Client).expect("a client's"), of(SpanKind::Server).expect("a server's"));
+    assert_eq!((run.spans.len(), client.protocol, client.status), (2, Protocol::Memcached, Status::Ok));
+    assert_eq!(server.parent_span_id, Some(client.span_id));
 }

@@ -124,21 +124,18 @@ impl Dialogue {
         self.draft(exchange, role, result, connection, context);
     }
 
-    /// A message that nobody answers: whoever sent it is its client.
+    /// A request or a message that nobody answers: whoever sent it is its client.
     pub(super) fn finish_one_way(&self, part: Part, connection: &mut Connection, context: &mut Context<'_>) {
         let Some(end) = connection.facts.role else { return };
         let sent = (end == Role::Client) == (part.from == Side::Client);
         let role = if sent { Role::Client } else { Role::Server };
+        let is_request = is_request(&part);
         let mut exchange = Exchange::new(part, context.now_ns);
         // It tells of an error (a server that says why it will not go on), or it was just sent.
         let outcome = exchange.facts.outcome.take().unwrap_or(Outcome::Ok);
         let cut_ns = Some(last_seen_ns(connection, role, &exchange));
         let result = Result { cut_ns, ..Result::of(Some(outcome), end) };
-        let kind = match (sent, end) {
-            (true, _) => SpanKind::Producer,
-            (false, Role::Client) => SpanKind::Consumer,
-            (false, Role::Server) => SpanKind::Server,
-        };
+        let kind = if is_request { role.span_kind() } else { message_kind(sent, end) };
         self.draft_as(exchange, role, kind, result, connection, context);
     }
 
@@ -195,6 +192,22 @@ impl Dialogue {
             pid: pid.filter(|pid| *pid != 0).unwrap_or(connection.facts.pid),
         };
         settle::pair(connection, paired, context);
+    }
+}
+
+/// Whether what nobody answers is a request all the same, and no message to others.
+fn is_request(part: &Part) -> bool {
+    let Facts { kind, attributes, .. } = &part.facts;
+    let is_messaging = || attributes.iter().any(|(key, _)| key.starts_with("messaging."));
+    part.from == Side::Client && *kind == Kind::Request && !is_messaging()
+}
+
+/// Kind of the span of a message that this end sent, or was sent.
+fn message_kind(sent: bool, end: Role) -> SpanKind {
+    match (sent, end) {
+        (true, _) => SpanKind::Producer,
+        (false, Role::Client) => SpanKind::Consumer,
+        (false, Role::Server) => SpanKind::Server,
     }
 }
 
