@@ -1,6 +1,7 @@
 //! Exchanges of protocols whose parsers read both directions: pairing in order, losses, ends.
 
 use agent_core::{
+    config::PipelineConfig,
     loss::Loss,
     span::{Protocol, SpanKind, Status, Value},
     testing::{End, Kernel, Run, attribute, segments},
@@ -335,4 +336,17 @@ fn a_request_that_nobody_answers_is_one_to_both_ends() {
     let (client, server) = (of(SpanKind::Client).expect("a client's"), of(SpanKind::Server).expect("a server's"));
     assert_eq!((run.spans.len(), client.protocol, client.status), (2, Protocol::Memcached, Status::Ok));
     assert_eq!(server.parent_span_id, Some(client.span_id));
+}
+
+#[test]
+fn what_is_given_up_for_room_takes_its_answer_with_it() {
+    let (mut kernel, mut client) = open(End::client());
+    client.write(&mut kernel, 2_000_000, 2_000_020, &GET.repeat(12));
+    for index in 1..=12 {
+        client.read_at(&mut kernel, 2_000_000 + index * 100, VALUE);
+    }
+    let run = kernel.run_with(PipelineConfig { pending_exchanges_max: 8, ..PipelineConfig::default() });
+    let durations: Vec<_> = told_known(&run).iter().map(|span| span.2).collect();
+    assert_eq!(durations, [500, 600, 700, 800, 900, 1_000, 1_100, 1_200], "{:?}", run.losses);
+    assert_eq!((run.spans.len(), run.losses.get(Loss::ExchangeOverflow)), (12, 4), "{:?}", run.losses);
 }

@@ -193,11 +193,8 @@ impl Dialogue {
             if key == Key::InOrder {
                 self.asked_in_order(&exchange, connection, context);
             }
-            if self.waiting.len() >= context.config.pending_exchanges_max
-                && let Some(oldest) = self.waiting.take_oldest()
-            {
-                context.losses.add(Loss::ExchangeOverflow, 1);
-                self.finish_cut(oldest, connection, context);
+            if self.waiting.len() >= context.config.pending_exchanges_max {
+                self.give_up_oldest(connection, context);
             }
             self.waiting.push(exchange);
             if key != Key::InOrder || !self.order.broken {
@@ -216,6 +213,16 @@ impl Dialogue {
         if self.order.ask(waits, left_over) {
             self.give_up_order(connection, context);
         }
+    }
+
+    /// The oldest makes room. Its answer will come nevertheless.
+    fn give_up_oldest(&mut self, connection: &mut Connection, context: &mut Context<'_>) {
+        let Some(oldest) = self.waiting.take_oldest() else { return };
+        if oldest.key == Key::InOrder && !oldest.response_last && !oldest.doubt {
+            self.order.owe();
+        }
+        context.losses.add(Loss::ExchangeOverflow, 1);
+        self.finish_cut(oldest, connection, context);
     }
 
     /// While whose the answers are is not known, no request waits for one.
@@ -247,7 +254,7 @@ impl Dialogue {
         let key = part.key;
         if key == Key::InOrder {
             self.order.answer(part.last);
-            if self.order.broken {
+            if self.order.broken || self.order.pay(part.last) {
                 return;
             }
         }

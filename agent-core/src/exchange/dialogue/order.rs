@@ -30,6 +30,8 @@ pub(super) struct Order {
     relies_on_habit: bool,
     /// An answer was left over, unless its request was lost.
     left_over: bool,
+    /// Answers to requests that were given up for room: the next ones to come.
+    owed: u64,
 }
 
 /// How the client begins batches.
@@ -60,8 +62,9 @@ impl Order {
     pub(super) fn ask(&mut self, waits: bool, left_over: bool) -> bool {
         if std::mem::take(&mut self.left_over) | left_over && self.relies_on_habit {
             (self.relies_on_habit, self.habit.refuted, self.broken) = (false, true, true);
+            self.owed = 0;
         }
-        let mended = self.answered_last && self.begin_batch(waits);
+        let mended = self.answered_last && self.begin_batch(waits || self.owed > 0);
         self.batch.asked += 1;
         self.answered_last = false;
         mended
@@ -94,9 +97,22 @@ impl Order {
     /// Something was lost.
     pub(super) fn lose(&mut self, is_answer: bool) {
         self.broken |= self.pipelines;
-        (self.habit.suspected, self.left_over) = (false, false);
+        (self.habit.suspected, self.left_over, self.owed) = (false, false, 0);
         self.batch = Batch::default();
         self.answered_last = is_answer;
+    }
+
+    /// The oldest request is given up for room, not because its answer were lost.
+    pub(super) fn owe(&mut self) {
+        self.owed += 1;
+        self.pipelines = true;
+    }
+
+    /// Whether an answer, or a part of one, is to a request that was given up.
+    pub(super) fn pay(&mut self, is_last: bool) -> bool {
+        let owed = self.owed > 0;
+        self.owed -= u64::from(owed && is_last);
+        owed
     }
 
     /// An answer found no request.
