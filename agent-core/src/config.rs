@@ -39,6 +39,10 @@ pub struct PipelineConfig {
     pub datagrams_max: usize,
     /// Requests, and responses, that may wait on one connection.
     pub pending_exchanges_max: usize,
+    /// Bytes of text (names, statements, attributes) of the exchanges that wait on one connection for their answers, where the
+    /// parser reads both directions. Beyond it the newest go without their statements (`db.query.text`), then the oldest
+    /// are told without an answer; either counts as `exchange_overflow`.
+    pub pending_text_bytes_max: usize,
     /// Calls, sends and arrivals remembered per connection and direction.
     pub timings_max: usize,
     /// Payload bytes that may wait on one stream for the ones before them.
@@ -74,6 +78,7 @@ impl Default for PipelineConfig {
             connections_max: 65_536,
             datagrams_max: 16_384,
             pending_exchanges_max: 1_024,
+            pending_text_bytes_max: 64 * 1024,
             timings_max: 4_096,
             stream_bytes_max: 1 << 20,
             processes_max: 65_536,

@@ -350,3 +350,38 @@ fn what_is_given_up_for_room_takes_its_answer_with_it() {
     assert_eq!(durations, [500, 600, 700, 800, 900, 1_000, 1_100, 1_200], "{:?}", run.losses);
     assert_eq!((run.spans.len(), run.losses.get(Loss::ExchangeOverflow)), (12, 4), "{:?}", run.losses);
 }
+
+/// A simple query of PostgreSQL, and its answer.
+fn query(text: &str) -> Vec<u8> {
+    [b"Q", &(text.len() as u32 + 5).to_be_bytes()[..], text.as_bytes(), b"\0"].concat()
+}
+
+const QUERIED: &[u8] = b"C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I";
+
+#[test]
+fn text_that_waits_is_bounded() {
+    let ask = |bytes_max: usize| {
+        let (mut kernel, mut client) = open(End::client());
+        client.write(&mut kernel, 2_000_000, 2_000_020, &query("SELECT warm FROM up"));
+        client.read_at(&mut kernel, 2_000_500, QUERIED);
+        for index in 0..6 {
+            let text = format!("SELECT {} FROM t{index}", "column, ".repeat(20));
+            client.write(&mut kernel, 2_010_000 + index, 2_010_020 + index, &query(&text));
+        }
+        for index in 0..6 {
+            client.read_at(&mut kernel, 2_020_000 + index * 100, QUERIED);
+        }
+        kernel.run_with(PipelineConfig { pending_text_bytes_max: bytes_max, ..PipelineConfig::default() })
+    };
+    let check = |bytes_max: usize, with_text: usize, known: usize| {
+        let run = ask(bytes_max);
+        let has_text = |span: &&agent_core::span::Span| attribute(span, "db.query.text").is_some();
+        let count = (run.spans.iter().filter(has_text).count(), told_known(&run).len(), run.spans.len());
+        assert_eq!(count, (with_text, known, 7), "{bytes_max}: {:?}", run.losses);
+        let lost = 7 - with_text + 7 - known;
+        assert_eq!(run.losses.get(Loss::ExchangeOverflow), lost as u64, "{bytes_max}: {:?}", run.losses);
+    };
+    check(64 * 1024, 7, 7);
+    check(700, 3, 7);
+    check(60, 1, 2);
+}

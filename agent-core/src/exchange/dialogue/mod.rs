@@ -9,7 +9,7 @@
 //! unknown outcome and are counted. Of a client that pipelines, all that waits is in doubt, and what comes until the order is
 //! known again ([`order`] says when that is): these requests end with their own last byte.
 //!
-//! Limits: exchanges that wait on one connection, and [`EARLY_MAX`] responses that wait for their request.
+//! Limits: exchanges that wait on one connection and the bytes of their text, and [`EARLY_MAX`] responses that wait for their request.
 
 mod finish;
 mod order;
@@ -182,6 +182,7 @@ impl Dialogue {
             Side::Client => self.asked(part, connection, context),
             Side::Server => self.answered(part, connection, context),
         }
+        self.bound_text(connection, context);
     }
 
     fn asked(&mut self, part: Part, connection: &mut Connection, context: &mut Context<'_>) {
@@ -212,6 +213,17 @@ impl Dialogue {
         let left_over = self.waiting.early(Key::InOrder).any(|answer| came_before(connection, exchange, answer));
         if self.order.ask(waits, left_over) {
             self.give_up_order(connection, context);
+        }
+    }
+
+    /// Text is kept within its bound.
+    fn bound_text(&mut self, connection: &mut Connection, context: &mut Context<'_>) {
+        while self.waiting.text_bytes() > context.config.pending_text_bytes_max {
+            if self.waiting.drop_statement() {
+                context.losses.add(Loss::ExchangeOverflow, 1);
+            } else {
+                self.give_up_oldest(connection, context);
+            }
         }
     }
 

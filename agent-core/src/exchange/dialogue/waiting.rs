@@ -1,12 +1,15 @@
 //! Exchanges that are not complete, and responses whose request was not heard of yet.
 //!
-//! Called by [`super::Dialogue`]. Limits: who pushes bounds the exchanges; [`super::EARLY_MAX`] early responses.
+//! Called by [`super::Dialogue`]. Limits: who pushes bounds the exchanges and their text; [`super::EARLY_MAX`] early responses.
 
-use std::{collections::VecDeque, ops::Range};
+use std::{borrow::Cow, collections::VecDeque, ops::Range};
 
-use agent_protocol::session::{Boundary, Facts, Key, Part, Side};
+use agent_protocol::session::{Boundary, Facts, Key, Part, Side, Value};
 
 use super::EARLY_MAX;
+
+/// The attribute that is most of what an exchange keeps.
+const STATEMENT: &str = "db.query.text";
 
 /// A request, and what is known of its answer.
 #[derive(Debug)]
@@ -21,6 +24,8 @@ pub(super) struct Exchange {
     /// Whether all bounds are sure.
     pub exact: bool,
     pub facts: Facts,
+    /// Bytes of text in `facts`.
+    text_bytes: usize,
     /// Whether its answer, or a part of that, may have been lost.
     pub doubt: bool,
     /// When the latest part was heard of.
@@ -36,6 +41,7 @@ impl Exchange {
             response: None,
             response_last: false,
             exact: part.boundary == Boundary::Framed,
+            text_bytes: text_bytes(&part.facts),
             facts: part.facts,
             doubt: false,
             noticed_ns: now_ns,
@@ -61,6 +67,14 @@ impl Exchange {
         self.exact &= part.boundary == Boundary::Framed;
         self.noticed_ns = now_ns;
         self.facts.add(part.facts);
+        self.text_bytes = text_bytes(&self.facts);
+    }
+
+    fn drop_statement(&mut self) -> bool {
+        let before = self.facts.attributes.len();
+        self.facts.attributes.retain(|(key, _)| *key != STATEMENT);
+        self.text_bytes = text_bytes(&self.facts);
+        self.facts.attributes.len() < before
     }
 
     fn is_complete(&self) -> bool {
@@ -82,6 +96,16 @@ impl Waiting {
 
     pub(super) fn len(&self) -> usize {
         self.exchanges.len()
+    }
+
+    /// Bytes of text that wait.
+    pub(super) fn text_bytes(&self) -> usize {
+        self.exchanges.iter().map(|exchange| exchange.text_bytes).sum()
+    }
+
+    /// The newest exchange that has a statement loses it; answers whether there was one.
+    pub(super) fn drop_statement(&mut self) -> bool {
+        self.exchanges.iter_mut().rev().any(Exchange::drop_statement)
     }
 
     pub(super) fn push(&mut self, exchange: Exchange) {
@@ -191,4 +215,16 @@ impl Waiting {
         let early = self.early.iter().filter(|_| side == Side::Server).map(|(_, part)| part.range.start);
         self.exchanges.iter().filter_map(of).chain(early).min()
     }
+}
+
+/// Bytes of text that were allocated for facts.
+fn text_bytes(facts: &Facts) -> usize {
+    let owned = |text: &Cow<'static, str>| if let Cow::Owned(text) = text { text.capacity() } else { 0 };
+    let of = |value: &Value| match value {
+        Value::String(text) => owned(text),
+        Value::Strings(texts) => texts.iter().map(|text| text.capacity() + size_of::<String>()).sum(),
+        Value::Int(_) | Value::Bool(_) => 0,
+    };
+    let attributes: usize = facts.attributes.iter().map(|(_, value)| of(value)).sum();
+    attributes + facts.name.as_ref().map_or(0, owned) + facts.host.as_ref().map_or(0, String::capacity)
 }
