@@ -7,6 +7,7 @@
 pub mod connect;
 pub mod datagram;
 pub mod dialogue;
+mod ending;
 pub mod http;
 pub mod opaque;
 mod semconv;

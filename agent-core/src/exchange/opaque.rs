@@ -8,7 +8,8 @@ use std::ops::Range;
 
 use super::{
     Context,
-    semconv::{self, int, text},
+    ending::RESET,
+    semconv::{self, int, word},
     settle::{self, Paired},
     tls::{self, Label},
 };
@@ -130,7 +131,7 @@ impl Opaque {
         attributes.push(("spantap.request.bytes", int(current.request.end - current.request.start)));
         attributes.push(("spantap.response.bytes", int(current.response.end - current.response.start)));
         if reset {
-            attributes.push(("error.type", text("connection_reset")));
+            attributes.push(("error.type", word(RESET)));
         }
         let label = self.label.as_deref();
         label.inspect(|label| tls::tell(label, &mut attributes));

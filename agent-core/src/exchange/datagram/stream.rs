@@ -18,7 +18,8 @@ use super::{
 use crate::{
     exchange::{
         Context,
-        semconv::{self, Attributes, int, text},
+        ending::RESET,
+        semconv::{self, Attributes, int, text, word},
         settle::{self, Paired},
     },
     flow::{
@@ -81,7 +82,7 @@ impl DnsStream {
             let reset = ending == Ending::Reset;
             let mut attributes = attributes(&asked, None);
             if reset {
-                attributes.push(("error.type", text("connection_reset")));
+                attributes.push(("error.type", word(RESET)));
             }
             let status = if reset { Status::Error } else { Status::Unknown };
             pair(

@@ -8,16 +8,14 @@ use super::{Dialogue, waiting::Exchange};
 use crate::{
     exchange::{
         Context,
+        ending::{self, CLOSED, RESET, last_seen_ns},
         semconv::{self, Attributes, text},
         settle::{self, Paired},
     },
-    flow::connection::{Connection, Direction, Ending, Role},
+    flow::connection::{Connection, Ending, Role},
     loss::Loss,
     span::{SpanKind, Status},
 };
-
-/// `error.type` of an exchange that a reset ended.
-const RESET: &str = "connection_reset";
 
 /// How an exchange turned out, for this end.
 struct Result {
@@ -88,7 +86,8 @@ impl Dialogue {
     /// How it ended was not seen: it has a span up to its own last byte.
     pub(super) fn finish_cut(&self, exchange: Exchange, connection: &mut Connection, context: &mut Context<'_>) {
         let Some(role) = connection.facts.role else { return };
-        let result = Result { unseen: true, ..Result::unknown(last_seen_ns(connection, role, &exchange)) };
+        let result =
+            Result { unseen: true, ..Result::unknown(last_seen_ns(connection, role, exchange.request.clone())) };
         self.draft(exchange, role, result, connection, context);
     }
 
@@ -104,21 +103,15 @@ impl Dialogue {
         if exchange.request_last && exchange.response_last {
             return self.finish_answered(exchange, connection, context);
         }
-        let (requests, _) = connection.timings(role);
-        let told_ns = requests.calls.holding(exchange.request.start).map_or(exchange.noticed_ns, |call| call.return_ns);
-        let answers = connection.facts.request_direction().map_or(Direction::Receive, Direction::other);
-        let answers = connection.side(answers);
-        if answers.ended_at > answers.stream.next() || context.numbering.lost_within(told_ns.saturating_add(1), ns) > 0
-        {
+        let told = (exchange.request.start, exchange.noticed_ns);
+        if ending::hides_answers(connection) || ending::lost_since(connection, role, told, ns, context) {
             // Its answer may be among what was lost, and then it did not last until now.
             context.losses.add(Loss::MessageLost, 1);
             return self.finish_cut(exchange, connection, context);
         }
         let result = match (ending, role) {
             (Ending::Reset, _) => Result::error(RESET, Some(ns)),
-            (Ending::PeerClosed, Role::Client) if exchange.response.is_none() => {
-                Result::error("connection_closed", Some(ns))
-            }
+            (Ending::PeerClosed, Role::Client) if exchange.response.is_none() => Result::error(CLOSED, Some(ns)),
             _ => Result::unknown(ns),
         };
         self.draft(exchange, role, result, connection, context);
@@ -133,7 +126,7 @@ impl Dialogue {
         let mut exchange = Exchange::new(part, context.now_ns);
         // It tells of an error (a server that says why it will not go on), or it was just sent.
         let outcome = exchange.facts.outcome.take().unwrap_or(Outcome::Ok);
-        let cut_ns = Some(last_seen_ns(connection, role, &exchange));
+        let cut_ns = Some(last_seen_ns(connection, role, exchange.request.clone()));
         let result = Result { cut_ns, ..Result::of(Some(outcome), end) };
         let kind = if is_request { role.span_kind() } else { message_kind(sent, end) };
         self.draft_as(exchange, role, kind, result, connection, context);
@@ -229,12 +222,4 @@ fn attributes(
     semconv::server(&mut attributes, connection, end, host);
     semconv::connection(&mut attributes, connection, end);
     attributes
-}
-
-/// When the last byte of what this end sent, or read, of a request was seen to move.
-fn last_seen_ns(connection: &Connection, role: Role, exchange: &Exchange) -> u64 {
-    let (side, _) = connection.timings(role);
-    let writes = side.writes(exchange.request.clone());
-    let sent = side.sends.within(exchange.request.clone()).map(|send| send.record.transmitted_ns);
-    writes.iter().map(|call| call.return_ns).chain(sent).max().unwrap_or(0)
 }

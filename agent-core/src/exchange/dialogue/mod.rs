@@ -37,13 +37,6 @@ use crate::{
 /// Most responses that wait for their request.
 pub const EARLY_MAX: usize = 64;
 
-/// One direction.
-#[derive(Debug, Default)]
-struct Lane {
-    /// Stream offset of the parser's first input.
-    base: Option<u64>,
-}
-
 /// How the connection goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GoesOn {
@@ -60,8 +53,8 @@ pub enum GoesOn {
 pub struct Dialogue {
     protocol: Protocol,
     parser: Box<dyn Parser>,
-    /// The client's, and the server's.
-    lanes: [Lane; 2],
+    /// Stream offsets of the parser's first input from the client, and from the server.
+    bases: [Option<u64>; 2],
     waiting: Waiting,
     events: Vec<Event>,
     goes_on: GoesOn,
@@ -77,7 +70,7 @@ impl Dialogue {
         Some(Self {
             protocol,
             parser: detect::parser(protocol)?,
-            lanes: Default::default(),
+            bases: [None; 2],
             waiting: Waiting::default(),
             events: Vec::new(),
             goes_on: GoesOn::Same,
@@ -131,15 +124,15 @@ impl Dialogue {
     }
 
     fn parse(&mut self, from: Side, fed: &Fed) {
-        let lane = &mut self.lanes[index(from)];
+        let base = &mut self.bases[index(from)];
         let events = &mut self.events;
         match fed {
             Fed::Hole { start, length } => {
-                lane.base.get_or_insert(*start);
+                base.get_or_insert(*start);
                 self.parser.feed(from, Input::Gap(*length), events);
             }
             Fed::Piece(piece) => {
-                lane.base.get_or_insert(piece.start);
+                base.get_or_insert(piece.start);
                 for input in [Input::Bytes(piece.prefix()), Input::Gap(piece.gap()), Input::Bytes(piece.tail())] {
                     if !matches!(input, Input::Bytes([]) | Input::Gap(0)) {
                         self.parser.feed(from, input, events);
@@ -379,7 +372,7 @@ impl Dialogue {
     }
 
     fn base(&self, side: Side) -> u64 {
-        self.lanes[index(side)].base.unwrap_or(0)
+        self.bases[index(side)].unwrap_or(0)
     }
 
     /// Keeps the timings that are still needed, and lets go of the others.

@@ -9,6 +9,7 @@ use super::{Http, Message, Progress};
 use crate::{
     exchange::{
         Context,
+        ending::{self, CLOSED, RESET, last_seen_ns},
         semconv::{self, Attributes, int, text},
         settle::{self, Paired},
     },
@@ -16,9 +17,6 @@ use crate::{
     loss::Loss,
     span::{Protocol, Status, Value},
 };
-
-/// `error.type` of an exchange that a reset ended.
-const RESET: &str = "connection_reset";
 
 /// How an exchange turned out.
 struct Outcome {
@@ -75,7 +73,7 @@ impl Http {
     /// The oldest request has a span up to its own last byte; answers whether there was one.
     pub(super) fn finish_cut(&mut self, connection: &mut Connection, role: Role, context: &mut Context<'_>) -> bool {
         let Some(request) = self.asked.pop() else { return false };
-        let cut_ns = last_seen_ns(connection, role, &request);
+        let cut_ns = last_seen_ns(connection, role, request.range());
         self.draft(connection, role, &request, None, Some(cut_ns), Outcome::CUT, context);
         true
     }
@@ -91,8 +89,7 @@ impl Http {
         let Some(request) = self.asked.messages.front() else { return false };
         let answers =
             connection.side(connection.facts.request_direction().map_or(Direction::Receive, Direction::other));
-        let hidden = answers.ended_at > answers.stream.next();
-        if hidden || lost_since(connection, role, request, Some((ending, ns)), context) {
+        if ending::hides_answers(connection) || lost_since(connection, role, request, Some((ending, ns)), context) {
             // Its answer may be among what was lost, and then it did not last until now.
             context.losses.add(Loss::MessageLost, 1);
             return self.finish_cut(connection, role, context);
@@ -101,7 +98,7 @@ impl Http {
         let Some(request) = self.asked.pop() else { return false };
         let outcome = match (ending, role) {
             (Ending::Reset, _) => Outcome::error(RESET),
-            (Ending::PeerClosed, Role::Client) if silent => Outcome::error("connection_closed"),
+            (Ending::PeerClosed, Role::Client) if silent => Outcome::error(CLOSED),
             _ => Outcome::UNKNOWN,
         };
         self.draft(connection, role, &request, None, Some(ns), outcome, context);
@@ -144,14 +141,6 @@ impl Http {
     }
 }
 
-/// When the request's last byte was seen to move at this end.
-fn last_seen_ns(connection: &Connection, role: Role, request: &Message<RequestHead>) -> u64 {
-    let (side, _) = connection.timings(role);
-    let writes = side.writes(request.range());
-    let sent = side.sends.within(request.range()).map(|send| send.record.transmitted_ns);
-    writes.iter().map(|call| call.return_ns).chain(sent).max().unwrap_or(0)
-}
-
 /// Whether records were lost between the request and the connection's end.
 fn lost_since(
     connection: &Connection,
@@ -160,10 +149,8 @@ fn lost_since(
     ending: Option<(Ending, u64)>,
     context: &Context<'_>,
 ) -> bool {
-    // What was lost before the request's own record is no answer to it.
-    let told_ns =
-        connection.timings(role).0.calls.holding(request.start).map_or(request.noticed_ns, |call| call.return_ns);
-    ending.is_some_and(|(_, ns)| context.numbering.lost_within(told_ns.saturating_add(1), ns) > 0)
+    let told = (request.start, request.noticed_ns);
+    ending.is_some_and(|(_, ns)| ending::lost_since(connection, role, told, ns, context))
 }
 
 fn attributes(

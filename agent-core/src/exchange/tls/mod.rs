@@ -21,6 +21,7 @@ pub use self::handshake::Label;
 use self::handshake::{ENCRYPTED_ALERT, Handshake, State};
 use super::{
     Context, Draft,
+    ending::{CLOSED, RESET},
     opaque::Opaque,
     semconv::{self, Attributes, text},
     tcp,
@@ -141,7 +142,7 @@ impl Tls {
         // Given up by the agent, not by an end: nothing is known to have failed.
         let ended = ending != Ending::Gone || connection.closed_ns.is_some();
         if !std::mem::replace(&mut self.over, true) && ended {
-            let error = if ending == Ending::Reset { "connection_reset" } else { "connection_closed" };
+            let error = if ending == Ending::Reset { RESET } else { CLOSED };
             self.fail(error, ns, connection, context);
         }
         self.let_go(connection, context);

@@ -1,0 +1,38 @@
+//! How an exchange ends that has no whole answer: what pairing by any parser asks alike.
+
+use std::ops::Range;
+
+use super::Context;
+use crate::flow::connection::{Connection, Direction, Role};
+
+/// `error.type` of what a reset ended.
+pub(super) const RESET: &str = "connection_reset";
+/// `error.type` of what the peer's close ended.
+pub(super) const CLOSED: &str = "connection_closed";
+
+/// When the last byte of what this end sent, or read, of a request was seen to move.
+pub(super) fn last_seen_ns(connection: &Connection, role: Role, request: Range<u64>) -> u64 {
+    let (side, _) = connection.timings(role);
+    let writes = side.writes(request.clone());
+    let sent = side.sends.within(request).map(|send| send.record.transmitted_ns);
+    writes.iter().map(|call| call.return_ns).chain(sent).max().unwrap_or(0)
+}
+
+/// Whether records were lost between a request and the connection's end. `noticed_ns`: when it was heard of.
+pub(super) fn lost_since(
+    connection: &Connection,
+    role: Role,
+    (request_start, noticed_ns): (u64, u64),
+    ended_ns: u64,
+    context: &Context<'_>,
+) -> bool {
+    // What was lost before the request's own record is no answer to it.
+    let told_ns = connection.timings(role).0.calls.holding(request_start).map_or(noticed_ns, |call| call.return_ns);
+    context.numbering.lost_within(told_ns.saturating_add(1), ended_ns) > 0
+}
+
+/// Whether the answers' side went further than was seen.
+pub(super) fn hides_answers(connection: &Connection) -> bool {
+    let answers = connection.side(connection.facts.request_direction().map_or(Direction::Receive, Direction::other));
+    answers.ended_at > answers.stream.next()
+}
