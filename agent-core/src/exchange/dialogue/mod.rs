@@ -13,6 +13,7 @@
 
 mod finish;
 mod order;
+mod pairing;
 mod waiting;
 
 use agent_protocol::{
@@ -21,14 +22,11 @@ use agent_protocol::{
     session::{Event, Form, Key, Lost, Parser, Part, Side},
 };
 
-use self::{
-    order::Order,
-    waiting::{Exchange, Waiting},
-};
+use self::{order::Order, waiting::Waiting};
 use super::Context;
 use crate::{
     flow::{
-        connection::{Connection, Direction, Ending, Role},
+        connection::{Connection, Direction, Ending},
         stream::Fed,
     },
     loss::Loss,
@@ -171,182 +169,12 @@ impl Dialogue {
         if part.form == Form::OneWay {
             return self.finish_one_way(part, connection, context);
         }
+        self.waiting.add_text(&part.facts);
         match part.from {
             Side::Client => self.asked(part, connection, context),
             Side::Server => self.answered(part, connection, context),
         }
         self.bound_text(connection, context);
-    }
-
-    fn asked(&mut self, part: Part, connection: &mut Connection, context: &mut Context<'_>) {
-        let key = part.key;
-        if let Some(exchange) = self.waiting.asking(key) {
-            exchange.ask(part, context.now_ns);
-        } else {
-            let exchange = Exchange::new(part, context.now_ns);
-            if key == Key::InOrder {
-                self.asked_in_order(&exchange, connection, context);
-            }
-            if self.waiting.len() >= context.config.pending_exchanges_max {
-                self.give_up_oldest(connection, context);
-            }
-            self.waiting.push(exchange);
-            if key != Key::InOrder || !self.order.broken {
-                self.answered_early(key, connection, context);
-            }
-        }
-        if key == Key::InOrder && self.order.broken {
-            return self.finish_unpaired(connection, context);
-        }
-        self.finish_complete(key, connection, context);
-    }
-
-    fn asked_in_order(&mut self, exchange: &Exchange, connection: &mut Connection, context: &mut Context<'_>) {
-        let waits = self.waiting.iter().any(|before| before.key == Key::InOrder && !before.response_last);
-        let left_over = self.waiting.early(Key::InOrder).any(|answer| came_before(connection, exchange, answer));
-        if self.order.ask(waits, left_over) {
-            self.give_up_order(connection, context);
-        }
-    }
-
-    /// Text is kept within its bound.
-    fn bound_text(&mut self, connection: &mut Connection, context: &mut Context<'_>) {
-        while self.waiting.text_bytes() > context.config.pending_text_bytes_max {
-            if self.waiting.drop_statement() {
-                context.losses.add(Loss::ExchangeOverflow, 1);
-            } else {
-                self.give_up_oldest(connection, context);
-            }
-        }
-    }
-
-    /// The oldest makes room. Its answer will come nevertheless.
-    fn give_up_oldest(&mut self, connection: &mut Connection, context: &mut Context<'_>) {
-        let Some(oldest) = self.waiting.take_oldest() else { return };
-        if oldest.key == Key::InOrder && !oldest.response_last && !oldest.doubt {
-            self.order.owe();
-        }
-        context.losses.add(Loss::ExchangeOverflow, 1);
-        self.finish_cut(oldest, connection, context);
-    }
-
-    /// While whose the answers are is not known, no request waits for one.
-    fn finish_unpaired(&mut self, connection: &mut Connection, context: &mut Context<'_>) {
-        let is_whole = |exchange: &Exchange| exchange.key == Key::InOrder && exchange.request_last;
-        while let Some(exchange) = self.waiting.take_where(is_whole) {
-            context.losses.add(Loss::PairingLost, 1);
-            self.finish_cut(exchange, connection, context);
-        }
-    }
-
-    /// Answers that came before their request was heard of.
-    fn answered_early(&mut self, key: Key, connection: &mut Connection, context: &mut Context<'_>) {
-        while let Some(part) = self.waiting.take_early(key) {
-            let Some(exchange) = self.waiting.answering(key) else { break };
-            if came_before(connection, exchange, &part) {
-                context.losses.add(Loss::MessageLost, u64::from(part.last));
-                continue;
-            }
-            let last = part.last;
-            exchange.answer(part, context.now_ns);
-            if last {
-                break;
-            }
-        }
-    }
-
-    fn answered(&mut self, part: Part, connection: &mut Connection, context: &mut Context<'_>) {
-        let key = part.key;
-        if key == Key::InOrder {
-            self.order.answer(part.last);
-            if self.order.broken || self.order.pay(part.last) {
-                return;
-            }
-        }
-        self.give_up_reused(&part, connection, context);
-        self.resolve_doubt(&part, connection, context);
-        self.order.pipelines |= key == Key::InOrder && self.is_pipelined(&part, connection);
-        match self.waiting.answering(key) {
-            Some(exchange) if !came_before(connection, exchange, &part) => exchange.answer(part, context.now_ns),
-            _ => {
-                let lost = self.waiting.push_early(part, context.now_ns);
-                context.losses.add(Loss::MessageLost, u64::from(lost));
-            }
-        }
-        self.finish_complete(key, connection, context);
-    }
-
-    /// Whether the request after the one that this answers was sent before the answer came, and nothing is in doubt.
-    fn is_pipelined(&self, answer: &Part, connection: &Connection) -> bool {
-        let mut asked = self.waiting.iter().filter(|exchange| exchange.key == answer.key && !exchange.response_last);
-        let sure = asked.next().is_some_and(|exchange| !exchange.doubt && exchange.response.is_none());
-        sure && asked.next().is_some_and(|next| !came_before(connection, next, answer))
-    }
-
-    /// A number is used again once it was answered: an answer is one to the last request with its number, and those to the
-    /// requests before were lost.
-    fn give_up_reused(&mut self, answer: &Part, connection: &mut Connection, context: &mut Context<'_>) {
-        if answer.key == Key::InOrder {
-            return;
-        }
-        let same = |exchange: &Exchange| exchange.key == answer.key && !exchange.response_last;
-        let asked = |exchange: &&Exchange| same(exchange) && !came_before(connection, exchange, answer);
-        let count = self.waiting.iter().filter(asked).count();
-        for _ in 1..count {
-            let Some(exchange) = self.waiting.take_where(same) else { break };
-            context.losses.add(Loss::MessageLost, 1);
-            self.finish_cut(exchange, connection, context);
-        }
-    }
-
-    /// Of the exchanges in doubt, the last one that was asked before this answer is the one that it answers, if nothing was
-    /// lost in between; the answers of the others were lost.
-    fn resolve_doubt(&mut self, answer: &Part, connection: &mut Connection, context: &mut Context<'_>) {
-        if answer.key != Key::InOrder || !self.waiting.iter().any(|exchange| exchange.doubt) {
-            return;
-        }
-        let asked = |exchange: &Exchange| exchange.key == Key::InOrder && !came_before(connection, exchange, answer);
-        let count = self.waiting.iter().filter(|exchange| asked(exchange)).count();
-        for exchange in self.waiting.take_first(count.saturating_sub(1)) {
-            context.losses.add(Loss::MessageLost, 1);
-            self.finish_cut(exchange, connection, context);
-        }
-        let Some(exchange) = self.waiting.answering(Key::InOrder) else { return };
-        let sure = between(connection, exchange, answer)
-            .is_some_and(|(asked_ns, answered_ns)| context.numbering.lost_within(asked_ns + 1, answered_ns) == 0);
-        exchange.doubt = false;
-        if !sure && let Some(exchange) = self.waiting.take(Key::InOrder) {
-            context.losses.add(Loss::MessageLost, 1);
-            self.finish_cut(exchange, connection, context);
-        }
-    }
-
-    /// Finishes the exchanges of a key that are complete; those in order only as far as all before them are.
-    fn finish_complete(&mut self, key: Key, connection: &mut Connection, context: &mut Context<'_>) {
-        while let Some(exchange) = self.waiting.take_complete(key) {
-            self.finish_answered(exchange, connection, context);
-        }
-    }
-
-    /// Framing was lost on one side. What is told by numbers is still told; what is told by order is in doubt.
-    fn lost(&mut self, from: Side, connection: &mut Connection, context: &mut Context<'_>) {
-        self.order.lose(from == Side::Server);
-        if from == Side::Server && !self.order.pipelines {
-            return self.waiting.doubt();
-        }
-        let hidden = self.waiting.take_doubtful(self.order.pipelines);
-        for exchange in hidden {
-            context.losses.add(if self.order.pipelines { Loss::PairingLost } else { Loss::MessageLost }, 1);
-            self.finish_cut(exchange, connection, context);
-        }
-    }
-
-    /// Whose the answers are to what was asked in order so far is not known, and does not matter to what comes.
-    fn give_up_order(&mut self, connection: &mut Connection, context: &mut Context<'_>) {
-        for exchange in self.waiting.take_doubtful(true) {
-            context.losses.add(Loss::PairingLost, 1);
-            self.finish_cut(exchange, connection, context);
-        }
     }
 
     /// Finishes what will not become complete.
@@ -392,30 +220,6 @@ const fn index(side: Side) -> usize {
         Side::Client => 0,
         Side::Server => 1,
     }
-}
-
-/// Whether an answer was given before the question was asked, by what this end's calls say.
-fn came_before(connection: &Connection, exchange: &Exchange, answer: &Part) -> bool {
-    let Some(role) = connection.facts.role.filter(|_| exchange.response.is_none()) else { return false };
-    let (requests, responses) = connection.timings(role);
-    let (Some(asked), Some(answered)) =
-        (requests.calls.holding(exchange.request.start), responses.calls.holding(answer.range.start))
-    else {
-        return false;
-    };
-    match role {
-        Role::Client => answered.return_ns < asked.enter_ns,
-        // An answer that was sent may be read, and the next request sent and read, before the call returns.
-        Role::Server if answered.enter_ns != 0 => answered.enter_ns < asked.return_ns,
-        Role::Server => answered.return_ns < asked.return_ns,
-    }
-}
-
-/// When the records of a request and of its answer were made.
-fn between(connection: &Connection, exchange: &Exchange, answer: &Part) -> Option<(u64, u64)> {
-    let (requests, responses) = connection.timings(connection.facts.role?);
-    let asked = requests.calls.holding(exchange.request.start)?;
-    Some((asked.return_ns, responses.calls.holding(answer.range.start)?.return_ns))
 }
 
 fn count_lost(reason: Lost, fed: &Fed, context: &mut Context<'_>) {

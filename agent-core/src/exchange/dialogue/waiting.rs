@@ -87,6 +87,8 @@ impl Exchange {
 pub(super) struct Waiting {
     exchanges: VecDeque<Exchange>,
     early: VecDeque<(u64, Part)>,
+    /// Bytes of text in the exchanges, but that what left since they were last summed up still counts.
+    text_bytes_most: usize,
 }
 
 impl Waiting {
@@ -98,9 +100,17 @@ impl Waiting {
         self.exchanges.len()
     }
 
-    /// Bytes of text that wait.
-    pub(super) fn text_bytes(&self) -> usize {
-        self.exchanges.iter().map(|exchange| exchange.text_bytes).sum()
+    /// Takes note of what an exchange is about to keep.
+    pub(super) fn add_text(&mut self, facts: &Facts) {
+        self.text_bytes_most = self.text_bytes_most.saturating_add(text_bytes(facts));
+    }
+
+    /// Whether more bytes of text wait than this.
+    pub(super) fn has_more_text_than(&mut self, bytes_max: usize) -> bool {
+        if self.text_bytes_most > bytes_max {
+            self.text_bytes_most = self.exchanges.iter().map(|exchange| exchange.text_bytes).sum();
+        }
+        self.text_bytes_most > bytes_max
     }
 
     /// The newest exchange that has a statement loses it; answers whether there was one.
