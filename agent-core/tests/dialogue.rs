@@ -4,7 +4,7 @@ use agent_core::{
     config::PipelineConfig,
     loss::Loss,
     span::{Protocol, SpanKind, Status, Value},
-    testing::{End, Kernel, Run, attribute, segments},
+    testing::{End, Kernel, Random, Run, attribute, segments},
 };
 
 const SET: &[u8] = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n";
@@ -384,4 +384,54 @@ fn text_that_waits_is_bounded() {
     check(64 * 1024, 7, 7);
     check(700, 3, 7);
     check(60, 1, 2);
+}
+
+const DEL: &[u8] = b"*2\r\n$3\r\nDEL\r\n$1\r\nk\r\n";
+const ONE: &[u8] = b":1\r\n";
+
+/// Both ends of a connection with batches of three commands, answered after 300, 400 and 500 us.
+fn batches(count: u64, every: u64) -> Kernel {
+    let (mut kernel, mut client) = open(End::client());
+    let mut server = End::server();
+    server.open(&mut kernel, 1_000_010);
+    for at in (0..count).map(|index| 2_000_000 + index * every) {
+        let request = [SET, GET, DEL].concat();
+        client.write(&mut kernel, at, at + 20, &request);
+        server.read_at(&mut kernel, at + 100, &request);
+        for (after, answer) in [(300, OK), (400, VALUE), (500, ONE)] {
+            server.write(&mut kernel, at + after - 100, at + after - 90, answer);
+            client.read_at(&mut kernel, at + after, answer);
+        }
+    }
+    kernel
+}
+
+#[test]
+fn no_span_has_anothers_answer_whatever_is_lost() {
+    let mut random = Random(0x2545_F491_4F6C_DD1D);
+    let mut told = 0;
+    for round in 0..100 {
+        let clean = batches(60, [1_000, 5_000, 30_000][round % 3]);
+        let mut kernel = clean.clone();
+        for _ in 0..=random.below(4) {
+            // Not of what opens the connection.
+            let place = 2 + random.below(kernel.records.len() - 2);
+            kernel.records.remove(place);
+        }
+        let run = kernel.run();
+        for span in run.spans.iter().filter(|span| span.status == Status::Ok) {
+            let is_client = span.kind == SpanKind::Client;
+            let expected = match (span.name.as_str(), is_client) {
+                ("SET", true) => 300,
+                ("GET", true) => 400,
+                ("DEL", true) => 500,
+                ("SET", false) => 120,
+                ("GET", false) => 220,
+                _ => 320,
+            };
+            assert_eq!(span.duration_ns / 1_000, expected, "{round}: {:?}", run.losses);
+            told += 1;
+        }
+    }
+    assert!(told > 20_000, "{told}");
 }

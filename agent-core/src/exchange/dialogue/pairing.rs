@@ -34,11 +34,27 @@ impl Dialogue {
     }
 
     fn asked_in_order(&mut self, exchange: &Exchange, connection: &mut Connection, context: &mut Context<'_>) {
+        if !self.order.pipelines && self.is_asked_together(exchange, connection) {
+            self.order.pipelines = true;
+            if self.waiting.iter().any(|before| before.doubt) {
+                self.order.lose(false);
+                self.give_up_order(connection, context);
+            }
+        }
         let waits = self.waiting.iter().any(|before| before.key == Key::InOrder && !before.response_last);
         let left_over = self.waiting.early(Key::InOrder).any(|answer| came_before(connection, exchange, answer));
         if self.order.ask(waits, left_over) {
             self.give_up_order(connection, context);
         }
+    }
+
+    /// Whether one call moved the begin of this request and of one before it that waits: nobody can have answered in between.
+    fn is_asked_together(&self, exchange: &Exchange, connection: &Connection) -> bool {
+        let waits = |before: &&Exchange| before.key == Key::InOrder && !before.response_last;
+        let Some(before) = self.waiting.iter().rfind(waits) else { return false };
+        let Some(role) = connection.facts.role else { return false };
+        let calls = &connection.timings(role).0.calls;
+        calls.holding(exchange.request.start).is_some_and(|call| call.start <= before.request.start)
     }
 
     /// Text is kept within its bound.

@@ -92,7 +92,7 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Exchange> {
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &Exchange> {
         self.exchanges.iter()
     }
 
