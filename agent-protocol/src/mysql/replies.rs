@@ -180,10 +180,8 @@ impl Replies {
         }
         let worked = self.results.error.is_none();
         shared.change_database(pending.database, Some(worked));
-        if worked {
-            if let (Some(id), Some(statement)) = (self.results.prepared, pending.statement) {
-                requests.prepared(id, statement);
-            }
+        if worked && let (Some(id), Some(statement)) = (self.results.prepared, pending.statement) {
+            requests.prepared(id, statement);
         }
         self.tell(Some(Outcome::Ok), out);
     }
