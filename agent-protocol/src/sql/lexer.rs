@@ -128,9 +128,10 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// Whether what began at `start` hides the end of a comment that may not be executed.
+    /// Whether what began at `start` hides an end or a begin of a comment from who executes it, and not from others.
     fn hides_end(&self, start: usize) -> bool {
-        self.executed && memchr::memmem::find(&self.text.as_bytes()[start..self.at], b"*/").is_some()
+        let hidden = self.text.as_bytes().get(start..self.at).unwrap_or_default();
+        self.executed && [b"*/", b"/*"].iter().any(|mark| memchr::memmem::find(hidden, *mark).is_some())
     }
 
     /// Where literals end is not known from here on.

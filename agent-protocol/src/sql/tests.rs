@@ -82,6 +82,7 @@ fn where_mysqls_versions_differ_the_text_ends() {
         ("SELECT /*!99999 `a */ 'hunter2', `b'` */ 1", "SELECT ?..."),
         ("SELECT /*!99999 # it's */ 'hunter2'", "SELECT..."),
         ("SELECT /*!50000 /*!99999 'a */ 'hunter2' */ 1", "SELECT..."),
+        ("SELECT /*!99999 'a /* b' */ don't */ 'hunter2'", "SELECT ?..."),
         ("SELECT /*M!999999 it's */ 'hunter2'", "SELECT it?..."),
         ("SELECT /*!50000 'a', /* it's */ `b` */, 'c'", "SELECT ?, `b` , ?"),
         ("SELECT 1 # it\r' \n, 'hunter2'", "SELECT ? , ?"),
