@@ -51,7 +51,7 @@ pub trait Parser: Debug + Send {
 pub enum Event {
     /// A message, or a part of one.
     Part(Part),
-    /// An exchange ends without its (whole) answer: reset, cancelled.
+    /// An exchange ends without its (whole) answer: reset, cancelled, or given up because that may have been lost.
     Cancelled {
         /// Which.
         key: Key,

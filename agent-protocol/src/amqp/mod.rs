@@ -10,7 +10,8 @@
 //!
 //! Written by hand: the published parsers (`amq-protocol`) want frames that were captured as a whole.
 //!
-//! What is not understood is lost and never said to be another protocol's: a late join may begin within a message.
+//! What is not understood is lost and never said to be another protocol's: a late join may begin within a message. After a loss
+//! what waits is given up, since answers carry no numbers.
 //!
 //! Limits: [`METHOD_BYTES_MAX`] of a method and [`HEADER_BYTES_MAX`] of a header are read, nothing of bodies; messages on
 //! [`CONTENTS_MAX`] channels at a time; the kinds of requests that wait ([`asked`]).

@@ -7,6 +7,8 @@
 //! Not known: what a prepared statement does that another connection prepared; the statements of a batch. Checksums of payloads are
 //! not checked.
 //!
+//! A stream that is used again ends its older request, whose answer was not seen.
+//!
 //! What is not understood is lost and never said to be another protocol's: a late join may begin within a message.
 //!
 //! Limits: [`REQUEST_BYTES_MAX`] of a frame are read; of a segment what [`crate::frames`] keeps; the statements of [`statements`].

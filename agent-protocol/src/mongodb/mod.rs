@@ -4,7 +4,8 @@
 //! code of what failed, errors of single writes included. A write that asks for no acknowledgement is one-way. Several answers to
 //! one request extend each other; only those that a driver's monitor gets to `hello` for the connection's whole life are
 //! one-way after the first. Compressed messages (snappy, zlib, zstd) are opened as far as they were captured. Never keeps values:
-//! of documents only names, numbers of errors and the collection's and database's names are read, and only on the top level.
+//! of documents only names, numbers of errors and the collection's and database's names are read, on the top level, and of
+//! failed operations of a write.
 //!
 //! Written by hand: the `bson` crate reads only documents that were captured as a whole.
 //!
