@@ -389,16 +389,17 @@ fn text_that_waits_is_bounded() {
 const DEL: &[u8] = b"*2\r\n$3\r\nDEL\r\n$1\r\nk\r\n";
 const ONE: &[u8] = b":1\r\n";
 
-/// Both ends of a connection with batches of three commands, answered after 300, 400 and 500 us.
-fn batches(count: u64, every: u64) -> Kernel {
+/// Both ends of a connection with batches of so many commands, answered after 300, 400 and 500 us.
+fn batches(sizes: impl IntoIterator<Item = usize>, every: u64) -> Kernel {
     let (mut kernel, mut client) = open(End::client());
     let mut server = End::server();
     server.open(&mut kernel, 1_000_010);
-    for at in (0..count).map(|index| 2_000_000 + index * every) {
-        let request = [SET, GET, DEL].concat();
+    let commands = [(SET, OK, 300), (GET, VALUE, 400), (DEL, ONE, 500)];
+    for (at, size) in (0..).map(|index| 2_000_000 + index * every).zip(sizes) {
+        let request: Vec<_> = commands[..size].iter().flat_map(|command| command.0).copied().collect();
         client.write(&mut kernel, at, at + 20, &request);
         server.read_at(&mut kernel, at + 100, &request);
-        for (after, answer) in [(300, OK), (400, VALUE), (500, ONE)] {
+        for (_, answer, after) in &commands[..size] {
             server.write(&mut kernel, at + after - 100, at + after - 90, answer);
             client.read_at(&mut kernel, at + after, answer);
         }
@@ -410,9 +411,9 @@ fn batches(count: u64, every: u64) -> Kernel {
 fn no_span_has_anothers_answer_whatever_is_lost() {
     let mut random = Random(0x2545_F491_4F6C_DD1D);
     let mut told = 0;
-    for round in 0..100 {
-        let clean = batches(60, [1_000, 5_000, 30_000][round % 3]);
-        let mut kernel = clean.clone();
+    for round in 0..150 {
+        let size = |index: usize| [3, 1, 1 + index * 7 % 3, 1 + 2 * (index / 30), 1 + index % 2][round % 5];
+        let mut kernel = batches((0..60).map(size), [1_000, 5_000, 30_000][round % 3]);
         for _ in 0..=random.below(4) {
             // Not of what opens the connection.
             let place = 2 + random.below(kernel.records.len() - 2);

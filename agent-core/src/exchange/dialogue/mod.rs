@@ -5,9 +5,10 @@
 //!
 //! A response may be heard of shortly before its request, since records of one connection are nearly, not wholly, in order: it
 //! then waits. After a loss, responses that answer in order cannot be counted any more. Then time decides: without pipelining, a
-//! response answers the last request before it, and that is sure if no record was lost between the two. The others get an
-//! unknown outcome and are counted. Of a client that pipelines, all that waits is in doubt, and what comes until the order is
-//! known again ([`order`] says when that is): these requests end with their own last byte.
+//! response answers the last request before it, and that is sure if no record was lost between the two. So it is with requests
+//! that are heard of after younger responses, because they were behind a hole. The others get an unknown outcome and are counted.
+//! Of a client that pipelines, all that waits is in doubt, and what comes until the order is known again ([`order`] says when that
+//! is): these requests end with their own last byte.
 //!
 //! Limits: exchanges that wait on one connection and the bytes of their text, and [`EARLY_MAX`] responses that wait for their request.
 
@@ -19,7 +20,7 @@ mod waiting;
 use agent_protocol::{
     detect::{self, Protocol},
     input::Input,
-    session::{Event, Form, Key, Lost, Parser, Part, Side},
+    session::{Event, Form, Lost, Parser, Part, Side},
 };
 
 use self::{order::Order, waiting::Waiting};
@@ -58,8 +59,8 @@ pub struct Dialogue {
     goes_on: GoesOn,
     /// Of those that only their order tells.
     order: Order,
-    /// When bytes last moved, by their records.
-    active_ns: u64,
+    /// When the client's bytes, and the server's, last moved, by their records.
+    moved_ns: [u64; 2],
 }
 
 impl Dialogue {
@@ -73,7 +74,7 @@ impl Dialogue {
             events: Vec::new(),
             goes_on: GoesOn::Same,
             order: Order::default(),
-            active_ns: 0,
+            moved_ns: [0; 2],
         })
     }
 
@@ -105,15 +106,15 @@ impl Dialogue {
         if self.goes_on != GoesOn::Same {
             return;
         }
+        let from = if is_request { Side::Client } else { Side::Server };
         if let Fed::Piece(piece) = fed {
-            let silent_ns = piece.time_ns.saturating_sub(self.active_ns);
-            let is_silent = is_request && silent_ns >= context.config.idle_exchange_ns;
-            if is_silent && self.order.ask_after_silence() {
+            let moved_ns = self.moved_ns[0].max(self.moved_ns[1]);
+            let is_silent = piece.time_ns.saturating_sub(moved_ns) >= context.config.idle_exchange_ns;
+            if is_request && is_silent && self.order.ask_after_silence() {
                 self.give_up_order(connection, context);
             }
-            self.active_ns = self.active_ns.max(piece.time_ns);
+            self.moved_ns[index(from)] = piece.time_ns;
         }
-        let from = if is_request { Side::Client } else { Side::Server };
         self.parse(from, fed);
         for event in std::mem::take(&mut self.events) {
             self.event(event, fed, connection, context);
@@ -181,11 +182,8 @@ impl Dialogue {
     pub fn advance(&mut self, connection: &mut Connection, ending: Option<(Ending, u64)>, context: &mut Context<'_>) {
         let hold_ns = context.config.exchange_hold_ns;
         let until_ns = if ending.is_some() { u64::MAX } else { context.now_ns.saturating_sub(hold_ns) };
-        while let Some(part) = self.waiting.forget_early(until_ns) {
-            context.losses.add(Loss::MessageLost, u64::from(part.last));
-            if part.key == Key::InOrder {
-                self.order.leave_over();
-            }
+        while let Some(answer) = self.waiting.take_early_since(until_ns) {
+            self.answered_late(answer, connection, context);
         }
         // An answer that is complete before its request is: the rest of that need not come.
         while let Some(exchange) = self.waiting.take_half(until_ns) {

@@ -18,12 +18,13 @@ impl Dialogue {
             let exchange = Exchange::new(part, context.now_ns);
             if key == Key::InOrder {
                 self.asked_in_order(&exchange, connection, context);
+                self.answered_before(&exchange, connection, context);
             }
             if self.waiting.len() >= context.config.pending_exchanges_max {
                 self.give_up_oldest(connection, context);
             }
             self.waiting.push(exchange);
-            if key != Key::InOrder || !self.order.broken {
+            if key != Key::InOrder || self.is_heard_in_time(connection, context) {
                 self.answered_early(key, connection, context);
             }
         }
@@ -48,13 +49,59 @@ impl Dialogue {
         }
     }
 
-    /// Whether one call moved the begin of this request and of one before it that waits: nobody can have answered in between.
+    /// Whether answers that wait for their requests may be told by order which of them is the newest request's. They may not
+    /// if it is heard of after younger answers (it was behind a hole): its own may have been passed over.
+    fn is_heard_in_time(&mut self, connection: &mut Connection, context: &mut Context<'_>) -> bool {
+        let is_late = self.moved_ns[0] < self.moved_ns[1];
+        let Some(newest) = self.waiting.newest().filter(|_| is_late && !self.order.broken) else {
+            return !self.order.broken;
+        };
+        newest.doubt = true;
+        if self.order.pipelines {
+            self.order.lose(false);
+            self.give_up_order(connection, context);
+        }
+        false
+    }
+
+    /// Answers that waited for their requests, and are older than this one.
+    fn answered_before(&mut self, exchange: &Exchange, connection: &mut Connection, context: &mut Context<'_>) {
+        let is_older = |answer: &Part| answer.key == Key::InOrder && came_before(connection, exchange, answer);
+        for answer in self.waiting.take_early_where(is_older) {
+            self.answered_late(answer, connection, context);
+        }
+    }
+
+    /// An answer waited for its request. It is one to a request that was in doubt, or none is known.
+    pub(super) fn answered_late(&mut self, answer: Part, connection: &mut Connection, context: &mut Context<'_>) {
+        let key = answer.key;
+        if let Some(answer) = self.pair(answer, connection, context) {
+            context.losses.add(Loss::MessageLost, u64::from(answer.last));
+            if key == Key::InOrder {
+                self.order.leave_over();
+            }
+        }
+        self.finish_complete(key, connection, context);
+    }
+
+    /// Whether this request began so soon after one that waits that nobody can have had an answer in between: in the same call,
+    /// or within less than half of the shortest round trip.
     fn is_asked_together(&self, exchange: &Exchange, connection: &Connection) -> bool {
         let waits = |before: &&Exchange| before.key == Key::InOrder && !before.response_last;
         let Some(before) = self.waiting.iter().rfind(waits) else { return false };
         let Some(role) = connection.facts.role else { return false };
         let calls = &connection.timings(role).0.calls;
-        calls.holding(exchange.request.start).is_some_and(|call| call.start <= before.request.start)
+        let Some(call) = calls.holding(exchange.request.start) else { return false };
+        let Some(call_before) = calls.holding(before.request.start) else { return false };
+        // 0 and the greatest number say that there is none.
+        let rtt_us = connection.life.latest.min_rtt_us;
+        let rtt_ns = if rtt_us == u32::MAX { 0 } else { u64::from(rtt_us) * 1_000 };
+        // A request leaves after its write was entered, and is answered after its read returned.
+        let after_ns = match role {
+            Role::Client => call.enter_ns.saturating_sub(call_before.enter_ns),
+            Role::Server => call.return_ns.saturating_sub(call_before.return_ns),
+        };
+        call.start == call_before.start || (after_ns < rtt_ns / 2 && call.enter_ns != 0)
     }
 
     /// Text is kept within its bound.
@@ -111,17 +158,25 @@ impl Dialogue {
                 return;
             }
         }
-        self.give_up_reused(&part, connection, context);
-        self.resolve_doubt(&part, connection, context);
-        self.order.pipelines |= key == Key::InOrder && self.is_pipelined(&part, connection);
-        match self.waiting.answering(key) {
-            Some(exchange) if !came_before(connection, exchange, &part) => exchange.answer(part, context.now_ns),
-            _ => {
-                let lost = self.waiting.push_early(part, context.now_ns);
-                context.losses.add(Loss::MessageLost, u64::from(lost));
-            }
+        if let Some(part) = self.pair(part, connection, context) {
+            let lost = self.waiting.push_early(part, context.now_ns);
+            context.losses.add(Loss::MessageLost, u64::from(lost));
         }
         self.finish_complete(key, connection, context);
+    }
+
+    /// Gives an answer to its request; if none waits for it, it is handed back.
+    fn pair(&mut self, answer: Part, connection: &mut Connection, context: &mut Context<'_>) -> Option<Part> {
+        self.give_up_reused(&answer, connection, context);
+        self.resolve_doubt(&answer, connection, context);
+        self.order.pipelines |= answer.key == Key::InOrder && self.is_pipelined(&answer, connection);
+        match self.waiting.answering(answer.key) {
+            Some(exchange) if !came_before(connection, exchange, &answer) => {
+                exchange.answer(answer, context.now_ns);
+                None
+            }
+            _ => Some(answer),
+        }
     }
 
     /// Whether the request after the one that this answers was sent before the answer came, and nothing is in doubt.

@@ -122,6 +122,10 @@ impl Waiting {
         self.exchanges.push_back(exchange);
     }
 
+    pub(super) fn newest(&mut self) -> Option<&mut Exchange> {
+        self.exchanges.back_mut()
+    }
+
     /// The exchange whose request goes on.
     pub(super) fn asking(&mut self, key: Key) -> Option<&mut Exchange> {
         self.exchanges.iter_mut().rev().find(|exchange| exchange.key == key).filter(|exchange| !exchange.request_last)
@@ -211,8 +215,18 @@ impl Waiting {
         self.early.iter().map(|(_, part)| part).filter(move |part| part.key == key)
     }
 
-    /// Forgets the oldest response that waited since `until_ns`.
-    pub(super) fn forget_early(&mut self, until_ns: u64) -> Option<Part> {
+    /// The responses of which this is true, while they wait for their requests.
+    pub(super) fn take_early_where(&mut self, wanted: impl Fn(&Part) -> bool) -> Vec<Part> {
+        if self.early.is_empty() {
+            return Vec::new();
+        }
+        let (taken, kept) = self.early.drain(..).partition::<VecDeque<_>, _>(|(_, part)| wanted(part));
+        self.early = kept;
+        taken.into_iter().map(|(_, part)| part).collect()
+    }
+
+    /// The oldest response, if it waited for its request since `until_ns`.
+    pub(super) fn take_early_since(&mut self, until_ns: u64) -> Option<Part> {
         self.early.pop_front_if(|(since_ns, _)| *since_ns <= until_ns).map(|(_, part)| part)
     }
 
