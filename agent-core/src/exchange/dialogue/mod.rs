@@ -8,7 +8,8 @@
 //! response answers the last request before it, and that is sure if no record was lost between the two. So it is with requests
 //! that are heard of after younger responses, because they were behind a hole. The others get an unknown outcome and are counted.
 //! Of a client that pipelines, all that waits is in doubt, and what comes until the order is known again ([`order`] says when that
-//! is): these requests end with their own last byte.
+//! is): these requests end with their own last byte. That a client pipelines is known only from when it was seen to: what is lost
+//! before that is judged as if it did not.
 //!
 //! Limits: exchanges that wait on one connection and the bytes of their text, and [`EARLY_MAX`] responses that wait for their request.
 
