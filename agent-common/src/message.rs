@@ -175,13 +175,17 @@ pub struct SendRecord {
     pub flags: u16,
     /// Zero.
     pub padding: u16,
+    /// For how long the peer's window was closed between `locked_ns` and this record, microseconds.
+    pub zero_window_us: u32,
+    /// Zero.
+    pub reserved: u32,
     /// The kernel's view of the path, before this acknowledgement was counted.
     pub tcp: TcpSnapshot,
 }
 
 // SAFETY: repr(C), integers only; the size assertion below equals the sum of the fields.
 unsafe impl Plain for SendRecord {}
-const _: () = assert!(size_of::<SendRecord>() == 16 + 11 * 8 + 5 * 4 + 4 + 48);
+const _: () = assert!(size_of::<SendRecord>() == 16 + 11 * 8 + 5 * 4 + 4 + 8 + 48);
 
 /// When bytes that a call is about to return had arrived, for those that its [`CallRecord`] does not describe itself.
 #[repr(C)]

@@ -192,13 +192,17 @@ fn what_tcp_counted_before_an_exchange_is_not_its_own() {
         client.tcp.sndbuf_limited_ms = sndbuf_limited_ms;
         client.tcp.out_of_order = out_of_order;
         client.write(&mut kernel, at, at + 30, GET);
+        client.tcp.cwnd = 10 + index as u32 * 5;
         client.acked(&mut kernel, at + 80, GET.len() as u32, [at, at + 20, at + 80], 0);
+        // Of what the peer's window was closed in all, this much since the write.
+        change(&mut kernel, |record: &mut SendRecord| record.zero_window_us = [0, 0, 600][index as usize]);
         client.read_at(&mut kernel, at + 500, OK);
         change(&mut kernel, |record: &mut CallRecord| record.receive_queue = 10 * index as u32);
     }
     let run = kernel.run();
     let told = |key: &str| run.spans.iter().map(|span| int(span, &format!("spantap.tcp.{key}"))).collect::<Vec<_>>();
-    assert_eq!(told("zero_window_ns"), [Some(300_000), None, Some(600_000)]);
+    assert_eq!(told("zero_window_ns"), [None, None, Some(600_000)]);
+    assert_eq!(told("cwnd.change"), [None, Some(5), Some(5)]);
     assert_eq!(told("sndbuf_limited_ns"), [None, Some(40_000_000), None]);
     assert_eq!(told("out_of_order"), [None, Some(7), None]);
     assert_eq!(told("receive_queue_bytes"), [None, Some(10), Some(20)]);

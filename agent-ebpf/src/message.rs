@@ -91,8 +91,10 @@ pub fn on_send<M: Memory>(sk: u64, left: u32, each_piece: bool) {
         note_send(task, sk, conn.tx_head, (start, end));
     }
     let retrans = M::read(tcp, &offsets::TCP_TOTAL_RETRANS);
+    let zero_window_us = snapshot::closed_us::<M>(tcp, conn, time_ns);
     let locked_last_ns = if each_piece { time_ns } else { 0 };
-    open_tx(conn, task, TxSlot { tid, start, end, retrans, locked_ns: time_ns, locked_last_ns, ..EMPTY_TX });
+    let slot = TxSlot { tid, start, end, retrans, zero_window_us, locked_ns: time_ns, locked_last_ns, ..EMPTY_TX };
+    open_tx(conn, task, slot);
     if outside && combined == mode::PAYLOAD {
         let moved = Outside { direction: direction::SEND, start, end, selected: true, time_ns };
         tell_outside(task, conn.id, &moved);
@@ -131,7 +133,7 @@ const EMPTY_TX: TxSlot = TxSlot {
     retrans: 0,
     index: 0,
     flags: 0,
-    padding: 0,
+    zero_window_us: 0,
 };
 
 #[inline(always)]
@@ -258,6 +260,8 @@ fn retire(conn: &mut Conn, acked_ns: u64, time_ns: u64, flags: u32) {
             retransmits: tcp.total_retrans.wrapping_sub(slot.retrans),
             flags: (slot.flags | flags) as u16,
             padding: 0,
+            zero_window_us: tcp.zero_window_us.saturating_sub(slot.zero_window_us),
+            reserved: 0,
             tcp,
         };
         // SAFETY: `record` is the reserved entry of exactly this size.

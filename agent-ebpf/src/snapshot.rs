@@ -13,7 +13,7 @@ use crate::{
 #[inline(always)]
 pub fn take<M: Memory>(tcp: u64, conn: &mut Conn, time_ns: u64) {
     let window: Option<u32> = M::read_optional(tcp, &offsets::TCP_SND_WND);
-    let closed = window == Some(0) && conn.segment_ns != 0; // during the handshake the window is not known
+    let closed = is_closed(window, conn);
     let (rwnd_limited_ms, sndbuf_limited_ms) = limited::<M>(tcp);
     let rate = M::read_optional::<u64>(tcp, &offsets::SK_PACING_RATE).unwrap_or(u64::MAX);
     let srtt_us = M::read::<u32>(tcp, &offsets::TCP_SRTT_US) >> 3;
@@ -36,6 +36,18 @@ pub fn take<M: Memory>(tcp: u64, conn: &mut Conn, time_ns: u64) {
     };
     // SAFETY: a live reference.
     unsafe { (&raw mut conn.tcp).write_volatile(value) }
+}
+
+/// During the handshake the window is not known.
+#[inline(always)]
+fn is_closed(window: Option<u32>, conn: &Conn) -> bool {
+    window == Some(0) && conn.segment_ns != 0
+}
+
+/// For how long the peer's window was closed so far, microseconds.
+#[inline(always)]
+pub fn closed_us<M: Memory>(tcp: u64, conn: &Conn, time_ns: u64) -> u32 {
+    zero_window_us(conn, is_closed(M::read_optional(tcp, &offsets::TCP_SND_WND), conn), time_ns)
 }
 
 /// What was taken last.

@@ -42,7 +42,8 @@ pub struct TxSlot {
     /// Which of all the connection's slots this is, to tell it from its successor at the same place.
     pub index: u32,
     pub flags: u32,
-    pub padding: u32,
+    /// How long the peer's window had been closed by `locked_ns`, microseconds.
+    pub zero_window_us: u32,
 }
 
 /// Bytes `[start, end)` that arrived and were not read yet.

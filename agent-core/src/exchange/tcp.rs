@@ -29,7 +29,9 @@ const RANGES_MAX: usize = 8;
 #[derive(Debug)]
 pub(super) struct Facts {
     deltas: Deltas,
-    /// `None` if what became of the bytes was not seen.
+    /// How long the peer's window was closed while bytes of the exchange were on their way.
+    zero_window_ns: u64,
+    /// `None` if what became of the bytes was not seen, or which of them a retransmission was about.
     retransmits: Option<Retransmits>,
     /// Which bytes they were.
     ranges: Vec<String>,
@@ -48,9 +50,10 @@ impl Facts {
             Role::Server => (paired.response.clone().unwrap_or_else(nothing), paired.request.clone()),
         };
         let mut after = None;
-        let mut by_totals = 0;
+        let (mut by_totals, mut zero_window_us) = (0, 0);
         for send in send.timings.sends.within(sent.clone()) {
             after = Some(send.record.tcp);
+            zero_window_us = zero_window_us.max(send.record.zero_window_us);
             // Writes in flight at once saw the same retransmissions: the largest count, not the sum.
             by_totals = by_totals.max(send.record.retransmits);
         }
@@ -64,10 +67,12 @@ impl Facts {
         let retransmits = life.take_retransmits(again, by_totals);
         let all = || send.timings.resent.within(sent.clone());
         let before = all().filter(|resent| resent.start < sent.start);
+        let seen = by_totals == 0 || life.all_told();
         Self {
+            zero_window_ns: u64::from(zero_window_us) * 1000,
             ranges: all().take(RANGES_MAX).map(|resent| told(resent, &sent)).collect(),
             shared: before.map(|resent| u64::from(resent.segments)).sum(),
-            retransmits: (after.is_some() || retransmits.segments > 0).then_some(retransmits),
+            retransmits: ((after.is_some() && seen) || retransmits.segments > 0).then_some(retransmits),
             deltas: life.take_deltas(after.filter(|after| *after != Default::default()), out_of_order),
             receive_queue,
         }
@@ -87,7 +92,7 @@ impl Facts {
         }
         self.path(attributes);
         some(attributes, "spantap.tcp.out_of_order", deltas.out_of_order);
-        some(attributes, "spantap.tcp.zero_window_ns", deltas.zero_window_ns);
+        some(attributes, "spantap.tcp.zero_window_ns", self.zero_window_ns);
         some(attributes, "spantap.tcp.sndbuf_limited_ns", deltas.sndbuf_limited_ns);
         some(attributes, "spantap.tcp.rwnd_limited_ns", deltas.rwnd_limited_ns);
         some(attributes, "spantap.tcp.receive_queue_bytes", u64::from(self.receive_queue));
@@ -101,6 +106,12 @@ impl Facts {
         some(attributes, "spantap.tcp.rttvar_us", known(after.rttvar_us));
         some(attributes, "spantap.tcp.min_rtt_us", known(after.min_rtt_us));
         some(attributes, "spantap.tcp.cwnd", u64::from(after.cwnd));
+        if let Some(before) = &self.deltas.before {
+            changed(attributes, "spantap.tcp.srtt_us.change", known(before.srtt_us), known(after.srtt_us));
+            changed(attributes, "spantap.tcp.rttvar_us.change", known(before.rttvar_us), known(after.rttvar_us));
+            changed(attributes, "spantap.tcp.min_rtt_us.change", known(before.min_rtt_us), known(after.min_rtt_us));
+            changed(attributes, "spantap.tcp.cwnd.change", u64::from(before.cwnd), u64::from(after.cwnd));
+        }
         some(attributes, "spantap.tcp.send_window_bytes", u64::from(after.send_window));
         let has = |flag: u8| after.flags & flag != 0;
         if has(tcp_flag::CWND_LIMITED) {
@@ -151,6 +162,13 @@ pub(super) fn opening(attributes: &mut Attributes, connection: &Connection, role
     if role == Role::Server && connection.facts.accepted_ns != 0 && most > 0 {
         attributes.push(("spantap.accept.backlog", int(u64::from(backlog))));
         attributes.push(("spantap.accept.backlog_max", int(u64::from(most))));
+    }
+}
+
+/// By how much a value changed since the exchange before, if both are known.
+fn changed(attributes: &mut Attributes, key: &'static str, before: u64, after: u64) {
+    if before != 0 && after != 0 && before != after {
+        attributes.push((key, Value::Int(after as i64 - before as i64)));
     }
 }
 

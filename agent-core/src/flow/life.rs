@@ -41,8 +41,8 @@ pub struct Retransmits {
 pub struct Deltas {
     /// The kernel's view when the exchange's last byte was acknowledged, or could no longer be watched.
     pub after: Option<TcpSnapshot>,
-    /// How long the peer's window was closed.
-    pub zero_window_ns: u64,
+    /// The same of the exchange before, or of the connection's begin; `None` if that is not known.
+    pub before: Option<TcpSnapshot>,
     /// How long the send buffer limited.
     pub sndbuf_limited_ns: u64,
     /// How long the peer's window limited.
@@ -64,6 +64,14 @@ impl Life {
     pub fn begin(&mut self, tcp: &TcpSnapshot) {
         self.see(tcp);
         (self.before, self.out_of_order_before) = (*tcp, tcp.out_of_order);
+    }
+
+    /// A connection that is told of with its first bytes: what was counted since is the first exchange's, but for what the path
+    /// was like.
+    pub fn open(&mut self, tcp: &TcpSnapshot) {
+        self.see(tcp);
+        let TcpSnapshot { srtt_us, rttvar_us, min_rtt_us, cwnd, .. } = *tcp;
+        self.before = TcpSnapshot { srtt_us, rttvar_us, min_rtt_us, cwnd, ..TcpSnapshot::default() };
     }
 
     /// Takes the total of the handshake.
@@ -104,9 +112,8 @@ impl Life {
         let mut deltas = Deltas { after, ..Deltas::default() };
         if let Some(after) = after {
             let before = std::mem::replace(&mut self.before, after);
-            let us = u64::from(after.zero_window_us.saturating_sub(before.zero_window_us));
+            deltas.before = Some(before).filter(|before| *before != TcpSnapshot::default());
             let ms = |after: u32, before: u32| u64::from(after.saturating_sub(before)) * 1_000_000;
-            deltas.zero_window_ns = us * 1000;
             deltas.sndbuf_limited_ns = ms(after.sndbuf_limited_ms, before.sndbuf_limited_ms);
             deltas.rwnd_limited_ns = ms(after.rwnd_limited_ms, before.rwnd_limited_ms);
         }
@@ -116,6 +123,11 @@ impl Life {
             self.out_of_order = self.out_of_order.max(total);
         }
         deltas
+    }
+
+    /// Whether the kernel counts no retransmission that was not told of.
+    pub fn all_told(&self) -> bool {
+        self.handshake.saturating_add(self.resent) >= u64::from(self.latest.total_retrans)
     }
 
     /// Segments retransmitted so far: all, in the handshake, in exchanges. The rest is outside of any.
@@ -163,12 +175,16 @@ mod tests {
 
     #[test]
     fn what_was_counted_before_the_agent_came_is_no_exchanges() {
-        let tcp =
-            |zero_window_us, sndbuf_limited_ms| TcpSnapshot { zero_window_us, sndbuf_limited_ms, ..Default::default() };
+        let tcp = |rwnd_limited_ms, sndbuf_limited_ms| TcpSnapshot {
+            rwnd_limited_ms,
+            sndbuf_limited_ms,
+            ..Default::default()
+        };
         let mut life = Life::default();
         life.begin(&tcp(500, 7));
         let deltas = life.take_deltas(Some(tcp(700, 9)), Some(3));
-        assert_eq!((deltas.zero_window_ns, deltas.sndbuf_limited_ns, deltas.out_of_order), (200_000, 2_000_000, 3));
-        assert_eq!(life.take_deltas(Some(tcp(700, 9)), Some(3)).zero_window_ns, 0);
+        let limited_ns = (deltas.rwnd_limited_ns, deltas.sndbuf_limited_ns);
+        assert_eq!((limited_ns, deltas.out_of_order), ((200_000_000, 2_000_000), 3));
+        assert_eq!(life.take_deltas(Some(tcp(700, 9)), Some(3)).rwnd_limited_ns, 0);
     }
 }

@@ -120,7 +120,7 @@ impl Flow {
         if late {
             connection.life.begin(&record.tcp);
         } else {
-            connection.life.see(&record.tcp);
+            connection.life.open(&record.tcp);
         }
         Self { connection, kind: Kind::Undecided(Vec::new()), late, misjudged: Vec::new(), active_ns, due_ns: None }
     }
