@@ -22,6 +22,8 @@ pub mod kind {
     pub const RETRANSMIT: u8 = 6;
     /// [`crate::datagram::DatagramRecord`], followed by its payload
     pub const DATAGRAM: u8 = 7;
+    /// [`crate::plaintext::PlaintextRecord`], followed by its payload
+    pub const PLAINTEXT: u8 = 8;
 }
 
 /// The first 16 bytes of every record.

@@ -12,6 +12,7 @@ pub mod datagram;
 pub mod header;
 pub mod loss;
 pub mod message;
+pub mod plaintext;
 pub mod process;
 pub mod sched;
 pub mod settings;

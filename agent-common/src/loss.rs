@@ -39,10 +39,14 @@ pub enum KernelLoss {
     DatagramTableFull = 15,
     /// One call moved more datagrams than are told.
     DatagramOmitted = 16,
+    /// A call of a TLS library moved plaintext of a connection that is not known.
+    TlsConnectionUnknown = 17,
+    /// No room in the table of TLS sessions, or of calls of goroutines.
+    TlsTableFull = 18,
 }
 
 /// Number of reasons.
-pub const KERNEL_LOSSES: u32 = 17;
+pub const KERNEL_LOSSES: u32 = 19;
 
 impl KernelLoss {
     /// Every reason, in index order.
@@ -64,6 +68,8 @@ impl KernelLoss {
         Self::PayloadShed,
         Self::DatagramTableFull,
         Self::DatagramOmitted,
+        Self::TlsConnectionUnknown,
+        Self::TlsTableFull,
     ];
 
     /// Stable name for output and metrics.
@@ -86,6 +92,8 @@ impl KernelLoss {
             Self::PayloadShed => "payload_shed",
             Self::DatagramTableFull => "datagram_table_full",
             Self::DatagramOmitted => "datagram_omitted",
+            Self::TlsConnectionUnknown => "tls_connection_unknown",
+            Self::TlsTableFull => "tls_table_full",
         }
     }
 }

@@ -21,6 +21,8 @@ pub mod regs {
     pub const ARG0: usize = 7;
     /// Offset of the number of the system call that the thread is in; -1 for none.
     pub const CALL: u64 = 120;
+    /// Offset of the register in which Go keeps the address of the current goroutine (r14; Go's ABIInternal).
+    pub const GOROUTINE: u64 = 8;
 }
 
 /// System call numbers (arch/x86/entry/syscalls/syscall_64.tbl).

@@ -22,7 +22,7 @@ use crate::{
     sched, select,
     socket::{self, Kind},
     state::{Task, flag},
-    unix, walk,
+    tls, unix, walk,
 };
 
 /// Buffers of one call that are looked at.
@@ -55,6 +55,7 @@ pub fn on_enter<M: Memory>(pt_regs: u64, id: u64) {
     let registers = M::words::<{ regs::COUNT }>(pt_regs + regs::FIRST as u64);
     let arguments = [regs::ARG0, regs::ARG1, regs::ARG2, regs::ARG3, regs::ARG4].map(|index| registers[index]);
     begin(task, id, arguments);
+    tls::note_goroutine(task, pt_regs);
 }
 
 /// `sys_enter` for the tracepoint form, whose arguments lie in the record itself.
@@ -72,6 +73,7 @@ pub fn on_enter_arguments(id: u64, arguments: [u64; 5]) {
     let Some(settings) = select::settings() else { return };
     let Some(task) = select::current_task(settings) else { return };
     if !select::hopeless(settings, task.mode) {
+        task.goroutine = 0;
         begin(task, id, arguments);
     }
 }
@@ -229,6 +231,7 @@ fn returned_from_send(settings: &Settings, task: &mut Task, id: u64, result: i64
         task.tx_end = task.tx_start;
     }
     let transmitted_ns = message::finish_send(conn, task, task.tx_end, time_ns);
+    tls::moved(task, direction::SEND, conn.id);
     let by_connection = select::connection_mode(settings, conn);
     if !select::payload(settings, select::combined(task.mode, by_connection)) {
         return; // the slot's record says it all
@@ -257,6 +260,7 @@ fn returned_from_read(settings: &Settings, task: &mut Task, id: u64, result: i64
         task.arrival_last_ns = 0;
         task.arrival_end = task.rx_start;
     }
+    tls::moved(task, direction::RECEIVE, conn.id);
     let by_connection = select::connection_mode(settings, conn);
     let combined = select::combined(task.mode, by_connection);
     if !select::records(combined) {
@@ -501,8 +505,19 @@ fn limit(settings: &Settings, base: u64, count: u64, moved: u32) -> u32 {
         // SAFETY: the helper checks the address.
         unsafe { bpf_probe_read_user(base as *const u64) }
     };
-    // SAFETY: as above.
-    match first.and_then(|first| unsafe { bpf_probe_read_user(first as *const [u8; 4]) }) {
+    first.map_or(settings.payload_bytes_max, |first| limit_at(settings, first))
+}
+
+/// The same for bytes at one address.
+#[inline(always)]
+pub fn limit_at_most(settings: &Settings, first: u64, moved: u32) -> u32 {
+    if moved <= settings.payload_bytes_max { settings.payload_bytes_max } else { limit_at(settings, first) }
+}
+
+#[inline(always)]
+fn limit_at(settings: &Settings, first: u64) -> u32 {
+    // SAFETY: the helper checks the address.
+    match unsafe { bpf_probe_read_user(first as *const [u8; 4]) } {
         Ok(start) if begins_message(start) => PAYLOAD_BYTES_LIMIT as u32,
         _ => settings.payload_bytes_max,
     }

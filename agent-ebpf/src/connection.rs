@@ -22,6 +22,7 @@ use crate::{
     offsets::{self, Checked, Memory},
     select, snapshot,
     state::{Conn, flag},
+    tls,
 };
 
 const AF_INET: u16 = 2;
@@ -290,6 +291,7 @@ pub fn on_destroy<M: Memory>(sk: u64) {
             tell_failed::<M>(tcp, conn, 0);
         }
     }
+    tls::forget(sk, conn);
     let _ = CONNECTIONS.remove(&sk);
 }
 

@@ -28,20 +28,26 @@ mod snapshot;
 mod socket;
 mod softirq;
 mod state;
+mod tls;
 mod unix;
 mod walk;
 
 use aya_ebpf::{
     EbpfContext,
-    macros::{btf_tracepoint, fentry, kprobe, raw_tracepoint, tracepoint},
+    macros::{btf_tracepoint, fentry, kprobe, raw_tracepoint, tracepoint, uprobe, uretprobe},
     maps::ProgramArray,
-    programs::{BtfTracePointContext, FEntryContext, ProbeContext, RawTracePointContext, TracePointContext},
+    programs::{
+        BtfTracePointContext, FEntryContext, ProbeContext, RawTracePointContext, RetProbeContext, TracePointContext,
+    },
 };
+
+use agent_common::{message::direction, plaintext::library};
 
 use crate::{
     call::Next,
     offsets::{Checked, Typed},
     state::flag,
+    tls::Entered,
 };
 
 /// One hook as BTF tracepoint and as raw tracepoint: both have the tracepoint's own arguments, but only the first knows
@@ -259,6 +265,67 @@ pub fn sk_data_ready__kprobe(context: ProbeContext) -> u32 {
     if let Some(sk) = context.arg::<u64>(0) {
         socket::on_ready::<Checked>(sk);
     }
+    0
+}
+
+/// Entries of C functions of TLS libraries: direction, library, and whether the fourth argument says where the length goes.
+macro_rules! tls_entry {
+    ($name:ident, $direction:ident, $library:ident, $has_moved_at:literal) => {
+        #[uprobe]
+        pub fn $name(context: ProbeContext) -> u32 {
+            // SAFETY: the context is the thread's registers.
+            let registers = unsafe { &*context.regs };
+            let entered = Entered::c(registers, direction::$direction, library::$library, $has_moved_at);
+            tls::on_enter(registers.rsp, &entered);
+            0
+        }
+    };
+}
+tls_entry!(tls_read, RECEIVE, TLS, false);
+tls_entry!(tls_write, SEND, TLS, false);
+tls_entry!(tls_read_ex, RECEIVE, TLS, true);
+tls_entry!(tls_write_ex, SEND, TLS, true);
+tls_entry!(nspr_read, RECEIVE, NSPR, false);
+tls_entry!(nspr_write, SEND, NSPR, false);
+
+/// Handshakes, of which nothing is told.
+#[uprobe]
+pub fn tls_handshake(context: ProbeContext) -> u32 {
+    // SAFETY: the context is the thread's registers.
+    tls::on_handshake(unsafe { (*context.regs).rdi });
+    0
+}
+
+/// The return of all of them.
+#[uretprobe]
+pub fn tls_return(context: RetProbeContext) -> u32 {
+    // SAFETY: the context is the thread's registers.
+    let registers = unsafe { &*context.regs };
+    tls::on_return(registers.rsp, registers.rax as i32);
+    0
+}
+
+/// Entries of Go's methods: with arguments in registers, and on the stack.
+macro_rules! go_entry {
+    ($name:ident, $direction:ident) => {
+        #[uprobe]
+        pub fn $name(context: ProbeContext) -> u32 {
+            // SAFETY: the context is the thread's registers.
+            let registers = unsafe { &*context.regs };
+            tls::on_go_enter(registers.r14, &Entered::go(registers, direction::$direction));
+            0
+        }
+    };
+}
+go_entry!(go_read, RECEIVE);
+go_entry!(go_write, SEND);
+
+/// Each place where they return: a return probe would replace the return address, which Go looks at when it moves a stack.
+#[uprobe]
+pub fn go_return(context: ProbeContext) -> u32 {
+    // SAFETY: the context is the thread's registers.
+    let registers = unsafe { &*context.regs };
+    tls::on_go_return(registers.r14, registers.rax as i64);
     0
 }
 

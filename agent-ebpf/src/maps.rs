@@ -4,7 +4,8 @@
 use agent_common::{
     header::RecordHeader,
     loss::KERNEL_LOSSES,
-    message::{CallRecord, PAYLOAD_BYTES_LIMIT},
+    message::{CallRecord, PAYLOAD_BYTES_LIMIT, TAIL_BYTES},
+    plaintext::PlaintextRecord,
     settings::{ExeKey, Settings},
 };
 use aya_ebpf::{
@@ -14,7 +15,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, ProgramArray},
 };
 
-use crate::state::{Conn, DatagramSocket, Softirq, Task, UnixStream};
+use crate::state::{Conn, DatagramSocket, InProcess, Softirq, Task, TlsCall, TlsSession, UnixStream};
 
 /// Records to the agent, by CPU, so that none waits for another's. The loader makes the rings.
 #[btf_map]
@@ -71,6 +72,16 @@ pub const UNIX_SOCKETS: u32 = 4096;
 /// Which of them there are.
 #[map]
 pub static UNIX_PLACES: Array<u64> = Array::with_max_entries(UNIX_SOCKETS, 0);
+
+/// TLS sessions of which the connection is known. Forgotten with the connection.
+#[map]
+pub static TLS_SESSIONS: HashMap<InProcess, TlsSession> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+/// Calls of goroutines in progress: a goroutine may go on on another thread.
+#[map]
+pub static TLS_GOROUTINES: HashMap<InProcess, TlsCall> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+/// 1 while goroutines are probed anywhere.
+#[map]
+pub static TLS_GO: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Where the hands of the tables are.
 #[map]
@@ -157,3 +168,11 @@ pub struct Copy {
 /// Used at the return of system calls only, where preemption is off and nothing nests.
 #[map]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// Room for a plaintext record with `N` bytes of payload, and as many more as may follow a gap.
+#[repr(C)]
+pub struct PlaintextRoom<const N: usize> {
+    pub record: PlaintextRecord,
+    pub payload: [u8; N],
+    pub tail: [u8; TAIL_BYTES],
+}

@@ -132,6 +132,8 @@ pub struct Conn {
     pub retrans_told: u32,
     pub accept_backlog: u32,
     pub accept_backlog_max: u32,
+    /// The TLS session that was last known to be its, to be forgotten with it.
+    pub tls: InProcess,
     /// Where the snapshot for the next record is put together.
     pub tcp: TcpSnapshot,
     pub tx_head: u32,
@@ -225,6 +227,68 @@ pub struct Task {
     pub uses_unix: u32,
     /// The unix socket that the call in progress is about.
     pub other: Found,
+    /// The call of a TLS library in progress, and one inside it: a library may call the application back.
+    pub tls: TlsCall,
+    pub tls_inside: TlsCall,
+    /// The connection that was read from last, outside any such call; 0 for none. And the session that was read after it.
+    pub near_sock: u64,
+    pub near_id: u64,
+    pub near_session: u64,
+    /// Sequence numbers of what was read since a session was read.
+    pub near_start: u32,
+    pub near_end: u32,
+    /// The goroutine that made the call in progress; 0 if nobody asks, or it is not known.
+    pub goroutine: u64,
+}
+
+/// One call of a TLS library, by a thread or a goroutine.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct TlsCall {
+    /// 0: none is in progress.
+    pub enter_ns: u64,
+    pub session: u64,
+    pub buffer: u64,
+    /// Where the library writes how much moved; 0 if it returns it.
+    pub moved_at: u64,
+    /// Stack pointer at the entry: tells a call inside from one whose return was not seen.
+    pub stack: u64,
+    /// The connection whose bytes moved inside; 0 for none.
+    pub sock: u64,
+    pub connection_id: u64,
+    /// When the last socket call inside was entered.
+    pub socket_ns: u64,
+    pub wanted: u32,
+    /// Sequence numbers of the bytes that moved inside, in the call's own direction.
+    pub tcp_start: u32,
+    pub tcp_end: u32,
+    pub direction: u8,
+    pub library: u8,
+    /// 1 if bytes of more than one connection moved inside.
+    pub ambiguous: u8,
+    pub padding: u8,
+}
+
+/// What names a TLS session, or a goroutine, on this host.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct InProcess {
+    pub address: u64,
+    pub pid: u64,
+}
+
+/// One TLS session of which the connection is known.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct TlsSession {
+    pub sock: u64,
+    pub connection_id: u64,
+    /// Plaintext told so far.
+    pub sent: u32,
+    pub received: u32,
+    /// 1 if the connection is known only by the read before a call.
+    pub near: u32,
+    pub padding: u32,
 }
 
 /// The receive softirq of one CPU.
