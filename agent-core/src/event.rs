@@ -9,6 +9,7 @@ use agent_common::{
     datagram::DatagramRecord,
     header::{LAYOUT_VERSION, RecordHeader, kind},
     message::{ArrivalRecord, CallRecord, RetransmitRecord, SendRecord, direction, flag},
+    plaintext::{PlaintextRecord, library},
     process::ProcessRecord,
 };
 
@@ -32,6 +33,15 @@ pub struct Datagram {
     pub payload: Box<[u8]>,
 }
 
+/// A call of a TLS library with the plaintext that was captured of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plaintext {
+    /// The record.
+    pub record: PlaintextRecord,
+    /// First bytes that moved, then the last `record.tail_len`.
+    pub payload: Box<[u8]>,
+}
+
 /// One decoded record.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
@@ -49,6 +59,8 @@ pub enum Event {
     Retransmit(RetransmitRecord),
     /// A datagram was sent or received.
     Datagram(Box<Datagram>),
+    /// A call of a TLS library returned.
+    Plaintext(Box<Plaintext>),
 }
 
 impl Event {
@@ -62,11 +74,12 @@ impl Event {
             Self::Process(record) => &record.header,
             Self::Retransmit(record) => &record.header,
             Self::Datagram(datagram) => &datagram.record.header,
+            Self::Plaintext(plaintext) => &plaintext.record.header,
         }
     }
 
     /// By which time events are put in order: a write comes before everything that its bytes can cause, so it is
-    /// ordered by its beginning; all else by when it was emitted.
+    /// ordered by its beginning; all else by when it was emitted. Plaintext follows the socket call that it left by.
     pub fn order_ns(&self) -> u64 {
         match self {
             Self::Call(call) if call.record.direction == direction::SEND && call.record.enter_ns != 0 => {
@@ -76,6 +89,10 @@ impl Event {
                 if datagram.record.direction == direction::SEND && datagram.record.enter_ns != 0 =>
             {
                 datagram.record.enter_ns
+            }
+            Self::Plaintext(plaintext) if plaintext.record.direction == direction::SEND => {
+                let PlaintextRecord { socket_ns, enter_ns, .. } = plaintext.record;
+                if socket_ns != 0 { socket_ns } else { enter_ns }
             }
             _ => self.header().time_ns,
         }
@@ -100,6 +117,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, Loss> {
             range_ok(record.start, record.end)
         })?)),
         kind::DATAGRAM => datagram(bytes),
+        kind::PLAINTEXT => plaintext(bytes),
         _ => Err(Loss::RecordKindUnknown),
     }
 }
@@ -119,6 +137,26 @@ fn datagram(bytes: &[u8]) -> Result<Event, Loss> {
         return Err(Loss::RecordMalformed);
     }
     Ok(Event::Datagram(Box::new(Datagram { record, payload: payload.into() })))
+}
+
+fn plaintext(bytes: &[u8]) -> Result<Event, Loss> {
+    let record: PlaintextRecord = read(bytes)?;
+    let payload_len = usize::from(record.payload_len);
+    let tail_len = usize::from(record.tail_len);
+    let captured = bytes.get(size_of::<PlaintextRecord>()..).and_then(|rest| {
+        let tail_at = if tail_len == 0 { 0 } else { usize::from(record.tail_at) };
+        Some([rest.get(..payload_len.checked_sub(tail_len)?)?, rest.get(tail_at..tail_at + tail_len)?].concat())
+    });
+    let payload = captured.ok_or(Loss::RecordMalformed)?;
+    let sane = range_ok(record.start, record.end)
+        && range_ok(record.tcp_start, record.tcp_end)
+        && record.direction <= direction::SEND
+        && record.library <= library::GO
+        && payload_len <= record.end.wrapping_sub(record.start) as usize;
+    if !sane {
+        return Err(Loss::RecordMalformed);
+    }
+    Ok(Event::Plaintext(Box::new(Plaintext { record, payload: payload.into() })))
 }
 
 fn connection(bytes: &[u8]) -> Result<Event, Loss> {
@@ -193,6 +231,27 @@ mod tests {
         check(call_record(3, 4, 9), b"abc", Err(Loss::RecordMalformed));
         check(CallRecord { direction: 2, ..call_record(0, 0, 0) }, b"", Err(Loss::RecordMalformed));
         check(CallRecord { start: 5, ..call_record(0, 0, 4) }, b"", Err(Loss::RecordMalformed));
+    }
+
+    #[test]
+    fn plaintext_is_put_together_from_both_its_parts() {
+        let header = RecordHeader { kind: kind::PLAINTEXT, version: LAYOUT_VERSION, time_ns: 9, ..Default::default() };
+        let record =
+            PlaintextRecord { header, end: 100, payload_len: 5, tail_len: 2, tail_at: 8, ..Default::default() };
+        let check = |record: PlaintextRecord, payload: &[u8], expected: Result<&[u8], Loss>| {
+            let decoded = decode(&[bytes_of(&record), payload].concat()).map(|event| match event {
+                Event::Plaintext(plaintext) => plaintext.payload,
+                other => panic!("not plaintext: {other:?}"),
+            });
+            assert_eq!(decoded, expected.map(Into::into), "{record:?}");
+        };
+        check(record, b"abc-----XY", Ok(b"abcXY"));
+        check(record, b"abc-----X", Err(Loss::RecordMalformed));
+        check(PlaintextRecord { tail_at: u16::MAX, ..record }, b"abc-----XY", Err(Loss::RecordMalformed));
+        check(PlaintextRecord { tail_len: 6, ..record }, b"abc-----XY", Err(Loss::RecordMalformed));
+        check(PlaintextRecord { end: 4, ..record }, b"abc-----XY", Err(Loss::RecordMalformed));
+        check(PlaintextRecord { tail_len: 0, ..record }, b"abcde", Ok(b"abcde"));
+        check(PlaintextRecord { direction: 2, ..record }, b"abc-----XY", Err(Loss::RecordMalformed));
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub enum Loss {
     ExchangeOverflow,
     /// Calls, sends or arrivals of one connection beyond what is kept.
     TimingOverflow,
+    /// Plaintext of a TLS library's call that could not be told to be a TLS connection's, or where in its stream it lies.
+    PlaintextUnplaced,
     /// An exchange on a connection of which neither role nor direction could be told.
     RoleUnknown,
     /// More exchanges of one connection waited for their last facts than are kept; the oldest was told without them.
@@ -90,6 +92,7 @@ impl Loss {
         Self::PairingLost,
         Self::ExchangeOverflow,
         Self::TimingOverflow,
+        Self::PlaintextUnplaced,
         Self::RoleUnknown,
         Self::SettledEarly,
         Self::DatagramOverflow,
@@ -122,6 +125,7 @@ impl Loss {
             Self::PairingLost => "pairing_lost",
             Self::ExchangeOverflow => "exchange_overflow",
             Self::TimingOverflow => "timing_overflow",
+            Self::PlaintextUnplaced => "plaintext_unplaced",
             Self::RoleUnknown => "role_unknown",
             Self::SettledEarly => "settled_early",
             Self::DatagramOverflow => "datagram_overflow",

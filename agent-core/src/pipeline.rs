@@ -105,6 +105,9 @@ impl Pipeline {
             Event::Datagram(datagram) => {
                 self.processes.see(datagram.record.pid, datagram.record.header.time_ns, &mut self.losses);
             }
+            Event::Plaintext(plaintext) => {
+                self.processes.see(plaintext.record.pid, plaintext.record.header.time_ns, &mut self.losses);
+            }
             Event::Arrival(_) | Event::Retransmit(_) => {}
         }
         self.reorder.push(event);
@@ -204,6 +207,7 @@ impl Pipeline {
             Event::Send(record) => record.connection_id,
             Event::Arrival(record) => record.connection_id,
             Event::Retransmit(record) => record.connection_id,
+            Event::Plaintext(plaintext) => plaintext.record.connection_id,
             Event::Datagram(datagram) => return datagrams.event(datagram, &mut context),
             Event::Process(record) => {
                 if record.change == process::change::EXIT {

@@ -1,8 +1,15 @@
 //! TLS connections: the handshake as a step, application data as exchanges. The bytes are those of recorded sessions.
 
+use agent_common::{
+    header::kind,
+    message::direction,
+    plaintext::{PlaintextRecord, flag},
+};
 use agent_core::{
-    span::{Protocol, Span, SpanKind, Status, Value},
-    testing::{End, Kernel, Run, attribute, segments, survive},
+    flow::connection::Seen,
+    loss::Loss,
+    span::{Protocol, SegmentName, Span, SpanKind, Status, Value},
+    testing::{End, Kernel, Run, attribute, segments, survive, total},
 };
 use agent_protocol::fuzzing::recorded;
 
@@ -284,4 +291,211 @@ fn damaged_lost_repeated_and_swapped_records_never_panic_and_sums_stay_exact() {
         let spans = survive(&session.kernel, 1000);
         assert!(spans > 1000, "most of the traffic survives: {spans}");
     }
+}
+
+const REQUEST: &[u8] = b"GET /a HTTP/1.1\r\nhost: shop.test\r\n\r\n";
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// A record of application data of TLS 1.3 that holds as many bytes of plaintext.
+fn record_of(plain: usize) -> Vec<u8> {
+    let length = u16::try_from(plain + 17).unwrap();
+    [&[23, 3, 3][..], &length.to_be_bytes(), &vec![0xaa; usize::from(length)]].concat()
+}
+
+/// A library's call: `(entered, returned)`, where its plaintext begins, and how many of the last bytes of the connection moved
+/// inside, in a call that was entered at `socket`.
+fn library(
+    session: &mut Session,
+    server: bool,
+    sends: bool,
+    times: (u64, u64),
+    at: u32,
+    moved: (u32, u64),
+    bytes: &[u8],
+) {
+    let end = if server { &session.server } else { &session.client };
+    let (base, total) = if sends { (end.send_base, end.moved[0]) } else { (end.receive_base, end.moved[1]) };
+    let tcp_end = base.wrapping_add(total);
+    let record = PlaintextRecord {
+        header: session.kernel.header(kind::PLAINTEXT, times.1),
+        connection_id: end.id,
+        session: 0x7000,
+        enter_ns: times.0 * 1000,
+        socket_ns: moved.1 * 1000,
+        start: at,
+        end: at + bytes.len() as u32,
+        tcp_start: tcp_end - moved.0,
+        tcp_end,
+        wanted: if sends { bytes.len() as u32 } else { 16_384 },
+        pid: end.pid,
+        tid: end.pid,
+        flags: if moved.1 > 0 { flag::INSIDE } else { flag::NEAR },
+        payload_len: bytes.len() as u16,
+        direction: if sends { direction::SEND } else { direction::RECEIVE },
+        ..Default::default()
+    };
+    session.kernel.emit(&record, bytes);
+}
+
+/// A handshake and two tickets, up to 1000570, of which the client has read nothing yet but the handshake; the application
+/// data of both ends follows.
+fn shown(request: &[usize], answer: &[usize]) -> Session {
+    let mut session = Session::new("tls13");
+    session.said[0].truncate(413);
+    session.said[1].truncate(1288);
+    for (said, sizes) in session.said.iter_mut().zip([request, answer]) {
+        sizes.iter().for_each(|size| said.extend(record_of(*size)));
+    }
+    session.client_says(1_000_200, 333);
+    session.server_says(1_000_400, 778);
+    session.client_says(1_000_500, 413);
+    session
+}
+
+#[test]
+fn what_a_library_shows_has_the_spans_of_clear_text() {
+    let mut session = shown(&[REQUEST.len()], &[ANSWER.len()]);
+    let whole = [session.said[0].len(), session.said[1].len()];
+    session.client_says(1_000_520, whole[0]);
+    let size = (whole[0] - 413) as u32;
+    library(&mut session, false, true, (1_000_515, 1_000_531), 0, (size, 1_000_520), REQUEST);
+    library(&mut session, true, false, (1_000_550, 1_000_562), 0, (size, 1_000_560), REQUEST);
+    session.server_says(1_000_570, 1288);
+    session.server_says(1_005_000, whole[1]);
+    let size = (whole[1] - 1288) as u32;
+    library(&mut session, true, true, (1_004_990, 1_005_012), 0, (size, 1_005_000), ANSWER);
+    // The client reads the tickets within the same call as the answer.
+    library(&mut session, false, false, (1_000_540, 1_005_050), 0, (size + 510, 1_005_040), ANSWER);
+    let run = session.run();
+    let briefs: Vec<_> = run.spans.iter().map(brief).collect();
+    assert_eq!(briefs.len(), 2, "{briefs:?} {:?}", run.losses);
+    let (client, server) = (of(&run, SpanKind::Client)[0], of(&run, SpanKind::Server)[0]);
+    for span in [client, server] {
+        assert_eq!(
+            (span.protocol, span.name.as_str(), span.status),
+            (Protocol::Http1, "GET /a", Status::Ok),
+            "{span:?}"
+        );
+        let expected = [("http.response.status_code", "200"), ("url.scheme", "https"), ("tls.protocol.version", "1.3")];
+        expected.iter().for_each(|(key, value)| assert_eq!(text(span, key), *value, "{key}"));
+    }
+    assert_eq!((server.trace_id, server.parent_span_id), (client.trace_id, Some(client.span_id)));
+    let expected = "connect:100:measured application:100:measured tls:310:measured application:10:measured send:";
+    assert!(segments(client).starts_with(expected), "{}", segments(client));
+    // The answer arrived when its own record did, not with the tickets.
+    assert!(total(client, SegmentName::Network) + total(client, SegmentName::Remote) > 4_400, "{}", segments(client));
+    assert_eq!(run.losses.get(Loss::PlaintextUnplaced), 0);
+    assert!(run.connections.iter().all(|view| view.tls == Some(Seen::Plaintext)), "{:?}", run.connections);
+}
+
+#[test]
+fn an_application_that_moves_the_bytes_itself_is_placed_by_the_lengths_of_records() {
+    let mut session = shown(&[REQUEST.len()], &[ANSWER.len()]);
+    let whole = [session.said[0].len(), session.said[1].len()];
+    // The library gives the record before it is written, and takes it after it was read.
+    library(&mut session, false, true, (1_000_515, 1_000_517), 0, (0, 0), REQUEST);
+    session.client_says(1_000_520, whole[0]);
+    library(&mut session, true, false, (1_000_565, 1_000_566), 0, (0, 0), REQUEST);
+    session.server_says(1_000_570, 1288);
+    library(&mut session, true, true, (1_004_990, 1_004_992), 0, (0, 0), ANSWER);
+    session.server_says(1_005_000, whole[1]);
+    library(&mut session, false, false, (1_005_050, 1_005_051), 0, (0, 0), ANSWER);
+    let run = session.run();
+    let briefs: Vec<_> = run.spans.iter().map(|span| (brief(span), segments(span))).collect();
+    assert_eq!(briefs.len(), 2, "{briefs:?}");
+    let (client, server) = (of(&run, SpanKind::Client)[0], of(&run, SpanKind::Server)[0]);
+    assert_eq!((server.trace_id, server.parent_span_id), (client.trace_id, Some(client.span_id)));
+    assert!(total(client, SegmentName::Network) + total(client, SegmentName::Remote) > 4_400, "{}", segments(client));
+}
+
+#[test]
+fn records_of_plaintext_that_was_not_told_are_not_taken_for_those_of_later_calls() {
+    let sizes = [REQUEST.len(); 4];
+    let answers = [ANSWER.len(); 4];
+    let mut session = shown(&sizes, &answers);
+    session.server_says(1_000_570, 1288);
+    let one = [5 + 17 + REQUEST.len(), 5 + 17 + ANSWER.len()];
+    for round in 0..4_usize {
+        let at = 1_010_000 + round as u64 * 10_000;
+        // The library is probed only from the third request on; the application moves the bytes itself.
+        let numbered = round.saturating_sub(2);
+        if round >= 2 {
+            let start = (numbered * REQUEST.len()) as u32;
+            library(&mut session, false, true, (at - 5, at - 3), start, (0, 0), REQUEST);
+        }
+        session.client_says(at, 413 + one[0] * (round + 1));
+        session.server_says(at + 1_000, 1288 + one[1] * (round + 1));
+        if round >= 2 {
+            let start = (numbered * ANSWER.len()) as u32;
+            library(&mut session, false, false, (at + 1_050, at + 1_051), start, (one[1] as u32, 0), ANSWER);
+        }
+    }
+    let run = session.run();
+    let client: Vec<_> = of(&run, SpanKind::Client).into_iter().filter(|span| span.name == "GET /a").collect();
+    assert_eq!(client.len(), 2, "{:?} {:?}", run.spans.iter().map(brief).collect::<Vec<_>>(), run.losses);
+    for span in client {
+        assert_eq!(span.duration_ns, 1_041_000, "{}", segments(span));
+    }
+}
+
+#[test]
+fn plaintext_of_a_connection_that_is_none_of_tls_is_left_alone_and_counted() {
+    let mut kernel = Kernel::default();
+    let mut client = End::client();
+    client.open(&mut kernel, 1_000_000);
+    client.write(&mut kernel, 1_000_200, 1_000_210, REQUEST);
+    let mut session = Session { kernel, server: End::server(), client, said: [Vec::new(), Vec::new()] };
+    library(&mut session, false, true, (1_000_190, 1_000_211), 0, (10, 1_000_200), REQUEST);
+    let run = session.run();
+    assert_eq!(run.losses.get(Loss::PlaintextUnplaced), 1);
+}
+
+#[test]
+fn that_a_session_was_used_next_makes_no_tls_of_a_connection_that_did_not_begin_as_such() {
+    let check = |socket: u64, expected: (Option<Seen>, u64)| {
+        let (mut kernel, mut client) = (Kernel::default(), End::client());
+        client.open(&mut kernel, 1_000_000);
+        client.write(&mut kernel, 1_000_200, 1_000_210, b"neither HTTP nor TLS\n");
+        client.read_at(&mut kernel, 1_000_400, b"nor is this\n");
+        let mut session = Session { kernel, server: End::server(), client, said: [Vec::new(), Vec::new()] };
+        library(&mut session, false, true, (1_000_510, 1_000_530), 0, (0, 0), REQUEST);
+        session.client.write(&mut session.kernel, 1_000_520, 1_000_525, &record_of(REQUEST.len()));
+        if socket != 0 {
+            let moved = (record_of(REQUEST.len()).len() as u32, socket);
+            library(&mut session, false, true, (1_000_510, 1_000_530), REQUEST.len() as u32, moved, REQUEST);
+        }
+        let run = session.run();
+        let tls = run.connections.iter().find_map(|view| view.tls);
+        assert_eq!((tls, run.losses.get(Loss::PlaintextUnplaced)), expected, "{socket}: {:?}", run.losses);
+    };
+    check(0, (None, 1));
+    // What moved inside the call is the session's without doubt: it was upgraded.
+    check(1_000_520, (Some(Seen::Plaintext), 1));
+}
+
+#[test]
+fn lost_plaintext_never_panics_and_never_makes_a_span_twice() {
+    let mut session = shown(&[REQUEST.len(), REQUEST.len()], &[ANSWER.len(), ANSWER.len()]);
+    let whole = session.said[1].len();
+    let one = [5 + 17 + REQUEST.len(), 5 + 17 + ANSWER.len()];
+    session.server_says(1_000_570, 1288);
+    for round in 0..2 {
+        let at = 1_001_000 + round as u64 * 10_000;
+        session.client_says(at, 413 + one[0] * (round + 1));
+        library(
+            &mut session,
+            false,
+            true,
+            (at - 1, at + 11),
+            (round * REQUEST.len()) as u32,
+            (one[0] as u32, at),
+            REQUEST,
+        );
+        session.server_says(at + 1_000, whole - one[1] * (1 - round));
+        let read = (one[1] as u32, at + 1_040);
+        library(&mut session, false, false, (at + 20, at + 1_050), (round * ANSWER.len()) as u32, read, ANSWER);
+    }
+    let clean = of(&session.run(), SpanKind::Client).len();
+    assert_eq!(clean, 2);
+    survive(&session.kernel, 400);
 }

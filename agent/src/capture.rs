@@ -7,6 +7,7 @@
 mod questions;
 
 use std::{
+    collections::HashSet,
     fs::File,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     sync::{
@@ -19,6 +20,7 @@ use std::{
 
 use agent_common::{
     header::{RecordHeader, kind},
+    message::{CallRecord, flag},
     process::{ProcessRecord, change},
 };
 use agent_core::{
@@ -31,7 +33,7 @@ pub use questions::Questions;
 
 use crate::{
     inventory::{process, reader::FactsReader},
-    kernel::{ring::Ring, select::Selection},
+    kernel::{ring::Ring, select::Selection, tls::Follower},
     log::SpanLog,
     telemetry::log::RateLimit,
 };
@@ -50,6 +52,8 @@ const BUSY_BYTES: usize = 256 << 10;
 const RECORD_HEADER_BYTES: usize = 8;
 /// How long the end waits for facts that were asked for.
 const LAST_FACTS_WAIT: Duration = Duration::from_millis(200);
+/// Most processes whose telling is remembered.
+const FOLLOWED_MAX: usize = 8192;
 /// The offset between the clocks follows adjustments of the wall clock this often.
 const CLOCK_INTERVAL_NS: u64 = 1_000_000_000;
 
@@ -117,6 +121,9 @@ struct Worker {
     pipeline: Pipeline,
     facts: FactsReader,
     selection: Arc<Mutex<Selection>>,
+    tls: Option<Arc<Follower>>,
+    /// Selected processes that it was told of.
+    followed: HashSet<u32>,
     log: SpanLog,
     figures: Arc<Figures>,
     stop: Arc<AtomicBool>,
@@ -131,6 +138,7 @@ impl CaptureLoop {
     pub fn start(
         ring: Ring,
         selection: Arc<Mutex<Selection>>,
+        tls: Option<Arc<Follower>>,
         log: SpanLog,
         config: PipelineConfig,
     ) -> std::io::Result<Self> {
@@ -143,6 +151,8 @@ impl CaptureLoop {
             pipeline: Pipeline::new(config, clock_offset()),
             facts: FactsReader::start(process::facts)?,
             selection,
+            tls,
+            followed: HashSet::new(),
             log,
             figures: Arc::clone(&figures),
             stop: Arc::clone(&stop),
@@ -218,13 +228,20 @@ impl Worker {
     fn turn(&mut self) -> Taken {
         let pipeline = &mut self.pipeline;
         let (mut bytes, mut programs) = (0, Vec::new());
+        let follows = self.tls.is_some();
+        let (mut users, mut last_user) = (Vec::new(), 0);
         let records = self.ring.drain(BATCH_RECORDS, |record| {
             bytes += record.len() + RECORD_HEADER_BYTES;
             programs.extend(new_program(record));
+            if let Some(pid) = selected_user(record).filter(|pid| follows && *pid != last_user) {
+                last_user = pid;
+                users.push(pid);
+            }
             pipeline.record(record);
         });
         self.figures.ring_peak.note(bytes as u64);
         self.offer_executables(&programs);
+        self.follow(&programs, &users);
         self.gather_facts();
         let now = monotonic_ns();
         if now - self.clock_set_ns >= CLOCK_INTERVAL_NS {
@@ -241,6 +258,24 @@ impl Worker {
         self.facts.ask(self.pipeline.wanted_facts());
         for facts in self.facts.answers() {
             self.pipeline.facts(facts);
+        }
+    }
+
+    /// Processes whose TLS libraries are looked at: new programs, and who else uses connections.
+    fn follow(&mut self, programs: &[u32], users: &[u32]) {
+        let Some(tls) = &self.tls else { return };
+        if self.followed.len() >= FOLLOWED_MAX {
+            self.followed.clear(); // they are told of again
+        }
+        for pid in programs {
+            if tls.see(*pid) {
+                self.followed.insert(*pid);
+            }
+        }
+        for pid in users {
+            if !self.followed.contains(pid) && tls.see(*pid) {
+                self.followed.insert(*pid);
+            }
         }
     }
 
@@ -282,6 +317,16 @@ impl Worker {
 struct Taken {
     records: usize,
     bytes: usize,
+}
+
+/// The process that uses a connection, if it or that is selected.
+fn selected_user(record: &[u8]) -> Option<u32> {
+    let header: RecordHeader = agent_common::read(record)?;
+    if header.kind != kind::CALL {
+        return None;
+    }
+    let call: CallRecord = agent_common::read(record)?;
+    (call.flags & flag::SELECTED != 0).then_some(call.pid)
 }
 
 /// The process that replaced its program, if the record says so.

@@ -3,11 +3,13 @@
 mod connections;
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
 use agent_common::loss::KernelLoss;
+use agent_core::flow::{connection::Seen, view::ConnectionView};
 
 use crate::{
     capture::{CaptureLoop, Figures, Questions, lock},
@@ -19,11 +21,12 @@ use crate::{
         budget::{BudgetFigures, Cost, LEVELS},
         load::Capture,
         stats::{self, Runs},
+        tls::{self, Coverage, Follower},
     },
     log::SpanLog,
     query::api::{
         BudgetStatus, ConnView, DestinationStatus, HookStatus, Live, Loss, MapMemory, ProgramCost, SelfReport,
-        StatusReport,
+        StatusReport, TlsProcess,
     },
     run::unix_ns,
     telemetry::{
@@ -44,12 +47,13 @@ pub struct LiveFacts {
     started_unix_ns: u64,
     meter: Meter,
     budget: Arc<Mutex<BudgetFigures>>,
+    tls: Option<Arc<Follower>>,
 }
 
 impl LiveFacts {
     /// Facts of a started agent.
     pub fn new(
-        capture: Capture,
+        (capture, tls): (Capture, Option<Arc<Follower>>),
         looping: &CaptureLoop,
         destinations: &[Arc<DestinationStats>],
         log: SpanLog,
@@ -69,6 +73,7 @@ impl LiveFacts {
             log,
             selection: Mutex::new(selection),
             started_unix_ns: unix_ns(),
+            tls,
         }
     }
 
@@ -123,6 +128,25 @@ impl LiveFacts {
         by_cpu.filter(|loss| loss.count > 0).collect()
     }
 
+    /// Why nothing is seen of what a process sends and receives by TLS.
+    fn not_covered(&self, pid: u32) -> String {
+        let Some(tls) = &self.tls else {
+            let hook = self.hooks.iter().find(|hook| hook.name == tls::HOOK);
+            return hook.map_or_else(String::new, |hook| format!("TLS libraries are not probed: {}", hook.detail));
+        };
+        tls.not_covered(pid)
+    }
+
+    /// Processes of which TLS is seen, or would be.
+    fn tls_processes(&self) -> Vec<TlsProcess> {
+        let process = |(pid, coverage): (u32, Coverage)| TlsProcess {
+            pid,
+            covered_by: coverage.by.iter().map(|(stack, path)| format!("{stack} {path}")).collect(),
+            not_covered: coverage.failed.join("; "),
+        };
+        self.tls.iter().flat_map(|tls| tls.processes()).map(process).collect()
+    }
+
     fn losses(&self) -> Vec<Loss> {
         let kernel = self.kernel_losses().into_iter().map(|loss| Loss {
             source: format!("kernel cpu {}", loss.cpu),
@@ -170,6 +194,7 @@ impl Live for LiveFacts {
             log: None,
             losses: self.losses(),
             budget: Some(self.budget_status()),
+            tls: self.tls_processes(),
         }
     }
 
@@ -203,7 +228,15 @@ impl Live for LiveFacts {
 
     fn connections(&self) -> Result<Vec<ConnView>, String> {
         self.figures.healthy()?;
-        Ok(self.questions.connections()?.iter().map(connections::told).collect())
+        let views = self.questions.connections()?;
+        let mut reasons: HashMap<u32, String> = HashMap::new();
+        let told = |view: &ConnectionView| match view.tls {
+            Some(Seen::Records) => {
+                connections::told(view, reasons.entry(view.pid).or_insert_with(|| self.not_covered(view.pid)))
+            }
+            _ => connections::told(view, ""),
+        };
+        Ok(views.iter().map(told).collect())
     }
 }
 

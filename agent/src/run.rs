@@ -33,6 +33,7 @@ use crate::{
         load::{self, Capture, LoadOptions},
         ring::Ring,
         select::{Rules, Selection, Wanted},
+        tls::{self, Follower, selected},
     },
     live::LiveFacts,
     log::{LogConfig, SpanLog},
@@ -64,13 +65,13 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     let pipeline = pipeline_config(&config)?;
     // Before the first span: a new destination begins with the next span that is appended.
     let exporter = Exporter::start(&config.export, |name| LogSource::open(&log, name))?;
-    let (ring, selection, capture) = load_kernel_side(&config)?;
+    let KernelSide { ring, selection, capture, tls } = load_kernel_side(&config)?;
     let keeping = tokio::spawn(crate::log::keep(log.clone()));
-    let looping = CaptureLoop::start(ring, Arc::clone(&selection), log.clone(), pipeline)
+    let looping = CaptureLoop::start(ring, Arc::clone(&selection), tls.clone(), log.clone(), pipeline)
         .context("cannot start the capture loop")?;
     // From here on nothing returns before the loop was stopped: what it has not finished would be lost.
     let live = Arc::new(LiveFacts::new(
-        capture,
+        (capture, tls.clone()),
         &looping,
         exporter.destinations(),
         log.clone(),
@@ -83,7 +84,7 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     let metrics = metrics.map(|server| tokio::spawn(server.serve(Arc::clone(&live) as _)));
     tracing::info!(pid = std::process::id(), socket = %config.socket.display(), data_dir = %config.data_dir.display(), "ready");
 
-    let ending = supervise(args, &live, &selection, &looping).await;
+    let ending = supervise(args, &live, &selection, tls.as_deref(), &looping).await;
 
     tokio::task::block_in_place(|| drop(budget));
     live.detach();
@@ -116,6 +117,7 @@ async fn supervise(
     args: &RunArgs,
     live: &LiveFacts,
     selection: &Mutex<Selection>,
+    tls: Option<&Follower>,
     looping: &CaptureLoop,
 ) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -126,7 +128,7 @@ async fn supervise(
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
-            _ = hang_up.recv() => match reselect(args, selection) {
+            _ = hang_up.recv() => match reselect(args, selection, tls) {
                 Ok(words) => live.set_selection(words),
                 Err(error) => tracing::error!("the selection stays as it was: {error:#}"),
             },
@@ -136,14 +138,26 @@ async fn supervise(
 }
 
 /// Applies the selection of the configuration as it is now. On error the previous one is restored.
-fn reselect(args: &RunArgs, selection: &Mutex<Selection>) -> Result<Vec<String>> {
+fn reselect(args: &RunArgs, selection: &Mutex<Selection>, tls: Option<&Follower>) -> Result<Vec<String>> {
     let loaded = Loaded::load(args, std::env::vars())?;
-    lock(selection).replace(&wanted(&loaded.config))?;
+    let wanted = wanted(&loaded.config);
+    lock(selection).replace(&wanted)?;
+    if let Some(tls) = tls {
+        tls.see_now(&selected::processes(&wanted));
+    }
     tracing::info!("the selection was applied anew");
     Ok(selection_words(&loaded.config))
 }
 
-fn load_kernel_side(config: &Config) -> Result<(Ring, Arc<Mutex<Selection>>, Capture)> {
+/// What is loaded and attached.
+struct KernelSide {
+    ring: Ring,
+    selection: Arc<Mutex<Selection>>,
+    capture: Capture,
+    tls: Option<Arc<Follower>>,
+}
+
+fn load_kernel_side(config: &Config) -> Result<KernelSide> {
     let attach = AttachOptions {
         rung: config.capture.attach,
         syscalls: config.capture.syscall_hooks,
@@ -151,11 +165,20 @@ fn load_kernel_side(config: &Config) -> Result<(Ring, Arc<Mutex<Selection>>, Cap
     };
     let loaded = load::load(&load_options(&config.capture, attach))?;
     let mut selection = loaded.selection;
-    selection.replace(&wanted(config))?;
+    let wanted = wanted(config);
+    selection.replace(&wanted)?;
+    if let Some(tls) = &loaded.tls {
+        tls.see_now(&selected::processes(&wanted));
+    }
     for hook in loaded.capture.hooks().iter().filter(|hook| hook.rung.is_none()) {
         tracing::warn!(hook = hook.name, reason = hook.detail, "not attached; unknown without it: {}", hook.gives);
     }
-    Ok((Ring::new(loaded.records, loaded.wake), Arc::new(Mutex::new(selection)), loaded.capture))
+    Ok(KernelSide {
+        ring: Ring::new(loaded.records, loaded.wake),
+        selection: Arc::new(Mutex::new(selection)),
+        capture: loaded.capture,
+        tls: loaded.tls.map(Arc::new),
+    })
 }
 
 fn load_options(capture: &config::Capture, attach: AttachOptions) -> LoadOptions {
@@ -176,8 +199,9 @@ fn kernel_log_level() -> u8 {
 
 fn check_hook_names(config: &Config) -> Result<()> {
     for name in &config.capture.without_hooks {
-        let known = || HOOKS.iter().map(|hook| hook.name).collect::<Vec<_>>().join(", ");
-        anyhow::ensure!(HOOKS.iter().any(|hook| hook.name == *name), "there is no hook {name}; there are {}", known());
+        let names = || HOOKS.iter().map(|hook| hook.name).chain([tls::HOOK]);
+        let known = || names().collect::<Vec<_>>().join(", ");
+        anyhow::ensure!(names().any(|known| known == name), "there is no hook {name}; there are {}", known());
     }
     Ok(())
 }

@@ -246,5 +246,6 @@ mod without {
         sk_data_ready
         other_sockets
         unix_sockets
+        tls_libraries
     }
 }

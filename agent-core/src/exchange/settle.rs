@@ -139,6 +139,10 @@ impl Paired {
 
 /// Takes an exchange of which both ends, or the end of waiting, are known; not one of which no time is.
 pub fn pair(connection: &mut Connection, paired: Paired, context: &mut Context<'_>) {
+    if let Some(inner) = &mut connection.inner {
+        connection.exchanges += 1;
+        return inner.push(paired);
+    }
     let first = if paired.role == Role::Client { paired.first_write(connection) } else { CallTiming::default() };
     let before = connection.before(&first);
     if !segment::is_timed(&paired.parts(connection, before), paired.role) {

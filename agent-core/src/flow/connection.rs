@@ -18,7 +18,10 @@ use super::{
 use crate::{
     correlate::Origin,
     endpoint::{self, AF_UNIX, Endpoint},
-    exchange::{datagram::Resolution, settle::Unsettled},
+    exchange::{
+        datagram::Resolution,
+        settle::{Paired, Unsettled},
+    },
     segment::{Before, Step},
     span::{Evidence, SpanKind},
 };
@@ -221,8 +224,21 @@ pub struct Connection {
     pub other_end: Option<u64>,
     /// The first byte of each direction, received and sent, whose timings exchanges in progress need.
     pub open_from: [u64; 2],
+    /// Only of what is inside a TLS connection: exchanges that were paired, whose times are those of the outer one.
+    pub inner: Option<Vec<Paired>>,
+    /// Whether it is TLS, and whether what is inside is seen.
+    pub tls: Option<Seen>,
     /// Exchanges that wait for their last facts, and what is kept of those that do not any more.
     pub unsettled: Unsettled,
+}
+
+/// What is seen of a TLS connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Its records.
+    Records,
+    /// What is inside.
+    Plaintext,
 }
 
 /// Which end gave a connection up.
@@ -281,6 +297,8 @@ impl Connection {
             life: Life::default(),
             other_end: None,
             open_from: [u64::MAX; 2],
+            inner: None,
+            tls: None,
             unsettled: Unsettled::default(),
         }
     }

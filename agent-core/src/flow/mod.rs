@@ -27,6 +27,7 @@ use std::ops::Range;
 use agent_common::{
     connection::{ConnectionRecord, change, flag as connection_flag},
     message::{ArrivalRecord, CallRecord, RetransmitRecord, SendRecord, direction, flag, retransmit},
+    plaintext::{self, library},
 };
 use agent_protocol::detect::{Protocol, Verdict, detect_but};
 
@@ -36,7 +37,7 @@ use self::{
     timing::{Arrival, CallTiming, Resent, SendTiming},
 };
 use crate::{
-    event::{Call, Event},
+    event::{Call, Event, Plaintext},
     exchange::{
         Context,
         datagram::DnsStream,
@@ -125,6 +126,14 @@ impl Flow {
         Self { connection, kind: Kind::Undecided(Vec::new()), late, misjudged: Vec::new(), active_ns, due_ns: None }
     }
 
+    /// What is inside a TLS connection: `facts` of that, with positions of their own. `late`: plaintext moved before.
+    pub fn inside(mut facts: Facts, late: bool) -> Self {
+        (facts.bases, facts.moved, facts.preexisting) = (Some((0, 0)), (late, late), late);
+        let mut connection = Connection::new(facts);
+        connection.inner = Some(Vec::new());
+        Self { connection, kind: Kind::Undecided(Vec::new()), late, misjudged: Vec::new(), active_ns: 0, due_ns: None }
+    }
+
     /// Takes a record of this connection.
     pub fn event(&mut self, event: Event, context: &mut Context<'_>) {
         self.active_ns = self.active_ns.max(event.header().time_ns);
@@ -134,6 +143,7 @@ impl Flow {
             Event::Send(record) => self.sent(&record, context),
             Event::Arrival(record) => self.arrived(&record),
             Event::Retransmit(record) => self.resent(&record, context),
+            Event::Plaintext(plaintext) => self.plaintext(*plaintext, context),
             Event::Process(_) | Event::Datagram(_) => {}
         }
         self.advance(context);
@@ -173,14 +183,14 @@ impl Flow {
     }
 
     /// When something is due without further records.
-    fn next_due_ns(&self, context: &Context<'_>) -> Option<u64> {
+    pub(crate) fn next_due_ns(&self, context: &Context<'_>) -> Option<u64> {
         let config = context.config;
         let hole = |side: &connection::Side| {
             side.stream.waiting_since_ns().map(|since_ns| since_ns.saturating_add(config.hole_wait_ns))
         };
         let kind = match (&self.kind, self.connection.facts.role) {
             (Kind::Http(http), Some(role)) => http.due_ns(&self.connection, role, config.exchange_hold_ns),
-            (Kind::Tls(tls), _) => tls.due_ns(config.idle_exchange_ns),
+            (Kind::Tls(tls), _) => tls.due_ns(context),
             (Kind::Opaque(opaque), _) => opaque.due_ns(config.idle_exchange_ns),
             (Kind::Dialogue(dialogue), _) => dialogue.due_ns(config.exchange_hold_ns),
             (Kind::Undecided(held), _) => held.first().map(|held| held.ns().saturating_add(config.idle_exchange_ns)),
@@ -270,6 +280,25 @@ impl Flow {
         self.connection.side_mut(direction).stream.push(piece, bytes_max, context.losses);
     }
 
+    /// What a TLS library gave or got. It says what the connection is, if it was joined too late to show that, or if its bytes moved
+    /// inside the library's call. That a thread used a session next after a connection is not enough for one that did not begin as TLS.
+    fn plaintext(&mut self, plaintext: Plaintext, context: &mut Context<'_>) {
+        // What NSPR moves need not be encrypted.
+        let is_tls = plaintext.record.library != library::NSPR;
+        let inside = plaintext.record.flags & plaintext::flag::INSIDE != 0;
+        if is_tls && (inside || self.late) && matches!(self.kind, Kind::Opaque(_) | Kind::Undecided(_)) {
+            self.connection.facts.role.is_none().then(|| self.connection.facts.guess_role());
+            if self.connection.facts.role.is_some() {
+                let next = [self.connection.receive.stream.next(), self.connection.send.stream.next()];
+                self.kind = Kind::Tls(Box::new(Tls::late(next, &self.connection)));
+            }
+        }
+        match &mut self.kind {
+            Kind::Tls(tls) => tls.plaintext(plaintext, &mut self.connection, context),
+            _ => context.losses.add(Loss::PlaintextUnplaced, u64::from(is_tls)),
+        }
+    }
+
     /// Notes the call's times; answers its range.
     fn timed(&mut self, direction: Direction, record: &CallRecord) -> Range<u64> {
         let side = self.connection.side_mut(direction);
@@ -340,7 +369,7 @@ impl Flow {
         let is_request = self.connection.facts.request_direction() == Some(direction);
         let message = match &self.kind {
             Kind::Http(http) => http.open_range(is_request, next),
-            Kind::Tls(tls) => tls.open_range(is_request),
+            Kind::Tls(tls) => tls.open_range(is_request, &self.connection),
             Kind::Opaque(opaque) => opaque.open_range(is_request),
             Kind::Undecided(_) | Kind::Dns(_) | Kind::Dialogue(_) => 0..0,
         };
@@ -349,7 +378,7 @@ impl Flow {
     }
 
     /// Feeds what is in order, and finishes what is due.
-    fn advance(&mut self, context: &mut Context<'_>) {
+    pub(crate) fn advance(&mut self, context: &mut Context<'_>) {
         self.pump(Direction::Send, context);
         self.pump(Direction::Receive, context);
         self.tell_ends(context);
@@ -547,7 +576,7 @@ impl Flow {
                 let ending = Some((Ending::Gone, context.now_ns));
                 http.advance(&mut self.connection, ending, context);
             }
-            Kind::Tls(tls) => self.kind = Kind::Opaque(tls.into_opaque()),
+            Kind::Tls(tls) => self.kind = Kind::Opaque(tls.into_opaque(&mut self.connection)),
             Kind::Dns(mut dns) => {
                 dns.advance(&mut self.connection, Some((Ending::Gone, context.now_ns)), context);
             }

@@ -235,6 +235,8 @@ fn moves_bytes(event: &Event) -> bool {
     match event {
         Event::Call(call) => call.record.start != call.record.end,
         Event::Send(_) | Event::Arrival(_) => true,
-        Event::Connection(_) | Event::Process(_) | Event::Retransmit(_) | Event::Datagram(_) => false,
+        Event::Connection(_) | Event::Process(_) | Event::Retransmit(_) | Event::Datagram(_) | Event::Plaintext(_) => {
+            false
+        }
     }
 }

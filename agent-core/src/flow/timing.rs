@@ -102,6 +102,11 @@ impl<T: Ranged> Ordered<T> {
         self.0.insert(place, entry);
     }
 
+    /// The first entry in order.
+    pub fn first(&self) -> Option<&T> {
+        self.0.front()
+    }
+
     /// The last entry in order that holds the byte at `offset`.
     pub fn holding(&self, offset: u64) -> Option<&T> {
         let after = self.0.partition_point(|entry| entry.start() <= offset);

@@ -6,7 +6,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use agent_common::connection::ConnectionRecord;
 
-use super::connection::{Connection, Facts, ResetBy, Role};
+use super::connection::{Connection, Facts, ResetBy, Role, Seen};
 use crate::{
     endpoint::Endpoint,
     flow::{clock::ClockOffset, life::Life},
@@ -88,6 +88,8 @@ pub struct ConnectionView {
     pub min_rtt_us: Option<u32>,
     /// Which end reset it.
     pub reset_by: Option<ResetBy>,
+    /// Whether it is TLS, and whether what is inside is seen.
+    pub tls: Option<Seen>,
 }
 
 impl ConnectionView {
@@ -116,6 +118,7 @@ impl ConnectionView {
             srtt_us: known(life.latest.srtt_us),
             min_rtt_us: known(life.latest.min_rtt_us),
             reset_by: None,
+            tls: None,
         }
     }
 
@@ -135,6 +138,7 @@ impl ConnectionView {
             bytes_received: connection.receive.stream.next(),
             exchanges: connection.exchanges,
             reset_by: connection.reset_by,
+            tls: connection.tls,
             ..Self::new(&connection.facts, &connection.life, state, clock)
         }
     }

@@ -11,13 +11,14 @@ use crate::{
         attach::{AttachOptions, HookState},
         preflight::{self, Finding, Report},
         segments::{self, SegmentMeans},
+        tls::survey::{self, Program},
     },
 };
 
 /// One line of `spantap check --json`.
 #[derive(Serialize)]
 struct JsonFinding<'a> {
-    /// `host`, `hook` or `segment`.
+    /// `host`, `hook`, `segment` or `tls`.
     about: &'static str,
     name: &'a str,
     ok: bool,
@@ -27,12 +28,14 @@ struct JsonFinding<'a> {
 
 pub(super) fn check(args: &CheckArgs, output: &mut Output) -> Done {
     let report = preflight::check(AttachOptions::default());
+    let programs = survey::programs();
     if args.json {
-        for line in json_lines(&report) {
+        for line in json_lines(&report).into_iter().chain(tls_findings(&programs).iter().map(json::line)) {
             output.line(&line)?;
         }
     } else {
         output.text(&render(&report, output.colour))?;
+        output.text(&render_tls(&programs, output.colour))?;
     }
     output.flush()?;
     Ok(if report.can_run() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -73,6 +76,31 @@ fn segment_findings(report: &Report) -> Vec<JsonFinding<'_>> {
         detail,
     };
     segments.into_iter().map(finding).collect()
+}
+
+/// What would be seen of the TLS of each program that runs.
+fn tls_findings(programs: &[(Program, usize)]) -> Vec<JsonFinding<'_>> {
+    let mut findings = Vec::new();
+    for (Program { name, covered, detail }, count) in programs {
+        let processes = if *count == 1 { String::new() } else { format!(" ({count} processes)") };
+        let detail = format!("{detail}{processes}");
+        findings.push(JsonFinding { about: "tls", name, ok: *covered, required: false, detail });
+    }
+    findings
+}
+
+fn render_tls(programs: &[(Program, usize)], colour: bool) -> String {
+    if programs.is_empty() {
+        return String::new();
+    }
+    let findings = tls_findings(programs);
+    let width = findings.iter().map(|finding| finding.name.chars().count()).max().unwrap_or(0);
+    let line = |finding: &JsonFinding<'_>| {
+        let word = if finding.ok { "covered    " } else { "not covered" };
+        format!("{word}  {:<width$}  {}\n", text::clean(finding.name), text::clean(&finding.detail))
+    };
+    let title = text::bold("TLS of the programs that run, if they are selected", colour);
+    format!("\n{title}\n{}", findings.iter().map(line).collect::<String>())
 }
 
 fn json_lines(report: &Report) -> Vec<String> {
@@ -134,6 +162,18 @@ mod tests {
             render(&report(&[("BTF", true, true), ("cgroup", false, false)]), false).contains("degraded in 1 ways")
         );
         assert!(render(&report(&[("BTF", false, true)]), false).contains("cannot run here"));
+    }
+
+    #[test]
+    fn programs_say_by_what_their_tls_is_covered_or_why_it_is_not() {
+        let program = |name: &str, covered, detail: &str| Program { name: name.into(), covered, detail: detail.into() };
+        let programs = [(program("nginx", true, "OpenSSL /x"), 3), (program("java", false, "JSSE"), 1)];
+        let text = render_tls(&programs, false);
+        assert!(text.contains("covered      nginx  OpenSSL /x (3 processes)\n"), "{text}");
+        assert!(text.contains("not covered  java   JSSE\n"), "{text}");
+        let line = json::line(&tls_findings(&programs)[1]);
+        assert_eq!(line, r#"{"about":"tls","name":"java","ok":false,"required":false,"detail":"JSSE"}"#);
+        assert_eq!(render_tls(&[], false), "");
     }
 
     #[test]

@@ -38,6 +38,7 @@ struct JsonConn<'a> {
     srtt_us: Option<u32>,
     min_rtt_us: Option<u32>,
     reset_by: Option<&'a str>,
+    tls: Option<&'a str>,
 }
 
 pub(super) async fn conns(args: &ConnsArgs, output: &mut Output) -> Done {
@@ -94,6 +95,7 @@ fn json_line(conn: &ConnView) -> String {
         srtt_us: conn.srtt_us,
         min_rtt_us: conn.min_rtt_us,
         reset_by: known(&conn.reset_by),
+        tls: known(&conn.tls),
     })
 }
 
@@ -102,7 +104,7 @@ fn render(conns: &[ConnView], limit: usize, colour: bool) -> String {
         return "no connection is known; `spantap status` says what is attached and selected\n".to_owned();
     }
     let header = format!(
-        "{:<27}  {:<8}  {:<6}  {:>8}  {:<21}  {:<21}  {:>10}  {:>10}  {:>9}  {:>21}  {:>5}  {:>12}  {}",
+        "{:<27}  {:<8}  {:<6}  {:>8}  {:<21}  {:<21}  {:>10}  {:>10}  {:>9}  {:>21}  {:>5}  {:>12}  {:<8}  {}",
         "OPENED",
         "STATE",
         "ROLE",
@@ -115,7 +117,8 @@ fn render(conns: &[ConnView], limit: usize, colour: bool) -> String {
         "RETRANSMITS (REQ+H+O)",
         "OOO",
         "RTT",
-        "RESET BY"
+        "RESET BY",
+        "TLS"
     );
     let mut out = text::dim(&header, colour) + "\n";
     for conn in conns.iter().take(limit) {
@@ -140,7 +143,7 @@ fn row(conn: &ConnView) -> String {
     };
     let rtt = conn.srtt_us.map_or_else(|| "-".to_owned(), |us| text::ms(u64::from(us) * 1_000));
     let line = format!(
-        "{opened:<27}  {:<8}  {:<6}  {:>8}  {:<21}  {:<21}  {:>10}  {:>10}  {:>9}  {retransmits:>21}  {:>5}  {rtt:>12}  {}",
+        "{opened:<27}  {:<8}  {:<6}  {:>8}  {:<21}  {:<21}  {:>10}  {:>10}  {:>9}  {retransmits:>21}  {:>5}  {rtt:>12}  {:<8}  {}",
         conn.state,
         text::or_dash(&conn.role),
         if conn.pid == 0 { "-".to_owned() } else { conn.pid.to_string() },
@@ -151,6 +154,7 @@ fn row(conn: &ConnView) -> String {
         conn.exchanges,
         conn.out_of_order,
         text::or_dash(&conn.reset_by),
+        text::or_dash(&conn.tls),
     );
     text::clean(&line) + "\n"
 }

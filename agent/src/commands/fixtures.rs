@@ -2,7 +2,7 @@
 
 use crate::query::api::{
     Attribute, AttributeValue, BudgetStatus, ConnView, DestinationStatus, HookStatus, LinkView, LogStatus, Loss,
-    MapMemory, ProgramCost, SegmentView, SelfReport, SpanView, StatusReport, Texts,
+    MapMemory, ProgramCost, SegmentView, SelfReport, SpanView, StatusReport, Texts, TlsProcess,
 };
 
 const START_UNIX_NS: u64 = 1_738_324_800_123_456_789;
@@ -145,6 +145,7 @@ pub fn connections() -> Vec<ConnView> {
         out_of_order: 3,
         srtt_us: Some(850),
         min_rtt_us: Some(400),
+        tls: "not covered: rustls".to_owned(),
         ..Default::default()
     };
     let older = ConnView {
@@ -181,6 +182,11 @@ pub fn status() -> StatusReport {
         attached,
         detail: detail.to_owned(),
     };
+    let tls = |pid| TlsProcess {
+        pid,
+        covered_by: vec!["OpenSSL /usr/lib/libssl.so.3".to_owned()],
+        not_covered: String::new(),
+    };
     StatusReport {
         version: "0.1.0".to_owned(),
         pid: 99,
@@ -212,6 +218,7 @@ pub fn status() -> StatusReport {
             Loss { source: "kernel cpu 0".to_owned(), reason: "ring_full".to_owned(), count: 7 },
         ],
         budget: Some(budget()),
+        tls: [42, 43].map(tls).into(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! `spantap status`: how the agent is, on one screen.
 
 use std::{
+    collections::BTreeMap,
     process::ExitCode,
     time::{Duration, SystemTime},
 };
@@ -11,7 +12,7 @@ use super::{Done, Output, losses, since_unix_ns, text};
 use crate::{
     cli::{ReadArgs, Since},
     query::{
-        api::{BudgetStatus, DestinationStatus, HookStatus, LogStatus, Loss, StatusReport},
+        api::{BudgetStatus, DestinationStatus, HookStatus, LogStatus, Loss, StatusReport, TlsProcess},
         client::Client,
     },
 };
@@ -43,6 +44,7 @@ fn json(report: &StatusReport) -> Value {
             "blocks_damaged": log.blocks_damaged, "torn_bytes": log.torn_bytes, "last_error": log.last_error,
         })
     };
+    let tls = |it: &TlsProcess| json!({ "pid": it.pid, "covered_by": it.covered_by, "not_covered": it.not_covered });
     let loss = |loss: &Loss| json!({ "source": loss.source, "reason": loss.reason, "count": loss.count });
     json!({
         "version": report.version, "pid": report.pid, "started_unix_ns": report.started_unix_ns,
@@ -52,6 +54,7 @@ fn json(report: &StatusReport) -> Value {
         "log": report.log.as_ref().map(log),
         "losses": report.losses.iter().map(loss).collect::<Vec<_>>(),
         "budget": report.budget.as_ref().map(budget_json),
+        "tls": report.tls.iter().map(tls).collect::<Vec<_>>(),
     })
 }
 
@@ -102,6 +105,9 @@ fn render(report: &StatusReport, now_unix_ns: u64, colour: bool) -> String {
             field("log error", log.last_error.clone());
         }
     }
+    if !report.tls.is_empty() {
+        field("TLS seen of", tls_words(&report.tls));
+    }
     field("hooks", format!("{attached} of {} attached", report.hooks.len()));
     for hook in report.hooks.iter().filter(|hook| !hook.attached) {
         field("  missing", format!("{} ({}): {}", hook.name, hook.means, hook.detail));
@@ -114,6 +120,21 @@ fn render(report: &StatusReport, now_unix_ns: u64, colour: bool) -> String {
     out.push('\n');
     out.push_str(&losses::render(&report.losses));
     out
+}
+
+/// How many processes of each library.
+fn tls_words(processes: &[TlsProcess]) -> String {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for process in processes {
+        for by in &process.covered_by {
+            *counts.entry(by.clone()).or_default() += 1;
+        }
+        if !process.not_covered.is_empty() {
+            *counts.entry(format!("not covered: {}", process.not_covered)).or_default() += 1;
+        }
+    }
+    let words = counts.iter().map(|(by, count)| format!("{count} by {by}"));
+    words.collect::<Vec<_>>().join(", ")
 }
 
 fn log_words(log: &LogStatus) -> String {

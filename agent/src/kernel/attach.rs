@@ -26,6 +26,9 @@ pub enum Rung {
     Fentry,
     /// Kprobe.
     Kprobe,
+    /// Probe in the code of applications. No choice: nothing else reaches there.
+    #[value(skip)]
+    Uprobe,
 }
 
 impl Rung {
@@ -38,6 +41,7 @@ impl Rung {
             Self::Syscalls => "syscalls",
             Self::Fentry => "fentry",
             Self::Kprobe => "kprobe",
+            Self::Uprobe => "uprobe",
         }
     }
 
@@ -57,7 +61,8 @@ impl Rung {
 
     /// The rung called `name`.
     pub fn from_name(name: &str) -> Option<Self> {
-        let all = [Self::TpBtf, Self::RawTp, Self::Tracepoint, Self::Syscalls, Self::Fentry, Self::Kprobe];
+        let all =
+            [Self::TpBtf, Self::RawTp, Self::Tracepoint, Self::Syscalls, Self::Fentry, Self::Kprobe, Self::Uprobe];
         all.into_iter().find(|rung| rung.name() == name)
     }
 }
@@ -163,6 +168,7 @@ impl Hook {
             Rung::TpBtf | Rung::RawTp => true,
             Rung::Tracepoint | Rung::Syscalls => self.tracepoint.is_some(),
             Rung::Fentry | Rung::Kprobe => self.function.is_some(),
+            Rung::Uprobe => false,
         }
     }
 
@@ -300,7 +306,7 @@ fn append_by(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, rung: Rung) -> Result<(), 
 }
 
 /// The innermost cause, and the verifier's last words if it spoke.
-fn reason(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn reason(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;

@@ -1,6 +1,6 @@
 //! Loads the kernel programs, attaches them, and owns them while the agent runs.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use agent_common::{loss::KernelLoss, settings::Settings};
 use aya::{
@@ -14,6 +14,7 @@ use super::{
     object, ring,
     select::Selection,
     stats::{EmptyRun, Programs},
+    tls::{self, Follower},
 };
 
 /// How to load.
@@ -86,7 +87,7 @@ pub struct Capture {
     losses: PerCpuArray<MapData, u64>,
     programs: Arc<Programs>,
     /// Keeps programs and links alive.
-    _ebpf: Ebpf,
+    _ebpf: Arc<Mutex<Ebpf>>,
     _logger: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -100,6 +101,8 @@ pub struct Loaded {
     pub wake: Array<MapData, u32>,
     /// What is traced.
     pub selection: Selection,
+    /// Attaches to the TLS libraries of the processes that it is told of; `None` if nothing can be.
+    pub tls: Option<Follower>,
 }
 
 /// Loads and attaches. Nothing is traced before [`Selection`] is given its first settings.
@@ -132,7 +135,8 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, LoadError> {
     let (wake, losses) = (take(&mut ebpf, "WAKE")?, take(&mut ebpf, "LOSSES")?);
     let selection = Selection::new(&mut ebpf)?;
     let empty_run = EmptyRun::before();
-    let hooks = attach_in_own_namespace(&mut ebpf, &kernel_btf, &options.attach);
+    let mut hooks = attach_in_own_namespace(&mut ebpf, &kernel_btf, &options.attach);
+    hooks.push(tls::prepare(&mut ebpf, &options.attach.without));
     for hook in &hooks {
         let wanted = !options.attach.without.iter().any(|name| name == hook.name);
         if hook.rung.is_none() && hook.required && wanted {
@@ -144,8 +148,12 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, LoadError> {
     let empty_run_ns = if is_attached("sys_enter") && is_attached("sys_exit") { empty_run.after() } else { None };
     let programs = Arc::new(Programs::new(&ebpf, &hooks, empty_run_ns));
     let logger = (options.log_level > 0).then(|| spawn_logger(&mut ebpf)).flatten();
+    let ebpf = Arc::new(Mutex::new(ebpf));
+    let tls = is_attached(tls::HOOK).then(|| Follower::start(&ebpf));
+    let tls =
+        tls.transpose().inspect_err(|error| tracing::warn!(%error, "TLS libraries are not looked at")).ok().flatten();
     let capture = Capture { hooks, losses, programs, _ebpf: ebpf, _logger: logger };
-    Ok(Loaded { capture, records, wake, selection })
+    Ok(Loaded { capture, records, wake, selection, tls })
 }
 
 /// Length of the kernel's tick: the resolution of its coarse clocks (`LOW_RES_NSEC`, include/linux/hrtimer.h). 4 ms, the

@@ -12,3 +12,4 @@ pub mod ring;
 pub mod segments;
 pub mod select;
 pub mod stats;
+pub mod tls;

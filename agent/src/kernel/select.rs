@@ -303,7 +303,7 @@ fn clear_map<K: aya::Pod>(map: &mut HashMap<MapData, K, u32>, what: &'static str
 }
 
 /// A pattern with a slash is matched against the whole path, a bare one against the file's name.
-fn matches(pattern: &str, path: &Path) -> bool {
+pub(super) fn matches(pattern: &str, path: &Path) -> bool {
     let Ok(pattern_) = glob::Pattern::new(pattern) else { return false };
     let resolved = std::fs::read_link(path).unwrap_or_else(|_| path.to_path_buf());
     if pattern.contains('/') {
@@ -319,7 +319,7 @@ fn running_executables() -> Vec<PathBuf> {
 }
 
 /// The process and all that descend from it now; children born later are selected by the kernel side.
-fn with_descendants(pid: u32) -> Vec<u32> {
+pub(super) fn with_descendants(pid: u32) -> Vec<u32> {
     let all = procfs::process::all_processes().into_iter().flatten().flatten();
     let parents: Vec<(u32, u32)> =
         all.filter_map(|p| p.stat().ok()).map(|stat| (stat.pid as u32, stat.ppid as u32)).collect();

@@ -15,7 +15,7 @@ use aya::{
     sys::{Stats, SyscallError, enable_stats},
 };
 
-use super::attach::HookState;
+use super::{attach::HookState, tls};
 
 /// What a run costs beside its body where it cannot be measured; see `docs` of [`EmptyRun`].
 const EMPTY_RUN_NS: u64 = 35;
@@ -61,7 +61,11 @@ impl Programs {
             let fd = ebpf.program(&name)?.fd().ok()?.as_fd().try_clone_to_owned().ok()?;
             Some((hook.name, rung.name(), fd))
         };
-        let programs = hooks.iter().filter_map(program).collect();
+        let probe = |name: &&'static str| {
+            let fd = ebpf.program(name)?.fd().ok()?.as_fd().try_clone_to_owned().ok()?;
+            Some((*name, "uprobe", fd))
+        };
+        let programs = hooks.iter().filter_map(program).chain(tls::PROGRAMS.iter().filter_map(probe)).collect();
         Self { programs, empty_run_ns: empty_run_ns.unwrap_or(EMPTY_RUN_NS) }
     }
 

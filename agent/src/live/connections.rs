@@ -3,14 +3,15 @@
 use agent_core::{
     endpoint::Endpoint,
     flow::{
-        connection::{ResetBy, Role},
+        connection::{ResetBy, Role, Seen},
         view::ConnectionView,
     },
 };
 
 use crate::query::api::ConnView;
 
-pub(super) fn told(view: &ConnectionView) -> ConnView {
+/// `not_covered`: why nothing is seen of what its process sends and receives by TLS.
+pub(super) fn told(view: &ConnectionView, not_covered: &str) -> ConnView {
     // What a unix socket is bound to is the name of the server's end.
     let path = |role| view.unix_path.as_deref().filter(|_| view.role == Some(role));
     let end = |end: Endpoint, path: Option<&str>| path.map_or_else(|| end.to_string(), |path| format!("unix:{path}"));
@@ -34,6 +35,11 @@ pub(super) fn told(view: &ConnectionView) -> ConnView {
         srtt_us: view.srtt_us,
         min_rtt_us: view.min_rtt_us,
         reset_by: view.reset_by.map(ResetBy::name).unwrap_or_default().to_owned(),
+        tls: match view.tls {
+            None => String::new(),
+            Some(Seen::Plaintext) => "plaintext".to_owned(),
+            Some(Seen::Records) => format!("not covered: {not_covered}"),
+        },
     }
 }
 
@@ -73,14 +79,18 @@ mod tests {
             srtt_us: Some(5),
             min_rtt_us: None,
             reset_by: Some(ResetBy::Peer),
+            tls: None,
         };
-        let told_of = |role| told(&ConnectionView { role, ..view.clone() });
+        let told_of = |role| told(&ConnectionView { role, ..view.clone() }, "");
         let client = told_of(Some(Role::Client));
         assert_eq!((client.local.as_str(), client.peer.as_str()), ("unix:[11]", "unix:/run/app.sock"));
         let server = told_of(Some(Role::Server));
         assert_eq!((server.local.as_str(), server.peer.as_str()), ("unix:/run/app.sock", "unix:[12]"));
         let unknown = told_of(None);
         assert_eq!((unknown.role.as_str(), unknown.state.as_str(), unknown.reset_by.as_str()), ("", "open", "peer"));
+        let tls = |tls| told(&ConnectionView { tls, ..view.clone() }, "uses rustls").tls;
+        let words = [None, Some(Seen::Plaintext), Some(Seen::Records)].map(tls);
+        assert_eq!(words, ["", "plaintext", "not covered: uses rustls"]);
         assert_eq!((client.retransmits_total, client.srtt_us, client.min_rtt_us), (6, Some(5), None));
     }
 }

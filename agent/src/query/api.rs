@@ -79,6 +79,23 @@ pub struct StatusReport {
     /// The budget.
     #[prost(message, optional, tag = "20")]
     pub budget: Option<BudgetStatus>,
+    /// Selected processes of which TLS is seen, or would be.
+    #[prost(message, repeated, tag = "21")]
+    pub tls: Vec<TlsProcess>,
+}
+
+/// A process that uses TLS libraries.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TlsProcess {
+    /// Process id.
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    /// What is probed: library and path.
+    #[prost(string, repeated, tag = "2")]
+    pub covered_by: Vec<String>,
+    /// What cannot be, and why; empty if there is nothing.
+    #[prost(string, tag = "3")]
+    pub not_covered: String,
 }
 
 /// Asks what the agent costs.

@@ -9,6 +9,8 @@
 //! the end (by their length). Early data is left out as well.
 
 mod handshake;
+mod inside;
+mod placing;
 
 use std::ops::Range;
 
@@ -19,6 +21,7 @@ use agent_protocol::{
 
 pub use self::handshake::Label;
 use self::handshake::{ENCRYPTED_ALERT, Handshake, State};
+use self::{inside::Inside, placing::Placing};
 use super::{
     Context, Draft,
     ending::{CLOSED, RESET},
@@ -28,7 +31,7 @@ use super::{
 };
 use crate::{
     flow::{
-        connection::{Connection, Direction, Ending, Role},
+        connection::{Connection, Direction, Ending, Role, Seen},
         stream::Fed,
         timing::CallTiming,
     },
@@ -52,6 +55,10 @@ pub struct Tls {
     failed: bool,
     tickets: Tickets,
     opaque: Opaque,
+    /// What is inside, once a TLS library showed it.
+    inside: Option<Box<Inside>>,
+    /// Where it is: received, sent.
+    placing: [Placing; 2],
 }
 
 /// One direction. Bytes are passed on up to the least of `fed` and `allowed`.
@@ -101,14 +108,32 @@ impl Default for Tls {
             failed: false,
             tickets: Tickets::Over,
             opaque: Opaque::new(false),
+            inside: None,
+            placing: [Placing::default(), Placing::default()],
         }
     }
 }
 
 impl Tls {
+    /// One of which the bytes before `next` (received, sent) were not followed.
+    pub fn late(next: [u64; 2], connection: &Connection) -> Self {
+        let mut tls = Self { over: true, ..Self::default() };
+        tls.handshake.state = State::Unknown;
+        let receives = connection.facts.request_direction() == Some(Direction::Receive);
+        for (direction, next) in next.into_iter().enumerate() {
+            let lane = &mut tls.lanes[if (direction == 0) == receives { CLIENT } else { SERVER }];
+            // Records are found where a call begins.
+            lane.records.feed(Input::Gap(next), &mut Vec::new());
+            lane.base = Some(0);
+            (lane.fed, lane.passed) = (next, next);
+        }
+        tls
+    }
+
     /// The next bytes of a direction, or their absence.
     pub fn feed(&mut self, is_request: bool, fed: &Fed, connection: &mut Connection, context: &mut Context<'_>) {
         let lane = if is_request { CLIENT } else { SERVER };
+        connection.tls.get_or_insert(Seen::Records);
         let (start, end) = match fed {
             Fed::Piece(piece) => (piece.start, piece.end),
             Fed::Hole { start, length } => (*start, start + length),
@@ -129,6 +154,7 @@ impl Tls {
         }
         self.conclude(lane, connection, context);
         self.pass(lane, connection, context);
+        self.advance_inside(connection, context);
     }
 
     /// Finishes what is due or cut off.
@@ -137,6 +163,7 @@ impl Tls {
             if self.held_due_ns(context.config.idle_exchange_ns).is_some_and(|due_ns| due_ns <= context.now_ns) {
                 self.let_go(connection, context);
             }
+            self.advance_inside(connection, context);
             return self.opaque.advance(connection, context);
         };
         // Given up by the agent, not by an end: nothing is known to have failed.
@@ -146,27 +173,37 @@ impl Tls {
             self.fail(error, ns, connection, context);
         }
         self.let_go(connection, context);
+        self.finish_inside(connection, context);
         self.opaque.finish(connection, Some((ending, ns)), context);
     }
 
     /// When something is due without further records.
-    pub fn due_ns(&self, idle_exchange_ns: u64) -> Option<u64> {
+    pub fn due_ns(&self, context: &Context<'_>) -> Option<u64> {
+        let idle_exchange_ns = context.config.idle_exchange_ns;
         let opaque = self.opaque.due_ns(idle_exchange_ns);
-        [opaque, self.held_due_ns(idle_exchange_ns)].into_iter().flatten().min()
+        let inside = self.inside.as_ref().and_then(|inside| inside.due_ns(context));
+        [opaque, self.held_due_ns(idle_exchange_ns), inside].into_iter().flatten().min()
     }
 
     /// Whether an exchange whose request begins at `offset` is in progress.
     pub fn has_request(&self, offset: u64) -> bool {
-        self.opaque.has_request(offset)
+        let inside = |inside: &Inside| inside.has_request(offset, &self.placing);
+        self.inside.as_deref().is_some_and(inside) || self.opaque.has_request(offset)
     }
 
     /// The message in progress in one direction.
-    pub fn open_range(&self, is_request: bool) -> Range<u64> {
-        self.opaque.open_range(is_request)
+    pub fn open_range(&self, is_request: bool, connection: &Connection) -> Range<u64> {
+        let lane = if is_request { CLIENT } else { SERVER };
+        let (direction, _) = place(connection, lane);
+        match connection.open_from[direction] {
+            from if self.inside.is_some() && from != u64::MAX => from..self.lanes[lane].fed.max(from),
+            _ => self.opaque.open_range(is_request),
+        }
     }
 
     /// What goes on when payload is no longer captured.
-    pub fn into_opaque(self) -> Opaque {
+    pub fn into_opaque(self, connection: &mut Connection) -> Opaque {
+        connection.open_from = [u64::MAX; 2];
         self.opaque
     }
 
@@ -174,6 +211,12 @@ impl Tls {
     fn record(&mut self, lane: usize, record: &Record, connection: &mut Connection, context: &mut Context<'_>) {
         let modern = self.handshake.is_1_3();
         let data = record.kind == content::APPLICATION_DATA;
+        if data {
+            self.placing[place(connection, lane).0].record(*record);
+        }
+        if self.inside.is_some() {
+            return;
+        }
         if lane == SERVER && data && modern && self.is_another_ticket(record) {
             self.lanes[lane].held = None;
             return self.lanes[lane].skip(record);
@@ -243,7 +286,7 @@ impl Tls {
         let state = &mut self.lanes[lane];
         let range = state.passed..state.fed.min(state.allowed);
         let Some(requests) = connection.facts.request_direction() else { return };
-        if self.over && !self.failed && !range.is_empty() {
+        if self.over && !self.failed && !range.is_empty() && self.inside.is_none() {
             state.passed = range.end;
             let direction = if lane == CLIENT { requests } else { requests.other() };
             self.opaque.bytes(connection, direction, range, context);
@@ -301,6 +344,12 @@ impl Tls {
                 state.passed = from;
             }
             state.allowed = if unknown { u64::MAX } else { state.record_end.max(state.passed) };
+        }
+        if let State::Before { client, start } = self.handshake.state {
+            let lane = if client { CLIENT } else { SERVER };
+            let end = self.lanes[lane].record_end;
+            let record = Record { start, end, kind: content::APPLICATION_DATA, encrypted: true };
+            self.placing[place(connection, lane).0].record(record);
         }
         // A server's record that ends all doubt about the client's last one came after it.
         if let State::Finished { client: true, .. } = self.handshake.state
@@ -378,6 +427,18 @@ pub(super) fn tell(label: &Label, attributes: &mut Attributes) {
     if let Some(protocol) = &label.next_protocol {
         attributes.push(("tls.next_protocol", text(protocol)));
     }
+}
+
+/// A lane's index by direction (received, sent), and its direction.
+fn place(connection: &Connection, lane: usize) -> (usize, Direction) {
+    let requests = connection.facts.request_direction().unwrap_or(Direction::Send);
+    let direction = if lane == CLIENT { requests } else { requests.other() };
+    (usize::from(direction == Direction::Send), direction)
+}
+
+/// The lane of a direction.
+fn lane(connection: &Connection, direction: Direction) -> usize {
+    if connection.facts.request_direction().unwrap_or(Direction::Send) == direction { CLIENT } else { SERVER }
 }
 
 /// When the byte at `offset` moved at this end. A write that goes on behind `last` had that behind it when it began.

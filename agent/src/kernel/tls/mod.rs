@@ -1,0 +1,231 @@
+//! Probes of TLS libraries in the processes that are selected.
+//!
+//! The kernel side's programs (`agent-ebpf/src/tls.rs`) are loaded with all others; here they are attached to the files that
+//! selected processes map, by a thread of its own: [`Follower`]. It looks at a process when the kernel side tells of it, some
+//! times soon after, as a new program maps its libraries, and about once a second from then on.
+
+pub mod files;
+pub mod functions;
+mod golang;
+mod probes;
+pub mod reasons;
+pub mod selected;
+pub mod survey;
+
+use std::{
+    num::NonZeroU32,
+    sync::{
+        Arc, Mutex, Weak,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use aya::{
+    Ebpf,
+    maps::{Array, MapError},
+    programs::{
+        Program, UProbe,
+        uprobe::{UProbeAttachLocation, UProbeLinkId, UProbeScope},
+    },
+};
+
+pub use self::probes::Coverage;
+use self::{
+    functions::Point,
+    probes::{Attach, Probes},
+};
+use super::attach::{HookState, Rung};
+use crate::capture::lock;
+
+/// Name of the hook, in flags and output.
+pub const HOOK: &str = "tls_libraries";
+/// What it gives.
+pub const GIVES: &str = "what is inside TLS connections";
+/// The programs.
+pub const PROGRAMS: &[&str] = &[
+    "tls_read",
+    "tls_write",
+    "tls_read_ex",
+    "tls_write_ex",
+    "nspr_read",
+    "nspr_write",
+    "tls_handshake",
+    "go_read",
+    "go_write",
+    "go_return",
+    RETURN,
+];
+const RETURN: &str = "tls_return";
+/// Processes that wait to be looked at.
+const QUEUE_MAX: usize = 1024;
+/// How long the thread sleeps at most.
+const SLEEP_MAX: Duration = Duration::from_millis(500);
+
+/// Loads the programs, and tries whether one can be attached.
+pub(super) fn prepare(ebpf: &mut Ebpf, without: &[String]) -> HookState {
+    let state = |rung, detail| HookState { name: HOOK, gives: GIVES, rung, required: false, detail };
+    if without.iter().any(|name| name == HOOK) {
+        return state(None, "left out by request".into());
+    }
+    match load(ebpf).and_then(|()| attach_to_self(ebpf)) {
+        Ok(()) => state(Some(Rung::Uprobe), String::new()),
+        Err(error) => state(None, format!("uprobe: {error}")),
+    }
+}
+
+fn load(ebpf: &mut Ebpf) -> Result<(), String> {
+    for name in PROGRAMS {
+        program(ebpf, name)?.load().map_err(|error| super::attach::reason(&error))?;
+    }
+    Ok(())
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut UProbe, String> {
+    match ebpf.program_mut(name) {
+        Some(Program::UProbe(program)) => Ok(program),
+        _ => Err(format!("the object has no program {name}")),
+    }
+}
+
+/// At the agent's own entry point, which runs no second time.
+fn attach_to_self(ebpf: &mut Ebpf) -> Result<(), String> {
+    let own = std::fs::File::open("/proc/self/exe").map_err(|error| error.to_string())?;
+    let entry = functions::entry(&own).ok_or("the agent's own program has no entry point")?;
+    let scope = NonZeroU32::new(std::process::id()).map_or(UProbeScope::CallingProcess, UProbeScope::OneProcess);
+    let program = program(ebpf, PROGRAMS[0])?;
+    let link = program.attach(UProbeAttachLocation::AbsoluteOffset(entry), "/proc/self/exe", scope);
+    let link = link.map_err(|error| super::attach::reason(&error))?;
+    program.detach(link).map_err(|error| super::attach::reason(&error))
+}
+
+/// Attaches the programs of a loaded object, for as long as that is there.
+struct Object(Weak<Mutex<Ebpf>>);
+
+impl Attach for Object {
+    type Link = (&'static str, UProbeLinkId);
+
+    fn attach(&mut self, path: &str, point: &Point) -> Result<Vec<Self::Link>, String> {
+        let ebpf = self.0.upgrade().ok_or("the kernel programs are detached")?;
+        let mut ebpf = lock(&ebpf);
+        if point.program.starts_with("go_") {
+            watch_goroutines(&mut ebpf)?;
+        }
+        let mut links = Vec::new();
+        // The return first: an entry whose return is not seen would stay open.
+        for name in point.returns.then_some(RETURN).into_iter().chain([point.program]) {
+            let location = UProbeAttachLocation::AbsoluteOffset(point.offset);
+            let attached = program(&mut ebpf, name).and_then(|program| {
+                program.attach(location, path, UProbeScope::AllProcesses).map_err(|error| super::attach::reason(&error))
+            });
+            match attached {
+                Ok(link) => links.push((name, link)),
+                Err(error) => {
+                    links.drain(..).for_each(|(name, link)| take_away(&mut ebpf, name, link));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(links)
+    }
+
+    fn detach(&mut self, (name, link): Self::Link) {
+        if let Some(ebpf) = self.0.upgrade() {
+            take_away(&mut lock(&ebpf), name, link);
+        }
+    }
+}
+
+/// Has the kernel side note which goroutine makes a system call.
+fn watch_goroutines(ebpf: &mut Ebpf) -> Result<(), String> {
+    let map = ebpf.map_mut("TLS_GO").ok_or("the object has no map TLS_GO")?;
+    let mut watched: Array<_, u32> = map.try_into().map_err(|error: MapError| error.to_string())?;
+    watched.set(0, 1, 0).map_err(|error| error.to_string())
+}
+
+fn take_away(ebpf: &mut Ebpf, name: &str, link: UProbeLinkId) {
+    let result = program(ebpf, name).and_then(|program| program.detach(link).map_err(|error| error.to_string()));
+    if let Err(error) = result {
+        tracing::warn!(name, error, "a probe cannot be detached");
+    }
+}
+
+/// Follows selected processes. Handing over a process never blocks.
+pub struct Follower {
+    asking: SyncSender<u32>,
+    probes: Arc<Mutex<Probes<Object>>>,
+    _thread: JoinHandle<()>,
+}
+
+impl Follower {
+    /// Starts the thread; it ends with the object, or with this.
+    pub(super) fn start(ebpf: &Arc<Mutex<Ebpf>>) -> std::io::Result<Self> {
+        let (asking, asked) = sync_channel(QUEUE_MAX);
+        let probes = Arc::new(Mutex::new(Probes::new(Object(Arc::downgrade(ebpf)))));
+        let (shared, object) = (Arc::clone(&probes), Arc::downgrade(ebpf));
+        let thread = std::thread::Builder::new().name("tls-probes".into());
+        let thread = thread.spawn(move || follow(&shared, &asked, &object))?;
+        Ok(Self { asking, probes, _thread: thread })
+    }
+
+    /// A selected process was seen, or replaced its program. Answers whether it is taken.
+    pub fn see(&self, pid: u32) -> bool {
+        !matches!(self.asking.try_send(pid), Err(TrySendError::Full(_)))
+    }
+
+    /// Looks at processes now: before they are asked to do anything.
+    pub fn see_now(&self, pids: &[u32]) {
+        let mut probes = lock(&self.probes);
+        for pid in pids {
+            probes.see(*pid, Instant::now());
+        }
+    }
+
+    /// How far what a process sends and receives by TLS is seen; `None` if it is not looked at.
+    pub fn coverage(&self, pid: u32) -> Option<Coverage> {
+        lock(&self.probes).coverage(pid)
+    }
+
+    /// Why nothing was seen of it.
+    pub fn not_covered(&self, pid: u32) -> String {
+        let coverage = self.coverage(pid).unwrap_or_default();
+        if !coverage.failed.is_empty() {
+            return coverage.failed.join("; ");
+        }
+        let by: Vec<String> = coverage.by.iter().map(|(stack, path)| format!("{stack} {path}")).collect();
+        match (by.is_empty(), reasons::of(pid)) {
+            (true, Some(reason)) => reason,
+            (true, None) if files::of(pid).is_empty() => "its process is gone".to_owned(),
+            (true, None) => "no TLS library with symbols".to_owned(),
+            (false, _) => format!("no call of {} was seen to use it", by.join(", ")),
+        }
+    }
+
+    /// Every process of which something is probed, or would be.
+    pub fn processes(&self) -> Vec<(u32, Coverage)> {
+        let probes = lock(&self.probes);
+        let coverage =
+            |pid| Some((pid, probes.coverage(pid)?)).filter(|(_, coverage)| *coverage != Coverage::default());
+        probes.pids().filter_map(coverage).collect()
+    }
+}
+
+fn follow(probes: &Mutex<Probes<Object>>, asked: &Receiver<u32>, object: &Weak<Mutex<Ebpf>>) {
+    let mut due = None;
+    loop {
+        let now = Instant::now();
+        let wait = due.map_or(SLEEP_MAX, |due: Instant| due.saturating_duration_since(now)).min(SLEEP_MAX);
+        let asked = asked.recv_timeout(wait);
+        if object.strong_count() == 0 {
+            return;
+        }
+        let mut probes = lock(probes);
+        match asked {
+            Ok(pid) if !probes.see(pid, Instant::now()) => tracing::debug!(pid, "too many processes to look at"),
+            Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        due = probes.turn(Instant::now());
+    }
+}

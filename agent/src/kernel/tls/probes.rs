@@ -1,0 +1,284 @@
+//! Which processes are looked at, which of their files are probed, and until when.
+//!
+//! In: processes that are selected. Out: attached programs. Called by [`super::follow`] on a thread of its own.
+//! A file is probed once, however many processes map it, and no longer than [`LINGER`] after the last of them is gone:
+//! a program that is run again and again is then seen from its first byte.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    fs::File,
+    os::fd::AsRawFd,
+    time::{Duration, Instant},
+};
+
+use super::{
+    files::{self, FileId, Mapped},
+    functions::{self, Functions, Point},
+};
+
+/// A new process maps its libraries within this time, in steps that double from the first.
+const FIRST_LOOK: Duration = Duration::from_millis(4);
+/// Later it may map more at any time. Of many processes each is looked at less often: all together cost the same.
+const LAST_LOOK: Duration = Duration::from_millis(800);
+const LOOKS_PER_SECOND_MAX: u32 = 1000;
+/// How long a file stays probed that no process maps any more.
+const LINGER: Duration = Duration::from_secs(60);
+/// Most processes that are looked at.
+const PROCESSES_MAX: usize = 4096;
+/// Most files that are remembered.
+const FILES_MAX: usize = 8192;
+
+/// What attaches programs.
+pub(super) trait Attach {
+    /// What takes them away again.
+    type Link;
+    /// Attaches to a file, by a path that is good for the moment.
+    fn attach(&mut self, path: &str, point: &Point) -> Result<Vec<Self::Link>, String>;
+    /// Takes a program away.
+    fn detach(&mut self, link: Self::Link);
+}
+
+/// How far the plaintext of a process's TLS connections is seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// Libraries that are probed: what they are, and their paths.
+    pub by: Vec<(&'static str, String)>,
+    /// Libraries that cannot be, and why.
+    pub failed: Vec<String>,
+}
+
+struct Process {
+    files: BTreeSet<FileId>,
+    /// How large its memory was when it was looked at.
+    size: u64,
+    pause: Duration,
+    due: Instant,
+}
+
+/// A file that some process maps.
+struct Known<L> {
+    functions: Functions,
+    path: String,
+    processes: usize,
+    /// Since when there are none.
+    idle_since: Option<Instant>,
+    links: Vec<L>,
+    failed: Option<String>,
+}
+
+/// See the module.
+pub(super) struct Probes<A: Attach> {
+    attach: A,
+    processes: BTreeMap<u32, Process>,
+    files: HashMap<FileId, Known<A::Link>>,
+    /// Files without anything to probe, as memory maps call them, and since when they are remembered: another file may get
+    /// the same number.
+    dull: HashSet<(String, u64)>,
+    dull_since: Instant,
+}
+
+impl<A: Attach> Probes<A> {
+    /// Without processes.
+    pub fn new(attach: A) -> Self {
+        Self {
+            attach,
+            processes: BTreeMap::new(),
+            files: HashMap::new(),
+            dull: HashSet::new(),
+            dull_since: Instant::now(),
+        }
+    }
+
+    /// A process is selected, or replaced its program. Answers whether there is room for it.
+    pub fn see(&mut self, pid: u32, now: Instant) -> bool {
+        if self.processes.len() >= PROCESSES_MAX && !self.processes.contains_key(&pid) {
+            return false;
+        }
+        let new = || Process { files: BTreeSet::new(), size: 0, pause: FIRST_LOOK, due: now };
+        let process = self.processes.entry(pid).or_insert_with(new);
+        (process.pause, process.due, process.size) = (FIRST_LOOK, now, 0);
+        self.look(pid, now);
+        true
+    }
+
+    /// Looks at who is due; answers when the next is.
+    pub fn turn(&mut self, now: Instant) -> Option<Instant> {
+        let due: Vec<u32> =
+            self.processes.iter().filter(|(_, process)| process.due <= now).map(|(pid, _)| *pid).collect();
+        for pid in due {
+            self.look(pid, now);
+        }
+        self.detach_idle(now);
+        if now.saturating_duration_since(self.dull_since) > LINGER {
+            self.dull.clear();
+            self.dull_since = now;
+        }
+        let idle = self.files.values().filter_map(|known| known.idle_since).min().map(|since| since + LINGER);
+        self.processes.values().map(|process| process.due).chain(idle).min()
+    }
+
+    /// What is known of a process.
+    pub fn coverage(&self, pid: u32) -> Option<Coverage> {
+        let process = self.processes.get(&pid)?;
+        let mut coverage = Coverage::default();
+        for known in process.files.iter().filter_map(|id| self.files.get(id)) {
+            match &known.failed {
+                Some(reason) => coverage.failed.push(format!("{}: {reason}", known.path)),
+                None => coverage.by.push((known.functions.stack, known.path.clone())),
+            }
+        }
+        Some(coverage)
+    }
+
+    /// Processes that are looked at.
+    pub fn pids(&self) -> impl Iterator<Item = u32> + '_ {
+        self.processes.keys().copied()
+    }
+
+    fn look(&mut self, pid: u32, now: Instant) {
+        let all_at_once = Duration::from_secs(1) * self.processes.len() as u32 / LOOKS_PER_SECOND_MAX;
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        process.due = now + process.pause;
+        process.pause = (process.pause * 2).min(LAST_LOOK.max(all_at_once));
+        let Some(size) = memory_size(pid) else { return self.forget(pid, now) };
+        if size == process.size {
+            return;
+        }
+        process.size = size;
+        let mapped = files::of(pid);
+        let found: BTreeSet<FileId> = mapped.iter().filter_map(|mapped| self.probed(mapped)).collect();
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        let before = std::mem::replace(&mut process.files, found.clone());
+        for id in found.difference(&before) {
+            if let Some(known) = self.files.get_mut(id) {
+                known.processes += 1;
+                known.idle_since = None;
+            }
+        }
+        before.difference(&found).for_each(|id| self.release(*id, now));
+    }
+
+    fn forget(&mut self, pid: u32, now: Instant) {
+        let process = self.processes.remove(&pid);
+        process.into_iter().flat_map(|process| process.files).for_each(|id| self.release(id, now));
+    }
+
+    fn release(&mut self, id: FileId, now: Instant) {
+        let Some(known) = self.files.get_mut(&id) else { return };
+        known.processes = known.processes.saturating_sub(1);
+        if known.processes == 0 {
+            known.idle_since = Some(now);
+        }
+    }
+
+    fn detach_idle(&mut self, now: Instant) {
+        let idle = |known: &Known<A::Link>| known.idle_since.is_some_and(|since| since + LINGER <= now);
+        let ids: Vec<FileId> = self.files.iter().filter(|(_, known)| idle(known)).map(|(id, _)| *id).collect();
+        for known in ids.iter().filter_map(|id| self.files.remove(id)) {
+            tracing::debug!(path = known.path, "no longer probed");
+            known.links.into_iter().for_each(|link| self.attach.detach(link));
+        }
+    }
+
+    /// The file, if it is probed, or would be if that worked.
+    fn probed(&mut self, mapped: &Mapped) -> Option<FileId> {
+        let key = (mapped.key().0.to_owned(), mapped.key().1);
+        if self.dull.contains(&key) {
+            return None;
+        }
+        let (file, id) = mapped.open().ok()?;
+        if !self.files.contains_key(&id) {
+            let functions = functions::find(&file);
+            if functions.points.is_empty() {
+                if self.dull.len() >= FILES_MAX {
+                    self.dull.clear(); // they are looked at again
+                }
+                self.dull.insert(key);
+                return None;
+            }
+            let known = self.probe(&file, mapped, functions);
+            self.files.insert(id, known);
+        }
+        Some(id)
+    }
+
+    fn probe(&mut self, file: &File, mapped: &Mapped, functions: Functions) -> Known<A::Link> {
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let (mut links, mut failed) = (Vec::new(), None);
+        for point in &functions.points {
+            match self.attach.attach(&path, point) {
+                Ok(more) => links.extend(more),
+                Err(reason) => failed = Some(reason),
+            }
+        }
+        if failed.is_some() {
+            // Half of a conversation would be taken for the whole.
+            links.drain(..).for_each(|link| self.attach.detach(link));
+        }
+        match &failed {
+            Some(reason) => tracing::warn!(path = mapped.path, reason, "a TLS library cannot be probed"),
+            None => tracing::debug!(path = mapped.path, stack = functions.stack, "probed"),
+        }
+        Known { functions, path: mapped.path.clone(), processes: 0, idle_since: None, links, failed }
+    }
+}
+
+/// Pages of memory of a process; `None` if it is gone. A library that is mapped changes it.
+fn memory_size(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    text.split(' ').next()?.parse().ok().filter(|size| *size != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counts what is attached; attaches nothing.
+    #[derive(Default)]
+    struct Counting {
+        attached: usize,
+        detached: usize,
+    }
+
+    impl Attach for Counting {
+        type Link = ();
+
+        fn attach(&mut self, path: &str, _: &Point) -> Result<Vec<()>, String> {
+            assert!(File::open(path).is_ok(), "{path}");
+            self.attached += 1;
+            Ok(vec![()])
+        }
+
+        fn detach(&mut self, (): ()) {
+            self.detached += 1;
+        }
+    }
+
+    #[test]
+    fn a_file_is_probed_once_and_until_some_time_after_its_last_process() {
+        let mut probes = Probes::new(Counting::default());
+        let id = FileId { device: 1, inode: 2 };
+        let functions = Functions { stack: "OpenSSL", points: Vec::new() };
+        let known =
+            Known { functions, path: "/x".into(), processes: 2, idle_since: None, links: vec![(), ()], failed: None };
+        probes.files.insert(id, known);
+        let now = Instant::now();
+        let process = || Process { files: [id].into(), size: 1, pause: FIRST_LOOK, due: now };
+        // No process has these numbers.
+        probes.processes.extend([(u32::MAX - 1, process()), (u32::MAX, process())]);
+        assert_eq!(probes.coverage(u32::MAX).unwrap().by, [("OpenSSL", "/x".to_owned())]);
+        let due = probes.turn(now).unwrap();
+        assert!(probes.coverage(u32::MAX).is_none(), "both are gone");
+        assert_eq!((due, probes.attach.detached), (now + LINGER, 0));
+        assert_eq!(probes.turn(now + LINGER), None);
+        assert_eq!(probes.attach.detached, 2);
+    }
+
+    #[test]
+    fn our_own_process_has_nothing_to_probe() {
+        let mut probes = Probes::new(Counting::default());
+        assert!(probes.see(std::process::id(), Instant::now()));
+        assert_eq!(probes.coverage(std::process::id()), Some(Coverage::default()));
+        assert_eq!(probes.attach.attached, 0);
+    }
+}
