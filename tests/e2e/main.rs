@@ -17,5 +17,6 @@ mod protocols;
 mod rig;
 mod segments;
 mod selection;
+mod tls;
 mod transparency;
 mod wrk_unthrottled;

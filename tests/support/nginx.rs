@@ -37,7 +37,7 @@ impl Nginx {
         let folder = TempDir::new("nginx");
         std::fs::create_dir(folder.join("static")).expect("create folder for static files");
         folder.write("static/big", vec![b'x'; BIG_BYTES]);
-        let certificate = if tls.is_empty() { String::new() } else { certificate(&folder) };
+        let certificate = if tls.is_empty() { String::new() } else { certificate_directives(&folder) };
         let config = folder.write("nginx.conf", configuration(&folder, &format!("{address} {tls}"), &certificate));
         let launch = Launch::new(tool("nginx")).arg("-p").arg(folder.path()).arg("-c").arg(config);
         let process = place.apply(launch.stderr_to(&folder.join("stderr"))).spawn();
@@ -80,8 +80,8 @@ impl Nginx {
     }
 }
 
-/// Makes a certificate that signs itself, and gives the directives that name it.
-fn certificate(folder: &TempDir) -> String {
+/// Makes a key, and a certificate that signs itself.
+pub fn certificate(folder: &TempDir) -> (PathBuf, PathBuf) {
     let (key, certificate) = (folder.join("key.pem"), folder.join("certificate.pem"));
     Launch::new(tool("openssl"))
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
@@ -90,6 +90,12 @@ fn certificate(folder: &TempDir) -> String {
         .arg("-out")
         .arg(&certificate)
         .run();
+    (key, certificate)
+}
+
+/// The directives that name a new certificate.
+fn certificate_directives(folder: &TempDir) -> String {
+    let (key, certificate) = certificate(folder);
     format!("ssl_certificate {}; ssl_certificate_key {};", certificate.display(), key.display())
 }
 

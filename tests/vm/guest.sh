@@ -48,6 +48,8 @@ httpd -p 127.0.0.1:$PORT -h /srv/www || fail "httpd did not start"
 until_ok 10 listens || fail "httpd does not answer"
 
 check_host
+# No TLS library is here, but the programs for them load, and attach to the agent's own file.
+grep '"name":"tls_libraries"' /out/check.jsonl | grep -q '"ok":true' || fail "TLS libraries cannot be probed"
 round /out/spans.jsonl
 spantap status --socket $SOCKET
 spantap losses --socket $SOCKET

