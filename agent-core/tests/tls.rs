@@ -380,7 +380,7 @@ fn what_a_library_shows_has_the_spans_of_clear_text() {
         expected.iter().for_each(|(key, value)| assert_eq!(text(span, key), *value, "{key}"));
     }
     assert_eq!((server.trace_id, server.parent_span_id), (client.trace_id, Some(client.span_id)));
-    let expected = "connect:100:measured application:100:measured tls:310:measured application:10:measured send:";
+    let expected = "connect:100:measured application:100:derived tls:310:measured application:10:derived send:";
     assert!(segments(client).starts_with(expected), "{}", segments(client));
     // The answer arrived when its own record did, not with the tickets.
     assert!(total(client, SegmentName::Network) + total(client, SegmentName::Remote) > 4_400, "{}", segments(client));
