@@ -9,6 +9,7 @@ mod deploy;
 mod errors;
 mod follow_idle;
 mod framing;
+mod http2;
 mod http_exact;
 mod lossy;
 mod otlp_rotel;

@@ -14,6 +14,7 @@ pub mod clock;
 pub mod disk;
 pub mod follow;
 pub mod http;
+pub mod http2;
 pub mod mariadb;
 pub mod namespace;
 pub mod nginx;
