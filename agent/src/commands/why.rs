@@ -220,7 +220,7 @@ mod tests {
         assert_eq!(line["verdict"]["duration_ns"], 8_000_000);
         assert!(line["verdict"]["share"].as_f64().is_some_and(|share| (0.80..0.82).contains(&share)), "{line}");
         let list = |name: &str| line["verdict"][name].as_array().map(Vec::len);
-        assert_eq!((list("evidence"), list("ruled_out"), list("not_seen")), (Some(2), Some(4), Some(2)), "{line}");
+        assert_eq!((list("evidence"), list("ruled_out"), list("not_seen")), (Some(2), Some(3), Some(2)), "{line}");
         assert_eq!(line["parts"].as_array().map(Vec::len), Some(4));
     }
 
