@@ -33,7 +33,11 @@ pub use questions::Questions;
 
 use crate::{
     inventory::{process, reader::FactsReader},
-    kernel::{ring::Ring, select::Selection, tls::Follower},
+    kernel::{
+        ring::{Drained, Ring},
+        select::Selection,
+        tls::Follower,
+    },
     log::SpanLog,
     telemetry::log::RateLimit,
 };
@@ -230,7 +234,7 @@ impl Worker {
         let (mut bytes, mut programs) = (0, Vec::new());
         let follows = self.tls.is_some();
         let (mut users, mut last_user) = (Vec::new(), 0);
-        let records = self.ring.drain(BATCH_RECORDS, |record| {
+        let Drained { records, until_ns } = self.ring.drain(BATCH_RECORDS, |record| {
             bytes += record.len() + RECORD_HEADER_BYTES;
             programs.extend(new_program(record));
             if let Some(pid) = selected_user(record).filter(|pid| follows && *pid != last_user) {
@@ -248,7 +252,8 @@ impl Worker {
             self.pipeline.set_clock(clock_offset());
             self.clock_set_ns = now;
         }
-        self.pipeline.tick(MonotonicNs(now));
+        // Not the time that it is by now: what has come since waits in the rings, and nothing may be given up for want of it.
+        self.pipeline.tick(MonotonicNs(until_ns));
         self.figures.records.fetch_add(records as u64, Ordering::Relaxed);
         self.pass_on();
         Taken { records, bytes }

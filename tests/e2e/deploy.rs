@@ -96,7 +96,11 @@ fn the_granted_capabilities_are_enough() {
     let status: serde_json::Value =
         serde_json::from_str(&status.unwrap_or_else(|| panic!("{}", said()))).expect("JSON");
     let hooks = status["hooks"].as_array().expect("hooks");
-    let missing: Vec<_> = hooks.iter().filter(|hook| hook["attached"] != true).collect();
-    assert!(!hooks.is_empty() && missing.is_empty(), "{missing:?}");
+    // What is inside TLS is not worth CAP_SYS_ADMIN to everybody, which some kernels want for it; the agent says so.
+    let documented = |hook: &serde_json::Value| {
+        hook["name"] == "tls_libraries" && hook["detail"].as_str().is_some_and(|why| why.contains("CAP_SYS_ADMIN"))
+    };
+    let missing: Vec<_> = hooks.iter().filter(|hook| hook["attached"] != true && !documented(hook)).collect();
+    assert!(hooks.len() > 10 && missing.is_empty(), "{missing:?}");
     assert!(agent.terminate(Duration::from_secs(30)).success(), "{}", said());
 }

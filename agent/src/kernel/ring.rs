@@ -68,6 +68,15 @@ struct Source {
     held_ns: Option<u64>,
 }
 
+/// What a drain gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Records.
+    pub records: usize,
+    /// Those made up to this time were given, of every ring; `CLOCK_MONOTONIC`.
+    pub until_ns: u64,
+}
+
 /// The sole reader of the rings.
 pub struct Ring {
     sources: Vec<Source>,
@@ -81,25 +90,27 @@ impl Ring {
         Self { sources: records.into_iter().map(source).collect(), wake }
     }
 
-    /// Gives every record that is there to `take`, at most about `most`; returns how many.
-    pub fn drain(&mut self, most: usize, mut take: impl FnMut(&[u8])) -> usize {
+    /// Gives every record that is there to `take`, at most about `most`.
+    pub fn drain(&mut self, most: usize, mut take: impl FnMut(&[u8])) -> Drained {
         // What comes while this works waits for the next call: a ring that was looked at already may have older ones.
         let now_ns = monotonic_ns();
-        let mut count = 0;
-        while count < most {
+        let mut records = 0;
+        loop {
             for source in &mut self.sources {
                 source.look();
             }
-            let Some(first_ns) = self.sources.iter().filter_map(|source| source.held_ns).min() else { break };
-            if first_ns > now_ns {
-                break;
+            let first_ns = self.sources.iter().filter_map(|source| source.held_ns).min();
+            let Some(first_ns) = first_ns.filter(|first_ns| *first_ns <= now_ns) else {
+                return Drained { records, until_ns: now_ns };
+            };
+            if records >= most {
+                return Drained { records, until_ns: first_ns.saturating_sub(1) };
             }
             let until_ns = first_ns.saturating_add(SLICE_NS).min(now_ns);
             for source in &mut self.sources {
-                count += source.drain(until_ns, &mut take);
+                records += source.drain(until_ns, &mut take);
             }
         }
-        count
     }
 
     /// Sleeps until a record comes, `timeout` passes or `interrupt` (a descriptor) becomes readable.

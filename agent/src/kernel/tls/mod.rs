@@ -75,6 +75,13 @@ pub(super) fn prepare(ebpf: &mut Ebpf, without: &[String]) -> HookState {
     }
 }
 
+/// Linux 6.16 and stable series after it ask for more than for all other hooks.
+fn refused(error: &(dyn std::error::Error + 'static)) -> String {
+    let reason = super::attach::reason(error);
+    let denied = std::io::Error::from_raw_os_error(libc::EACCES).to_string();
+    if reason == denied { format!("{reason}; this kernel wants CAP_SYS_ADMIN for it") } else { reason }
+}
+
 fn load(ebpf: &mut Ebpf) -> Result<(), String> {
     for name in PROGRAMS {
         program(ebpf, name)?.load().map_err(|error| super::attach::reason(&error))?;
@@ -96,7 +103,7 @@ fn attach_to_self(ebpf: &mut Ebpf) -> Result<(), String> {
     let scope = NonZeroU32::new(std::process::id()).map_or(UProbeScope::CallingProcess, UProbeScope::OneProcess);
     let program = program(ebpf, PROGRAMS[0])?;
     let link = program.attach(UProbeAttachLocation::AbsoluteOffset(entry), "/proc/self/exe", scope);
-    let link = link.map_err(|error| super::attach::reason(&error))?;
+    let link = link.map_err(|error| refused(&error))?;
     program.detach(link).map_err(|error| super::attach::reason(&error))
 }
 
