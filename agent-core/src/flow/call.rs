@@ -150,6 +150,16 @@ impl CallTiming {
         }
     }
 
+    /// The entry; if that was not seen, the return is as near.
+    pub fn begin_ns(&self) -> u64 {
+        if self.enter_ns != 0 { self.enter_ns } else { self.return_ns }
+    }
+
+    /// The throttled part of the wait for a CPU that ended at `running_ns`, as far as it is known.
+    pub fn throttled_after_wake_ns(&self) -> u64 {
+        if self.queued.until_ns == self.running_ns { self.queued.throttled_ns } else { 0 }
+    }
+
     /// What the thread waited for from this call's return to `next`'s entry, if it is known to be one thread and the
     /// totals do not contradict the clock.
     pub fn waits_until(&self, next: &Self) -> Option<Waits> {

@@ -98,12 +98,14 @@ const MUTATIONS: &[Mutation] = &[
     ("accepted", kind::CONNECTION, |_, _, connection| connection.accepted_ns = 0),
 ];
 
+/// Changes a record where it lies.
+fn edit<T: agent_common::Plain>(bytes: &mut [u8], change: impl FnOnce(&mut T)) {
+    let mut record = agent_common::read(bytes).unwrap();
+    change(&mut record);
+    bytes[..size_of::<T>()].copy_from_slice(agent_common::bytes_of(&record));
+}
+
 fn mutated(kernel: &Kernel, (_, kind, change): &Mutation) -> Kernel {
-    fn edit<T: agent_common::Plain>(bytes: &mut [u8], change: impl FnOnce(&mut T)) {
-        let mut record = agent_common::read(bytes).unwrap();
-        change(&mut record);
-        bytes[..size_of::<T>()].copy_from_slice(agent_common::bytes_of(&record));
-    }
     let mut kernel = kernel.clone();
     for bytes in kernel.records.iter_mut().filter(|bytes| bytes[14] == *kind) {
         let (mut call, mut send, mut connection) = Default::default();
@@ -178,11 +180,10 @@ fn entry_seen_only(queued_us: u64, queue_us: u64, before_return_us: u64) -> Stri
     client.open(&mut kernel, 1_000_000);
     client.write(&mut kernel, 2_000_000, 2_000_050, GET);
     client.acked(&mut kernel, 2_000_260, GET.len() as u32, [2_000_000, 2_000_200, 2_000_260], 0);
-    let send = kernel.records.last_mut().unwrap();
-    let mut record: SendRecord = agent_common::read(send).unwrap();
-    (record.locked_last_ns, record.queued_ns) = (0, queued_us * 1000);
-    (record.queue_ns, record.queue_before_last_ns) = (queue_us * 1000, before_return_us * 1000);
-    send.copy_from_slice(agent_common::bytes_of(&record));
+    edit(kernel.records.last_mut().unwrap(), |record: &mut SendRecord| {
+        (record.locked_last_ns, record.queued_ns) = (0, queued_us * 1000);
+        (record.queue_ns, record.queue_before_last_ns) = (queue_us * 1000, before_return_us * 1000);
+    });
     client.read_at(&mut kernel, 2_000_300, OK);
     let text = segments(&only(&kernel).unwrap());
     text.split(" network").next().unwrap().to_owned()
@@ -259,10 +260,7 @@ fn a_slow_path_is_the_network_even_if_no_faster_one_is_known() {
     client.write(&mut kernel, 2_000_000, 2_000_010, GET);
     // A path of 30 ms: the smallest round trip of the connection is as long.
     client.acked(&mut kernel, 2_030_020, GET.len() as u32, [2_000_000, 2_000_020, 2_030_020], 0);
-    let send = kernel.records.last_mut().unwrap();
-    let mut record: SendRecord = agent_common::read(send).unwrap();
-    record.tcp.min_rtt_us = 29_800;
-    send.copy_from_slice(agent_common::bytes_of(&record));
+    edit(kernel.records.last_mut().unwrap(), |record: &mut SendRecord| record.tcp.min_rtt_us = 29_800);
     client.read_at(&mut kernel, 2_090_020, OK);
     let text = segments(&only(&kernel).unwrap());
     assert!(
@@ -292,10 +290,7 @@ fn a_late_reader_leaves_bytes_in_the_receive_buffer() {
 
 /// Changes the last record of a call.
 fn change_last(kernel: &mut Kernel, change: impl FnOnce(&mut CallRecord)) {
-    let bytes = kernel.records.iter_mut().rev().find(|bytes| bytes[14] == kind::CALL).unwrap();
-    let mut record: CallRecord = agent_common::read(bytes).unwrap();
-    change(&mut record);
-    bytes[..size_of::<CallRecord>()].copy_from_slice(agent_common::bytes_of(&record));
+    edit(kernel.records.iter_mut().rev().find(|bytes| bytes[14] == kind::CALL).unwrap(), change);
 }
 
 /// A server's span: its request came at 2,000,000 us and was read from 2,070,500 to 2,070,510 us.
@@ -346,10 +341,9 @@ fn a_poll_that_was_woken_much_later_waited_for_something_else() {
 fn what_was_not_seen_of_a_thread_is_unexplained_and_the_rest_stays() {
     let mut kernel = server_records();
     for (number, bytes) in kernel.records.iter_mut().filter(|bytes| bytes[14] == kind::CALL).enumerate() {
-        let mut record: CallRecord = agent_common::read(bytes).unwrap();
         // 60 us between the read and the first write, 200 within that.
-        (record.unseen_enter_ns, record.unseen_exit_ns) = [(0, 0), (60_000, 260_000), (260_000, 260_000)][number];
-        bytes[..size_of::<CallRecord>()].copy_from_slice(agent_common::bytes_of(&record));
+        let unseen_ns = [(0, 0), (60_000, 260_000), (260_000, 260_000)][number];
+        edit(bytes, |record: &mut CallRecord| (record.unseen_enter_ns, record.unseen_exit_ns) = unseen_ns);
     }
     let text = segments(&only(&kernel).unwrap());
     let handled = "application:90:measured off_cpu/lock:30:measured off_cpu/disk:20:measured unexplained:60:derived \

@@ -167,8 +167,7 @@ impl Tiles {
                 self.queued(read.running_ns, queued, throttled_ns);
                 inside = Some(Waits::default());
             } else {
-                let it_is = read.queued.until_ns == read.running_ns;
-                self.queued(read.running_ns, queued, if it_is { read.queued.throttled_ns } else { 0 });
+                self.queued(read.running_ns, queued, read.throttled_after_wake_ns());
             }
         }
         let Some(inside) = inside else { return self.until(read.return_ns, ReceiveBuffer, Derived) };
@@ -228,8 +227,7 @@ impl Tiles {
         let order = [self.now_ns, write.woken_ns, write.running_ns, write.enter_ns];
         if write.sched && order.is_sorted() {
             self.until(write.woken_ns, Application, Derived);
-            let throttled_ns = if write.queued.until_ns == write.running_ns { write.queued.throttled_ns } else { 0 };
-            self.queued(write.running_ns, Measured, throttled_ns);
+            self.queued(write.running_ns, Measured, write.throttled_after_wake_ns());
         }
         self.until(write.enter_ns, Application, Derived);
     }
@@ -240,14 +238,14 @@ impl Tiles {
         if from.end == to.start {
             return self.application(from, to);
         }
-        self.until(if to.enter_ns != 0 { to.enter_ns } else { to.return_ns }, Application, Derived);
+        self.until(to.begin_ns(), Application, Derived);
     }
 
     /// In the application, between two calls. If the next one's entry was not seen, that call's tile covers it; outside
     /// of calls, the time at which the kernel took the bytes is as near.
     pub(crate) fn application(&mut self, from: &CallTiming, to: &CallTiming) {
         if to.outside {
-            return self.until(if to.enter_ns != 0 { to.enter_ns } else { to.return_ns }, Application, Derived);
+            return self.until(to.begin_ns(), Application, Derived);
         }
         match from.waits_until(to) {
             Some(waits) => self.until_waits(to.enter_ns, Application, Measured, &waits),
