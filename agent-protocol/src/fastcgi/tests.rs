@@ -50,10 +50,7 @@ fn ended(id: u16, status: u8) -> Vec<u8> {
 
 /// What is said of these calls, `>` from the client and `<` from the server, a line each.
 fn said(calls: &[(char, Vec<u8>)]) -> Vec<String> {
-    let side = |from: char| if from == '>' { Side::Client } else { Side::Server };
-    let fed: Vec<_> = calls.iter().map(|(from, bytes)| Fed::Bytes(side(*from), bytes.clone())).collect();
-    sessions::check(&fed, new);
-    sessions::say(&sessions::feed(new(), &fed)).lines().map(str::to_owned).collect()
+    sessions::say(&sessions::said(new, calls)).lines().map(str::to_owned).collect()
 }
 
 #[test]

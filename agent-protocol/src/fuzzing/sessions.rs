@@ -131,6 +131,25 @@ fn check_detected(pieces: &[Fed], protocol: Protocol) {
     panic!("{protocol:?} was not recognised");
 }
 
+/// What new parsers say of calls of the client (`>`) and of the server (`<`), after [`check`].
+pub fn said(new: fn() -> Box<dyn Parser>, calls: &[(char, impl AsRef<[u8]>)]) -> Vec<Event> {
+    let side = |from: char| if from == '>' { Side::Client } else { Side::Server };
+    let fed: Vec<_> = calls.iter().map(|(from, bytes)| Fed::Bytes(side(*from), bytes.as_ref().to_vec())).collect();
+    check(&fed, new);
+    feed(new(), &fed)
+}
+
+/// The messages that one side sent.
+pub fn parts(events: &[Event], from: Side) -> Vec<&Part> {
+    events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Part(part) if part.from == from => Some(part),
+            _ => None,
+        })
+        .collect()
+}
+
 /// Feeds everything; checks what must hold after each piece.
 pub fn feed(mut parser: Box<dyn Parser>, pieces: &[Fed]) -> Vec<Event> {
     let (mut events, mut totals) = (Vec::new(), [0_u64; 2]);

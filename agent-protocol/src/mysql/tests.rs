@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     detect::{Protocol, Sign, Verdict, detect},
     fuzzing::sessions::{self, Fed},
-    session::{Boundary, Outcome, Part, Value},
+    session::{Boundary, Outcome, Value},
 };
 
 #[test]
@@ -40,20 +40,7 @@ const OK: &[u8] = &[7, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0];
 
 /// What is said of these calls, `>` from the client and `<` from the server.
 fn said(calls: &[(char, Vec<u8>)]) -> Vec<Event> {
-    let side = |from: char| if from == '>' { Side::Client } else { Side::Server };
-    let fed: Vec<_> = calls.iter().map(|(from, bytes)| Fed::Bytes(side(*from), bytes.clone())).collect();
-    sessions::check(&fed, new);
-    sessions::feed(new(), &fed)
-}
-
-fn parts(events: &[Event], from: Side) -> Vec<&Part> {
-    events
-        .iter()
-        .filter_map(|event| match event {
-            Event::Part(part) if part.from == from => Some(part),
-            _ => None,
-        })
-        .collect()
+    sessions::said(new, calls)
 }
 
 #[test]
@@ -62,7 +49,10 @@ fn pipelines_may_be_deep() {
     let fed = |side, bytes: Vec<u8>| bytes.chunks(16 * 1024).map(|it| Fed::Bytes(side, it.to_vec())).collect();
     let fed: [Vec<_>; 2] = [fed(Side::Client, query("SELECT 1").repeat(DEPTH)), fed(Side::Server, OK.repeat(DEPTH))];
     let events = sessions::feed(new(), &fed.concat());
-    assert_eq!((parts(&events, Side::Client).len(), parts(&events, Side::Server).len()), (DEPTH, DEPTH));
+    assert_eq!(
+        (sessions::parts(&events, Side::Client).len(), sessions::parts(&events, Side::Server).len()),
+        (DEPTH, DEPTH)
+    );
     assert_eq!(events.len(), 2 * DEPTH);
 }
 
@@ -86,10 +76,10 @@ fn packets_as_long_as_they_can_be_go_on() {
         Fed::Bytes(Side::Server, [packet(4, b"rest"), packet(5, &[0xfe, 0, 0, 2, 0])].concat()),
     ];
     let events = sessions::feed(new(), &fed);
-    let asked = parts(&events, Side::Client);
+    let asked = sessions::parts(&events, Side::Client);
     assert_eq!(asked[1].range, 0..2 * 0x0100_0003 + 12);
     assert!(!asked[0].last && asked[1].last && asked.len() == 3, "{events:?}");
-    let answered = parts(&events, Side::Server);
+    let answered = sessions::parts(&events, Side::Server);
     assert_eq!(answered.len(), 2, "{events:?}");
     assert_eq!(answered[1].facts.attributes, [("db.response.returned_rows", Value::Int(1))]);
     assert_eq!(answered[1].boundary, Boundary::Framed);
@@ -101,7 +91,7 @@ fn numbers_of_packets_begin_anew_after_255() {
     let rows = (4_u32..604).flat_map(|number| packet(number as u8, b"\x01x"));
     answer.extend(rows.chain(packet(604_u32 as u8, &[0xfe, 0, 0, 2, 0])));
     let events = said(&[('>', query("SELECT 1")), ('<', answer), ('>', query("SELECT 1")), ('<', OK.to_vec())]);
-    let answered = parts(&events, Side::Server);
+    let answered = sessions::parts(&events, Side::Server);
     assert_eq!((events.len(), answered.len()), (4, 2), "{events:?}");
     assert_eq!(answered[0].facts.attributes, [("db.response.returned_rows", Value::Int(600))]);
 }
@@ -129,7 +119,7 @@ fn the_database_is_told_only_while_it_is_known() {
         fed.extend(gap.map(|side| Fed::Gap(side, 10)));
         fed.push(Fed::Bytes(Side::Client, query("SELECT 1")));
         let events = sessions::feed(new(), &fed);
-        let last = parts(&events, Side::Client).last().expect("a command").facts.attributes.clone();
+        let last = sessions::parts(&events, Side::Client).last().expect("a command").facts.attributes.clone();
         last.into_iter().find(|(key, _)| *key == "db.namespace").map(|(_, value)| value)
     };
     let [a, b] = ["a", "b"].map(|name| Some(name.into()));
@@ -150,7 +140,7 @@ fn the_database_is_told_only_while_it_is_known() {
 fn descriptions_of_columns_are_no_rows() {
     let list = [packet(1, b"\x03def"), packet(2, b"\x03def"), packet(3, &[0xfe, 0, 0, 2, 0])].concat();
     let events = said(&[('>', packet(0, b"\x04t\0")), ('<', list)]);
-    let answered = parts(&events, Side::Server);
+    let answered = sessions::parts(&events, Side::Server);
     assert_eq!((&answered[0].facts.outcome, &answered[0].facts.attributes[..]), (&Some(Outcome::Ok), &[][..]));
 }
 
@@ -159,7 +149,7 @@ fn errors_are_whose_they_are() {
     let outcome = |code: u16, state: &[u8]| {
         let error = packet(1, &[&[0xff][..], &code.to_le_bytes(), b"#", state, b"text"].concat());
         let events = said(&[('>', query("SELECT 1")), ('<', error)]);
-        parts(&events, Side::Server)[0].facts.outcome.clone()
+        sessions::parts(&events, Side::Server)[0].facts.outcome.clone()
     };
     assert_eq!(outcome(1062, b"23000"), Some(Outcome::ClientError("1062".into())));
     assert_eq!(outcome(1213, b"40001"), Some(Outcome::Error("1213".into())));
@@ -170,7 +160,7 @@ fn errors_are_whose_they_are() {
 fn queries_with_attributes_are_told_without_their_text() {
     let text = |contents: &[u8]| {
         let events = said(&[('>', packet(0, contents)), ('<', OK.to_vec())]);
-        parts(&events, Side::Client)[0].facts.name.clone()
+        sessions::parts(&events, Side::Client)[0].facts.name.clone()
     };
     assert_eq!(text(b"\x03\0\x01SELECT 1").as_deref(), Some("SELECT"));
     assert_eq!(text(b"\x03\x01\x01\0\x01\xfe\0\x01a\x06secretSELECT 1").as_deref(), None);

@@ -16,10 +16,7 @@ fn damaged_recordings_break_no_promise() {
 
 /// What is said of these calls, `>` from the client and `<` from the server, a line each.
 fn said(calls: &[(char, &[u8])]) -> String {
-    let side = |from: char| if from == '>' { Side::Client } else { Side::Server };
-    let fed: Vec<_> = calls.iter().map(|(from, bytes)| Fed::Bytes(side(*from), bytes.to_vec())).collect();
-    sessions::check(&fed, new);
-    sessions::say(&sessions::feed(new(), &fed))
+    sessions::say(&sessions::said(new, calls))
 }
 
 #[test]

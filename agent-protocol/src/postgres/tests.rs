@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     detect::{Protocol, Sign, Verdict, detect},
     fuzzing::sessions::{self, Fed},
-    session::{Outcome, Part},
+    session::Outcome,
 };
 
 #[test]
@@ -34,20 +34,7 @@ fn message(kind: u8, contents: &[u8]) -> Vec<u8> {
 
 /// What is said of these calls, `>` from the client and `<` from the server.
 fn said(calls: &[(char, Vec<u8>)]) -> Vec<Event> {
-    let side = |from: char| if from == '>' { Side::Client } else { Side::Server };
-    let fed: Vec<_> = calls.iter().map(|(from, bytes)| Fed::Bytes(side(*from), bytes.clone())).collect();
-    sessions::check(&fed, new);
-    sessions::feed(new(), &fed)
-}
-
-fn parts(events: &[Event], from: Side) -> Vec<&Part> {
-    events
-        .iter()
-        .filter_map(|event| match event {
-            Event::Part(part) if part.from == from => Some(part),
-            _ => None,
-        })
-        .collect()
+    sessions::said(new, calls)
 }
 
 fn execute(sql: &str) -> Vec<u8> {
@@ -71,7 +58,10 @@ fn pipelines_may_be_deep() {
         let fed = |side, bytes: &[u8]| bytes.chunks(16 * 1024).map(|it| Fed::Bytes(side, it.to_vec())).collect();
         let fed: [Vec<_>; 2] = [fed(Side::Client, &asked), fed(Side::Server, &answered)];
         let events = sessions::feed(new(), &fed.concat());
-        assert_eq!((parts(&events, Side::Client).len(), parts(&events, Side::Server).len()), (DEPTH, DEPTH));
+        assert_eq!(
+            (sessions::parts(&events, Side::Client).len(), sessions::parts(&events, Side::Server).len()),
+            (DEPTH, DEPTH)
+        );
         assert_eq!(events.len(), 2 * DEPTH);
     }
 }
@@ -81,7 +71,8 @@ fn a_batch_that_fails_aborts_the_rest_of_it() {
     let error = message(b'E', b"SERROR\0VERROR\0C40P01\0Mdeadlock\0\0");
     let asked = [execute("UPDATE a SET b = 1").repeat(3), message(b'S', b"")].concat();
     let events = said(&[('>', asked), ('<', [done("UPDATE 1"), error, message(b'Z', b"E")].concat())]);
-    let outcomes: Vec<_> = parts(&events, Side::Server).iter().map(|part| part.facts.outcome.clone()).collect();
+    let outcomes: Vec<_> =
+        sessions::parts(&events, Side::Server).iter().map(|part| part.facts.outcome.clone()).collect();
     assert_eq!(outcomes, [Some(Outcome::Ok), Some(Outcome::Error("40P01".into()))]);
     let aborted = events.iter().filter(|event| matches!(event, Event::Cancelled { .. })).count();
     assert_eq!((events.len(), aborted), (6, 1));
@@ -94,7 +85,7 @@ fn after_a_loss_no_name_stands_for_an_older_statement() {
     let mut fed = vec![Fed::Bytes(Side::Client, [parse, execute.clone()].concat())];
     fed.extend([Fed::Gap(Side::Client, 100), Fed::Bytes(Side::Client, execute)]);
     let events = sessions::feed(new(), &fed);
-    let names: Vec<_> = parts(&events, Side::Client).iter().map(|part| part.facts.name.clone()).collect();
+    let names: Vec<_> = sessions::parts(&events, Side::Client).iter().map(|part| part.facts.name.clone()).collect();
     assert_eq!(names, [Some("SELECT".into()), None]);
 }
 
@@ -104,7 +95,7 @@ fn an_error_at_the_commit_of_a_batch_is_its_last_executes() {
     let answer = [done("INSERT 0 1"), error, message(b'Z', b"I")].concat();
     let length = answer.len() as u64;
     let events = said(&[('>', [execute("INSERT INTO a VALUES (1)"), message(b'S', b"")].concat()), ('<', answer)]);
-    let answered = parts(&events, Side::Server);
+    let answered = sessions::parts(&events, Side::Server);
     assert_eq!(answered.len(), 1);
     assert_eq!(
         (&answered[0].range, &answered[0].facts.outcome),
@@ -120,7 +111,7 @@ fn a_session_that_is_ended_fails_what_waits_and_else_says_nothing() {
     let calls = [('>', query.clone()), ('<', answer), ('<', fatal.clone())];
     assert_eq!(said(&calls).len(), 2);
     let events = said(&[('>', query), ('<', fatal)]);
-    assert_eq!(parts(&events, Side::Server)[0].facts.outcome, Some(Outcome::Error("57P01".into())));
+    assert_eq!(sessions::parts(&events, Side::Server)[0].facts.outcome, Some(Outcome::Error("57P01".into())));
 }
 
 #[test]
@@ -137,7 +128,10 @@ fn a_replication_stream_is_one_answer_and_then_silence() {
         ('<', [message(b'C', b"SELECT 0\0"), message(b'Z', b"I")].concat()),
     ];
     let events = said(&calls);
-    assert_eq!(parts(&events, Side::Server).iter().map(|part| part.range.clone()).collect::<Vec<_>>(), [0..8, 57..77]);
+    assert_eq!(
+        sessions::parts(&events, Side::Server).iter().map(|part| part.range.clone()).collect::<Vec<_>>(),
+        [0..8, 57..77]
+    );
 }
 
 #[test]
@@ -158,7 +152,7 @@ fn values_in_backslashes_are_read_as_the_server_says() {
     let text = |setting: &str| {
         let parameter = message(b'S', format!("standard_conforming_strings\0{setting}\0").as_bytes());
         let events = said(&[('<', parameter), ('>', message(b'Q', br"SELECT 'a\', b, 'y'"))]);
-        format!("{:?}", parts(&events, Side::Client)[0].facts.attributes)
+        format!("{:?}", sessions::parts(&events, Side::Client)[0].facts.attributes)
     };
     assert!(text("on").contains(r#""SELECT ?, b, ?""#), "{}", text("on"));
     assert!(text("off").contains(r#""SELECT ?y?""#), "{}", text("off"));

@@ -17,20 +17,7 @@ fn damaged_recordings_break_no_promise() {
 
 /// What is said of these calls, `>` from the client and `<` from the server.
 fn said(calls: &[(char, &[u8])]) -> Vec<Event> {
-    let side = |from: char| if from == '>' { Side::Client } else { Side::Server };
-    let fed: Vec<_> = calls.iter().map(|(from, bytes)| Fed::Bytes(side(*from), bytes.to_vec())).collect();
-    sessions::check(&fed, new);
-    sessions::feed(new(), &fed)
-}
-
-fn parts(events: &[Event], from: Side) -> Vec<&Part> {
-    events
-        .iter()
-        .filter_map(|event| match event {
-            Event::Part(part) if part.from == from => Some(part),
-            _ => None,
-        })
-        .collect()
+    sessions::said(new, calls)
 }
 
 #[test]
@@ -41,7 +28,10 @@ fn pipelines_may_be_deep() {
     let mut fed: Vec<_> = commands.chunks(16 * 1024).map(|bytes| Fed::Bytes(Side::Client, bytes.to_vec())).collect();
     fed.extend(replies.chunks(16 * 1024).map(|bytes| Fed::Bytes(Side::Server, bytes.to_vec())));
     let events = sessions::feed(new(), &fed);
-    assert_eq!((parts(&events, Side::Client).len(), parts(&events, Side::Server).len()), (DEPTH, DEPTH));
+    assert_eq!(
+        (sessions::parts(&events, Side::Client).len(), sessions::parts(&events, Side::Server).len()),
+        (DEPTH, DEPTH)
+    );
     assert_eq!(events.len(), 2 * DEPTH);
 }
 
@@ -53,7 +43,7 @@ fn replies_may_nest_deeply() {
     let mut fed = vec![Fed::Bytes(Side::Client, b"*1\r\n$4\r\nROLE\r\n".to_vec())];
     fed.extend(reply.chunks(16 * 1024).map(|bytes| Fed::Bytes(Side::Server, bytes.to_vec())));
     let events = sessions::feed(new(), &fed);
-    assert_eq!(parts(&events, Side::Server)[0].range, 0..length);
+    assert_eq!(sessions::parts(&events, Side::Server)[0].range, 0..length);
     assert_eq!(events.len(), 2);
 }
 
@@ -71,7 +61,7 @@ fn counts_that_nobody_can_send_allocate_nothing() {
 fn attributes_belong_to_the_reply_behind_them() {
     let reply = b"|1\r\n+key-popularity\r\n%1\r\n$1\r\na\r\n,0.19\r\n*2\r\n:2039123\r\n:9543892\r\n+OK\r\n";
     let events = said(&[('>', b"*2\r\n$4\r\nMGET\r\n$1\r\na\r\n"), ('<', reply)]);
-    let replies: Vec<_> = parts(&events, Side::Server).iter().map(|part| part.range.clone()).collect();
+    let replies: Vec<_> = sessions::parts(&events, Side::Server).iter().map(|part| part.range.clone()).collect();
     assert_eq!(replies, [0..63, 63..68]);
 }
 
@@ -79,7 +69,7 @@ fn attributes_belong_to_the_reply_behind_them() {
 fn answers_that_look_like_messages_are_answers_to_who_did_not_subscribe() {
     let get = b"*4\r\n$6\r\nLRANGE\r\n$1\r\na\r\n$1\r\n0\r\n$2\r\n-1\r\n";
     let events = said(&[('>', get), ('<', b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n")]);
-    assert_eq!(parts(&events, Side::Server)[0].form, Form::Exchange);
+    assert_eq!(sessions::parts(&events, Side::Server)[0].form, Form::Exchange);
 }
 
 #[test]
@@ -95,13 +85,13 @@ fn a_lone_reply_ends_with_the_gap_that_hides_its_end() {
     ];
     let events = sessions::feed(new(), &pieces);
     let said = |part: &&Part| (part.range.clone(), part.boundary, part.facts.outcome.clone());
-    let replies: Vec<_> = parts(&events, Side::Server).iter().map(said).collect();
+    let replies: Vec<_> = sessions::parts(&events, Side::Server).iter().map(said).collect();
     // What the gap hid may have been an error of a transaction's command.
     assert_eq!(replies, [(0..717, Boundary::Inferred, None), (724..731, Boundary::Framed, Some(Outcome::Ok))]);
     // With others behind it, nobody knows which of them the gap hid.
     pieces.insert(1, pieces[0].clone());
     let events = sessions::feed(new(), &pieces);
-    assert_eq!(parts(&events, Side::Server).len(), 1);
+    assert_eq!(sessions::parts(&events, Side::Server).len(), 1);
     assert!(events.contains(&Event::Lost { from: Side::Server, at: 20, reason: Lost::Gap }));
 }
 
@@ -116,7 +106,7 @@ fn the_database_is_told_only_while_it_is_known() {
         // The framing is found again by a whole command.
         fed.extend([&b"*1\r\n$4\r\nPING\r\n"[..], GET].map(|bytes| Fed::Bytes(Side::Client, bytes.to_vec())));
         let events = sessions::feed(new(), &fed);
-        let last = parts(&events, Side::Client).last().expect("a command").facts.attributes.clone();
+        let last = sessions::parts(&events, Side::Client).last().expect("a command").facts.attributes.clone();
         last.into_iter().find(|(key, _)| *key == "db.namespace").map(|(_, value)| value)
     };
     let known = Some("3".into());
