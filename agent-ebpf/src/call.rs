@@ -4,6 +4,8 @@
 //! ordinary file I/O costs two look-ups and no walk. At return the kernel has just touched the buffers, so they are
 //! resident, and the result says how many bytes are real.
 
+use core::ffi::c_void;
+
 use agent_common::{
     header::kind,
     loss::KernelLoss,
@@ -16,7 +18,7 @@ use crate::{
     arch::{number, regs},
     connection, datagram,
     emit::{self, now},
-    maps::{Copy, SCRATCH, Scratch, TASKS},
+    maps::{Copy, SCRATCH, Scratch, TASKS, Vector},
     message,
     offsets::{self, Memory},
     sched, select,
@@ -25,8 +27,8 @@ use crate::{
     tls, unix, walk,
 };
 
-/// Buffers of one call that are looked at.
-const BUFFERS: usize = 8;
+/// Buffers of one call that are looked at: as many as a call may have (`UIO_MAXIOV`).
+const BUFFERS: u64 = 1024;
 /// `recv` with it leaves the bytes where they are.
 pub const MSG_PEEK: u32 = 2;
 /// `recv` with it discards bytes instead of copying them.
@@ -549,27 +551,41 @@ fn begins_message(start: [u8; 4]) -> bool {
 /// Copies up to `limit` of the `moved` bytes that are in the buffers; how it went is in `scratch.copy`.
 #[inline(always)]
 pub fn copy_buffers(limit: u32, scratch: &mut Scratch, base: u64, count: u64, moved: u32) {
-    for index in 0..BUFFERS as u64 {
-        if index >= count || volatile(&scratch.copy).left == 0 {
-            return;
-        }
-        let piece = if count == u64::MAX {
-            [base, u64::from(moved)]
-        } else {
-            // SAFETY: the helper checks the address.
-            match unsafe { bpf_probe_read_user((base + index * 16) as *const [u64; 2]) } {
-                Ok(piece) => piece,
-                Err(_) => {
-                    scratch.copy.failed = 1;
-                    return;
-                }
-            }
-        };
-        copy_piece(limit, scratch, piece);
+    if count == u64::MAX {
+        copy_piece(limit, scratch, [base, u64::from(moved)]);
+    } else {
+        scratch.vector = Vector { base, limit, padding: 0, piece: [0; 2] };
+        // A loop of its own for the verifier, which follows a plain one through every buffer and for each way that leads here.
+        // SAFETY: the function has the signature that the helper wants.
+        unsafe { helpers::bpf_loop(count.min(BUFFERS) as u32, copy_next as *mut c_void, core::ptr::null_mut(), 0) };
     }
-    if volatile(&scratch.copy).left != 0 {
+    let copy = volatile(&scratch.copy);
+    if copy.left != 0 && copy.failed == 0 {
         emit::lost(KernelLoss::TooManyBuffers);
     }
+}
+
+/// Copies the buffer at `index` of the scratch's vector; 1 ends the loop.
+unsafe extern "C" fn copy_next(index: u64, _: *const c_void) -> i64 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return 1 };
+    // SAFETY: this CPU's own scratch, which the caller does not touch while it waits here.
+    let scratch = unsafe { &mut *scratch };
+    if volatile(&scratch.copy).left == 0 {
+        return 1;
+    }
+    let vector = &raw mut scratch.vector;
+    // SAFETY: our own scratch; the helper checks the address that it reads from.
+    let (limit, read, piece) = unsafe {
+        let from = (&raw const (*vector).base).read_volatile() + index * 16;
+        let read = helpers::bpf_probe_read_user((&raw mut (*vector).piece).cast(), 16, from as *const c_void);
+        ((&raw const (*vector).limit).read_volatile(), read, (&raw const (*vector).piece).read_volatile())
+    };
+    if read != 0 {
+        scratch.copy.failed = 1;
+        return 1;
+    }
+    copy_piece(limit, scratch, piece);
+    0
 }
 
 #[inline(always)]

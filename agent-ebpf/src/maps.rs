@@ -134,7 +134,21 @@ pub struct Scratch {
     pub call: CallRecord,
     pub payload: [u8; PAYLOAD_BYTES_LIMIT * 2],
     pub copy: Copy,
+    pub vector: Vector,
     pub message: Message,
+}
+
+/// Buffers that are copied one after the other. Here and not on the stack, of which Linux 6.1 allows 512 bytes for a program
+/// and the loop that it calls.
+#[repr(C)]
+pub struct Vector {
+    /// Address of the first one's address and length.
+    pub base: u64,
+    /// How many bytes are copied at most.
+    pub limit: u32,
+    pub padding: u32,
+    /// Address and length of the one in turn.
+    pub piece: [u64; 2],
 }
 
 /// One datagram in the application's memory.

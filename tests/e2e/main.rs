@@ -10,6 +10,7 @@ mod deploy;
 mod errors;
 mod follow_idle;
 mod framing;
+mod grpc;
 mod http2;
 mod http_exact;
 mod lossy;

@@ -1,13 +1,20 @@
-//! HTTP/2 of other people's making: nghttpd and h2load.
+//! HTTP/2 and gRPC of other people's making: nghttpd, h2load, grpcio.
 
-use std::{net::TcpStream, time::Duration};
+use std::{
+    io::{BufRead, BufReader},
+    net::TcpStream,
+    time::Duration,
+};
 
 use crate::{
     clock,
     http::Place,
     process::{Launch, Process, tool},
+    python,
     temp::{TempDir, free_port},
 };
+
+const GRPC_ECHO: &str = include_str!("grpc_echo.py");
 
 /// A running nghttpd without TLS: `/index.html`, and 404 for all else.
 pub struct Nghttpd {
@@ -92,4 +99,30 @@ fn load(line: &str) -> Load {
     let numbers: Vec<u64> = line.split('\t').map_while(|number| number.parse().ok()).collect();
     let &[_, status, duration] = numbers.as_slice() else { panic!("not a line of h2load's log: {line}") };
     Load { status, duration_ns: duration * 1000 }
+}
+
+/// A gRPC server of the tests' own on grpcio; `grpc_echo.py` has its methods.
+pub struct GrpcServer {
+    _process: Process,
+    _folder: TempDir,
+    /// `ip:port` that it listens on.
+    pub address: String,
+}
+
+impl GrpcServer {
+    /// Starts it on a free port of loopback.
+    pub fn start(place: Place) -> Self {
+        let folder = TempDir::new("grpc");
+        let launch = python::script(GRPC_ECHO).args(["server", "0"]);
+        let mut process = place.apply(launch.stdout_piped().stderr_to(&folder.join("stderr"))).spawn();
+        let mut port = String::new();
+        BufReader::new(process.stdout()).read_line(&mut port).expect("port of the gRPC server");
+        Self { _process: process, _folder: folder, address: format!("127.0.0.1:{}", port.trim()) }
+    }
+
+    /// Runs a client against it; gives what it printed: a line per call, `<method> <status code's name>`.
+    pub fn call(&self, place: Place, args: &[&str]) -> Vec<String> {
+        let launch = python::script(GRPC_ECHO).arg("client").arg(&self.address);
+        place.apply(launch.args(args)).run().lines().map(str::to_owned).collect()
+    }
 }

