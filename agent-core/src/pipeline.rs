@@ -49,6 +49,7 @@ pub struct Pipeline {
     losses: Losses,
     drafts: Vec<Draft>,
     answers: Vec<Answered>,
+    whole: Vec<u64>,
     /// Spans that wait for the facts of their process, and until when.
     waiting: VecDeque<(u64, Span)>,
     finished: Vec<SafeSpan>,
@@ -72,6 +73,7 @@ impl Pipeline {
             losses: Losses::default(),
             drafts: Vec::new(),
             answers: Vec::new(),
+            whole: Vec::new(),
             waiting: VecDeque::new(),
             finished: Vec::new(),
             now_ns: 0,
@@ -117,6 +119,12 @@ impl Pipeline {
     /// Processes whose facts are wanted now. Each is asked for once, and again after it replaced its program.
     pub fn wanted_facts(&mut self) -> Vec<u32> {
         self.processes.take_wanted()
+    }
+
+    /// Connections, by their ids, of whose calls as much is wanted as can be captured, since messages begin within them. Each is
+    /// told once.
+    pub fn wanted_whole(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.whole)
     }
 
     /// Takes what is known of a process.
@@ -235,6 +243,7 @@ impl Pipeline {
             now_ns,
             drafts: &mut self.drafts,
             answers: &mut self.answers,
+            whole: &mut self.whole,
         };
         (&mut self.table, &mut self.datagrams, context)
     }

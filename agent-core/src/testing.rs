@@ -69,7 +69,8 @@ impl Kernel {
         let spans = take(&mut pipeline);
         pipeline.flush(MonotonicNs(last_ns));
         let flushed = take(&mut pipeline);
-        Run { spans, flushed, losses: pipeline.losses().clone(), connections: pipeline.connections_view() }
+        let whole = pipeline.wanted_whole();
+        Run { spans, flushed, losses: pipeline.losses().clone(), connections: pipeline.connections_view(), whole }
     }
 }
 
@@ -88,6 +89,8 @@ pub struct Run {
     pub losses: Losses,
     /// Connections, at the end.
     pub connections: Vec<ConnectionView>,
+    /// Connections of whose calls more was asked for.
+    pub whole: Vec<u64>,
 }
 
 /// Settings of a read call.

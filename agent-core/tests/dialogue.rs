@@ -436,3 +436,28 @@ fn no_span_has_anothers_answer_whatever_is_lost() {
     }
     assert!(told > 20_000, "{told}");
 }
+
+#[test]
+fn more_of_each_call_is_asked_for_once_where_a_message_began_in_what_was_cut() {
+    let of = |replies: &[&[u8]]| {
+        let (mut kernel, mut client) = open(End::client());
+        client.write(&mut kernel, 2_000_000, 2_000_020, &GET.repeat(replies.len()));
+        for (at, reply) in replies.iter().enumerate() {
+            client.read_at(&mut kernel, 2_000_300 + at as u64 * 100, reply);
+        }
+        kernel.run().whole
+    };
+    assert_eq!(of(&[VALUE]), [0_u64; 0]);
+    // One message is as long as it says, whatever of it is cut.
+    let long = [b"$2000\r\n".as_slice(), &[b'v'; 2000], b"\r\n"].concat();
+    assert_eq!(of(&[&long]), [0_u64; 0]);
+    let many = VALUE.repeat(500);
+    assert_eq!(of(&[&many, VALUE, &many]).len(), 1);
+}
+
+#[test]
+fn more_of_each_call_is_asked_for_where_a_protocol_packs_messages() {
+    let (mut kernel, mut client) = open(End::client());
+    client.write(&mut kernel, 2_000_000, 2_000_020, b"AMQP\x00\x00\x09\x01");
+    assert_eq!(kernel.run().whole.len(), 1);
+}

@@ -27,7 +27,7 @@ use crate::{
     emit::{self, now},
     maps::{Copy, DATAGRAM_PLACES, DATAGRAM_SOCKETS, DATAGRAMS, Message, SCRATCH, Scratch},
     offsets::{self, read},
-    sched, select,
+    payload, sched, select,
     socket::{self, AF_INET, AF_INET6},
     state::{ARRIVALS, DatagramSocket, Task},
     walk::Found,
@@ -302,8 +302,8 @@ fn given_address(record: &mut DatagramRecord, name: u64) -> Option<()> {
 fn capture(scratch: &mut Scratch, record: &mut DatagramRecord, limit: u32) -> u32 {
     let Message { base, count, length, .. } = scratch.message;
     scratch.copy = Copy { last_base: 0, last_size: 0, left: length, length: 0, failed: 0 };
-    call::copy_buffers(limit, scratch, base, count, length);
-    let copy = call::volatile(&scratch.copy);
+    payload::copy_buffers(limit, scratch, base, count, length);
+    let copy = payload::volatile(&scratch.copy);
     if copy.failed != 0 {
         record.flags |= wire::UNREADABLE;
         emit::lost(KernelLoss::PayloadUnreadable);

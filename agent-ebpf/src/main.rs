@@ -20,6 +20,7 @@ mod emit;
 mod maps;
 mod message;
 mod offsets;
+mod payload;
 mod process;
 mod retransmit;
 mod sched;

@@ -12,7 +12,7 @@ use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::{ArrayOfMaps, RingBuf},
     macros::{btf_map, map},
-    maps::{Array, HashMap, PerCpuArray, ProgramArray},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray},
 };
 
 use crate::state::{Conn, DatagramSocket, InProcess, Softirq, Task, TlsCall, TlsSession, UnixStream};
@@ -72,6 +72,11 @@ pub const UNIX_SOCKETS: u32 = 4096;
 /// Which of them there are.
 #[map]
 pub static UNIX_PLACES: Array<u64> = Array::with_max_entries(UNIX_SOCKETS, 0);
+
+/// Connections of whose calls as much is captured as there is room for, by their id: messages begin within their calls. Written by
+/// the agent; the kernel makes room for new ones.
+#[map]
+pub static WHOLE_CALLS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(4096, 0);
 
 /// TLS sessions of which the connection is known. Forgotten with the connection.
 #[map]

@@ -22,10 +22,10 @@ use aya_ebpf::{
 
 use crate::{
     arch::regs,
-    call, connection,
+    connection,
     emit::{self, now},
     maps::{PlaintextRoom, TLS_GO, TLS_GOROUTINES, TLS_SESSIONS},
-    offsets, select,
+    offsets, payload, select,
     state::{Conn, InProcess, Task, TlsCall, TlsSession, flag},
 };
 
@@ -389,7 +389,7 @@ fn tell(settings: &Settings, pid: u32, call: &TlsCall, told: Told) {
     let mut wanted = told.moved;
     if wanted != 0 {
         let limit =
-            if settings.payload_bytes_max == 0 { 0 } else { call::limit_at_most(settings, call.buffer, wanted) };
+            if settings.payload_bytes_max == 0 { 0 } else { payload::limit_at_most(settings, call.buffer, wanted) };
         if wanted > limit {
             wanted = limit;
         }

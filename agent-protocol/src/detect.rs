@@ -53,6 +53,11 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Whether its peers put many messages into one call without being asked for each, so that a call hardly ever begins with one.
+    pub const fn packs_messages(self) -> bool {
+        matches!(self, Self::Amqp | Self::Nats | Self::Mqtt)
+    }
+
     /// Stable lower-case name.
     pub const fn name(self) -> &'static str {
         match self {

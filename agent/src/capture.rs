@@ -247,6 +247,7 @@ impl Worker {
         self.offer_executables(&programs);
         self.follow(&programs, &users);
         self.gather_facts();
+        self.ask_whole_calls();
         let now = monotonic_ns();
         if now - self.clock_set_ns >= CLOCK_INTERVAL_NS {
             self.pipeline.set_clock(clock_offset());
@@ -263,6 +264,20 @@ impl Worker {
         self.facts.ask(self.pipeline.wanted_facts());
         for facts in self.facts.answers() {
             self.pipeline.facts(facts);
+        }
+    }
+
+    fn ask_whole_calls(&mut self) {
+        let wanted = self.pipeline.wanted_whole();
+        if wanted.is_empty() {
+            return;
+        }
+        let mut selection = lock(&self.selection);
+        for id in wanted {
+            // The calls are then captured as before, and what is cut is counted.
+            if let Err(error) = selection.capture_whole_calls(id) {
+                tracing::debug!(%error, connection = id, "no more of its calls can be captured");
+            }
         }
     }
 

@@ -48,6 +48,8 @@ pub struct Context<'a> {
     pub drafts: &'a mut Vec<Draft>,
     /// Names that were looked up.
     pub answers: &'a mut Vec<Answered>,
+    /// Connections of whose calls as much is wanted as can be captured.
+    pub whole: &'a mut Vec<u64>,
 }
 
 /// A finished exchange, before it has a place in a trace.

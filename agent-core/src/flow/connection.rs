@@ -19,6 +19,7 @@ use crate::{
     correlate::Origin,
     endpoint::{self, AF_UNIX, Endpoint},
     exchange::{
+        Context,
         datagram::Resolution,
         settle::{Paired, Unsettled},
     },
@@ -228,6 +229,8 @@ pub struct Connection {
     pub inner: Option<Vec<Paired>>,
     /// Whether it is TLS, and whether what is inside is seen.
     pub tls: Option<Seen>,
+    /// Whether the rest of what its calls move was asked for.
+    asked_whole: bool,
     /// Exchanges that wait for their last facts, and what is kept of those that do not any more.
     pub unsettled: Unsettled,
 }
@@ -299,6 +302,7 @@ impl Connection {
             open_from: [u64::MAX; 2],
             inner: None,
             tls: None,
+            asked_whole: false,
             unsettled: Unsettled::default(),
         }
     }
@@ -357,6 +361,13 @@ impl Connection {
             dns.evidence = Evidence::Measured;
         }
         Before { dns, connect: observed.then_some(connect), tls }
+    }
+
+    /// Asks, once, for as much of each of its calls as can be captured.
+    pub fn want_whole(&mut self, context: &mut Context<'_>) {
+        if self.inner.is_none() && !std::mem::replace(&mut self.asked_whole, true) {
+            context.whole.push(self.facts.id);
+        }
     }
 
     /// Forgets timings before `from`, but for those of exchanges that are in progress or not settled yet.

@@ -493,6 +493,9 @@ impl Flow {
         let requests = self.connection.facts.request_direction();
         let Kind::Undecided(held) = std::mem::replace(&mut self.kind, Kind::Undecided(Vec::new())) else { return };
         self.kind = Kind::new(protocol);
+        if protocol.packs_messages() {
+            self.connection.want_whole(context);
+        }
         for held in &held {
             let Held::Fed(direction, fed, _) = held else { continue };
             let is_request = Some(*direction) == requests;

@@ -124,6 +124,7 @@ pub struct Selection {
     port: HashMap<MapData, u32, u32>,
     netns: HashMap<MapData, u32, u32>,
     sched_state: Array<MapData, u64>,
+    whole_calls: HashMap<MapData, u64, u32>,
     generation: u32,
     detail: Detail,
     /// Patterns of executables, for processes that start later.
@@ -141,11 +142,17 @@ impl Selection {
             port: take(ebpf, "SELECT_PORT")?,
             netns: take(ebpf, "SELECT_NETNS")?,
             sched_state: take(ebpf, "SCHED_STATE")?,
+            whole_calls: take(ebpf, "WHOLE_CALLS")?,
             generation: 0,
             detail: Detail::default(),
             exe_patterns: Vec::new(),
             applied: None,
         })
+    }
+
+    /// From now on as much of a connection's calls is captured as there is room for, within what is captured at all.
+    pub fn capture_whole_calls(&mut self, connection_id: u64) -> Result<(), SelectError> {
+        self.whole_calls.insert(connection_id, 1, 0).map_err(|source| SelectError::Map { what: "whole calls", source })
     }
 
     /// Replaces the selection. On error the previous one stays, or is put back. While the maps change nothing is

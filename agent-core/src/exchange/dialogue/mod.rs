@@ -157,6 +157,9 @@ impl Dialogue {
             }
             Event::Lost { from, reason, .. } => {
                 count_lost(reason, fed, context);
+                if let (Lost::Gap, Fed::Piece(_)) = (reason, fed) {
+                    connection.want_whole(context);
+                }
                 self.lost(from, connection, context);
             }
             Event::Switched => self.goes_on = GoesOn::Switched,
