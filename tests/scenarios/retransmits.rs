@@ -45,8 +45,8 @@ fn check(kind: &str) {
     let truth = sender.counter("Tcp", "RetransSegs");
     let of_spans: u64 =
         spans.iter().filter_map(|span| span.attribute("spantap.tcp.retransmits").and_then(Value::as_u64)).sum();
-    let (total, inside, outside) =
-        (sum("retransmits_total"), sum("retransmits_in_requests"), sum("retransmits_outside"));
+    let (total, inside) = (sum("retransmits_total"), sum("retransmits_in_requests"));
+    let outside = sum("retransmits_handshake") + sum("retransmits_outside");
     println!("{kind}: {truth} by the kernel, {total} by connections: {inside} in requests, {outside} outside");
     println!("{kind}: {of_spans} by spans");
     assert!(truth > 50, "the path lost too little: {truth}");

@@ -81,7 +81,7 @@ const STEADY_SCENARIOS: &[&str] = &[
 ];
 
 /// Seconds that each fuzz target runs.
-const FUZZ_SECONDS: u32 = 5;
+const FUZZ_SECONDS: u32 = 3;
 
 /// Runs the steps.
 pub fn test(repo: &Repo, args: &TestArgs) -> Result<()> {
