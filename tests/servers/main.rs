@@ -1,0 +1,6 @@
+//! The agent against further servers and clients that others wrote; not part of CI.
+//!
+//! Needs root and what `cargo xtask test --only servers` installs, which runs it. Each file says what the truth is that the agent
+//! is held to. Run with `-- --test-threads=1`: the tests share the CPUs with what they measure.
+
+mod proxies;
