@@ -63,7 +63,7 @@ impl Socket {
             local_port: self.local.1,
             remote_port: self.remote.1,
             family: 2,
-            flags: flag::SCHED | flag::SELECTED,
+            flags: flag::SCHED | flag::SELECTED | if self.remote.1 == 0 { flag::NO_REMOTE } else { 0 },
             pid: self.pid,
             tid: self.tid,
             length: length as u32,
@@ -169,6 +169,20 @@ fn a_lookup_is_a_span_of_the_client() {
         assert_eq!(text(span, key), expected, "{key}");
     }
     assert!(run.losses.is_empty(), "{:?}", run.losses);
+}
+
+/// `recv` on a socket that is not connected, as dnsperf does it.
+#[test]
+fn an_answer_whose_sender_was_not_asked_for_ends_its_lookup() {
+    let (mut kernel, socket) = (Kernel::default(), Socket::client());
+    let mut reader = Socket { remote: ([0; 4], 0), tid: 12, ..socket };
+    socket.send(&mut kernel, (1_000, 1_010), &query(7, A));
+    reader.receive(&mut kernel, 1_300, &answer(8, A, 0, &SHOP));
+    reader.receive(&mut kernel, 1_400, &query(7, A));
+    reader.receive(&mut kernel, 1_500, &answer(7, A, 0, &SHOP));
+    let run = kernel.run();
+    assert_eq!(briefs(&run), ["client dns A ok 520us"]);
+    assert_eq!(text(&run.spans[0], "server.address"), "127.0.0.53");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use agent_common::{
     connection::{ConnectionRecord, role},
     datagram::{DatagramRecord, flag},
+    message::direction,
 };
 
 use crate::{
@@ -37,13 +38,27 @@ pub(super) struct Packet {
 impl Packet {
     /// `None` if the other end is not known, or is many.
     pub fn new(record: &DatagramRecord) -> Option<Self> {
+        let packet = Self::of(record)?;
+        let broadcast = SocketAddr::from(([255; 4], 0)).ip() == packet.remote.ip();
+        if record.flags & flag::NO_REMOTE != 0 || packet.remote.ip().is_multicast() || broadcast {
+            return None;
+        }
+        Some(packet)
+    }
+
+    /// One that was received from nobody knows whom: the application did not ask, and the socket is not connected. The
+    /// other end is unspecified.
+    pub fn of_unknown_sender(record: &DatagramRecord) -> Option<Self> {
+        if record.flags & flag::NO_REMOTE == 0 || record.direction != direction::RECEIVE || record.result < 0 {
+            return None;
+        }
+        Self::of(record)
+    }
+
+    fn of(record: &DatagramRecord) -> Option<Self> {
         let end = |address, port| Endpoint::new(record.family, address, port).inet();
         let local = end(&record.local_address, record.local_port)?;
         let remote = end(&record.remote_address, record.remote_port)?;
-        let broadcast = SocketAddr::from(([255; 4], 0)).ip() == remote.ip();
-        if record.flags & flag::NO_REMOTE != 0 || remote.ip().is_multicast() || broadcast {
-            return None;
-        }
         let call = CallTiming {
             enter_ns: record.enter_ns,
             return_ns: record.header.time_ns,
