@@ -3,5 +3,8 @@
 //! Needs root and what `cargo xtask test --only servers` installs, which runs it. Each file says what the truth is that the agent
 //! is held to. Run with `-- --test-threads=1`: the tests share the CPUs with what they measure.
 
+mod databases;
+mod dns;
+mod node;
 mod proxies;
 mod rabbitmq;

