@@ -257,7 +257,9 @@ pub struct RetransmitRecord {
 unsafe impl Plain for RetransmitRecord {}
 const _: () = assert!(size_of::<RetransmitRecord>() == 16 + 8 + 3 * 4 + 4);
 
-/// Most payload bytes that a [`CallRecord`] can carry, whatever the settings say.
+/// Most payload bytes that are captured of one call, whatever the settings say, but for [`WHOLE_CALL_BYTES`].
 pub const PAYLOAD_BYTES_LIMIT: usize = 8192;
+/// Most payload bytes of a call of a connection on which messages begin within calls.
+pub const WHOLE_CALL_BYTES: usize = 32_768;
 /// Most bytes of the range's end that are captured after a gap.
 pub const TAIL_BYTES: usize = 16;

@@ -6,16 +6,16 @@
 
 use agent_common::{
     header::kind,
-    message::{CallRecord, PAYLOAD_BYTES_LIMIT, TAIL_BYTES, direction, flag as wire},
+    message::{CallRecord, TAIL_BYTES, WHOLE_CALL_BYTES, direction, flag as wire},
     settings::Settings,
 };
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated as helpers};
 
 use crate::{
     arch::{number, regs},
     connection, datagram,
     emit::{self, now},
-    maps::{SCRATCH, Scratch, TASKS},
+    maps::{self, Scratch, TASKS},
     message,
     offsets::{self, Memory},
     payload, sched, select,
@@ -67,10 +67,13 @@ pub fn on_enter_arguments(id: u64, arguments: [u64; 5]) {
     }
     let Some(settings) = select::settings() else { return };
     let Some(task) = select::current_task(settings) else { return };
-    if !select::hopeless(settings, task.mode) {
-        task.goroutine = 0;
-        begin(task, id, arguments);
+    if select::hopeless(settings, task.mode) {
+        return;
     }
+    begin(task, id, arguments);
+    // SAFETY: as in `sched::current_call`.
+    let registers = unsafe { helpers::bpf_task_pt_regs(helpers::bpf_get_current_task_btf()) };
+    tls::note_goroutine(task, registers as u64);
 }
 
 /// The current thread, if it ever was seen to use a unix socket: only then `close` is looked at.
@@ -360,9 +363,7 @@ pub struct Call {
 /// Tells of a call, with its payload if that is wanted.
 #[inline(always)]
 pub fn tell(settings: &Settings, task: &mut Task, connection_id: u64, call: Call) {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
-    // SAFETY: this CPU's own scratch; see `maps::SCRATCH`.
-    let scratch = unsafe { &mut *scratch };
+    let Some(scratch) = maps::scratch() else { return };
     let mut captured = payload::NOTHING;
     if call.selected && call.moved != 0 && settings.payload_bytes_max != 0 {
         captured = payload::capture(settings, task, scratch, connection_id, &call);
@@ -414,8 +415,8 @@ pub fn tell(settings: &Settings, task: &mut Task, connection_id: u64, call: Call
         padding: [0; 6],
     };
     let mut length = core::hint::black_box(captured.length + captured.tail);
-    if length > (PAYLOAD_BYTES_LIMIT + TAIL_BYTES) as u32 {
-        length = (PAYLOAD_BYTES_LIMIT + TAIL_BYTES) as u32; // never; for the verifier
+    if length > (WHOLE_CALL_BYTES + TAIL_BYTES) as u32 {
+        length = (WHOLE_CALL_BYTES + TAIL_BYTES) as u32; // never; for the verifier
     }
     emit::bytes((scratch as *const Scratch).cast(), size_of::<CallRecord>() as u64 + u64::from(length));
 }

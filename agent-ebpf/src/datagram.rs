@@ -25,7 +25,7 @@ use crate::{
     arch::number,
     call,
     emit::{self, now},
-    maps::{Copy, DATAGRAM_PLACES, DATAGRAM_SOCKETS, DATAGRAMS, Message, SCRATCH, Scratch},
+    maps::{self, Copy, DATAGRAM_PLACES, DATAGRAM_SOCKETS, DATAGRAMS, Message, Scratch},
     offsets::{self, read},
     payload, sched, select,
     socket::{self, AF_INET, AF_INET6},
@@ -63,9 +63,7 @@ pub fn returned(settings: &Settings, task: &mut Task, found: Found, id: u64, res
     if !sends && task.message_flags & call::MSG_PEEK != 0 {
         return false;
     }
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return false };
-    // SAFETY: this CPU's own scratch; see `maps::SCRATCH`.
-    let scratch = unsafe { &mut *scratch };
+    let Some(scratch) = maps::scratch() else { return false };
     let many = id == number::SENDMMSG || id == number::RECVMMSG;
     let left = if many && result > 0 { (result as u32).wrapping_sub(task.datagram) } else { 1 };
     locate(scratch, task, id, result);

@@ -1,16 +1,17 @@
-//! Every map. Sizes are the defaults; the loader overrides those of `CONNECTIONS` and `TASKS` by configuration, and fills
-//! `RECORDS`.
+//! Every map. Sizes are the defaults; the loader overrides those of `CONNECTIONS` and `TASKS` by configuration, those
+//! of `RECORDS` and `SCRATCH` by the number of CPUs, and fills `RECORDS`.
 
 use agent_common::{
     header::RecordHeader,
     loss::KERNEL_LOSSES,
-    message::{CallRecord, PAYLOAD_BYTES_LIMIT, TAIL_BYTES},
+    message::{CallRecord, TAIL_BYTES, WHOLE_CALL_BYTES},
     plaintext::PlaintextRecord,
     settings::{ExeKey, Settings},
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::{ArrayOfMaps, RingBuf},
+    helpers::bpf_get_smp_processor_id,
     macros::{btf_map, map},
     maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray},
 };
@@ -137,7 +138,7 @@ pub static SELECT_NETNS: HashMap<u32, u32> = HashMap::with_max_entries(256, BPF_
 #[repr(C)]
 pub struct Scratch {
     pub call: CallRecord,
-    pub payload: [u8; PAYLOAD_BYTES_LIMIT * 2],
+    pub payload: [u8; WHOLE_CALL_BYTES * 2],
     pub copy: Copy,
     pub vector: Vector,
     pub message: Message,
@@ -184,9 +185,17 @@ pub struct Copy {
     pub failed: u32,
 }
 
-/// Used at the return of system calls only, where preemption is off and nothing nests.
+/// By CPU; the loader gives it as many entries. Used at the return of system calls only, where preemption is off and nothing nests.
+/// An entry is larger than the kernel allows in a map per CPU.
 #[map]
-pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+static SCRATCH: Array<Scratch> = Array::with_max_entries(1, 0);
+
+/// This CPU's own scratch.
+#[inline(always)]
+pub fn scratch() -> Option<&'static mut Scratch> {
+    // SAFETY: a live map value that only this CPU uses, for one call at a time; see `SCRATCH`.
+    SCRATCH.get_ptr_mut(unsafe { bpf_get_smp_processor_id() }).map(|scratch| unsafe { &mut *scratch })
+}
 
 /// Room for a plaintext record with `N` bytes of payload, and as many more as may follow a gap.
 #[repr(C)]

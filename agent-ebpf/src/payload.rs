@@ -7,7 +7,7 @@ use core::ffi::c_void;
 
 use agent_common::{
     loss::KernelLoss,
-    message::{PAYLOAD_BYTES_LIMIT, TAIL_BYTES, flag as wire},
+    message::{PAYLOAD_BYTES_LIMIT, TAIL_BYTES, WHOLE_CALL_BYTES, flag as wire},
     settings::Settings,
 };
 use aya_ebpf::{
@@ -19,7 +19,7 @@ use crate::{
     arch::number,
     call::Call,
     emit,
-    maps::{Copy, SCRATCH, Scratch, Vector, WHOLE_CALLS},
+    maps::{self, Copy, Scratch, Vector, WHOLE_CALLS},
     state::Task,
 };
 
@@ -122,10 +122,7 @@ fn limit(settings: &Settings, connection_id: u64, base: u64, count: u64, moved: 
         unsafe { bpf_probe_read_user(base as *const u64) }
     };
     let limit = first.map_or(settings.payload_bytes_max, |first| limit_at(settings, first));
-    if limit < PAYLOAD_BYTES_LIMIT as u32 && WHOLE_CALLS.get_ptr(&connection_id).is_some() {
-        return PAYLOAD_BYTES_LIMIT as u32;
-    }
-    limit
+    if moved > limit && WHOLE_CALLS.get_ptr(&connection_id).is_some() { WHOLE_CALL_BYTES as u32 } else { limit }
 }
 
 /// The same for bytes at one address.
@@ -197,9 +194,8 @@ pub fn copy_buffers(limit: u32, scratch: &mut Scratch, base: u64, count: u64, mo
 
 /// Copies the buffer at `index` of the scratch's vector; 1 ends the loop.
 unsafe extern "C" fn copy_next(index: u64, _: *const c_void) -> i64 {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return 1 };
-    // SAFETY: this CPU's own scratch, which the caller does not touch while it waits here.
-    let scratch = unsafe { &mut *scratch };
+    // The caller does not touch it while it waits here.
+    let Some(scratch) = maps::scratch() else { return 1 };
     if volatile(&scratch.copy).left == 0 {
         return 1;
     }
@@ -226,11 +222,11 @@ fn copy_piece(limit: u32, scratch: &mut Scratch, [base, size]: [u64; 2]) {
     copy.last_base = base;
     copy.last_size = piece;
     let at = copy.length;
-    if at < limit && at < PAYLOAD_BYTES_LIMIT as u32 && copy.failed == 0 {
+    if at < limit && at < WHOLE_CALL_BYTES as u32 && copy.failed == 0 {
         let room = limit - at;
         let mut size = if piece < room { piece } else { room };
-        if size > PAYLOAD_BYTES_LIMIT as u32 {
-            size = PAYLOAD_BYTES_LIMIT as u32; // only if the settings are out of range
+        if size > WHOLE_CALL_BYTES as u32 {
+            size = WHOLE_CALL_BYTES as u32; // only if the settings are out of range
         }
         // SAFETY: at < LIMIT and size <= LIMIT, and the payload has twice LIMIT bytes.
         let to = unsafe { scratch.payload.as_mut_ptr().add(at as usize) };
@@ -257,7 +253,7 @@ fn copy_tail(scratch: &mut Scratch, copy: &Copy, moved: u32) -> u32 {
     // Linux 6.1 forgets the bounds of a 32-bit comparison when the value comes back from the stack: compare all 64 bits,
     // on the very value that is used.
     let at = core::hint::black_box(u64::from(copy.length));
-    if at > PAYLOAD_BYTES_LIMIT as u64 {
+    if at > WHOLE_CALL_BYTES as u64 {
         return 0;
     }
     // SAFETY: at <= LIMIT and tail <= LIMIT, and the payload has twice LIMIT bytes; the helper checks the source.

@@ -35,6 +35,9 @@ use crate::{
     },
 };
 
+/// Reason of the loss that [`crate::kernel::stats::Programs::skipped`] counts.
+const SKIPPED: &str = "program_skipped";
+
 /// Live facts. Owns the kernel side, so that its counters can be read until it is detached.
 pub struct LiveFacts {
     capture: Mutex<Option<Capture>>,
@@ -159,7 +162,14 @@ impl LiveFacts {
             reason: reason.into(),
             count,
         });
-        kernel.chain(pipeline).collect()
+        let skipped = self.skipped().map(|count| Loss { source: "kernel".into(), reason: SKIPPED.into(), count });
+        kernel.chain(skipped).chain(pipeline).collect()
+    }
+
+    /// How often the kernel skipped a program, if it did.
+    fn skipped(&self) -> Option<u64> {
+        let programs = lock(&self.capture).as_ref().map(Capture::programs)?;
+        Some(programs.skipped()).filter(|count| *count > 0)
     }
 }
 
@@ -243,7 +253,8 @@ impl Live for LiveFacts {
 impl Facts for LiveFacts {
     fn snapshot(&self) -> Snapshot {
         let log = self.log.stats();
-        let losses = lock(&self.figures.losses).iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        let losses = lock(&self.figures.losses).clone().into_iter().chain(self.skipped().map(|count| (SKIPPED, count)));
+        let losses = losses.map(|(name, count)| (name.to_owned(), count)).collect();
         let accounts = self.log.destinations();
         let destination = |stats: &Arc<DestinationStats>| {
             let counts = stats.counts();

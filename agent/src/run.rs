@@ -162,6 +162,7 @@ fn load_kernel_side(config: &Config) -> Result<KernelSide> {
         rung: config.capture.attach,
         syscalls: config.capture.syscall_hooks,
         without: config.capture.without_hooks.clone(),
+        ..AttachOptions::default()
     };
     let loaded = load::load(&load_options(&config.capture, attach))?;
     let mut selection = loaded.selection;

@@ -1,6 +1,7 @@
 //! The hooks and the ladder of means by which each can be attached.
 //!
-//! What works is found by loading and attaching, never by version numbers. Each hook says what is lost without it.
+//! What works is found by loading and attaching, never by version numbers; only which of two that work is better may be known by
+//! one. Each hook says what is lost without it.
 
 use aya::{
     Btf, Ebpf,
@@ -173,12 +174,15 @@ impl Hook {
     }
 
     /// The rungs to try; a forced one stands alone where the hook has it.
-    fn ladder(&self, forced: Option<Rung>, syscalls: SyscallHooks) -> Vec<Rung> {
+    fn ladder(&self, forced: Option<Rung>, options: &AttachOptions) -> Vec<Rung> {
         if let Some(rung) = forced.filter(|rung| self.has(*rung)) {
             return vec![rung];
         }
         let all = [Rung::TpBtf, Rung::RawTp, Rung::Tracepoint, Rung::Fentry, Rung::Kprobe];
-        let first = (syscalls == SyscallHooks::Io).then_some(Rung::Syscalls);
+        let first = match options.syscalls {
+            SyscallHooks::Io => Some(Rung::Syscalls),
+            SyscallHooks::Every => options.preemptible.then_some(Rung::Tracepoint),
+        };
         first.into_iter().chain(all).filter(|rung| self.has(*rung)).collect()
     }
 }
@@ -207,6 +211,9 @@ pub struct AttachOptions {
     pub syscalls: SyscallHooks,
     /// Leave these hooks out.
     pub without: Vec<String>,
+    /// The kernel may take the CPU from a program of the first two rungs, and then skips the next run of it on that CPU. So programs
+    /// of system calls, the longest ones, are rather attached by tracefs, where it does not.
+    pub preemptible: bool,
 }
 
 /// Attaches every hook by the first rung that works.
@@ -228,7 +235,7 @@ fn attach(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, rung: Option<Rung>, options: 
     }
     let mut failures = Vec::new();
     let attach_by = if hook.part_of.is_some() { append_by } else { attach_by };
-    for rung in hook.ladder(rung, options.syscalls) {
+    for rung in hook.ladder(rung, options) {
         match attach_by(ebpf, btf, hook, rung) {
             Ok(()) => return state(Some(rung), failures.join("; ")),
             Err(error) => failures.push(format!("{}: {error}", rung.name())),
@@ -332,7 +339,8 @@ mod tests {
     fn a_forced_rung_stands_alone_only_where_the_hook_has_it() {
         let find = |name| HOOKS.iter().find(|hook| hook.name == name).unwrap();
         let check = |name, forced, syscalls, expected: &[Rung]| {
-            assert_eq!(find(name).ladder(forced, syscalls), expected, "{name} {forced:?} {syscalls:?}");
+            let options = AttachOptions { syscalls, ..AttachOptions::default() };
+            assert_eq!(find(name).ladder(forced, &options), expected, "{name} {forced:?} {syscalls:?}");
         };
         let (every, io) = (SyscallHooks::Every, SyscallHooks::Io);
         check("sys_enter", Some(Rung::Tracepoint), every, &[Rung::Tracepoint]);
@@ -340,6 +348,9 @@ mod tests {
         check("tcp_sendmsg_locked", None, every, &[Rung::TpBtf, Rung::RawTp, Rung::Fentry, Rung::Kprobe]);
         check("tcp_probe", None, io, &[Rung::TpBtf, Rung::RawTp]);
         check("sys_exit", None, io, &[Rung::Syscalls, Rung::TpBtf, Rung::RawTp, Rung::Tracepoint]);
+        let preemptible = AttachOptions { preemptible: true, ..AttachOptions::default() };
+        assert_eq!(find("sys_exit").ladder(None, &preemptible)[..2], [Rung::Tracepoint, Rung::TpBtf]);
+        assert_eq!(find("tcp_probe").ladder(None, &preemptible), [Rung::TpBtf, Rung::RawTp]);
     }
 
     #[test]

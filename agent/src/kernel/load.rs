@@ -123,10 +123,12 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, LoadError> {
         loader.override_global(name, offset, false);
     }
     let jiffy_ns = jiffy_ns();
+    let cpus = aya::util::nr_cpus().map_or(1, |cpus| cpus as u32);
     loader
         .override_global("JIFFY_NS", &jiffy_ns, false)
         .override_global("AYA_LOG_LEVEL", &options.log_level, false)
-        .map_max_entries("RECORDS", aya::util::nr_cpus().map_or(1, |cpus| cpus as u32))
+        .map_max_entries("RECORDS", cpus)
+        .map_max_entries("SCRATCH", cpus)
         .map_max_entries("CONNECTIONS", options.connections_max)
         .map_max_entries("TASKS", options.tasks_max);
     let mut ebpf = loader.load(bytes).map_err(|error| LoadError::Maps(Box::new(error)))?;
@@ -134,8 +136,9 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, LoadError> {
     let records = ring::make(&mut places, options.ring_bytes).map_err(|error| LoadError::Map("RECORDS", error))?;
     let (wake, losses) = (take(&mut ebpf, "WAKE")?, take(&mut ebpf, "LOSSES")?);
     let selection = Selection::new(&mut ebpf)?;
+    let attach = AttachOptions { preemptible: super::preflight::preempts_programs(), ..options.attach.clone() };
     let empty_run = EmptyRun::before();
-    let mut hooks = attach_in_own_namespace(&mut ebpf, &kernel_btf, &options.attach);
+    let mut hooks = attach_in_own_namespace(&mut ebpf, &kernel_btf, &attach);
     hooks.push(tls::prepare(&mut ebpf, &options.attach.without));
     for hook in &hooks {
         let wanted = !options.attach.without.iter().any(|name| name == hook.name);

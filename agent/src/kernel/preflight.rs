@@ -62,8 +62,22 @@ pub fn check(attach: AttachOptions) -> Report {
     report
 }
 
+fn release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()
+}
+
+/// Whether programs at tracepoints may lose their CPU while they run: seen with Linux 7.3, not with 6.18; nothing in the kernel's
+/// types says it.
+pub(super) fn preempts_programs() -> bool {
+    major(&release()).is_some_and(|major| major >= 7)
+}
+
+fn major(release: &str) -> Option<u32> {
+    release.split('.').next()?.parse().ok()
+}
+
 fn kernel() -> Finding {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = release();
     let lockdown = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
     let lockdown = lockdown.split(['[', ']']).nth(1).unwrap_or("none").to_owned();
     let ok = lockdown != "confidentiality";

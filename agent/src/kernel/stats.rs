@@ -79,6 +79,13 @@ impl Programs {
         self.programs.iter().map(runs).collect()
     }
 
+    /// How often the kernel did not run a program because the same one was running on that CPU already: it was interrupted, or
+    /// preempted, and what happened meanwhile is not known. Counted by the kernel since Linux 5.12.
+    pub fn skipped(&self) -> u64 {
+        let skipped = |(.., fd): &(_, _, OwnedFd)| field(&fd_info(fd.as_raw_fd()), "recursion_misses").unwrap_or(0);
+        self.programs.iter().map(skipped).sum()
+    }
+
     /// What a run costs beside its body.
     pub fn empty_run_ns(&self) -> u64 {
         self.empty_run_ns
