@@ -7,4 +7,5 @@ mod databases;
 mod dns;
 mod node;
 mod proxies;
+mod proxy;
 mod rabbitmq;

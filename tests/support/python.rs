@@ -15,3 +15,11 @@ pub fn program(name: &str) -> PathBuf {
     assert!(path.exists(), "{} is not there; `cargo xtask setup --tests` installs it", path.display());
     path
 }
+
+/// A file that a package of that environment holds, by its path among the packages.
+pub fn packaged(file: &str) -> PathBuf {
+    let versions = repository().join(".cache/venv/lib");
+    let folders = std::fs::read_dir(&versions).into_iter().flatten().flatten();
+    let found = folders.map(|folder| folder.path().join("site-packages").join(file)).find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("{file} is not there; `cargo xtask test --only servers` installs it"))
+}
