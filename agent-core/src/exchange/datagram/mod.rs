@@ -54,7 +54,7 @@ impl Datagrams {
     /// Takes a datagram, or a call that failed.
     pub fn event(&mut self, datagram: &Datagram, context: &mut Context<'_>) {
         let record = &datagram.record;
-        let Some(packet) = Packet::new(record) else { return self.from_unknown(datagram, context) };
+        let Some(packet) = Packet::new(record) else { return self.answered_without_address(datagram, context) };
         if record.local_port == MDNS_PORT || packet.remote.port() == MDNS_PORT {
             return;
         }
@@ -78,7 +78,7 @@ impl Datagrams {
 
     /// Who waits for an answer need not ask for its sender (`recv` on a socket that is not connected). It still names the
     /// lookup, by number and question.
-    fn from_unknown(&mut self, datagram: &Datagram, context: &mut Context<'_>) {
+    fn answered_without_address(&mut self, datagram: &Datagram, context: &mut Context<'_>) {
         let record = &datagram.record;
         let Some(packet) = Packet::of_unknown_sender(record).filter(|_| record.local_port != MDNS_PORT) else { return };
         if let Ok(answer) = Message::parse(&datagram.payload, record.length as usize)
