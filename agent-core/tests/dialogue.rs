@@ -461,3 +461,27 @@ fn more_of_each_call_is_asked_for_where_a_protocol_packs_messages() {
     client.write(&mut kernel, 2_000_000, 2_000_020, b"AMQP\x00\x00\x09\x01");
     assert_eq!(kernel.run().whole.len(), 1);
 }
+
+/// A frame of HTTP/2 on stream 1.
+fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let [_, length @ ..] = (payload.len() as u32).to_be_bytes();
+    [&length[..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+}
+
+#[test]
+fn an_answer_whose_end_may_be_in_what_was_cut_did_not_fail_by_the_reset_behind_it() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let with = |last: &[u8]| {
+        let (mut kernel, mut client) = open(End::client());
+        client.write(&mut kernel, 2_000_000, 2_000_020, &[PREFACE, &frame(1, 5, b"\x82\x86\x84\x41\x01a")].concat());
+        let answer = [frame(1, 4, b"\x88"), frame(0, 0, &[b'x'; 900]), last.to_vec()].concat();
+        client.read_at(&mut kernel, 2_000_300, &answer);
+        client.reset(&mut kernel, 2_001_000);
+        let run = kernel.run();
+        (run.spans[0].status, run.losses.get(Loss::MessageLost))
+    };
+    assert_eq!(with(&frame(0, 0, b"")), (Status::Error, 0));
+    // The last frame's header lies behind what was captured.
+    let behind = [frame(0, 0, &[b'x'; 500]), frame(0, 0, &[b'x'; 200])].concat();
+    assert_eq!(with(&behind), (Status::Unknown, 1));
+}

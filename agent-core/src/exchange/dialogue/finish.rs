@@ -104,7 +104,8 @@ impl Dialogue {
             return self.finish_answered(exchange, connection, context);
         }
         let told = (exchange.request.start, exchange.noticed_ns);
-        if ending::hides_answers(connection) || ending::lost_since(connection, role, told, ns, context) {
+        let hidden = exchange.hidden || ending::hides_answers(connection);
+        if hidden || ending::lost_since(connection, role, told, ns, context) {
             // Its answer may be among what was lost, and then it did not last until now.
             context.losses.add(Loss::MessageLost, 1);
             return self.finish_cut(exchange, connection, context);

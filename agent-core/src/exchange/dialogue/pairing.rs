@@ -234,6 +234,9 @@ impl Dialogue {
     /// Framing was lost on one side. What is told by numbers is still told; what is told by order is in doubt.
     pub(super) fn lost(&mut self, from: Side, connection: &mut Connection, context: &mut Context<'_>) {
         self.order.lose(from == Side::Server);
+        if from == Side::Server {
+            self.waiting.hide();
+        }
         if from == Side::Server && !self.order.pipelines {
             return self.waiting.doubt();
         }

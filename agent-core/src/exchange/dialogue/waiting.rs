@@ -28,6 +28,8 @@ pub(super) struct Exchange {
     text_bytes: usize,
     /// Whether its answer, or a part of that, may have been lost.
     pub doubt: bool,
+    /// Whether bytes of the answers' side were hidden since it waits: how it ended may be among them.
+    pub hidden: bool,
     /// When the latest part was heard of.
     pub noticed_ns: u64,
 }
@@ -44,6 +46,7 @@ impl Exchange {
             text_bytes: text_bytes(&part.facts),
             facts: part.facts,
             doubt: false,
+            hidden: false,
             noticed_ns: now_ns,
         }
     }
@@ -171,6 +174,11 @@ impl Waiting {
             self.early.retain(|(_, part)| part.key != Key::InOrder);
         }
         hidden.into()
+    }
+
+    /// Bytes of the answers' side were hidden.
+    pub(super) fn hide(&mut self) {
+        self.exchanges.iter_mut().for_each(|exchange| exchange.hidden = true);
     }
 
     /// Answers were hidden: whatever waits for one by order may wait in vain, and one in progress does not go on.

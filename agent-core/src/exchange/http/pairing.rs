@@ -54,7 +54,9 @@ impl Http {
             (None, Some(answer)) => {
                 // Its request may still come: records of one connection are nearly, not wholly, in order.
                 let drop = due && answer.is_over();
-                if drop {
+                if drop && self.was_not_asked_for(connection, answer, context) {
+                    self.answered.pop();
+                } else if drop {
                     self.drop_answer(context);
                 }
                 drop
@@ -86,6 +88,22 @@ impl Http {
                 true
             }
         }
+    }
+
+    /// Whether no request can be missing for this response: a server may give up a connection on which nobody asked in time, or at all
+    /// (RFC 9110, 15.5.9).
+    fn was_not_asked_for(
+        &self,
+        connection: &Connection,
+        answer: &Message<ResponseHead>,
+        context: &Context<'_>,
+    ) -> bool {
+        let facts = &connection.facts;
+        let asked = &connection.side(facts.request_direction().unwrap_or(Direction::Send)).stream;
+        let from_begin = facts.opened_ns != 0 && !facts.preexisting && facts.bases.is_some();
+        let seen = from_begin && !self.doubt && !self.asked.lost && !answer.near_loss[0];
+        let all_answered = asked.next() <= self.asked.done_end && asked.waiting_since_ns().is_none();
+        seen && all_answered && context.numbering.lost_within(facts.opened_ns, context.now_ns) == 0
     }
 
     /// The oldest response answers a request that was not seen.
