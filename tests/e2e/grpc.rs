@@ -5,7 +5,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::Value;
-use spantap_tests::{http2::GrpcServer, span::Span, traced::Traced};
+use spantap_tests::{
+    http2::{GrpcServer, grpc_calls as calls},
+    span::Span,
+    traced::Traced,
+};
 
 const BOUND: Duration = Duration::from_secs(60);
 
@@ -16,27 +20,16 @@ fn traced(label: &str) -> Traced {
     })
 }
 
-/// Spans of an end, in the order of their starts.
-fn calls<'a>(spans: &'a [Span], kind: &str) -> Vec<&'a Span> {
-    let mut calls: Vec<&Span> = spans.iter().filter(|span| span.kind == kind && span.protocol == "grpc").collect();
-    calls.sort_by_key(|span| span.start_unix_ns);
-    calls
-}
-
-fn text<'a>(span: &'a Span, key: &str) -> &'a str {
-    span.attribute(key).and_then(Value::as_str).unwrap_or_default()
-}
-
 fn messages(span: &Span) -> [Option<u64>; 2] {
     ["request", "response"].map(|way| span.attribute(&format!("spantap.rpc.{way}.messages")).and_then(Value::as_u64))
 }
 
 /// What a span says: name, status code, the span's own status, numbers of messages.
 fn told(span: &Span) -> (String, String, String, [Option<u64>; 2]) {
-    let error = if span.status == "error" { text(span, "error.type") } else { "" };
+    let error = if span.status == "error" { span.text("error.type") } else { "" };
     (
         span.name.clone(),
-        text(span, "rpc.response.status_code").to_owned(),
+        span.text("rpc.response.status_code").to_owned(),
         format!("{} {error}", span.status),
         messages(span),
     )
@@ -82,12 +75,12 @@ fn each_kind_of_call_is_told_as_it_was() {
                 "what the client got"
             );
             assert_eq!(told, expected, "{kind}: {span:?}");
-            assert_eq!((text(span, "rpc.system.name"), text(span, "rpc.method")), ("grpc", span.name.as_str()));
+            assert_eq!((span.text("rpc.system.name"), span.text("rpc.method")), ("grpc", span.name.as_str()));
         }
         // A deadline that passed, and a call that was given up. Of the deadline either end may tell the other first.
         for (late, errors) in [(&seen[10], &["CANCEL", "DEADLINE_EXCEEDED"][..]), (&seen[11], &["CANCEL"])] {
             assert_eq!((late.name.as_str(), late.status.as_str()), ("spantap.test.Echo/Slow", "error"), "{late:?}");
-            assert!(errors.contains(&text(late, "error.type")), "{late:?}");
+            assert!(errors.contains(&late.text("error.type")), "{late:?}");
             assert!(late.duration_ns < 1_400_000_000, "it ended when it was given up: {late:?}");
         }
         // What was left of 300 ms, rounded up by grpcio.
@@ -112,7 +105,7 @@ fn check_many(label: &str, count: usize, connections: usize) {
         let seen = calls(&spans, kind);
         let mut names: BTreeMap<(&str, &str, &str), usize> = BTreeMap::new();
         for span in &seen {
-            *names.entry((&span.name, text(span, "rpc.response.status_code"), &span.status)).or_default() += 1;
+            *names.entry((&span.name, span.text("rpc.response.status_code"), &span.status)).or_default() += 1;
         }
         let all = [(("spantap.test.Echo/Unary", "OK", "ok"), own.len())];
         assert_eq!(names, BTreeMap::from(all), "{kind} spans; losses: {:?}", traced.agent.losses());

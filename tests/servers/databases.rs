@@ -16,19 +16,16 @@ use spantap_tests::{
     traced::Traced,
 };
 
-use super::node::{script, text, traced};
+use super::{
+    count,
+    node::{script, traced},
+};
 
 const BOUND: Duration = Duration::from_secs(30);
 const ENDS: [&str; 2] = ["client", "server"];
 const NODE: &str = include_str!("node_databases.js");
 
 type Counts = BTreeMap<String, usize>;
-
-fn count(words: impl IntoIterator<Item = String>) -> Counts {
-    let mut counts = Counts::new();
-    words.into_iter().for_each(|word| *counts.entry(word).or_default() += 1);
-    counts
-}
 
 /// Runs a client of `node_databases.js` on so many connections; gives the lines that it printed.
 fn node(traced: &Traced, program: &str, port: u16, connections: usize) -> Counts {
@@ -69,7 +66,7 @@ fn postgres(connections: usize, client: impl Fn(&Traced, &Postgres) -> Counts) {
     let [executed, failed] = [calls.iter().map(|(_, count)| count).sum::<usize>(), said.values().sum()];
     assert!(executed >= 40 * connections && failed >= connections, "{calls:?} {said:?}");
     let all = spans(&traced, "postgresql", 2 * (executed + failed), |span| {
-        ["", "test"].contains(&text(span, "db.namespace")) && !text(span, "db.query.text").starts_with("CREATE")
+        ["", "test"].contains(&span.text("db.namespace")) && !span.text("db.query.text").starts_with("CREATE")
     });
     for kind in ENDS {
         let worked = of(&all, kind).filter(|span| span.attribute("db.response.status_code").is_none());
@@ -79,7 +76,7 @@ fn postgres(connections: usize, client: impl Fn(&Traced, &Postgres) -> Counts) {
         let seen: Counts = seen.into_iter().filter(|(word, _)| word != "PREPARE").collect();
         let truth = calls.iter().cloned().collect::<Counts>();
         assert_eq!(seen, truth, "{kind}; lost: {:?}", traced.agent.losses());
-        assert_eq!(errors(&all, kind, |span| text(span, "db.response.status_code").to_owned()), said, "{kind}");
+        assert_eq!(errors(&all, kind, |span| span.text("db.response.status_code").to_owned()), said, "{kind}");
         let failed = of(&all, kind).filter(|span| span.attribute("db.response.status_code").is_some());
         failed.for_each(|span| assert_eq!(span.status, if kind == "client" { "error" } else { "ok" }, "{span:#?}"));
     }
@@ -151,7 +148,7 @@ fn mariadb(connections: usize) {
         assert_eq!(seen, truth, "{kind}; lost: {:?}", traced.agent.losses());
         let code = |span: &Span| {
             assert_eq!(span.status, if kind == "client" { "error" } else { "ok" }, "{span:#?}");
-            format!("{} {}", text(span, "db.response.status_code"), text(span, "spantap.db.sqlstate"))
+            format!("{} {}", span.text("db.response.status_code"), span.text("spantap.db.sqlstate"))
         };
         assert_eq!(errors(&all, kind, code), said, "{kind}");
     }
@@ -218,7 +215,7 @@ fn redis(client: &str, connections: usize) {
         let seen = count(of(&all, kind).map(|span| span.name.clone()));
         assert_eq!(seen, calls, "{kind}; lost: {:?}", traced.agent.losses());
         assert_eq!(errors(&all, kind, |span| span.name.clone()), failed, "{kind}");
-        assert_eq!(errors(&all, kind, |span| text(span, "db.response.status_code").to_owned()), said, "{kind}");
+        assert_eq!(errors(&all, kind, |span| span.text("db.response.status_code").to_owned()), said, "{kind}");
         for span in of(&all, kind) {
             let error = kind == "client" && span.attribute("db.response.status_code").is_some();
             assert_eq!(span.status, if error { "error" } else { "ok" }, "{span:#?}");

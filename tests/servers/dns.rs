@@ -16,7 +16,7 @@ use spantap_tests::{
     traced::Traced,
 };
 
-use super::node::{text, traced};
+use super::{count, node::traced};
 
 const BOUND: Duration = Duration::from_secs(30);
 const ENDS: [&str; 2] = ["client", "server"];
@@ -25,12 +25,6 @@ const FAR: &str = "127.0.0.2";
 
 /// How often each `<name> <kind> <code>` was seen.
 type Counts = BTreeMap<String, usize>;
-
-fn count(words: impl IntoIterator<Item = String>) -> Counts {
-    let mut counts = Counts::new();
-    words.into_iter().for_each(|word| *counts.entry(word).or_default() += 1);
-    counts
-}
 
 /// The same without the codes, which dnsmasq does not log.
 fn asked(counts: &Counts) -> Counts {
@@ -178,21 +172,21 @@ fn seen(spans: &[Span], kind: &str, ip: &str) -> Counts {
     let of = |span: &&Span| span.kind == kind && there == *if kind == "client" { &span.peer } else { &span.local };
     let told = |span: &Span| {
         assert_eq!(span.protocol, "dns", "{span:#?}");
-        let code = text(span, "spantap.dns.rcode");
+        let code = span.text("spantap.dns.rcode");
         let kind_asked = span.name.strip_prefix("dns ").unwrap_or(&span.name);
         if code.is_empty() {
             return format!(
                 "{} {kind_asked} {}:{}",
-                text(span, "dns.question.name"),
+                span.text("dns.question.name"),
                 span.status,
-                text(span, "error.type")
+                span.text("error.type")
             );
         }
         // The server itself failed only if it says so.
         let failed = code == "SERVFAIL" || kind == "client" && !["NOERROR", "NXDOMAIN"].contains(&code);
         assert_eq!(span.status, if failed { "error" } else { "ok" }, "{span:#?}");
-        assert_eq!(text(span, "error.type"), if failed { code } else { "" }, "{span:#?}");
-        format!("{} {kind_asked} {code}", text(span, "dns.question.name"))
+        assert_eq!(span.text("error.type"), if failed { code } else { "" }, "{span:#?}");
+        format!("{} {kind_asked} {code}", span.text("dns.question.name"))
     };
     count(spans.iter().filter(of).map(told))
 }

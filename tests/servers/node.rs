@@ -4,7 +4,6 @@
 //! Truth: what the client says of its calls; `node_grpc.js` says what each is.
 
 use std::{
-    collections::BTreeMap,
     io::{BufRead, BufReader},
     time::Duration,
 };
@@ -12,11 +11,14 @@ use std::{
 use serde_json::Value;
 use spantap_tests::{
     agent::{AgentOptions, repository},
+    http2::grpc_calls as calls,
     process::{Launch, Process, tool},
     span::Span,
     temp::TempDir,
     traced::Traced,
 };
+
+use super::count;
 
 const BOUND: Duration = Duration::from_secs(60);
 const GRPC: &str = include_str!("node_grpc.js");
@@ -32,11 +34,6 @@ pub(super) fn script(text: &str) -> Launch {
     let packages = repository().join(".cache/npm/node_modules");
     assert!(packages.is_dir(), "{} is not there; `cargo xtask test --only servers` makes it", packages.display());
     Launch::new(tool("node")).env("NODE_PATH", packages).arg("-e").arg(text)
-}
-
-/// An attribute's text, empty if it has none.
-pub(super) fn text<'a>(span: &'a Span, key: &str) -> &'a str {
-    span.attribute(key).and_then(Value::as_str).unwrap_or_default()
 }
 
 struct Server {
@@ -67,16 +64,10 @@ fn told(span: &Span) -> String {
     let count = |way: &str| span.attribute(&format!("spantap.rpc.{way}.messages")).and_then(Value::as_u64);
     let [sent, got] = ["request", "response"].map(|way| count(way).map_or("?".to_owned(), |count| count.to_string()));
     let method = span.name.strip_prefix("spantap.test.Echo/").unwrap_or(&span.name);
-    format!("{method} {} {sent} {got}", text(span, "rpc.response.status_code"))
+    format!("{method} {} {sent} {got}", span.text("rpc.response.status_code"))
 }
 
-/// The spans of an end in the order of their starts, once those of all `calls` are there.
-fn calls<'a>(spans: &'a [Span], kind: &str) -> Vec<&'a Span> {
-    let mut calls: Vec<&Span> = spans.iter().filter(|span| span.kind == kind && span.protocol == "grpc").collect();
-    calls.sort_by_key(|span| span.start_unix_ns);
-    calls
-}
-
+/// The spans, once those of all calls are there.
 fn wait(traced: &Traced, count: usize) -> Vec<Span> {
     traced.agent.wait_for("spans of all calls", BOUND, |spans| {
         ["client", "server"].iter().all(|kind| calls(spans, kind).len() >= count)
@@ -99,31 +90,26 @@ fn each_kind_of_call_of_node_is_told_as_it_was() {
             let servers_fault = ["INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNIMPLEMENTED"].contains(&code);
             let error = code != "OK" && (kind == "client" || servers_fault);
             assert_eq!(span.status, if error { "error" } else { "ok" }, "{kind} {told}: {span:#?}");
-            assert_eq!(text(span, "error.type"), if error { code } else { "" }, "{kind} {told}: {span:#?}");
+            assert_eq!(span.text("error.type"), if error { code } else { "" }, "{kind} {told}: {span:#?}");
         }
         // The deadline passed. Either end may tell the other first.
         let late = seen[10];
         assert_eq!((late.name.as_str(), late.status.as_str()), ("spantap.test.Echo/Slow", "error"), "{late:#?}");
-        assert!(["CANCEL", "DEADLINE_EXCEEDED"].contains(&text(late, "error.type")), "{late:#?}");
+        assert!(["CANCEL", "DEADLINE_EXCEEDED"].contains(&late.text("error.type")), "{late:#?}");
         assert_eq!(seen.len(), own.len(), "{kind}: {seen:#?}");
     }
 }
 
 /// Twenty calls at a time on each of so many connections: as many spans at each end as the client says, and nothing else.
-fn many(label: &str, connections: usize, count: usize) {
+fn many(label: &str, connections: usize, each: usize) {
     let traced = traced(label);
     let server = Server::start(&traced);
-    let own = server.call(&traced, &["many", &connections.to_string(), &count.to_string()]);
-    assert_eq!(own.len(), connections * count);
+    let own = server.call(&traced, &["many", &connections.to_string(), &each.to_string()]);
+    assert_eq!(own.len(), connections * each);
     let spans = wait(&traced, own.len());
-    let count = |lines: &mut dyn Iterator<Item = String>| {
-        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-        lines.for_each(|line| *counts.entry(line).or_default() += 1);
-        counts
-    };
-    let truth = count(&mut own.into_iter());
+    let truth = count(own);
     for kind in ["client", "server"] {
-        let seen = count(&mut calls(&spans, kind).into_iter().map(told));
+        let seen = count(calls(&spans, kind).into_iter().map(told));
         assert_eq!(seen, truth, "{kind} spans; losses: {:?}", traced.agent.losses());
     }
 }

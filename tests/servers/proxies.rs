@@ -14,9 +14,13 @@ use spantap_tests::{
     traced::Traced,
 };
 
-use crate::proxy::{DEAD, Proxy, Told, count};
+use super::{
+    count,
+    proxy::{DEAD, Proxy, Told},
+};
 
 const BOUND: Duration = Duration::from_secs(30);
+
 /// nginx's log: `msec request_time status uri`.
 fn nginx_log(lines: &[String]) -> Told {
     count(lines.iter().map(|line| {

@@ -13,6 +13,8 @@ use spantap_tests::{
     temp::{TempDir, free_port},
 };
 
+use super::count;
+
 const BOUND: Duration = Duration::from_secs(30);
 /// Where nobody listens: what is asked for under `/down/` goes there.
 pub const DEAD: &str = "127.0.0.1:1";
@@ -84,8 +86,8 @@ impl Proxy {
     }
 }
 
-/// Whether somebody listens on this address of IPv4, by the kernel's list. A connection to find out would be traced: HAProxy answers
-/// one that asks nothing with 400, and the agent counts an answer without a request as a message that was lost.
+/// Whether somebody listens on this address of IPv4, by the kernel's list. A connection to find out would be traced, and HAProxy
+/// answers one that asks nothing with 400, which is nobody's request.
 fn listens(address: &str) -> bool {
     const LISTEN: &str = "0A";
     let (_, port) = address.split_once(':').expect("address and port");
@@ -165,11 +167,4 @@ fn envoy_configuration(folder: &TempDir, [address, admin]: [&str; 2], server: &s
         cluster("up", server),
         cluster("down", DEAD),
     )
-}
-
-/// How often each is there.
-pub fn count(told: impl IntoIterator<Item = (u64, String)>) -> Told {
-    let mut counts = Told::new();
-    told.into_iter().for_each(|told| *counts.entry(told).or_default() += 1);
-    counts
 }

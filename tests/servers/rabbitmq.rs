@@ -5,7 +5,6 @@
 use std::{collections::BTreeMap, net::TcpStream, time::Duration};
 
 use spantap_tests::{
-    agent::AgentOptions,
     clock,
     process::{Launch, Process},
     python,
@@ -14,15 +13,12 @@ use spantap_tests::{
     traced::Traced,
 };
 
+use super::node::traced;
+
 const BOUND: Duration = Duration::from_secs(60);
 const SPANS_WITHIN: Duration = Duration::from_secs(30);
-/// The server reads as much in one call as the agent captures of it: by default it reads far more, and what is cut is counted.
+/// The server reads no more in one call than the agent captures of it: by default it reads far more, and what is cut is counted.
 const CONFIG: &str = "tcp_listen_options.buffer = 8192\ntcp_listen_options.recbuf = 8192\n";
-
-fn traced(label: &str) -> Traced {
-    let capture = "  ring_bytes: 64MiB\n".to_owned();
-    Traced::with(label, |options| AgentOptions { capture, ..options })
-}
 
 const LOAD: &str = include_str!("../support/amqp_load.py");
 

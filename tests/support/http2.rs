@@ -11,6 +11,7 @@ use crate::{
     http::Place,
     process::{Launch, Process, tool},
     python,
+    span::Span,
     temp::{TempDir, free_port},
 };
 
@@ -99,6 +100,13 @@ fn load(line: &str) -> Load {
     let numbers: Vec<u64> = line.split('\t').map_while(|number| number.parse().ok()).collect();
     let &[_, status, duration] = numbers.as_slice() else { panic!("not a line of h2load's log: {line}") };
     Load { status, duration_ns: duration * 1000 }
+}
+
+/// The spans of gRPC calls at an end, in the order of their starts.
+pub fn grpc_calls<'a>(spans: &'a [Span], kind: &str) -> Vec<&'a Span> {
+    let mut calls: Vec<&Span> = spans.iter().filter(|span| span.kind == kind && span.protocol == "grpc").collect();
+    calls.sort_by_key(|span| span.start_unix_ns);
+    calls
 }
 
 /// A gRPC server of the tests' own on grpcio; `grpc_echo.py` has its methods.

@@ -86,6 +86,11 @@ impl Span {
         self.attributes.get(name)
     }
 
+    /// An attribute's text, empty if it has none.
+    pub fn text(&self, name: &str) -> &str {
+        self.attribute(name).and_then(Value::as_str).unwrap_or_default()
+    }
+
     /// Total length of the tiles of this name.
     pub fn total_ns(&self, name: &str) -> u64 {
         self.tiles(name).map(|segment| segment.duration_ns).sum()
