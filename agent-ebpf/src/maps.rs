@@ -75,7 +75,7 @@ pub const UNIX_SOCKETS: u32 = 4096;
 pub static UNIX_PLACES: Array<u64> = Array::with_max_entries(UNIX_SOCKETS, 0);
 
 /// Connections of whose calls as much is captured as there is room for, by their id: messages begin within their calls. Written by
-/// the agent; the kernel makes room for new ones.
+/// the agent, and at a first call that says so itself (`payload`); the kernel makes room for new ones.
 #[map]
 pub static WHOLE_CALLS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(4096, 0);
 
@@ -185,7 +185,8 @@ pub struct Copy {
     pub failed: u32,
 }
 
-/// By CPU; the loader gives it as many entries. Used at the return of system calls only, where preemption is off and nothing nests.
+/// By CPU; the loader gives it as many entries. Used at the return of system calls only. There preemption is off, or (Linux 7)
+/// the kernel skips a program that already runs on this CPU, so nothing nests.
 /// An entry is larger than the kernel allows in a map per CPU.
 #[map]
 static SCRATCH: Array<Scratch> = Array::with_max_entries(1, 0);
