@@ -16,9 +16,11 @@ pub mod loss;
 pub mod naming;
 pub mod pipeline;
 pub mod redact;
+pub mod relay;
 pub mod reorder;
 pub mod replay;
 pub mod segment;
 pub mod span;
 #[doc(hidden)]
 pub mod testing;
+pub mod wire;

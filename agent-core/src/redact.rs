@@ -1,4 +1,4 @@
-//! The only door out of the pipeline: sole constructor of [`SafeSpan`].
+//! The only door out of the pipeline: sole constructor of [`SafeSpan`] and, for what [`crate::relay`] has redacted, [`SafeBatch`].
 //!
 //! In: a span as assembled, with the path as it was on the wire. Out: the same span without ids, tokens, addresses of
 //! people or other values that the configuration does not allow, named by its route template. Called by
@@ -9,8 +9,11 @@
 //! follows a `;` (a segment's parameters, RFC 3986, 3.3) is cut. Common versions (`v1`) stay. Every text is cut to
 //! [`TEXT_BYTES_MAX`].
 
+mod batch;
+
 use std::borrow::Cow;
 
+pub use self::batch::SafeBatch;
 use crate::{
     naming::Route,
     span::{Protocol, Span, SpanKind, Value},
@@ -146,7 +149,7 @@ impl Redactor {
 }
 
 /// What a path segment looks like, if it looks like a value.
-fn placeholder(segment: &str) -> Option<&'static str> {
+pub(crate) fn placeholder(segment: &str) -> Option<&'static str> {
     let bytes = segment.as_bytes();
     let count = |test: fn(&u8) -> bool| bytes.iter().filter(|byte| test(byte)).count();
     let digits = count(u8::is_ascii_digit);

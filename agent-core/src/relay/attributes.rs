@@ -1,0 +1,326 @@
+//! Goes through attributes and edits them in place.
+//!
+//! In: a `KeyValue` field of a span, event, link, scope or resource. Out: edits in an [`Editor`]. Called by [`super::rewrite`].
+//! Looks into arrays and pairs, [`NESTED_MAX`] deep; what is deeper becomes `{nested}`, since it was not looked at. Bytes are looked
+//! at like text. Fields that this version of the protocol does not know are neither changed nor looked at.
+
+use std::{hash::Hasher, ops::Range};
+
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+use super::{
+    patterns::{CARD_NUMBER_MIN, Patterns, is_card_number},
+    rules::{Fate, Form, KeyCache, KeyRule, RENAMES_MAX, Rules, SYSTEM_KEYS},
+    statement::{Normalised, Statements},
+    url,
+};
+use crate::wire::{Attribute, Attributes, Editor, Field, Fields, Malformed, Value, field_number as number, put_bytes};
+
+/// Arrays and pairs within each other.
+pub const NESTED_MAX: usize = 32;
+
+/// The attributes that belong together, for rules that look at several.
+#[derive(Clone, Debug)]
+pub(super) struct List<'a> {
+    body: Range<usize>,
+    number: u32,
+    server: bool,
+    /// New keys that are there, once somebody asked.
+    present: Option<[u64; RENAMES_MAX / 64]>,
+    /// What `db.system.name` says, likewise.
+    system: Option<&'a [u8]>,
+}
+
+impl List<'_> {
+    /// Of the message at `body`, which has them as field `number`; `server`: of a span of kind server or consumer.
+    pub fn new(body: Range<usize>, number: u32, server: bool) -> Self {
+        Self { body, number, server, system: None, present: None }
+    }
+}
+
+/// Edits attributes.
+pub(super) struct Walker<'a, 'r> {
+    request: &'a [u8],
+    rules: &'r Rules,
+    patterns: &'r Patterns,
+    keys: KeyCache<'a>,
+    statements: Statements<'a>,
+    /// Values replaced and attributes left out.
+    pub redacted: u64,
+    scratch: [Vec<u8>; 2],
+}
+
+impl<'a, 'r> Walker<'a, 'r> {
+    pub fn new(request: &'a [u8], rules: &'r Rules, patterns: &'r Patterns) -> Self {
+        Self {
+            request,
+            rules,
+            patterns,
+            keys: KeyCache::new(rules),
+            statements: Statements::new(),
+            redacted: 0,
+            scratch: [vec![], vec![]],
+        }
+    }
+
+    /// One attribute of a list.
+    #[inline]
+    pub fn attribute(&mut self, editor: &mut Editor<'a>, field: &Field, list: &mut List<'a>) -> Result<(), Malformed> {
+        let (length, body) = field.message()?;
+        let rule = self.rule(body.clone())?;
+        if rule.fate == Fate::Drop {
+            self.redacted += 1;
+            editor.delete(field.range());
+            return Ok(());
+        }
+        let new_key = rule.rename.map(|rename| self.rules.new_key(rename, list.server));
+        if let Some((index, key)) = new_key {
+            if self.is_present(list, index)? {
+                editor.delete(field.range());
+                return Ok(());
+            }
+            editor.enter(length, &body);
+            self.pair(editor, body, rule, Some(key), Some(list), 0)?;
+        } else {
+            editor.enter(length, &body);
+            self.pair(editor, body, rule, None, Some(list), 0)?;
+        }
+        editor.leave();
+        Ok(())
+    }
+
+    /// A text that is no attribute's: a span's name, an event's, a status message.
+    #[inline]
+    pub fn text(&mut self, editor: &mut Editor<'a>, field: &Field) -> Result<(), Malformed> {
+        let range = field.bytes()?;
+        if self.rules.redact.patterns {
+            self.replace_text(editor, field, range, Form::Plain, b"");
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn rule(&mut self, body: Range<usize>) -> Result<KeyRule, Malformed> {
+        let (mut key, mut fields) = (&[][..], Fields::new(self.request, body));
+        while let Some(field) = fields.next()? {
+            if field.number == number::key_value::KEY {
+                key = &self.request[field.bytes()?];
+            }
+        }
+        Ok(self.keys.rule(self.rules, key))
+    }
+
+    /// Whether a new key is there already; it is from now on.
+    fn is_present(&mut self, list: &mut List<'a>, index: u16) -> Result<bool, Malformed> {
+        let mut present = match list.present {
+            Some(present) => present,
+            None => self.present(list)?,
+        };
+        let (word, bit) = (usize::from(index) / 64, 1 << (index % 64));
+        let found = present[word] & bit != 0;
+        present[word] |= bit;
+        list.present = Some(present);
+        Ok(found)
+    }
+
+    fn present(&mut self, list: &List<'a>) -> Result<[u64; RENAMES_MAX / 64], Malformed> {
+        let mut present = [0; RENAMES_MAX / 64];
+        let mut fields = Fields::new(self.request, list.body.clone());
+        while let Some(field) = fields.next()? {
+            if field.number != list.number {
+                continue;
+            }
+            if let Some(target) = self.rule(field.bytes()?)?.target {
+                present[usize::from(target) / 64] |= 1 << (target % 64);
+            }
+        }
+        Ok(present)
+    }
+
+    /// The fields of a `KeyValue` that was entered.
+    fn pair(
+        &mut self,
+        editor: &mut Editor<'a>,
+        body: Range<usize>,
+        rule: KeyRule,
+        new_key: Option<&str>,
+        mut list: Option<&mut List<'a>>,
+        depth: usize,
+    ) -> Result<(), Malformed> {
+        let mut fields = Fields::new(self.request, body);
+        while let Some(field) = fields.next()? {
+            match (field.number, new_key) {
+                (number::key_value::KEY, Some(key)) => {
+                    let mut renamed = Vec::with_capacity(key.len() + 2);
+                    put_bytes(&mut renamed, number::key_value::KEY, key.as_bytes());
+                    editor.replace(field.range(), &renamed);
+                }
+                (number::key_value::VALUE, _) => match rule.fate {
+                    Fate::Hash => self.hash(editor, &field)?,
+                    Fate::Look => self.value(editor, &field, rule.form, list.as_deref_mut(), depth)?,
+                    Fate::Allow | Fate::Drop => {}
+                },
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn value(
+        &mut self,
+        editor: &mut Editor<'a>,
+        field: &Field,
+        form: Form,
+        mut list: Option<&mut List<'a>>,
+        depth: usize,
+    ) -> Result<(), Malformed> {
+        let (length, body) = field.message()?;
+        editor.enter(length, &body);
+        let mut fields = Fields::new(self.request, body);
+        while let Some(field) = fields.next()? {
+            match field.number {
+                number::any::STRING | number::any::BYTES => {
+                    let range = field.bytes()?;
+                    let system = if form == Form::Statement { self.system(list.as_deref_mut())? } else { &[] };
+                    self.replace_text(editor, &field, range, form, system);
+                }
+                number::any::INT => self.integer(editor, &field, field.varint()? as i64),
+                number::any::BOOL => _ = field.varint()?,
+                number::any::DOUBLE => _ = field.fixed64()?,
+                number::any::ARRAY | number::any::PAIRS => {
+                    self.nested(editor, &field, form, list.as_deref_mut(), depth + 1)?
+                }
+                _ => {}
+            }
+        }
+        editor.leave();
+        Ok(())
+    }
+
+    /// An `ArrayValue` or a `KeyValueList`.
+    fn nested(
+        &mut self,
+        editor: &mut Editor<'a>,
+        outer: &Field,
+        form: Form,
+        mut list: Option<&mut List<'a>>,
+        depth: usize,
+    ) -> Result<(), Malformed> {
+        let (length, body) = outer.message()?;
+        if depth > NESTED_MAX {
+            if self.rules.look_at_values() {
+                self.put_text(editor, outer, b"{nested}");
+            }
+            return Ok(());
+        }
+        editor.enter(length, &body);
+        let mut fields = Fields::new(self.request, body);
+        while let Some(field) = fields.next()? {
+            match (field.number, outer.number) {
+                (number::list::VALUES, number::any::ARRAY) => {
+                    self.value(editor, &field, form, list.as_deref_mut(), depth)?
+                }
+                (number::list::VALUES, _) => self.nested_pair(editor, &field, depth)?,
+                _ => {}
+            }
+        }
+        editor.leave();
+        Ok(())
+    }
+
+    /// A pair that is no attribute of its own keeps its key.
+    fn nested_pair(&mut self, editor: &mut Editor<'a>, field: &Field, depth: usize) -> Result<(), Malformed> {
+        let (length, body) = field.message()?;
+        let rule = self.rule(body.clone())?;
+        if rule.fate == Fate::Drop {
+            self.redacted += 1;
+            editor.delete(field.range());
+            return Ok(());
+        }
+        editor.enter(length, &body);
+        self.pair(editor, body, rule, None, None, depth)?;
+        editor.leave();
+        Ok(())
+    }
+
+    fn integer(&mut self, editor: &mut Editor<'a>, field: &Field, value: i64) {
+        if value >= CARD_NUMBER_MIN && self.rules.redact.patterns && is_card_number(value) {
+            self.put_text(editor, field, b"{card}");
+        }
+    }
+
+    /// Text or bytes that are the last of their `AnyValue`, or a text field of a span.
+    #[inline]
+    fn replace_text(&mut self, editor: &mut Editor<'a>, field: &Field, range: Range<usize>, form: Form, system: &[u8]) {
+        let text = &self.request[range];
+        let redact = &self.rules.redact;
+        let [first, second] = &mut self.scratch;
+        first.clear();
+        second.clear();
+        let changed = match form {
+            Form::Plain => false,
+            Form::Url | Form::Query => url::redact(text, form == Form::Query, first),
+            Form::Statement => match self.statements.normalise(text, system) {
+                Normalised::Clean => return,
+                Normalised::Unknown => false,
+                Normalised::Text(text) => {
+                    first.extend_from_slice(text.as_bytes());
+                    true
+                }
+            },
+        };
+        let text = if changed { first.as_slice() } else { text };
+        let found = redact.patterns && self.patterns.redact(text, second) > 0;
+        if changed || found {
+            self.redacted += 1;
+            let new = if found { &self.scratch[1] } else { &self.scratch[0] };
+            let mut field_bytes = Vec::with_capacity(new.len() + 6);
+            put_bytes(&mut field_bytes, field.number, new);
+            editor.replace(field.range(), &field_bytes);
+        }
+    }
+
+    /// A member of an `AnyValue` becomes a text.
+    fn put_text(&mut self, editor: &mut Editor<'a>, field: &Field, text: &[u8]) {
+        self.redacted += 1;
+        let mut new = Vec::with_capacity(text.len() + 2);
+        put_bytes(&mut new, number::any::STRING, text);
+        editor.replace(field.range(), &new);
+    }
+
+    /// The value of a `KeyValue` becomes its hash.
+    fn hash(&mut self, editor: &mut Editor<'a>, field: &Field) -> Result<(), Malformed> {
+        let body = field.bytes()?;
+        let value = Value::read(self.request, body.clone())?;
+        let hashed = match value {
+            Value::Text(text) | Value::Bytes(text) => text,
+            _ => &self.request[body],
+        };
+        let mut hasher = SipHasher13::new_with_key(&self.rules.redact.hash_key);
+        hasher.write(hashed);
+        let digits = format!("{:032x}", hasher.finish128().as_u128());
+        let (mut any, mut new) = (Vec::with_capacity(34), Vec::with_capacity(36));
+        put_bytes(&mut any, number::any::STRING, digits.as_bytes());
+        put_bytes(&mut new, field.number, &any);
+        self.redacted += 1;
+        editor.replace(field.range(), &new);
+        Ok(())
+    }
+
+    /// What a list's `db.system.name`, or its predecessor, says.
+    fn system(&self, list: Option<&mut List<'a>>) -> Result<&'a [u8], Malformed> {
+        let Some(list) = list else { return Ok(&[]) };
+        if let Some(system) = list.system {
+            return Ok(system);
+        }
+        let mut found: &[u8] = &[];
+        for attribute in Attributes::new(self.request, list.body.clone(), list.number) {
+            let Attribute { key, value } = attribute?;
+            if let (Value::Text(text), true) = (value, SYSTEM_KEYS.iter().any(|known| known.as_bytes() == key)) {
+                found = text;
+            }
+        }
+        list.system = Some(found);
+        Ok(found)
+    }
+}

@@ -1,0 +1,102 @@
+//! What the relay decides about a span before it looks into it.
+
+use super::{
+    ClockWindow, HeadSampling,
+    rewrite::{Judge, SpanEdits, Verdict},
+    threshold::{Sampled, sample},
+};
+use crate::{
+    span::UnixNs,
+    wire::{Malformed, SpanView, StatusCode},
+};
+
+/// Which of the two batches is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Kept,
+    Local,
+}
+
+/// Checks ids and times, samples, and counts.
+pub(super) struct Checks<'r> {
+    sampling: Option<&'r HeadSampling>,
+    clock: Option<ClockWindow>,
+    now: UnixNs,
+    side: Side,
+    without_trace_id: u64,
+    without_span_id: u64,
+    /// Of this side's spans.
+    pub skewed: u64,
+    /// Spans for the other batch.
+    pub other_side: u64,
+}
+
+impl<'r> Checks<'r> {
+    pub fn new(sampling: Option<&'r HeadSampling>, clock: Option<ClockWindow>, now: UnixNs, side: Side) -> Self {
+        Self { sampling, clock, now, side, without_trace_id: 0, without_span_id: 0, skewed: 0, other_side: 0 }
+    }
+
+    pub fn rejected(&self) -> u64 {
+        self.without_trace_id + self.without_span_id
+    }
+
+    /// For the answer to the sender.
+    pub fn reason(&self) -> String {
+        let reasons = [
+            (self.without_trace_id, "without a trace id (16 bytes, not all zero)"),
+            (self.without_span_id, "without a span id (8 bytes, not all zero)"),
+        ];
+        let said = reasons.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+        let said: Vec<_> = said.collect();
+        if said.is_empty() { String::new() } else { format!("rejected spans: {}", said.join(", ")) }
+    }
+
+    fn is_skewed(&self, span: &SpanView<'_>) -> bool {
+        let Some(window) = self.clock else { return false };
+        let now = self.now.0;
+        span.end_unix_ns < span.start_unix_ns
+            || span.start_unix_ns < now.saturating_sub(window.past_ns)
+            || span.end_unix_ns > now.saturating_add(window.future_ns)
+    }
+
+    fn sampled(&self, span: &SpanView<'_>) -> Sampled {
+        sampled(self.sampling, span)
+    }
+}
+
+/// What head sampling says; errors that are kept for sure stay as they came.
+pub(super) fn sampled(sampling: Option<&HeadSampling>, span: &SpanView<'_>) -> Sampled {
+    match sampling {
+        Some(sampling) if !(sampling.keep_errors && span.status == StatusCode::Error) => {
+            sample(sampling.threshold, span.trace_id, span.trace_state)
+        }
+        _ => Sampled::Kept,
+    }
+}
+
+impl<'a> Judge<'a> for Checks<'_> {
+    fn judge(&mut self, span: &SpanView<'a>) -> Result<Verdict, Malformed> {
+        if !span.has_valid_trace_id() {
+            self.without_trace_id += 1;
+            return Ok(Verdict::LeaveOut);
+        }
+        if !span.has_valid_span_id() {
+            self.without_span_id += 1;
+            return Ok(Verdict::LeaveOut);
+        }
+        let trace_state = match (self.sampled(span), self.side) {
+            (Sampled::Not, Side::Kept) | (Sampled::Kept | Sampled::KeptWith(_), Side::Local) => {
+                self.other_side += 1;
+                return Ok(Verdict::LeaveOut);
+            }
+            (Sampled::KeptWith(state), Side::Kept) => Some(state),
+            _ => None,
+        };
+        let skewed = self.is_skewed(span);
+        self.skewed += u64::from(skewed);
+        if trace_state.is_none() && !skewed {
+            return Ok(Verdict::Keep);
+        }
+        Ok(Verdict::KeepWith(SpanEdits { trace_state, skewed }))
+    }
+}

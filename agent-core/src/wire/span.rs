@@ -1,0 +1,361 @@
+//! What stands in a span's own fields, without copying it.
+//!
+//! In: a request. Out: a [`SpanView`] per span, in order. Attributes are read when they are asked for. Called by filters, sampling,
+//! checks and the format mappings of destinations that need a few fields only.
+
+use std::ops::Range;
+
+use super::{Field, Fields, Malformed, Wire, field_number as number};
+
+/// `Span.SpanKind`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Not said, or a value from a newer version.
+    #[default]
+    Unspecified,
+    /// Within a process.
+    Internal,
+    /// Handled a request.
+    Server,
+    /// Made a request.
+    Client,
+    /// Sent a message that someone else handles later.
+    Producer,
+    /// Handled such a message.
+    Consumer,
+}
+
+/// `Status.StatusCode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum StatusCode {
+    /// Not said, or a value from a newer version.
+    #[default]
+    Unset,
+    /// Said to be good.
+    Ok,
+    /// Failed.
+    Error,
+}
+
+/// A span in a request's bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpanView<'a> {
+    /// As it stands; 16 bytes if it is valid.
+    pub trace_id: &'a [u8],
+    /// 8 bytes if it is valid.
+    pub span_id: &'a [u8],
+    /// Empty for a root.
+    pub parent_span_id: &'a [u8],
+    /// W3C tracestate.
+    pub trace_state: &'a [u8],
+    /// UTF-8, if the sender kept to protobuf's rules.
+    pub name: &'a [u8],
+    /// Kind.
+    pub kind: Kind,
+    /// Nanoseconds since the Unix epoch; 0 if there is none.
+    pub start_unix_ns: u64,
+    /// Likewise.
+    pub end_unix_ns: u64,
+    /// Outcome.
+    pub status: StatusCode,
+    request: &'a [u8],
+    /// Where the span's fields are in the request.
+    pub(crate) body: Range<usize>,
+    /// The last `trace_state` field.
+    pub(crate) trace_state_field: Option<Range<usize>>,
+}
+
+impl<'a> SpanView<'a> {
+    /// Reads the span at `body`.
+    pub(crate) fn read(request: &'a [u8], body: Range<usize>) -> Result<Self, Malformed> {
+        let mut span = Self {
+            trace_id: &[],
+            span_id: &[],
+            parent_span_id: &[],
+            trace_state: &[],
+            name: &[],
+            kind: Kind::Unspecified,
+            start_unix_ns: 0,
+            end_unix_ns: 0,
+            status: StatusCode::Unset,
+            request,
+            body: body.clone(),
+            trace_state_field: None,
+        };
+        let mut fields = Fields::new(request, body);
+        while let Some(field) = fields.next()? {
+            span.field(&field)?;
+        }
+        Ok(span)
+    }
+
+    #[inline]
+    fn field(&mut self, field: &Field) -> Result<(), Malformed> {
+        let bytes = |field: &Field| field.bytes().map(|range| &self.request[range]);
+        match field.number {
+            number::span::ATTRIBUTES => {}
+            number::span::TRACE_ID => self.trace_id = bytes(field)?,
+            number::span::SPAN_ID => self.span_id = bytes(field)?,
+            number::span::PARENT_SPAN_ID => self.parent_span_id = bytes(field)?,
+            number::span::TRACE_STATE => {
+                self.trace_state = bytes(field)?;
+                self.trace_state_field = Some(field.range());
+            }
+            number::span::NAME => self.name = bytes(field)?,
+            number::span::KIND => self.kind = Kind::from_number(field.varint()?),
+            number::span::START_TIME => self.start_unix_ns = field.fixed64()?,
+            number::span::END_TIME => self.end_unix_ns = field.fixed64()?,
+            number::span::STATUS => self.read_status(field.bytes()?)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn read_status(&mut self, body: Range<usize>) -> Result<(), Malformed> {
+        let mut fields = Fields::new(self.request, body);
+        while let Some(field) = fields.next()? {
+            if field.number == number::status::CODE {
+                self.status = StatusCode::from_number(field.varint()?);
+            }
+        }
+        Ok(())
+    }
+
+    /// W3C trace context: 16 bytes that are not all zero.
+    pub fn has_valid_trace_id(&self) -> bool {
+        self.trace_id.len() == 16 && self.trace_id.iter().any(|byte| *byte != 0)
+    }
+
+    /// W3C trace context: 8 bytes that are not all zero.
+    pub fn has_valid_span_id(&self) -> bool {
+        self.span_id.len() == 8 && self.span_id.iter().any(|byte| *byte != 0)
+    }
+
+    /// End minus start; 0 if the end is before the start.
+    pub fn duration_ns(&self) -> u64 {
+        self.end_unix_ns.saturating_sub(self.start_unix_ns)
+    }
+
+    /// Its attributes, in order.
+    pub fn attributes(&self) -> Attributes<'a> {
+        Attributes {
+            fields: Fields::new(self.request, self.body.clone()),
+            request: self.request,
+            number: number::span::ATTRIBUTES,
+        }
+    }
+}
+
+impl Kind {
+    const fn from_number(number: u64) -> Self {
+        match number {
+            1 => Self::Internal,
+            2 => Self::Server,
+            3 => Self::Client,
+            4 => Self::Producer,
+            5 => Self::Consumer,
+            _ => Self::Unspecified,
+        }
+    }
+}
+
+impl StatusCode {
+    const fn from_number(number: u64) -> Self {
+        match number {
+            1 => Self::Ok,
+            2 => Self::Error,
+            _ => Self::Unset,
+        }
+    }
+}
+
+/// An attribute's value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value<'a> {
+    /// Text.
+    Text(&'a [u8]),
+    /// Bytes.
+    Bytes(&'a [u8]),
+    /// Integer.
+    Int(i64),
+    /// Boolean.
+    Bool(bool),
+    /// Floating point.
+    Double(f64),
+    /// An array or pairs: the encoded `AnyValue`.
+    Nested(&'a [u8]),
+    /// None.
+    Empty,
+}
+
+/// A key and its value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attribute<'a> {
+    /// Key.
+    pub key: &'a [u8],
+    /// Value.
+    pub value: Value<'a>,
+}
+
+/// The attributes of a span or a resource.
+#[derive(Clone, Debug)]
+pub struct Attributes<'a> {
+    fields: Fields<'a>,
+    request: &'a [u8],
+    number: u32,
+}
+
+impl<'a> Attributes<'a> {
+    /// Of the message at `body`, which has them as field `number`.
+    pub(crate) fn new(request: &'a [u8], body: Range<usize>, number: u32) -> Self {
+        Self { fields: Fields::new(request, body), request, number }
+    }
+
+    fn advance(&mut self) -> Result<Option<Attribute<'a>>, Malformed> {
+        while let Some(field) = self.fields.next()? {
+            if field.number == self.number {
+                return self.read(field.bytes()?).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    fn read(&self, body: Range<usize>) -> Result<Attribute<'a>, Malformed> {
+        let (key, value) = pair(self.request, body)?;
+        let value = value.map_or(Ok(Value::Empty), |field| Value::read(self.request, field.bytes()?))?;
+        Ok(Attribute { key: &self.request[key], value })
+    }
+}
+
+impl<'a> Iterator for Attributes<'a> {
+    type Item = Result<Attribute<'a>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.advance().transpose();
+        if matches!(next, Some(Err(_))) {
+            self.fields = Fields::new(&[], 0..0);
+        }
+        next
+    }
+}
+
+/// The key's range and the last value's field of the `KeyValue` at `body`.
+pub(crate) fn pair(request: &[u8], body: Range<usize>) -> Result<(Range<usize>, Option<Field>), Malformed> {
+    let (mut key, mut value) = (body.start..body.start, None);
+    let mut fields = Fields::new(request, body);
+    while let Some(field) = fields.next()? {
+        match field.number {
+            number::key_value::KEY => key = field.bytes()?,
+            number::key_value::VALUE => value = Some(field),
+            _ => {}
+        }
+    }
+    Ok((key, value))
+}
+
+impl<'a> Value<'a> {
+    pub(crate) fn read(request: &'a [u8], body: Range<usize>) -> Result<Self, Malformed> {
+        let (mut value, mut fields) = (Self::Empty, Fields::new(request, body.clone()));
+        while let Some(field) = fields.next()? {
+            value = match (field.number, field.wire) {
+                (number::any::STRING, _) => Self::Text(&request[field.bytes()?]),
+                (number::any::BOOL, _) => Self::Bool(field.varint()? != 0),
+                (number::any::INT, _) => Self::Int(field.varint()? as i64),
+                (number::any::DOUBLE, _) => Self::Double(f64::from_bits(field.fixed64()?)),
+                (number::any::ARRAY | number::any::PAIRS, Wire::Bytes { .. }) => Self::Nested(&request[body.clone()]),
+                (number::any::BYTES, _) => Self::Bytes(&request[field.bytes()?]),
+                _ => value,
+            };
+        }
+        Ok(value)
+    }
+}
+
+/// The spans of a request, in order. After an error nothing follows.
+pub fn spans(request: &[u8]) -> Spans<'_> {
+    let nothing = Fields::new(request, 0..0);
+    Spans {
+        request,
+        resources: Fields::new(request, 0..request.len()),
+        scopes: nothing.clone(),
+        spans: nothing,
+        resource_spans: 0..0,
+    }
+}
+
+/// Reads the spans of a request.
+#[derive(Clone, Debug)]
+pub struct Spans<'a> {
+    request: &'a [u8],
+    resources: Fields<'a>,
+    scopes: Fields<'a>,
+    spans: Fields<'a>,
+    resource_spans: Range<usize>,
+}
+
+/// A span, and where it was found.
+pub type Scanned<'a> = Result<SpanView<'a>, Malformed>;
+
+impl<'a> Spans<'a> {
+    /// The value of a resource attribute that is text, of the resource of the span that came last.
+    pub fn resource_text(&self, key: &[u8]) -> Result<Option<&'a [u8]>, Malformed> {
+        let mut text = None;
+        for piece in resource_pieces(self.request, self.resource_spans.clone())? {
+            for attribute in Attributes::new(self.request, piece, number::resource::ATTRIBUTES) {
+                match attribute? {
+                    Attribute { key: found, value: Value::Text(value) } if found == key => text = Some(value),
+                    _ => {}
+                }
+            }
+        }
+        Ok(text)
+    }
+
+    fn advance(&mut self) -> Result<Option<SpanView<'a>>, Malformed> {
+        loop {
+            if let Some(body) = next_message(&mut self.spans, number::scope_spans::SPANS)? {
+                return SpanView::read(self.request, body).map(Some);
+            }
+            if let Some(body) = next_message(&mut self.scopes, number::resource_spans::SCOPE_SPANS)? {
+                self.spans = Fields::new(self.request, body);
+                continue;
+            }
+            let Some(body) = next_message(&mut self.resources, number::request::RESOURCE_SPANS)? else {
+                return Ok(None);
+            };
+            self.scopes = Fields::new(self.request, body.clone());
+            self.resource_spans = body;
+        }
+    }
+}
+
+/// The bodies of the resource of a `ResourceSpans`; almost always one.
+pub(crate) fn resource_pieces(request: &[u8], resource_spans: Range<usize>) -> Result<Vec<Range<usize>>, Malformed> {
+    let (mut pieces, mut fields) = (Vec::new(), Fields::new(request, resource_spans));
+    while let Some(body) = next_message(&mut fields, number::resource_spans::RESOURCE)? {
+        pieces.push(body);
+    }
+    Ok(pieces)
+}
+
+/// The body of the next field with this number.
+fn next_message(fields: &mut Fields<'_>, number: u32) -> Result<Option<Range<usize>>, Malformed> {
+    while let Some(field) = fields.next()? {
+        if field.number == number {
+            return field.bytes().map(Some);
+        }
+    }
+    Ok(None)
+}
+
+impl<'a> Iterator for Spans<'a> {
+    type Item = Scanned<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.advance().transpose();
+        if matches!(next, Some(Err(_))) {
+            *self = spans(&[]);
+        }
+        next
+    }
+}
