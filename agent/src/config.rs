@@ -23,7 +23,7 @@ mod validate;
 mod samples;
 
 pub use self::{
-    destination::{Batch, Compression, Destination, Export, HeaderValue, Retry, Segments, Tls, Transport, Url},
+    destination::{Batch, Compression, Destination, Export, HeaderValue, Pace, Retry, Segments, Tls, Transport, Url},
     file::check,
     flags::RunArgs,
     layers::{Loaded, Source},
@@ -187,8 +187,26 @@ pub struct Log {
     pub max_bytes: Size,
     /// Age at which spans are deleted.
     pub max_age: Interval,
-    /// Time between writes to stable storage: what a power failure may cost. A crash of the agent alone costs nothing.
+    /// Time between writes to stable storage: what a power failure may cost of this host's own spans. A crash of the agent alone
+    /// costs nothing, and relayed spans are acknowledged by `receive.durability`.
     pub fsync_interval: Interval,
+    /// What happens when the log is full of relayed spans that destinations have not taken.
+    pub overflow: Overflow,
+    /// Most of the log, in percent, that relayed spans which a destination waits for may take.
+    pub relayed_percent_max: u32,
+    /// Size at which dead letters are full: destinations that refuse spans then wait.
+    pub dead_letters_max_bytes: Size,
+}
+
+/// What happens when the log is full of relayed spans that destinations have not taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Overflow {
+    /// New ones are refused, so that their senders keep them; this host's own spans are dropped, and counted.
+    #[default]
+    Refuse,
+    /// The oldest go, although their senders were told that they are safe; they are counted as dropped.
+    DropOldest,
 }
 
 /// The agent's own metrics and health.
@@ -282,7 +300,14 @@ impl Default for Assembly {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { max_bytes: Size::mib(1024), max_age: Interval::secs(24 * 3600), fsync_interval: Interval::secs(1) }
+        Self {
+            max_bytes: Size::mib(1024),
+            max_age: Interval::secs(24 * 3600),
+            fsync_interval: Interval::secs(1),
+            overflow: Overflow::Refuse,
+            relayed_percent_max: 75,
+            dead_letters_max_bytes: Size::mib(256),
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     capture::{CaptureLoop, Figures, Questions, lock},
     config,
     cost::{Looker, Meter},
-    export::{DestinationStats, figures},
+    export::DestinationStats,
     kernel::{
         attach::HookState,
         budget::{BudgetFigures, Cost, LEVELS},
@@ -31,7 +31,7 @@ use crate::{
     run::unix_ns,
     telemetry::{
         health::Facts,
-        metrics::{KernelLossCount, Snapshot},
+        metrics::{DestinationFigures, KernelLossCount, Snapshot},
     },
 };
 
@@ -256,9 +256,14 @@ impl Facts for LiveFacts {
         let losses = lock(&self.figures.losses).clone().into_iter().chain(self.skipped().map(|count| (SKIPPED, count)));
         let losses = losses.map(|(name, count)| (name.to_owned(), count)).collect();
         let accounts = self.log.destinations();
+        let letters = self.log.dead_letters().sums().unwrap_or_default();
         let destination = |stats: &Arc<DestinationStats>| {
             let counts = stats.counts();
-            figures(&counts, &accounts.get(&counts.name).copied().unwrap_or_default())
+            DestinationFigures {
+                accounts: accounts.get(&counts.name).copied().unwrap_or_default(),
+                letters: letters.iter().find(|sum| sum.destination == counts.name).cloned().unwrap_or_default(),
+                counts,
+            }
         };
         Snapshot {
             records_decoded: self.figures.records.load(Ordering::Relaxed),

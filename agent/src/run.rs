@@ -36,7 +36,7 @@ use crate::{
         tls::{self, Follower, selected},
     },
     live::LiveFacts,
-    log::{LogConfig, SpanLog},
+    log::{LogConfig, Overflow, SpanLog},
     query::server::QuerySocket,
     telemetry,
 };
@@ -64,7 +64,7 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     wanted(&config).check()?;
     let pipeline = pipeline_config(&config)?;
     // Before the first span: a new destination begins with the next span that is appended.
-    let exporter = Exporter::start(&config.export, |name| LogSource::open(&log, name))?;
+    let exporter = Exporter::start(&config.export, log.dead_letters(), |name| LogSource::open(&log, name))?;
     let KernelSide { ring, selection, capture, tls } = load_kernel_side(&config)?;
     let keeping = tokio::spawn(crate::log::keep(log.clone()));
     let looping = CaptureLoop::start(ring, Arc::clone(&selection), tls.clone(), log.clone(), pipeline)
@@ -247,6 +247,12 @@ fn log_config(config: &Config) -> LogConfig {
         age_max: config.log.max_age.0,
         sync_interval: Some(config.log.fsync_interval.0),
         host_name: config.host_name.clone().or_else(host_name),
+        overflow: match config.log.overflow {
+            config::Overflow::Refuse => Overflow::Refuse,
+            config::Overflow::DropOldest => Overflow::DropOldest,
+        },
+        relayed_percent_max: config.log.relayed_percent_max,
+        dead_letters_bytes_max: config.log.dead_letters_max_bytes.0,
     }
 }
 

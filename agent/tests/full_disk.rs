@@ -3,7 +3,7 @@
 
 mod common;
 
-use agent::log::{LogConfig, LogError, SpanLog};
+use agent::log::{Fate, LogConfig, LogError, SpanLog, Wanted};
 
 /// Sets the limit under which files may grow; the hard limit stays, so that it can be lifted again.
 fn limit_file_bytes(bytes: libc::rlim_t) {
@@ -21,7 +21,7 @@ fn limit_file_bytes(bytes: libc::rlim_t) {
 fn a_full_disk_drops_and_counts_and_the_log_recovers_by_itself() {
     let dir = tempfile::TempDir::new().expect("a temporary folder");
     let log = SpanLog::open(dir.path(), LogConfig::default()).expect("the log opens");
-    let mut cursor = log.cursor("a").expect("a cursor");
+    let mut cursor = log.cursor("a", Wanted::default()).expect("a cursor");
     let mut generated = 0;
     let mut append = || {
         let spans: Vec<_> = (generated..generated + 50).map(|number| common::span(number, 10)).collect();
@@ -42,7 +42,7 @@ fn a_full_disk_drops_and_counts_and_the_log_recovers_by_itself() {
     let mut delivered = 0;
     while let Some(batch) = cursor.next_batch(1_000, 1 << 20).expect("readable") {
         delivered += batch.span_count;
-        cursor.ack(batch, 0, "").expect("saved");
+        cursor.settle(batch.first_block, Fate::default()).expect("saved");
     }
     let counts = cursor.counts();
     assert_eq!(delivered + 100, generated);

@@ -272,7 +272,7 @@ fn following_with_since_shows_the_past_once_and_goes_on() {
 #[test]
 fn status_and_losses_join_live_facts_with_the_log() {
     let agent = Agent::start();
-    let cursor = agent.log.cursor("a").expect("a cursor");
+    let cursor = agent.log.cursor("a", Default::default()).expect("a cursor");
     agent.log.append(&[common::span(1, 10), common::span(2, 10)]).expect("appends");
     let status = &agent.json(&["status"])[0];
     assert_eq!((&status["version"], &status["pid"]), (&Value::from("9.9.9"), &Value::from(7)));

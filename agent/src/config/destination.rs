@@ -50,6 +50,31 @@ pub struct Destination {
     /// How to repeat what failed and may be repeated.
     #[serde(default, deserialize_with = "super::or_default")]
     pub retry: Retry,
+    /// Requests on their way at the same time. After a crash at most so many may come twice.
+    #[serde(default = "concurrency_default")]
+    pub concurrency: usize,
+    /// How fast it is sent to.
+    #[serde(default, deserialize_with = "super::or_default")]
+    pub pace: Pace,
+}
+
+/// How fast a destination is sent to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pace {
+    /// Most spans per second; 0: no limit.
+    pub spans_per_second: u64,
+    /// Most bytes per second before compression; 0: no limit.
+    pub bytes_per_second: Size,
+    /// After an outage the backlog is sent at so many times the rate at which spans come in, but at least 2,000 spans per second;
+    /// 0: as fast as the destination takes it.
+    pub return_factor: f64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { spans_per_second: 0, bytes_per_second: Size(0), return_factor: 2.0 }
+    }
 }
 
 /// Value of a header: the text itself, or where to read it when the agent starts.
@@ -132,7 +157,7 @@ impl Default for Export {
 
 impl Default for Batch {
     fn default() -> Self {
-        Self { spans: 512, bytes: Size::mib(1), age: Interval::ms(200) }
+        Self { spans: 4096, bytes: Size::mib(1), age: Interval::ms(200) }
     }
 }
 
@@ -140,6 +165,10 @@ impl Default for Retry {
     fn default() -> Self {
         Self { initial: Interval::ms(500), max: Interval::secs(30) }
     }
+}
+
+const fn concurrency_default() -> usize {
+    1
 }
 
 const fn timeout_default() -> Interval {
@@ -159,6 +188,8 @@ impl Destination {
             tls: Tls::default(),
             batch: Batch::default(),
             retry: Retry::default(),
+            concurrency: concurrency_default(),
+            pace: Pace::default(),
         }
     }
 }

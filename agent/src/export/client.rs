@@ -13,6 +13,10 @@ const TEXT_BYTES_MAX: usize = 512;
 /// How requests say who sends them.
 pub(super) const USER_AGENT: &str = concat!("spantap/", env!("CARGO_PKG_VERSION"));
 
+/// The header (gRPC metadata) that a destination can recognise a repeated request by
+/// (draft-ietf-httpapi-idempotency-key-header).
+pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
 pub(super) enum Client {
     Grpc(GrpcClient),
     Http(HttpClient),
@@ -26,11 +30,11 @@ impl Client {
         })
     }
 
-    /// Sends one request. Takes at most the destination's timeout.
-    pub(super) async fn send(&mut self, body: Bytes) -> Outcome {
+    /// Sends one request; `key` is the same for the same spans. Takes at most the destination's timeout.
+    pub(super) async fn send(&self, body: Bytes, key: &str) -> Outcome {
         match self {
-            Self::Grpc(client) => client.send(body).await,
-            Self::Http(client) => client.send(body).await,
+            Self::Grpc(client) => client.send(body, key).await,
+            Self::Http(client) => client.send(body, key).await,
         }
     }
 }

@@ -29,6 +29,7 @@ use tonic::{Code, Status, codec::CompressionEncoding, transport};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::{Batch, BatchSource, Limits, Queued};
+use crate::log::Fate;
 
 /// Waits until `holds`, and fails after a time that only a hang exceeds.
 pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -69,6 +70,8 @@ pub(super) struct Fake {
 struct State {
     script: Mutex<VecDeque<Answer>>,
     received: Mutex<Vec<Received>>,
+    /// What is answered to a request with a span of this name.
+    poison: Mutex<Option<(String, Answer)>>,
 }
 
 impl Drop for Fake {
@@ -80,6 +83,16 @@ impl Drop for Fake {
 impl Fake {
     pub(super) fn received(&self) -> Vec<Received> {
         self.state.received.lock().unwrap().clone()
+    }
+
+    /// From now on a request with a span of this name is answered so.
+    pub(super) fn poison(&self, name: &str, answer: Answer) {
+        *self.state.poison.lock().unwrap() = Some((name.to_owned(), answer));
+    }
+
+    /// From now on everything is taken.
+    pub(super) fn heal(&self) {
+        *self.state.poison.lock().unwrap() = None;
     }
 
     pub(super) async fn grpc(script: &[Answer], tls: Option<&Identity>) -> Self {
@@ -138,7 +151,12 @@ async fn prepare(address: SocketAddr, script: &[Answer]) -> (TcpListener, Socket
 
 impl State {
     fn receive(&self, headers: HeaderMap, body: Bytes) -> Answer {
+        let names = names(&body);
         self.received.lock().unwrap().push(Received { at: Instant::now(), headers, body });
+        let poison = self.poison.lock().unwrap().clone();
+        if let Some((_, answer)) = poison.filter(|(name, _)| names.contains(name)) {
+            return answer;
+        }
         self.script.lock().unwrap().pop_front().unwrap_or(Answer::Take)
     }
 }
@@ -262,9 +280,10 @@ pub(super) struct Memory {
 
 #[derive(Default)]
 struct Inner {
+    /// What was not given yet.
     blocks: VecDeque<(Bytes, u64)>,
-    /// Blocks in the batch that is not settled.
-    given: usize,
+    /// Ids and spans of the batches that are not settled.
+    given: Vec<(u64, u64)>,
     next_id: u64,
     settled: Settled,
 }
@@ -273,8 +292,9 @@ struct Inner {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Settled {
     pub delivered: u64,
-    pub rejected: u64,
-    pub dead: Vec<(u64, String)>,
+    pub dead: u64,
+    pub filtered: u64,
+    pub revived: u64,
     pub batches: Vec<u64>,
 }
 
@@ -295,17 +315,10 @@ impl Memory {
         self.inner.lock().unwrap().settled.clone()
     }
 
+    /// Spans that are not settled.
     pub(super) fn left(&self) -> u64 {
-        self.inner.lock().unwrap().blocks.iter().map(|block| block.1).sum()
-    }
-
-    fn settle(&self, batch: &Batch, how: impl FnOnce(&mut Settled)) {
-        let mut inner = self.inner.lock().unwrap();
-        assert_eq!(batch.id, inner.next_id - 1, "settled out of order");
-        let given = std::mem::take(&mut inner.given);
-        inner.blocks.drain(..given);
-        inner.settled.batches.push(batch.spans);
-        how(&mut inner.settled);
+        let inner = self.inner.lock().unwrap();
+        inner.blocks.iter().map(|block| block.1).sum::<u64>() + inner.given.iter().map(|batch| batch.1).sum::<u64>()
     }
 }
 
@@ -313,11 +326,14 @@ impl BatchSource for Memory {
     type Error = Infallible;
 
     fn queued(&self) -> Queued {
+        let spans = self.left();
         let inner = self.inner.lock().unwrap();
-        inner.blocks.iter().fold(Queued::default(), |sum, (body, spans)| Queued {
-            spans: sum.spans + spans,
-            bytes: sum.bytes + body.len() as u64,
-        })
+        Queued {
+            spans,
+            unread: inner.blocks.iter().map(|block| block.1).sum(),
+            unread_bytes: inner.blocks.iter().map(|block| block.0.len() as u64).sum(),
+            generated: spans + inner.settled.batches.iter().sum::<u64>(),
+        }
     }
 
     async fn appended(&mut self) {
@@ -326,31 +342,38 @@ impl BatchSource for Memory {
 
     async fn next(&mut self, limits: Limits) -> Result<Option<Batch>, Infallible> {
         let mut inner = self.inner.lock().unwrap();
-        let (mut body, mut spans, mut given) = (Vec::new(), 0, 0);
-        for (bytes, count) in &inner.blocks {
+        let (mut body, mut spans) = (Vec::new(), 0);
+        while let Some((bytes, count)) = inner.blocks.front().cloned() {
             let fits = spans + count <= limits.spans && (body.len() + bytes.len()) as u64 <= limits.bytes;
-            if given > 0 && !fits {
+            if spans > 0 && !fits {
                 break;
             }
-            body.extend_from_slice(bytes);
+            body.extend_from_slice(&bytes);
             spans += count;
-            given += 1;
+            inner.blocks.pop_front();
         }
-        inner.given = given;
+        if spans == 0 {
+            return Ok(None);
+        }
+        let id = inner.next_id;
         inner.next_id += 1;
-        Ok((given > 0).then(|| Batch { id: inner.next_id - 1, body: body.into(), spans }))
+        inner.given.push((id, spans));
+        Ok(Some(Batch { id, key: format!("memory-{id}"), body: body.into(), spans, may_be_duplicate: false }))
     }
 
-    async fn ack(&mut self, batch: &Batch, rejected: u64, _: &str) -> Result<(), Infallible> {
-        self.settle(batch, |settled| {
-            settled.delivered += batch.spans - rejected;
-            settled.rejected += rejected;
-        });
+    async fn settle(&mut self, id: u64, fate: Fate) -> Result<(), Infallible> {
+        let mut inner = self.inner.lock().unwrap();
+        let place = inner.given.iter().position(|batch| batch.0 == id).expect("it was given and not settled");
+        let (_, spans) = inner.given.remove(place);
+        inner.settled.batches.push(spans);
+        inner.settled.delivered += spans - fate.dead - fate.filtered;
+        inner.settled.dead += fate.dead;
+        inner.settled.filtered += fate.filtered;
         Ok(())
     }
 
-    async fn dead(&mut self, batch: &Batch, reason: &str) -> Result<(), Infallible> {
-        self.settle(batch, |settled| settled.dead.push((batch.spans, reason.to_owned())));
+    async fn revive(&mut self, spans: u64) -> Result<(), Infallible> {
+        self.inner.lock().unwrap().settled.revived += spans;
         Ok(())
     }
 }

@@ -17,7 +17,7 @@ use tonic_types::StatusExt;
 
 use super::{
     ExportError,
-    client::{USER_AGENT, explain, short},
+    client::{IDEMPOTENCY_KEY, USER_AGENT, explain, short},
     retry::{Outcome, grpc_may_retry},
     secrets,
 };
@@ -49,8 +49,8 @@ impl GrpcClient {
         })
     }
 
-    pub(super) async fn send(&mut self, body: Bytes) -> Outcome {
-        match tokio::time::timeout(self.timeout, self.export(body)).await {
+    pub(super) async fn send(&self, body: Bytes, key: &str) -> Outcome {
+        match tokio::time::timeout(self.timeout, self.export(body, key)).await {
             Ok(Ok(response)) => taken(response.into_inner()),
             Ok(Err(status)) => self.failed(&status),
             Err(_) => Outcome::Again {
@@ -60,12 +60,17 @@ impl GrpcClient {
         }
     }
 
-    async fn export(&mut self, body: Bytes) -> Result<Response<ExportTraceServiceResponse>, Status> {
+    async fn export(&self, body: Bytes, key: &str) -> Result<Response<ExportTraceServiceResponse>, Status> {
         let mut request = Request::new(body);
         *request.metadata_mut() = self.headers.clone();
+        if let Ok(key) = key.parse() {
+            request.metadata_mut().insert(IDEMPOTENCY_KEY, key);
+        }
         request.set_timeout(self.timeout);
-        self.grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
-        self.grpc.unary(request, EXPORT, RequestBytes).await
+        // A clone is the same connection.
+        let mut grpc = self.grpc.clone();
+        grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
+        grpc.unary(request, EXPORT, RequestBytes).await
     }
 
     /// A status with a source was made on this side because no answer came: it says nothing about the spans.

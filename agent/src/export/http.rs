@@ -21,7 +21,7 @@ use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::CertificateDe
 
 use super::{
     ExportError,
-    client::{USER_AGENT, explain, short},
+    client::{IDEMPOTENCY_KEY, USER_AGENT, explain, short},
     grpc::taken,
     retry::{Outcome, http_may_retry, retry_after},
     secrets,
@@ -59,8 +59,8 @@ impl HttpClient {
         Ok(Self { client, url, headers, gzip, timeout: destination.timeout.0 })
     }
 
-    pub(super) async fn send(&mut self, body: Bytes) -> Outcome {
-        match tokio::time::timeout(self.timeout, self.post(body)).await {
+    pub(super) async fn send(&self, body: Bytes, key: &str) -> Outcome {
+        match tokio::time::timeout(self.timeout, self.post(body, key)).await {
             Ok(outcome) => outcome,
             Err(_) => {
                 Outcome::Again { after: None, cause: format!("no answer from {} within {:?}", self.url, self.timeout) }
@@ -68,11 +68,14 @@ impl HttpClient {
         }
     }
 
-    async fn post(&self, body: Bytes) -> Outcome {
+    async fn post(&self, body: Bytes, key: &str) -> Outcome {
         let body = if self.gzip { gzip(&body) } else { body };
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.headers_mut() = self.headers.clone();
+        if let Ok(key) = HeaderValue::from_str(key) {
+            request.headers_mut().insert(IDEMPOTENCY_KEY, key);
+        }
         match self.url.parse() {
             Ok(uri) => *request.uri_mut() = uri,
             Err(cause) => return Outcome::Never { cause: format!("{} is no URL: {cause}", self.url) },

@@ -2,11 +2,11 @@
 //!
 //! In: batches of OTLP bytes from a [`BatchSource`], which the span log provides. Out: the same bytes, unmodified, over
 //! OTLP/gRPC or OTLP/HTTP, and what became of them. Called by the wiring of `spantap run`. Never decodes or re-encodes
-//! spans, never holds more than one batch per destination, never lets one destination wait for another.
+//! spans, never holds more than the configured number of batches per destination, never lets one destination wait for another.
 //!
-//! Delivery is at least once: a request whose answer was not seen is sent again. What a destination refuses for good
-//! is a dead letter, is counted and stays in the log as long as any other span; spans that it refuses within a request
-//! that it took (partial success) count likewise, and are not sent again.
+//! Delivery is at least once: a request whose answer was not seen is sent again, with the same key. What a destination refuses for
+//! good becomes a dead letter (`log::DeadLetters`), the spans that it took beside it are delivered; of a request that it took in
+//! part without saying which spans it refused, all are kept as suspects.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -17,11 +17,17 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::config;
+use crate::{
+    config,
+    log::{DeadLetters, Fate},
+};
 
 mod client;
+mod delivery;
+mod gate;
 mod grpc;
 mod http;
+mod pace;
 mod retry;
 mod secrets;
 mod source;
@@ -34,8 +40,8 @@ mod fakes;
 mod tests;
 
 pub use self::{
-    source::{LogSource, figures},
-    stats::{Counts, DestinationStats},
+    source::LogSource,
+    stats::{Counts, DestinationStats, LATENCY_BOUNDS},
 };
 
 /// Some spans, as one OTLP `ExportTraceServiceRequest` in protobuf, without its compression.
@@ -43,10 +49,14 @@ pub use self::{
 pub struct Batch {
     /// What the source recognises it by.
     pub id: u64,
+    /// What the destination may recognise it by: the same when it is sent again, also after a restart.
+    pub key: String,
     /// The request. Concatenated requests are a valid request.
     pub body: Bytes,
     /// Number of spans in it.
     pub spans: u64,
+    /// Whether it was given before the agent ended, so that the destination may have it already.
+    pub may_be_duplicate: bool,
 }
 
 /// Bounds of a batch. The first block is always in it, however large.
@@ -61,42 +71,40 @@ pub struct Limits {
 /// What waits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Queued {
-    /// Spans.
+    /// Spans that are not settled.
     pub spans: u64,
-    /// Bytes; may be an estimate, it only tells when a request is full enough.
-    pub bytes: u64,
+    /// Those of them that were not given yet.
+    pub unread: u64,
+    /// Bytes of these; may be an estimate, it only tells when a request is full enough.
+    pub unread_bytes: u64,
+    /// Spans that ever came.
+    pub generated: u64,
 }
 
 /// One destination's place in the span log.
 ///
-/// The exporter asks for a batch, and then says what became of it before it asks for the next. If it never says so, as
+/// The exporter asks for batches, several before it settles the first, and settles them in any order. If it never settles one, as
 /// when the agent is killed, the source gives the same spans again after the next start.
 pub trait BatchSource: Send + 'static {
     /// Why the log cannot be read or a place cannot be stored. The exporter tells it.
     type Error: std::fmt::Display + Send + Sync;
 
-    /// What waits now, a batch that was given and not settled included.
+    /// What waits now.
     fn queued(&self) -> Queued;
 
     /// Completes when something was appended after the last call of [`Self::queued`]; may complete without that.
     /// Dropping the future loses nothing.
     fn appended(&mut self) -> impl Future<Output = ()> + Send;
 
-    /// The next spans, up to the limits, or `None` if none wait.
+    /// The next spans that were not given, up to the limits, or `None` if there are none.
     fn next(&mut self, limits: Limits) -> impl Future<Output = Result<Option<Batch>, Self::Error>> + Send;
 
-    /// The destination has taken all but `rejected` of the spans, these for a `reason`; go on behind them. After an
-    /// error the place is remembered, and stored with the next one.
-    fn ack(
-        &mut self,
-        batch: &Batch,
-        rejected: u64,
-        reason: &str,
-    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
+    /// What became of a batch's spans: all that the fate does not name were delivered. After an error the place is remembered, and
+    /// stored with the next one.
+    fn settle(&mut self, id: u64, fate: Fate) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
-    /// The destination has refused the spans for good; mark them as a dead letter and go on behind them. Errors as in
-    /// [`Self::ack`].
-    fn dead(&mut self, batch: &Batch, reason: &str) -> impl Future<Output = Result<(), Self::Error>> + Send;
+    /// Spans that were settled as dead were delivered after all. Errors as in [`Self::settle`].
+    fn revive(&mut self, spans: u64) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }
 
 /// Why a destination cannot be served at all.
@@ -161,10 +169,11 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// Starts a task for each destination. `open` gives the place in the log by the destination's name. Nothing is
+    /// Starts a task for each destination. `open` gives the place in the log by the destination's name, `letters` keep what it refuses. Nothing is
     /// connected yet: a destination that is down now is no error.
     pub fn start<S: BatchSource, E: std::fmt::Display>(
         export: &config::Export,
+        letters: &DeadLetters,
         mut open: impl FnMut(&str) -> Result<S, E>,
     ) -> Result<Self, ExportError> {
         let (stop, stopped) = watch::channel(None);
@@ -176,7 +185,8 @@ impl Exporter {
                 cause: cause.to_string(),
             })?;
             let stats = Arc::new(DestinationStats::new(&destination.name, &destination.url.to_string()));
-            ready.push(worker::Worker::new(destination, client, source, stats, stopped.clone()));
+            let line = delivery::Line::new(destination, client, stats, letters.clone());
+            ready.push(worker::Worker::new(destination, line, source, stopped.clone()));
         }
         let stats = ready.iter().map(|worker| Arc::clone(worker.stats())).collect();
         let tasks = ready.into_iter().map(|worker| tokio::spawn(worker.run())).collect();

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::{Bytes, BytesMut};
 use tokio::{sync::watch, task::spawn_blocking};
 
-use super::{Batch, BatchSource, Counts, Limits, Queued};
+use super::{Batch, BatchSource, Limits, Queued};
 use crate::{
-    log::{self, Cursor, DestinationCounts, LogError, SpanLog},
-    telemetry::metrics::DestinationFigures,
+    log::{Cursor, Fate, LogError, SpanLog, Wanted},
+    query::api::hex,
 };
 
 /// Bytes of a span, until a batch shows how large they are here.
@@ -21,8 +21,8 @@ const SPAN_BYTES_GUESS: u64 = 1024;
 pub struct LogSource {
     cursor: Arc<Mutex<Cursor>>,
     appended: watch::Receiver<u64>,
-    /// Given and not settled.
-    open: Option<log::Batch>,
+    /// Names the log to destinations, in hexadecimal.
+    log_id: String,
     span_bytes: u64,
 }
 
@@ -30,8 +30,9 @@ impl LogSource {
     /// The place of the destination `name`; a new one begins with the next span.
     pub fn open(log: &SpanLog, name: &str) -> Result<Self, LogError> {
         let appended = log.appended();
-        let cursor = Arc::new(Mutex::new(log.cursor(name)?));
-        Ok(Self { cursor, appended, open: None, span_bytes: SPAN_BYTES_GUESS })
+        let wanted = Wanted { not_local: true, tenants: None };
+        let cursor = Arc::new(Mutex::new(log.cursor(name, wanted)?));
+        Ok(Self { cursor, appended, log_id: hex(&log.id()), span_bytes: SPAN_BYTES_GUESS })
     }
 
     async fn blocking<T: Send + 'static>(
@@ -48,8 +49,12 @@ impl BatchSource for LogSource {
     type Error = String;
 
     fn queued(&self) -> Queued {
-        let spans = locked(&self.cursor).counts().queued;
-        Queued { spans, bytes: spans * self.span_bytes }
+        let (counts, unread) = {
+            let cursor = locked(&self.cursor);
+            (cursor.counts(), cursor.unread())
+        };
+        let generated = counts.generated();
+        Queued { spans: counts.queued, unread, unread_bytes: unread * self.span_bytes, generated }
     }
 
     async fn appended(&mut self) {
@@ -62,38 +67,25 @@ impl BatchSource for LogSource {
     async fn next(&mut self, limits: Limits) -> Result<Option<Batch>, String> {
         let bound = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
         let (spans, bytes) = (bound(limits.spans), bound(limits.bytes));
-        self.open = self.blocking(move |cursor| cursor.next_batch(spans, bytes)).await?;
-        Ok(self.open.as_ref().map(|batch| {
+        let batch = self.blocking(move |cursor| cursor.next_batch(spans, bytes)).await?;
+        Ok(batch.map(|batch| {
             self.span_bytes = batch.bytes as u64 / batch.span_count.max(1);
-            Batch { id: batch.id().0, body: joined(&batch.blocks), spans: batch.span_count }
+            Batch {
+                id: batch.first_block,
+                key: format!("{}-{}-{}", self.log_id, batch.first_block, batch.last_block),
+                body: joined(&batch.blocks),
+                spans: batch.span_count,
+                may_be_duplicate: batch.may_be_duplicate,
+            }
         }))
     }
 
-    async fn ack(&mut self, _: &Batch, rejected: u64, reason: &str) -> Result<(), String> {
-        let Some(batch) = self.open.take() else { return Ok(()) };
-        let reason = reason.to_owned();
-        self.blocking(move |cursor| cursor.ack(batch, rejected, &reason)).await
+    async fn settle(&mut self, id: u64, fate: Fate) -> Result<(), String> {
+        self.blocking(move |cursor| cursor.settle(id, fate)).await
     }
 
-    async fn dead(&mut self, _: &Batch, reason: &str) -> Result<(), String> {
-        let Some(batch) = self.open.take() else { return Ok(()) };
-        let reason = reason.to_owned();
-        self.blocking(move |cursor| cursor.dead(batch, &reason)).await
-    }
-}
-
-/// A destination's metrics, from the exporter's counters and the log's accounts.
-pub fn figures(counts: &Counts, accounts: &DestinationCounts) -> DestinationFigures {
-    DestinationFigures {
-        name: counts.name.clone(),
-        generated: accounts.generated(),
-        delivered: accounts.delivered,
-        queued: accounts.queued,
-        dead: accounts.dead,
-        dropped: accounts.dropped,
-        requests: counts.requests,
-        retries: counts.retries,
-        failing: counts.failing,
+    async fn revive(&mut self, spans: u64) -> Result<(), String> {
+        self.blocking(move |cursor| cursor.revive(spans)).await
     }
 }
 
@@ -164,7 +156,8 @@ mod tests {
         to.name = "backend".into();
         to.batch.age = Interval::ms(5);
         let export = Export { destinations: vec![to], shutdown_timeout: Interval::ms(200) };
-        Exporter::start(&export, |name| Ok::<_, Infallible>(LogSource::open(log, name).unwrap())).unwrap()
+        Exporter::start(&export, log.dead_letters(), |name| Ok::<_, Infallible>(LogSource::open(log, name).unwrap()))
+            .unwrap()
     }
 
     #[tokio::test]
@@ -191,8 +184,9 @@ mod tests {
         eventually("delivered", || accounts(&log).delivered == 3).await;
         let sent: usize = fake.received().iter().map(|received| names(&received.body).len()).sum();
         assert_eq!(sent, 2, "delivered spans are not sent again");
-        let figures = figures(&exporter.destinations()[0].counts(), &accounts(&log));
-        let DestinationFigures { generated, delivered, queued, dead, dropped, .. } = figures;
-        assert_eq!((generated, delivered, queued, dead, dropped), (4, 3, 0, 1, 0));
+        let counts = accounts(&log);
+        assert_eq!((counts.delivered, counts.queued, counts.dead, counts.dropped), (3, 0, 1, 0));
+        assert_eq!(counts.generated(), 4);
+        assert_eq!(exporter.destinations()[0].counts().possible_duplicates, 1, "the one that hung");
     }
 }

@@ -2,34 +2,31 @@
 //!
 //! Written by the destination's task, read by status and metrics at any time.
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
+
+use super::retry::Outcome;
+use crate::capture::lock;
+
+/// Upper bounds of the latency buckets, in seconds; a last one has no bound.
+pub const LATENCY_BOUNDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 /// Counters of one destination.
 #[derive(Debug, Default)]
 pub struct DestinationStats {
     name: String,
     url: String,
-    delivered: AtomicU64,
-    rejected: AtomicU64,
-    dead: AtomicU64,
     queued: AtomicU64,
-    requests: AtomicU64,
-    retries: AtomicU64,
-    bytes: AtomicU64,
-    failing: Mutex<Failing>,
+    counts: Mutex<Counts>,
 }
 
-#[derive(Debug, Default)]
-struct Failing {
-    now: bool,
-    last_error: Option<String>,
-}
-
-/// The counters at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The counters at one moment. All but `queued` since the agent started.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Counts {
     /// Name of the destination.
     pub name: String,
@@ -39,16 +36,26 @@ pub struct Counts {
     pub delivered: u64,
     /// Spans that it has refused within requests that it took (partial success); the log counts them as dead.
     pub rejected: u64,
-    /// Spans of requests that it has refused as a whole. They stay in the log.
+    /// Spans that it has refused for good; they are among the dead letters.
     pub dead: u64,
+    /// Spans of dead letters that it took when they were sent again.
+    pub replayed: u64,
     /// Spans that wait, those on their way included.
     pub queued: u64,
+    /// Spans in all requests, repeated ones included.
+    pub attempted: u64,
     /// Requests sent, repeated ones included.
     pub requests: u64,
-    /// Requests that were sent again.
+    /// Requests that were not taken and are sent again.
     pub retries: u64,
-    /// Bytes delivered, before compression.
+    /// Bytes of all requests, before compression.
     pub bytes: u64,
+    /// Spans of requests that may have arrived before: their answer was not seen.
+    pub possible_duplicates: u64,
+    /// Requests by their duration: up to each of [`LATENCY_BOUNDS`], and beyond. Not cumulative.
+    pub latency: [u64; LATENCY_BOUNDS.len() + 1],
+    /// Sum of these durations.
+    pub latency_sum: Duration,
     /// Whether the last request failed.
     pub failing: bool,
     /// The last failure, also after the destination has recovered.
@@ -62,20 +69,8 @@ impl DestinationStats {
 
     /// The counters now.
     pub fn counts(&self) -> Counts {
-        let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        Counts {
-            name: self.name.clone(),
-            url: self.url.clone(),
-            delivered: self.delivered.load(Relaxed),
-            rejected: self.rejected.load(Relaxed),
-            dead: self.dead.load(Relaxed),
-            queued: self.queued.load(Relaxed),
-            requests: self.requests.load(Relaxed),
-            retries: self.retries.load(Relaxed),
-            bytes: self.bytes.load(Relaxed),
-            failing: failing.now,
-            last_error: failing.last_error.clone(),
-        }
+        let counts = lock(&self.counts).clone();
+        Counts { name: self.name.clone(), url: self.url.clone(), queued: self.queued.load(Relaxed), ..counts }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -86,30 +81,44 @@ impl DestinationStats {
         self.queued.store(spans, Relaxed);
     }
 
-    pub(super) fn count_request(&self, again: bool) {
-        self.requests.fetch_add(1, Relaxed);
-        self.retries.fetch_add(again.into(), Relaxed);
+    pub(super) fn count_request(&self, outcome: &Outcome, spans: u64, bytes: u64, took: Duration) {
+        let mut counts = lock(&self.counts);
+        counts.requests += 1;
+        counts.attempted += spans;
+        counts.bytes += bytes;
+        counts.latency_sum += took;
+        let bucket = LATENCY_BOUNDS.iter().position(|bound| took.as_secs_f64() <= *bound);
+        counts.latency[bucket.unwrap_or(LATENCY_BOUNDS.len())] += 1;
+        if let Outcome::Again { .. } = outcome {
+            counts.retries += 1;
+        }
     }
 
-    pub(super) fn count_delivered(&self, spans: u64, rejected: u64, bytes: u64) {
-        self.delivered.fetch_add(spans - rejected, Relaxed);
-        self.rejected.fetch_add(rejected, Relaxed);
-        self.bytes.fetch_add(bytes, Relaxed);
+    pub(super) fn count_delivered(&self, spans: u64, rejected: u64) {
+        let mut counts = lock(&self.counts);
+        counts.delivered += spans - rejected;
+        counts.rejected += rejected;
     }
 
     pub(super) fn count_dead(&self, spans: u64) {
-        self.dead.fetch_add(spans, Relaxed);
+        lock(&self.counts).dead += spans;
+    }
+
+    pub(super) fn count_replayed(&self, spans: u64) {
+        lock(&self.counts).replayed += spans;
+    }
+
+    pub(super) fn count_possible_duplicates(&self, spans: u64) {
+        lock(&self.counts).possible_duplicates += spans;
     }
 
     pub(super) fn note_error(&self, error: &str) {
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        failing.now = true;
-        failing.last_error = Some(error.to_owned());
+        let mut counts = lock(&self.counts);
+        counts.failing = true;
+        counts.last_error = Some(error.to_owned());
     }
 
-    /// Returns whether it failed before.
-    pub(super) fn note_success(&self) -> bool {
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut failing.now)
+    pub(super) fn note_answer(&self) {
+        lock(&self.counts).failing = false;
     }
 }

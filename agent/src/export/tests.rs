@@ -1,6 +1,6 @@
 //! The whole exporter against servers on loopback: what arrives, what is repeated, what is settled.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, path::Path, time::Duration};
 
 use tonic::Code;
 
@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     config::{Compression, Destination, Export, HeaderValue, Interval, Retry, Segments, Size},
+    log::{DeadLetters, Letter, Which},
     otlp::{
         Encoder,
         tests::{safe, span},
@@ -27,8 +28,21 @@ fn destination(url: &str) -> Destination {
 }
 
 fn start(destination: Destination, source: &Memory) -> Exporter {
+    start_with(destination, source, &letters())
+}
+
+fn start_with(destination: Destination, source: &Memory, letters: &DeadLetters) -> Exporter {
     let export = Export { destinations: vec![destination], shutdown_timeout: Interval::secs(5) };
-    Exporter::start(&export, |_| Ok::<_, Infallible>(source.clone())).unwrap()
+    Exporter::start(&export, letters, |_| Ok::<_, Infallible>(source.clone())).unwrap()
+}
+
+/// Dead letters in memory.
+fn letters() -> DeadLetters {
+    DeadLetters::open(Path::new(":memory:"), 1 << 20).unwrap()
+}
+
+fn all(letters: &DeadLetters) -> Vec<Letter> {
+    letters.list(&Which::default(), 100).unwrap()
 }
 
 fn grpc_url(fake: &Fake) -> String {
@@ -157,21 +171,93 @@ async fn the_wait_that_a_destination_asks_for_is_kept() {
 }
 
 #[tokio::test]
-async fn what_is_refused_for_good_is_a_dead_letter_and_the_rest_goes_on() {
-    let grpc = Fake::grpc(&[Answer::Grpc { code: Code::InvalidArgument, retry_after: None }], None).await;
-    let http = Fake::http(&[Answer::Http { status: 400, retry_after: None, body: "no such tenant" }], None).await;
-    for (url, part) in [(grpc_url(&grpc), "InvalidArgument: as the test says"), (http_url(&http), "no such tenant")] {
-        let mut to = destination(&url);
-        to.batch.spans = 2;
-        let source = Memory::new(&[block(&["a", "b"]), block(&["c"])]);
-        let exporter = start(to, &source);
-        delivered(&source, 1).await;
-        let settled = source.settled();
-        assert_eq!(settled.dead.len(), 1);
-        assert!(settled.dead[0].0 == 2 && settled.dead[0].1.contains(part), "{settled:?}");
+async fn only_the_spans_that_are_refused_become_dead_letters_and_a_replay_delivers_them() {
+    let grpc = Fake::grpc(&[], None).await;
+    grpc.poison("c", Answer::Grpc { code: Code::InvalidArgument, retry_after: None });
+    let http = Fake::http(&[], None).await;
+    http.poison("c", Answer::Http { status: 400, retry_after: None, body: "no such tenant" });
+    for (fake, url, part) in
+        [(&grpc, grpc_url(&grpc), "InvalidArgument: as the test says"), (&http, http_url(&http), "no such tenant")]
+    {
+        let source = Memory::new(&[block(&["a", "b", "c", "d", "e"]), block(&["f"])]);
+        let letters = letters();
+        let exporter = start_with(destination(&url), &source, &letters);
+        delivered(&source, 5).await;
+        assert_eq!(source.settled().dead, 1);
+        let dead = all(&letters);
+        assert_eq!((dead.len(), dead[0].spans, dead[0].is_suspect), (1, 1, false));
+        assert!(dead[0].reason.contains(part), "{dead:?}");
+        assert!(dead[0].key.starts_with("memory-0/"), "{dead:?}");
+        let payload = letters.get(dead[0].id).unwrap().unwrap().payload;
+        assert_eq!(names(&payload.into()), ["c"]);
         let counts = exporter.destinations()[0].counts();
-        assert_eq!((counts.delivered, counts.dead, counts.retries), (1, 2, 0));
+        assert_eq!((counts.delivered, counts.dead, counts.retries), (5, 1, 0));
+
+        letters.replay(&Which::default()).unwrap();
+        eventually("refused again", || all(&letters)[0].attempts == 2).await;
+        fake.heal();
+        letters.replay(&Which::default()).unwrap();
+        eventually("taken", || all(&letters).is_empty()).await;
+        eventually("accounted for", || source.settled().revived == 1).await;
+        assert_eq!(names(&fake.received().last().unwrap().body), ["c"]);
     }
+}
+
+#[tokio::test]
+async fn a_destination_that_refuses_everything_is_not_asked_about_every_span() {
+    let fake = Fake::http(&[], None).await;
+    fake.poison("a", Answer::Http { status: 404, retry_after: None, body: "" });
+    let mut to = destination(&http_url(&fake));
+    to.batch.spans = 8;
+    let blocks: Vec<_> = (0..10).map(|_| block(&["a"; 8])).collect();
+    let source = Memory::new(&blocks);
+    let letters = letters();
+    let exporter = start_with(to, &source, &letters);
+    eventually("settled", || source.settled().dead == 80).await;
+    // The first three batches are halved down to the spans, 15 requests each.
+    assert_eq!(exporter.destinations()[0].counts().requests, 3 * 15 + 7);
+    assert_eq!(all(&letters).len(), 3 * 8 + 7);
+}
+
+#[tokio::test]
+async fn while_dead_letters_are_full_the_destination_waits_and_loses_nothing() {
+    let fake = Fake::http(&[], None).await;
+    fake.poison("a", Answer::Http { status: 400, retry_after: None, body: "" });
+    let source = Memory::new(&[block(&["a"])]);
+    let full = DeadLetters::open(Path::new(":memory:"), 1).unwrap();
+    let exporter = start_with(destination(&http_url(&fake)), &source, &full);
+    let error = || exporter.destinations()[0].counts().last_error.unwrap_or_default();
+    eventually("told", || error().contains("dead letters are full")).await;
+    assert_eq!((source.left(), source.settled().dead), (1, 0));
+}
+
+#[tokio::test]
+async fn a_repeated_request_has_the_same_key() {
+    let fake = Fake::http(&[Answer::Http { status: 503, retry_after: None, body: "" }], None).await;
+    let grpc = Fake::grpc(&[Answer::Grpc { code: Code::Unavailable, retry_after: None }], None).await;
+    for (fake, url) in [(&fake, http_url(&fake)), (&grpc, grpc_url(&grpc))] {
+        let source = Memory::new(&[block(&["a"])]);
+        let _exporter = start(destination(&url), &source);
+        delivered(&source, 1).await;
+        let keys: Vec<_> = fake
+            .received()
+            .iter()
+            .map(|received| received.headers["idempotency-key"].to_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(keys, ["memory-0", "memory-0"]);
+    }
+}
+
+#[tokio::test]
+async fn several_requests_are_on_their_way_and_settled_in_any_order() {
+    let fake = Fake::http(&[Answer::Hang, Answer::Take, Answer::Take], None).await;
+    let mut to = destination(&http_url(&fake));
+    to.batch.spans = 1;
+    to.concurrency = 3;
+    let source = Memory::new(&[block(&["a"]), block(&["b"]), block(&["c"])]);
+    let _exporter = start(to, &source);
+    delivered(&source, 2).await;
+    assert_eq!(source.left(), 1);
 }
 
 #[tokio::test]
@@ -183,9 +269,12 @@ async fn partial_success_is_counted_exactly_and_not_repeated() {
         let mut to = destination(&url);
         to.batch.spans = 3;
         let source = Memory::new(&[block(&["a", "b", "c"]), block(&["d"])]);
-        let exporter = start(to, &source);
+        let letters = letters();
+        let exporter = start_with(to, &source, &letters);
         delivered(&source, 2).await;
-        assert_eq!(source.settled().rejected, 2);
+        assert_eq!(source.settled().dead, 2);
+        let suspects = all(&letters);
+        assert_eq!((suspects.len(), suspects[0].spans, suspects[0].is_suspect), (1, 2, true));
         let counts = exporter.destinations()[0].counts();
         assert_eq!((counts.delivered, counts.rejected, counts.requests, counts.retries), (2, 2, 2, 0));
         assert!(counts.last_error.unwrap().contains("2 of 3 spans were refused: too old"));
@@ -202,7 +291,7 @@ async fn a_slow_destination_does_not_hold_up_another() {
         ..Export::default()
     };
     let (slow_source, fast_source) = (Memory::new(&[block(&["a"])]), Memory::new(&[block(&["a"])]));
-    let _exporter = Exporter::start(&export, |name| {
+    let _exporter = Exporter::start(&export, &letters(), |name| {
         Ok::<_, Infallible>(if name.contains("grpc") { slow_source.clone() } else { fast_source.clone() })
     })
     .unwrap();
@@ -254,7 +343,7 @@ async fn shutdown_is_bounded_and_leaves_the_rest_in_the_log() {
     let fake = Fake::grpc(&vec![Answer::Hang; 10], None).await;
     let source = Memory::new(&[block(&["a"])]);
     let export = Export { destinations: vec![destination(&grpc_url(&fake))], shutdown_timeout: Interval::ms(50) };
-    let exporter = Exporter::start(&export, |_| Ok::<_, Infallible>(source.clone())).unwrap();
+    let exporter = Exporter::start(&export, &letters(), |_| Ok::<_, Infallible>(source.clone())).unwrap();
     let stats = exporter.destinations()[0].clone();
     eventually("asked", || fake.received().len() == 1).await;
     tokio::time::timeout(Duration::from_secs(60), exporter.shutdown()).await.expect("shutdown ends");

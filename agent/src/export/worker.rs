@@ -1,112 +1,142 @@
-//! The task of one destination: waits for a batch, sends it until its fate is known, settles it with the log.
+//! The task of one destination: takes batches from the log when they are full or old enough, has several delivered at a time, and
+//! settles them with the log.
 //!
-//! Owns the client, the place in the log and the retry state of the destination. Messages about a failing destination
-//! are at most one a minute.
+//! Owns the place in the log. Messages about a failing destination are at most one a minute.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
+    task::{JoinError, JoinSet},
     time::{Instant, sleep, sleep_until},
 };
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{
     Batch, BatchSource, DestinationStats, Limits,
-    client::Client,
-    retry::{Backoff, Outcome},
+    delivery::{Line, stopped},
+    retry::Backoff,
 };
 use crate::{
     config::{Destination, Retry, Segments},
-    otlp,
-    telemetry::log::RateLimit,
+    log::{Fate, Letter, Which},
 };
 
 /// Time between two messages about the same trouble.
-const MESSAGE_INTERVAL: Duration = Duration::from_secs(60);
+pub(super) const MESSAGE_INTERVAL: Duration = Duration::from_secs(60);
+/// Time between two looks at how much comes in.
+const OBSERVE_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) struct Worker<S> {
-    client: Client,
+    line: Arc<Line>,
     source: S,
     limits: Limits,
     age: Duration,
-    /// Whether segments are sent as child spans.
-    segment_spans: bool,
+    concurrency: usize,
     retry: Retry,
-    stats: Arc<DestinationStats>,
     stop: watch::Receiver<Option<Instant>>,
-    messages: RateLimit,
+    replays: watch::Receiver<u64>,
     /// When the oldest span that waits is old enough.
     due: Option<Instant>,
+    running: JoinSet<Done>,
+    is_replaying: bool,
 }
 
 /// How much larger a request may get by child spans: a few segments of a span are together about as large as it is.
 const GROWTH: u64 = 4;
 
-/// What happened to a batch, as far as the loop cares.
-enum Sent {
-    Settled,
-    /// The deadline came first; the log still has it.
-    Left,
+/// How a running delivery ended; without a fate the deadline came first and the log still has it.
+enum Done {
+    Batch { id: u64, fate: Option<Fate> },
+    Letter { letter: Letter, fate: Option<Result<(), String>> },
+}
+
+/// What happens next.
+enum Event {
+    Done(Result<Done, JoinError>),
+    /// A batch is full or old enough.
+    Ready,
+    /// Letters are to be sent again.
+    Replay,
+    /// Something may have changed.
+    Look,
 }
 
 impl<S: BatchSource> Worker<S> {
     pub(super) fn new(
         destination: &Destination,
-        client: Client,
+        line: Line,
         source: S,
-        stats: Arc<DestinationStats>,
         stop: watch::Receiver<Option<Instant>>,
     ) -> Self {
-        let segment_spans = destination.segments == Segments::Spans;
-        let bytes = destination.batch.bytes.0 / if segment_spans { GROWTH } else { 1 };
-        let limits = Limits { spans: destination.batch.spans as u64, bytes };
-        let retry = destination.retry.clone();
-        let messages = RateLimit::new(MESSAGE_INTERVAL);
-        let age = destination.batch.age.0;
-        Self { client, source, limits, age, segment_spans, retry, stats, stop, messages, due: None }
+        let growth = if destination.segments == Segments::Spans { GROWTH } else { 1 };
+        let replays = line.letters.replays();
+        Self {
+            line: Arc::new(line),
+            source,
+            limits: Limits { spans: destination.batch.spans as u64, bytes: destination.batch.bytes.0 / growth },
+            age: destination.batch.age.0,
+            concurrency: destination.concurrency.max(1),
+            retry: destination.retry.clone(),
+            stop,
+            replays,
+            due: None,
+            running: JoinSet::new(),
+            is_replaying: false,
+        }
     }
 
     pub(super) fn stats(&self) -> &Arc<DestinationStats> {
-        &self.stats
+        &self.line.stats
     }
 
     /// Ends when told to stop and nothing waits, or at the deadline.
     pub(super) async fn run(mut self) {
         self.work().await;
         let left = self.source.queued().spans;
-        self.stats.set_queued(left);
+        self.line.stats.set_queued(left);
         if left > 0 {
-            warn!(destination = self.stats.name(), "{left} spans wait in the log for the next start");
+            warn!(destination = self.line.stats.name(), "{left} spans wait in the log for the next start");
         }
     }
 
     async fn work(&mut self) {
         let mut backoff = Backoff::new(&self.retry);
+        // Letters may have been marked before the agent ended.
+        self.replay().await;
         loop {
-            self.fill().await;
-            if self.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+            match self.event().await {
+                Event::Done(done) => self.settle(done).await,
+                Event::Replay => self.replay().await,
+                Event::Look => {}
+                Event::Ready => match self.source.next(self.limits).await {
+                    Ok(Some(batch)) => {
+                        backoff = Backoff::new(&self.retry);
+                        self.start(batch);
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        self.line.trouble(&format!("the span log cannot be read: {error}"));
+                        let mut stop = self.stop.clone();
+                        tokio::select! {
+                            () = sleep(backoff.wait(None)) => {}
+                            () = stopped(&mut stop) => {}
+                        }
+                    }
+                },
+            }
+            self.observe();
+            if self.is_over() {
                 return;
             }
-            match self.source.next(self.limits).await {
-                Ok(Some(batch)) => {
-                    backoff = Backoff::new(&self.retry);
-                    let batch = self.shaped(batch).await;
-                    if matches!(self.deliver(&batch).await, Sent::Left) {
-                        return;
-                    }
-                    self.stats.set_queued(self.source.queued().spans);
-                }
-                Ok(None) if self.deadline().is_some() => return,
-                Ok(None) => {}
-                Err(error) => {
-                    self.trouble(&format!("the span log cannot be read: {error}"));
-                    if !self.pause(backoff.wait(None)).await {
-                        return;
-                    }
-                }
-            }
         }
+    }
+
+    /// Whether the agent stops and either the time is over or nothing is left to do.
+    fn is_over(&mut self) -> bool {
+        let Some(deadline) = self.deadline() else { return false };
+        self.line.gate.hurry();
+        deadline <= Instant::now() || (self.running.is_empty() && self.source.queued().unread == 0)
     }
 
     /// When to be done, if told to stop. Nobody left to tell counts as now.
@@ -117,132 +147,109 @@ impl<S: BatchSource> Worker<S> {
         *self.stop.borrow()
     }
 
-    /// Waits until a batch is full, or old enough, or the agent stops. What a full batch left behind is not younger
-    /// than that, so it keeps its time.
-    async fn fill(&mut self) {
-        while self.deadline().is_none() {
-            let queued = self.source.queued();
-            self.stats.set_queued(queued.spans);
-            if queued.spans >= self.limits.spans || queued.bytes >= self.limits.bytes {
-                return;
-            }
-            self.due = (queued.spans > 0).then(|| self.due.unwrap_or_else(|| Instant::now() + self.age));
-            tokio::select! {
-                () = self.source.appended() => {}
-                () = sleep_until(self.due.unwrap_or_else(Instant::now)), if self.due.is_some() => return,
-                changed = self.stop.changed() => if changed.is_err() { return },
-            }
+    /// Waits for what comes first: the end of a delivery; a batch that is full or old enough, if another may run; news. What a full
+    /// batch left behind is not younger than that, so it keeps its time.
+    async fn event(&mut self) -> Event {
+        let queued = self.source.queued();
+        let has_room = self.running.len() < self.concurrency && !(self.line.gate.is_open() && !self.running.is_empty());
+        let is_stopping = self.deadline().is_some();
+        let is_full = queued.unread >= self.limits.spans || queued.unread_bytes >= self.limits.bytes;
+        if has_room && queued.unread > 0 && (is_full || is_stopping) {
+            return Event::Ready;
         }
-    }
-
-    /// The batch as this destination wants it. Of what it then refuses, at most the log's own spans count: nobody can
-    /// say whether a refused one was a child.
-    async fn shaped(&mut self, batch: Batch) -> Batch {
-        if !self.segment_spans {
-            return batch;
-        }
-        let bytes = batch.body.clone();
-        let body = tokio::task::spawn_blocking(move || otlp::with_segment_spans(&bytes)).await;
-        match body.map_err(|failure| failure.to_string()).and_then(|body| body.map_err(|error| error.to_string())) {
-            Ok(body) => Batch { body: body.into(), ..batch },
-            Err(error) => {
-                self.trouble(&format!("spans are sent without their segments as children: {error}"));
-                batch
-            }
-        }
-    }
-
-    /// Sends a batch until the destination takes or refuses it.
-    async fn deliver(&mut self, batch: &Batch) -> Sent {
-        let mut backoff = Backoff::new(&self.retry);
-        let mut again = false;
-        loop {
-            self.stats.count_request(again);
-            again = true;
-            let Some(outcome) = self.send(batch).await else { return Sent::Left };
-            let after = match outcome {
-                Outcome::Delivered { rejected, message } => {
-                    self.delivered(batch, rejected, &message).await;
-                    return Sent::Settled;
-                }
-                Outcome::Never { cause } => {
-                    self.refused(batch, &cause).await;
-                    return Sent::Settled;
-                }
-                Outcome::Again { after, cause } => {
-                    self.trouble(&cause);
-                    after
-                }
-            };
-            if !self.pause(backoff.wait(after)).await {
-                return Sent::Left;
-            }
-        }
-    }
-
-    /// One request; `None` if the deadline came before the answer.
-    async fn send(&mut self, batch: &Batch) -> Option<Outcome> {
+        let due = (queued.unread > 0).then(|| self.due.unwrap_or_else(|| Instant::now() + self.age));
+        self.due = due;
+        let mut stop = self.stop.clone();
         tokio::select! {
-            outcome = self.client.send(batch.body.clone()) => Some(outcome),
-            () = stopped(&mut self.stop) => None,
+            Some(done) = self.running.join_next() => Event::Done(done),
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() && has_room => {
+                self.due = None;
+                Event::Ready
+            }
+            () = self.source.appended(), if has_room => Event::Look,
+            _ = self.replays.changed() => Event::Replay,
+            _ = self.stop.changed(), if !is_stopping => Event::Look,
+            () = stopped(&mut stop), if is_stopping => Event::Look,
+            () = sleep(OBSERVE_INTERVAL), if queued.spans > 0 => Event::Look,
         }
     }
 
-    /// Waits; `false` if the deadline came first. A stop during the wait ends the wait: the time left is short.
-    async fn pause(&mut self, wait: Duration) -> bool {
-        if self.deadline().is_some() {
-            let mut stop = self.stop.clone();
-            return tokio::select! {
-                () = sleep(wait) => true,
-                () = stopped(&mut stop) => false,
-            };
-        }
-        tokio::select! {
-            () = sleep(wait) => {}
-            _ = self.stop.changed() => {}
-        }
-        true
+    fn observe(&self) {
+        let queued = self.source.queued();
+        self.line.stats.set_queued(queued.spans);
+        self.line.pace.observe(queued.generated, queued.unread, self.limits.spans);
     }
 
-    async fn delivered(&mut self, batch: &Batch, rejected: u64, message: &str) {
-        let rejected = rejected.min(batch.spans);
-        if rejected > 0 || !message.is_empty() {
-            self.trouble(&format!("{rejected} of {} spans were refused: {message}", batch.spans));
+    fn start(&mut self, batch: Batch) {
+        if batch.may_be_duplicate {
+            self.line.stats.count_possible_duplicates(batch.spans);
         }
-        if self.stats.note_success() && rejected == 0 {
-            info!(destination = self.stats.name(), "destination takes spans again");
-        }
-        self.stats.count_delivered(batch.spans, rejected, batch.body.len() as u64);
-        let settled = self.source.ack(batch, rejected, message).await;
-        self.settled(settled);
+        let (line, mut stop) = (Arc::clone(&self.line), self.stop.clone());
+        self.running.spawn(async move {
+            let id = batch.id;
+            Done::Batch { id, fate: line.deliver(batch, &mut stop).await }
+        });
     }
 
-    async fn refused(&mut self, batch: &Batch, cause: &str) {
-        self.trouble(&format!("{} spans were refused for good and are kept as dead letters: {cause}", batch.spans));
-        self.stats.count_dead(batch.spans);
-        let settled = self.source.dead(batch, cause).await;
-        self.settled(settled);
+    /// Has the next letter sent that was asked for, one at a time.
+    async fn replay(&mut self) {
+        if self.is_replaying || self.deadline().is_some() {
+            return;
+        }
+        let (letters, name) = (self.line.letters.clone(), self.line.stats.name().to_owned());
+        let next = tokio::task::spawn_blocking(move || letters.next_replay(&name)).await;
+        let Ok(Ok(Some(letter))) = next else { return };
+        self.is_replaying = true;
+        let (line, mut stop) = (Arc::clone(&self.line), self.stop.clone());
+        self.running.spawn(async move {
+            let fate = line.resend(&letter, &mut stop).await;
+            Done::Letter { letter, fate }
+        });
+    }
+
+    async fn settle(&mut self, done: Result<Done, JoinError>) {
+        match done {
+            Ok(Done::Batch { id, fate: Some(fate) }) => {
+                let settled = self.source.settle(id, fate).await;
+                self.settled(settled);
+            }
+            Ok(Done::Batch { fate: None, .. }) => {}
+            Ok(Done::Letter { letter, fate }) => {
+                self.is_replaying = false;
+                if let Some(fate) = fate {
+                    self.settle_letter(letter, fate).await;
+                }
+                self.replay().await;
+            }
+            Err(failure) => {
+                self.line.trouble(&format!("a delivery failed, its spans wait for the next start: {failure}"))
+            }
+        }
+    }
+
+    async fn settle_letter(&mut self, letter: Letter, fate: Result<(), String>) {
+        let letters = self.line.letters.clone();
+        let (id, spans, taken) = (letter.id, letter.spans, fate.is_ok());
+        let noted = tokio::task::spawn_blocking(move || match fate {
+            Ok(()) => letters.forget(&Which { ids: vec![id], ..Default::default() }).map(drop),
+            Err(reason) => letters.refused_again(id, &reason),
+        });
+        match noted.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.line.trouble(&error.to_string()),
+            Err(failure) => self.line.trouble(&failure.to_string()),
+        }
+        if taken {
+            self.line.stats.count_replayed(spans);
+            let settled = self.source.revive(spans).await;
+            self.settled(settled);
+        }
     }
 
     fn settled(&mut self, result: Result<(), S::Error>) {
         if let Err(error) = result {
-            self.trouble(&format!("the place in the span log cannot be stored now, spans may come twice: {error}"));
+            self.line
+                .trouble(&format!("the place in the span log cannot be stored now, spans may come twice: {error}"));
         }
-    }
-
-    fn trouble(&mut self, what: &str) {
-        self.stats.note_error(what);
-        if let Some(unsaid) = self.messages.allow() {
-            warn!(destination = self.stats.name(), unsaid, "{what}");
-        }
-    }
-}
-
-/// Completes at the deadline of a stop.
-async fn stopped(stop: &mut watch::Receiver<Option<Instant>>) {
-    // The sender is gone: stop now.
-    let Ok(deadline) = stop.wait_for(Option::is_some).await.map(|deadline| *deadline) else { return };
-    if let Some(deadline) = deadline {
-        sleep_until(deadline).await;
     }
 }

@@ -8,15 +8,18 @@
 //! segment header, 64 bytes: magic "SPANTAPL", version u32, header bytes u32, first block u64, first span u64,
 //!                           created ns u64, zero.., crc32 of the 60 bytes before
 //! block header, 64 bytes:   marker u32, payload bytes u32, payload crc32, spans u32, block u64, first span u64,
-//!                           earliest start ns u64, latest end ns u64, appended ns u64, flags u32, crc32 of the 60 before
+//!                           earliest start ns u64, latest end ns u64, appended ns u64, flags u32 (see Flags),
+//!                           crc32 of the 60 before
 //! block payload:            protobuf of a TracesData (see `otlp`)
 //! ```
 //!
 //! All integers are little-endian. Blocks and spans are numbered from 0 over the life of the log; numbers never come twice, and
 //! a jump in the span numbers says exactly how many spans are missing.
 
-/// Version of the format. A segment of another version is left alone and counted.
-pub const VERSION: u32 = 1;
+/// Version of the format that is written. A segment of an unknown version is left alone and counted.
+pub const VERSION: u32 = 2;
+/// The oldest version that is read. In version 1 all flags were 0, which still means what it meant.
+const VERSION_OLDEST: u32 = 1;
 /// Bytes of a segment's header.
 pub const SEGMENT_HEADER_BYTES: usize = 64;
 /// Bytes of a block's header.
@@ -38,6 +41,21 @@ pub struct SegmentHeader {
     pub first_span: u64,
     /// When it was made.
     pub created_unix_ns: u64,
+    /// Version of the format.
+    pub version: u32,
+}
+
+/// Where the spans of a block come from, whose they are, and whether they are for the destinations.
+///
+/// In the header: bit 0 origin, bit 1 local, bits 8 to 31 tenant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Flags {
+    /// Taken from an application or another agent, who was told that they are safe; else from this host's kernel.
+    pub is_relayed: bool,
+    /// Not sampled: for the queries on this host, for no destination.
+    pub is_local: bool,
+    /// Number of the tenant, below 2^24; 0: none.
+    pub tenant: u32,
 }
 
 /// Why bytes are not the header of a segment.
@@ -68,8 +86,8 @@ pub struct BlockHeader {
     pub end_unix_ns_max: u64,
     /// When it was appended.
     pub appended_unix_ns: u64,
-    /// Reserved; written as 0, ignored when read.
-    pub flags: u32,
+    /// What the spans have in common.
+    pub flags: Flags,
 }
 
 /// What stands at a place of a segment.
@@ -103,7 +121,7 @@ impl SegmentHeader {
     pub fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
         let mut bytes = [0; SEGMENT_HEADER_BYTES];
         bytes[..8].copy_from_slice(&MAGIC);
-        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.version.to_le_bytes());
         bytes[12..16].copy_from_slice(&(SEGMENT_HEADER_BYTES as u32).to_le_bytes());
         bytes[16..24].copy_from_slice(&self.first_block.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.first_span.to_le_bytes());
@@ -124,12 +142,28 @@ impl SegmentHeader {
             return Err(SegmentHeaderError::NotASegment);
         }
         // The version comes first: another version may have its checksum elsewhere.
-        match u32_at(bytes, 8) {
-            VERSION if is_sealed(bytes) => {}
-            VERSION => return Err(SegmentHeaderError::NotASegment),
+        let version = u32_at(bytes, 8);
+        match version {
+            VERSION_OLDEST..=VERSION if is_sealed(bytes) => {}
+            VERSION_OLDEST..=VERSION => return Err(SegmentHeaderError::NotASegment),
             other => return Err(SegmentHeaderError::Version(other)),
         }
-        Ok(Self { first_block: u64_at(bytes, 16), first_span: u64_at(bytes, 24), created_unix_ns: u64_at(bytes, 32) })
+        Ok(Self {
+            first_block: u64_at(bytes, 16),
+            first_span: u64_at(bytes, 24),
+            created_unix_ns: u64_at(bytes, 32),
+            version,
+        })
+    }
+}
+
+impl Flags {
+    fn encode(self) -> u32 {
+        u32::from(self.is_relayed) | u32::from(self.is_local) << 1 | self.tenant << 8
+    }
+
+    fn decode(bits: u32) -> Self {
+        Self { is_relayed: bits & 1 != 0, is_local: bits & 2 != 0, tenant: bits >> 8 }
     }
 }
 
@@ -146,7 +180,7 @@ impl BlockHeader {
         bytes[32..40].copy_from_slice(&self.start_unix_ns_min.to_le_bytes());
         bytes[40..48].copy_from_slice(&self.end_unix_ns_max.to_le_bytes());
         bytes[48..56].copy_from_slice(&self.appended_unix_ns.to_le_bytes());
-        bytes[56..60].copy_from_slice(&self.flags.to_le_bytes());
+        bytes[56..60].copy_from_slice(&self.flags.encode().to_le_bytes());
         seal(&mut bytes);
         bytes
     }
@@ -166,7 +200,7 @@ impl BlockHeader {
             start_unix_ns_min: u64_at(bytes, 32),
             end_unix_ns_max: u64_at(bytes, 40),
             appended_unix_ns: u64_at(bytes, 48),
-            flags: u32_at(bytes, 56),
+            flags: Flags::decode(u32_at(bytes, 56)),
         };
         // Numbers must not wrap: everything that counts with them adds the span count.
         let sane = header.payload_bytes as usize <= PAYLOAD_BYTES_MAX
@@ -254,7 +288,7 @@ mod tests {
             start_unix_ns_min: 1,
             end_unix_ns_max: 2,
             appended_unix_ns: 3,
-            flags: 0,
+            flags: Flags { is_relayed: true, is_local: false, tenant: 5 },
         };
         [&header.encode()[..], payload].concat()
     }
@@ -277,16 +311,22 @@ mod tests {
 
     #[test]
     fn headers_survive_the_file() {
-        let header = SegmentHeader { first_block: 7, first_span: u64::MAX, created_unix_ns: 9 };
+        let header = SegmentHeader { first_block: 7, first_span: u64::MAX, created_unix_ns: 9, version: VERSION };
         assert_eq!(SegmentHeader::parse(&header.encode()), Ok(header));
         let bytes = block(3, b"payload");
         assert_eq!(BlockHeader::parse(&bytes).map(|header| header.encode().to_vec()), Some(bytes[..64].to_vec()));
     }
 
     #[test]
+    fn version_1_had_no_flags() {
+        let header = SegmentHeader { first_block: 0, first_span: 0, created_unix_ns: 0, version: 1 };
+        assert_eq!(SegmentHeader::parse(&header.encode()), Ok(header));
+        assert_eq!(Flags::decode(0), Flags::default());
+    }
+
+    #[test]
     fn another_version_is_told_from_garbage() {
-        let mut bytes = SegmentHeader { first_block: 0, first_span: 0, created_unix_ns: 0 }.encode();
-        bytes[8] = 9;
+        let mut bytes = SegmentHeader { first_block: 0, first_span: 0, created_unix_ns: 0, version: 9 }.encode();
         assert_eq!(SegmentHeader::parse(&bytes), Err(SegmentHeaderError::Version(9)));
         bytes[0] = 0;
         assert_eq!(SegmentHeader::parse(&bytes), Err(SegmentHeaderError::NotASegment));

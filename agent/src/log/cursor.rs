@@ -1,17 +1,21 @@
 //! A destination's durable place in the log, and its accounts.
 //!
-//! In: the log. Out: batches of blocks, in order; what became of each goes back in ([`Cursor::ack`], [`Cursor::dead`]). Called by the
-//! exporters, one task per cursor. Never loses its place: a batch that was not settled is given out again, also after a
-//! restart. Always: generated = delivered + queued + dead + dropped, where generated counts from the cursor's first span.
+//! In: the log. Out: batches of blocks, in order, several at a time; what became of each goes back in, in any order
+//! ([`Cursor::settle`]). Called by the exporters, one task per cursor. Never loses its place: what was not settled is given out
+//! again after a restart, in the same batches, marked as possible duplicates. Always: generated = delivered + queued + dead +
+//! dropped + filtered, where generated counts from the cursor's first span.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
 use super::{
     Inner, LogError, State,
-    reader::{Position, Reader},
-    store::DeadLetter,
+    reader::{Position, Read, Reader, Wanted},
+    store::Saved,
 };
 
 /// A destination's accounts, in spans.
@@ -19,16 +23,27 @@ use super::{
 pub struct DestinationCounts {
     /// Acknowledged by the destination.
     pub delivered: u64,
-    /// Still to be sent.
+    /// Still to be sent, or not yet looked at.
     pub queued: u64,
     /// Refused by it for good.
     pub dead: u64,
     /// Deleted, damaged or never written before they could be sent.
     pub dropped: u64,
+    /// Not meant for it: of another tenant, for this host only, or left out by its own filter or sampling.
+    pub filtered: u64,
     /// The first span that was meant for it.
     pub(super) start_span: u64,
     /// The first one that is not settled.
     pub(super) next: Position,
+}
+
+/// What became of a batch's spans. Together they are at most the batch's spans; the rest is delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fate {
+    /// Refused for good.
+    pub dead: u64,
+    /// Left out by the destination's filter or sampling.
+    pub filtered: u64,
 }
 
 /// Blocks to be sent together.
@@ -42,10 +57,12 @@ pub struct Batch {
     pub bytes: usize,
     /// When the first of them was appended.
     pub oldest_appended_unix_ns: u64,
-    first_block: u64,
-    start: Position,
-    end: Position,
-    lost_spans: u64,
+    /// Number of the first block.
+    pub first_block: u64,
+    /// Number of the last block.
+    pub last_block: u64,
+    /// Whether it was given out before the agent ended, so that the destination may have it already.
+    pub may_be_duplicate: bool,
 }
 
 /// A destination's place in the log. Settles on drop nothing: what is open comes again.
@@ -54,76 +71,110 @@ pub struct Cursor {
     inner: Arc<Inner>,
     name: String,
     reader: Reader,
-    settled: Position,
+    /// Given out and not settled up to its place, in order.
+    open: VecDeque<Open>,
+    /// First and last blocks of the batches that were open when the agent ended.
+    again: VecDeque<(u64, u64)>,
+}
+
+/// A batch that was given out; or a place without anything to send, which is settled from the start.
+#[derive(Debug)]
+struct Open {
+    first_block: u64,
+    last_block: u64,
+    end: Position,
+    spans: u64,
+    lost: u64,
+    passed: u64,
+    fate: Option<Fate>,
 }
 
 impl Cursor {
-    pub(super) fn open(inner: Arc<Inner>, name: &str) -> Result<Self, LogError> {
+    pub(super) fn open(inner: Arc<Inner>, name: &str, wanted: Wanted) -> Result<Self, LogError> {
         let saved = inner.store.load(name)?;
-        let counts = {
+        let (counts, again) = {
             let mut state = inner.state();
             if state.cursors.contains_key(name) {
                 return Err(LogError::CursorOpen { name: name.to_owned() });
             }
-            let counts = saved.unwrap_or_else(|| new_counts(&state, inner.store.rebuilt()));
-            state.cursors.insert(name.to_owned(), counts);
-            counts
+            let saved = saved.unwrap_or_else(|| Saved::new(new_counts(&state, inner.store.rebuilt())));
+            state.cursors.insert(name.to_owned(), saved.counts);
+            (saved.counts, saved.open)
         };
-        let cursor = Self {
-            reader: Reader::at(Arc::clone(&inner), counts.next),
-            name: name.to_owned(),
-            settled: counts.next,
-            inner,
-        };
-        cursor.inner.store.save(name, &counts, None)?;
+        let reader = Reader::at(Arc::clone(&inner), counts.next).wanting(wanted);
+        let mut cursor = Self { inner, name: name.to_owned(), reader, open: VecDeque::new(), again: again.into() };
+        cursor.save(counts)?;
         Ok(cursor)
     }
 
-    /// The next blocks that are not settled: up to so many spans and bytes, but at least one block. The same ones again, until they are
-    /// settled. `None`: everything is settled; wait on [`SpanLog::appended`](super::SpanLog::appended).
+    /// The next blocks that were not given out: up to so many spans and bytes, but at least one block. `None`: there are no more for
+    /// now; wait on [`SpanLog::appended`](super::SpanLog::appended).
     ///
     /// # Errors
-    /// A segment file cannot be read.
+    /// A segment file cannot be read. That the place cannot be saved is no error here: then at most more comes twice.
     pub fn next_batch(&mut self, spans_max: usize, bytes_max: usize) -> Result<Option<Batch>, LogError> {
-        self.reader.seek(self.settled);
-        let read = self.reader.read(spans_max, bytes_max)?;
-        let end = self.reader.position();
-        let Some(first) = read.blocks.first() else {
-            // Nothing to send, but spans that never got into the log may have been passed.
-            if read.lost_spans > 0 {
-                self.settle(end, |counts| counts.dropped += read.lost_spans, None)?;
+        loop {
+            let again = self.again.pop_front();
+            let read = match again {
+                Some((_, last_block)) => self.reader.read_to(last_block)?,
+                None => self.reader.read(spans_max, bytes_max)?,
+            };
+            let batch = self.given(read, again.is_some());
+            if batch.is_some() || (again.is_none() && self.again.is_empty()) {
+                return Ok(batch);
             }
-            return Ok(None);
-        };
-        Ok(Some(Batch {
-            span_count: read.blocks.iter().map(|block| u64::from(block.header.span_count)).sum(),
+        }
+    }
+
+    /// Notes what was read as given out; `None`: there is nothing to send in it.
+    fn given(&mut self, read: Read, may_be_duplicate: bool) -> Option<Batch> {
+        let span_count = read.blocks.iter().map(|block| u64::from(block.header.span_count)).sum();
+        let numbers = read.blocks.first().zip(read.blocks.last());
+        let (first_block, last_block) = numbers.map_or((0, 0), |(a, b)| (a.header.block, b.header.block));
+        let (lost, passed) = (read.lost_spans, read.passed_spans);
+        let fate = numbers.is_none().then(Fate::default);
+        if lost + passed + span_count > 0 {
+            let end = self.reader.position();
+            self.open.push_back(Open { first_block, last_block, end, spans: span_count, lost, passed, fate });
+            // What cannot be saved now is saved with the next.
+            let _ = self.advance();
+        }
+        Some(Batch {
+            span_count,
             bytes: read.blocks.iter().map(|block| block.payload.len()).sum(),
-            oldest_appended_unix_ns: first.header.appended_unix_ns,
-            first_block: first.header.block,
-            start: self.settled,
-            end,
-            lost_spans: read.lost_spans,
+            oldest_appended_unix_ns: read.blocks.first()?.header.appended_unix_ns,
+            first_block,
+            last_block,
+            may_be_duplicate,
             blocks: read.blocks.into_iter().map(|block| block.payload).collect(),
-        }))
+        })
     }
 
-    /// The destination took the batch, except for `rejected` spans that it refused for good, for a `reason`.
+    /// Says what became of a batch. The place moves on over everything that is settled without a gap.
     ///
     /// # Errors
-    /// The batch is not the last one given out; or the place could not be saved: it is kept in memory and saved with the next.
-    pub fn ack(&mut self, batch: Batch, rejected: u64, reason: &str) -> Result<(), LogError> {
-        let rejected = rejected.min(batch.span_count);
-        let dead = (rejected > 0).then(|| batch.dead_letter(rejected, reason));
-        self.settle_batch(&batch, batch.span_count - rejected, rejected, dead)
+    /// The batch is not open; or the place could not be saved: it is kept in memory and saved with the next.
+    pub fn settle(&mut self, first_block: u64, fate: Fate) -> Result<(), LogError> {
+        let open = self.open.iter_mut().find(|open| open.first_block == first_block && open.fate.is_none());
+        let Some(open) = open else { return Err(LogError::NotOpen { name: self.name.clone(), first: first_block }) };
+        open.fate = Some(fate);
+        self.advance()
     }
 
-    /// The destination refused the whole batch for good. Its spans stay in the log as long as any others.
+    /// Spans that were settled as dead were delivered after all.
     ///
     /// # Errors
-    /// As [`Cursor::ack`].
-    pub fn dead(&mut self, batch: Batch, reason: &str) -> Result<(), LogError> {
-        let dead = batch.dead_letter(batch.span_count, reason);
-        self.settle_batch(&batch, 0, batch.span_count, Some(dead))
+    /// The accounts could not be saved: they are kept in memory and saved with the next.
+    pub fn revive(&mut self, spans: u64) -> Result<(), LogError> {
+        let counts = {
+            let mut state = self.inner.state();
+            let counts = state.cursors.entry(self.name.clone()).or_default();
+            let revived = spans.min(counts.dead);
+            counts.dead -= revived;
+            counts.delivered += revived;
+            *counts
+        };
+        self.save(counts)
     }
 
     /// The accounts now.
@@ -132,45 +183,39 @@ impl Cursor {
         state.cursors.get(&self.name).map_or_else(DestinationCounts::default, |counts| state.account(counts))
     }
 
+    /// Spans that were not given out yet; of what was appended since the last read, all.
+    pub fn unread(&self) -> u64 {
+        self.inner.state().next_span.saturating_sub(self.reader.position().span)
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    fn settle_batch(
-        &mut self,
-        batch: &Batch,
-        delivered: u64,
-        dead: u64,
-        letter: Option<DeadLetter<'_>>,
-    ) -> Result<(), LogError> {
-        if batch.start != self.settled {
-            let (first, last) = (batch.first_block, batch.end.block - 1);
-            return Err(LogError::BatchOrder { name: self.name.clone(), first, last });
-        }
-        let add = |counts: &mut DestinationCounts| {
-            counts.delivered += delivered;
-            counts.dead += dead;
-            counts.dropped += batch.lost_spans;
-        };
-        self.settle(batch.end, add, letter)
-    }
-
-    fn settle(
-        &mut self,
-        end: Position,
-        add: impl FnOnce(&mut DestinationCounts),
-        letter: Option<DeadLetter<'_>>,
-    ) -> Result<(), LogError> {
-        self.settled = end;
+    fn advance(&mut self) -> Result<(), LogError> {
         let counts = {
             let mut state = self.inner.state();
             let counts = state.cursors.entry(self.name.clone()).or_default();
-            counts.next = end;
-            add(counts);
+            while let Some((open, fate)) = self.open.front().and_then(|open| Some((open, open.fate?))) {
+                let dead = fate.dead.min(open.spans);
+                let filtered = fate.filtered.min(open.spans - dead);
+                counts.delivered += open.spans - dead - filtered;
+                counts.dead += dead;
+                counts.dropped += open.lost;
+                counts.filtered += open.passed + filtered;
+                counts.next = open.end;
+                self.open.pop_front();
+            }
             *counts
         };
-        self.inner.store.save(&self.name, &counts, letter)
+        self.save(counts)
+    }
+
+    fn save(&mut self, counts: DestinationCounts) -> Result<(), LogError> {
+        let given = self.open.iter().filter(|open| open.spans > 0).map(|open| (open.first_block, open.last_block));
+        let open = given.chain(self.again.iter().copied()).collect();
+        self.inner.store.save(&self.name, &Saved { counts, open })
     }
 }
 
@@ -180,28 +225,16 @@ impl Drop for Cursor {
     }
 }
 
-impl Batch {
-    /// Number of its first and of its last block.
-    pub fn id(&self) -> (u64, u64) {
-        (self.first_block, self.end.block - 1)
-    }
-
-    fn dead_letter<'a>(&self, spans: u64, reason: &'a str) -> DeadLetter<'a> {
-        let (first_block, last_block) = self.id();
-        DeadLetter { first_block, last_block, spans, reason }
-    }
-}
-
 impl DestinationCounts {
-    /// Spans that were meant for the destination.
+    /// Spans that were made since the destination's first.
     pub fn generated(&self) -> u64 {
-        self.delivered + self.queued + self.dead + self.dropped
+        self.delivered + self.queued + self.dead + self.dropped + self.filtered
     }
 }
 
 impl State {
     /// The accounts of every open cursor.
-    pub(super) fn destinations(&self) -> std::collections::BTreeMap<String, DestinationCounts> {
+    pub(super) fn destinations(&self) -> BTreeMap<String, DestinationCounts> {
         self.cursors.iter().map(|(name, counts)| (name.clone(), self.account(counts))).collect()
     }
 
@@ -214,6 +247,11 @@ impl State {
             dropped: counts.dropped + (first - counts.next.span),
             ..*counts
         }
+    }
+
+    /// The first block that some destination has not settled.
+    pub(super) fn slowest_block(&self) -> u64 {
+        self.cursors.values().map(|counts| counts.next.block).min().unwrap_or(u64::MAX)
     }
 }
 

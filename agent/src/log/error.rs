@@ -26,8 +26,8 @@ pub enum LogError {
         /// The system's reason.
         cause: io::Error,
     },
-    /// The cursor database failed.
-    #[error("cannot {operation} in the cursor database {path}: {cause}")]
+    /// A database beside the log failed.
+    #[error("cannot {operation} in the database {path}: {cause}")]
     Store {
         /// In words.
         operation: &'static str,
@@ -50,15 +50,41 @@ pub enum LogError {
         /// Its name.
         name: String,
     },
-    /// A batch was settled that is not the one that the cursor gave out last.
-    #[error("batch {first}..={last} of the cursor {name:?} was settled out of order")]
-    BatchOrder {
+    /// A batch was settled that is not open.
+    #[error("the batch that begins with block {first} of the cursor {name:?} is not open")]
+    NotOpen {
         /// The cursor.
         name: String,
         /// First block of the batch.
         first: u64,
-        /// Last block of the batch.
-        last: u64,
+    },
+    /// The log is full of relayed spans that destinations have not taken yet.
+    #[error(
+        "the span log is full ({bytes} of {max} bytes) of spans that destinations have not taken: see `spantap status`; raise \
+         log.max_bytes, or let the oldest go by log.overflow: drop_oldest"
+    )]
+    Full {
+        /// What it holds.
+        bytes: u64,
+        /// Its bound.
+        max: u64,
+    },
+    /// There is no room for more dead letters.
+    #[error(
+        "dead letters are full ({bytes} of {max} bytes), the destination waits: see `spantap dlq ls`, replay or drop some, or raise \
+         log.dead_letters_max_bytes"
+    )]
+    DeadLettersFull {
+        /// What they hold.
+        bytes: u64,
+        /// Their bound.
+        max: u64,
+    },
+    /// Forcing to disk failed after the spans were appended.
+    #[error("the spans could not be forced to disk: {cause}")]
+    NotDurable {
+        /// Why.
+        cause: String,
     },
 }
 

@@ -1,20 +1,25 @@
 //! The span log: every finished span, once, in bounded files; every destination and every query reads it from there.
 //!
-//! In: [`SafeSpan`]s, a block per append. Out: blocks of OTLP bytes, by durable [`Cursor`]s (one per destination) and by
+//! In: [`SafeSpan`]s of this host, a block per append, and relayed spans ([`SpanLog::append_relayed`]). Out: blocks of OTLP bytes, by durable [`Cursor`]s (one per destination) and by
 //! [`Reader`]s (queries). Called by the run loop (append, [`SpanLog::maintain`]), the exporters and the query server. The
 //! core is synchronous and thread-safe; async callers use `spawn_blocking`.
 //!
 //! Form: `segments/NUMBER.spans` files of framed blocks (see [`block`]), `cursors.db` (SQLite) beside them, and a `lock`.
 //!
 //! Policy: the log never blocks the pipeline. When it is full or spans are too old, the oldest whole segment goes, even if a
-//! destination has not read it yet; those spans are that destination's `dropped`. Spans that cannot be appended (full disk) take
-//! their numbers with them, so that they too are `dropped` at every destination, and the next append tries again. Thus,
-//! for each destination, always: generated = delivered + queued + dead + dropped.
+//! destination has not read it yet; those spans are that destination's `dropped`. Segments with relayed spans that a destination
+//! waits for stay, unless [`Overflow::DropOldest`] allows it: their sender was told that they are safe. If nothing can go, relayed spans
+//! are refused, and this host's own are dropped. Spans that cannot be appended (full disk) take their numbers with them, so that they
+//! too are `dropped` at every destination, and the next append tries again. Thus, for each destination, always: generated =
+//! delivered + queued + dead + dropped + filtered.
 //!
 //! Limits: [`LogConfig::bytes_max`] on disk, [`BLOCK_SPANS_MAX`] spans and [`BLOCK_BYTES_MAX`] bytes per block.
 
 pub mod block;
+mod commit;
 mod cursor;
+mod database;
+mod dead;
 mod error;
 mod lock;
 mod reader;
@@ -32,18 +37,21 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use agent_core::redact::SafeSpan;
+use agent_core::redact::{SafeBatch, SafeSpan};
 use tokio::sync::watch;
 
-pub use cursor::{Batch, Cursor, DestinationCounts};
+pub use block::Flags;
+pub use cursor::{Batch, Cursor, DestinationCounts, Fate};
+pub use dead::{DeadLetters, Letter, Sum as DeadSum, Which};
 pub use error::LogError;
-pub use reader::{Block, Read, Reader};
+pub use reader::{Block, Read, Reader, Wanted};
 
 use crate::otlp::Encoder;
+use commit::Committer;
 use lock::InstanceLock;
 use segment::SegmentMeta;
 use store::Store;
-use writer::Writer;
+use writer::{Payload, Writer};
 
 /// Most spans of a block.
 pub const BLOCK_SPANS_MAX: usize = 512;
@@ -69,8 +77,24 @@ pub struct LogConfig {
     /// How often written blocks are forced to the disk; `None`: only at shutdown. Spans not yet forced can be lost when the
     /// machine (not the agent) dies.
     pub sync_interval: Option<Duration>,
-    /// `host.name` of every span.
+    /// `host.name` of every span of this host.
     pub host_name: Option<String>,
+    /// What happens at the bound to relayed spans that a destination waits for.
+    pub overflow: Overflow,
+    /// Most of the log, in percent, that relayed spans which a destination waits for may take; the rest is for this host's own.
+    pub relayed_percent_max: u32,
+    /// Most bytes of dead letters; at the bound a destination that refuses spans waits with them.
+    pub dead_letters_bytes_max: u64,
+}
+
+/// What happens at the bound to relayed spans that a destination waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// They stay; new ones are refused, and this host's own are dropped.
+    #[default]
+    Refuse,
+    /// They go, oldest first, and are counted as dropped.
+    DropOldest,
 }
 
 impl Default for LogConfig {
@@ -80,6 +104,9 @@ impl Default for LogConfig {
             age_max: Duration::from_secs(24 * 3600),
             sync_interval: Some(Duration::from_secs(1)),
             host_name: None,
+            overflow: Overflow::Refuse,
+            relayed_percent_max: 75,
+            dead_letters_bytes_max: 256 << 20,
         }
     }
 }
@@ -137,7 +164,10 @@ struct Inner {
     writer: Mutex<Writer>,
     state: Mutex<State>,
     store: Store,
+    id: [u8; 8],
     appended: watch::Sender<u64>,
+    committer: Committer,
+    letters: DeadLetters,
     _lock: InstanceLock,
 }
 
@@ -177,6 +207,8 @@ impl SpanLog {
         let writer = Writer::open(&segments_dir, &config, &mut state)?;
         let encoder = Encoder::new(config.host_name.clone());
         let (appended, _) = watch::channel(state.next_block);
+        let id = store.log_id()?;
+        let letters = DeadLetters::open(&dir.join("dead_letters.db"), config.dead_letters_bytes_max)?;
         let inner = Inner {
             dir: dir.to_owned(),
             config,
@@ -184,7 +216,10 @@ impl SpanLog {
             writer: Mutex::new(writer),
             state: Mutex::new(state),
             store,
+            id,
             appended,
+            committer: Committer::default(),
+            letters,
             _lock: lock,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -209,6 +244,50 @@ impl SpanLog {
         failure.map_or(Ok(last), Err)
     }
 
+    /// Appends relayed spans as one block. They are durable only when [`SpanLog::durable`] says so.
+    ///
+    /// # Errors
+    /// Nothing was appended; the spans are still the sender's.
+    pub fn append_relayed(&self, spans: &SafeBatch, flags: Flags) -> Result<BlockId, LogError> {
+        let payload = Payload {
+            bytes: spans.bytes(),
+            span_count: spans.span_count(),
+            start_unix_ns_min: spans.start_unix_ns_min(),
+            end_unix_ns_max: spans.end_unix_ns_max(),
+            flags: Flags { is_relayed: true, ..flags },
+            crc: crc32fast::hash(spans.bytes()),
+        };
+        let id = self.inner.writer().append(&payload, &self.inner)?;
+        self.inner.appended.send_replace(self.inner.state().next_block);
+        Ok(id)
+    }
+
+    /// Returns when the block survives a failure of the machine. Callers that wait at the same time share one force to disk.
+    ///
+    /// # Errors
+    /// The disk refused. The block may still be delivered, and must not be acknowledged.
+    pub async fn durable(&self, block: BlockId) -> Result<(), LogError> {
+        commit::wait(&self.inner, block).await
+    }
+
+    /// The number of a tenant in [`Flags`]; the same in every life of the log.
+    ///
+    /// # Errors
+    /// The database fails, or there are too many.
+    pub fn tenant(&self, name: &str) -> Result<u32, LogError> {
+        self.inner.store.tenant(name)
+    }
+
+    /// What destinations refused for good.
+    pub fn dead_letters(&self) -> &DeadLetters {
+        &self.inner.letters
+    }
+
+    /// What tells this log from others.
+    pub fn id(&self) -> [u8; 8] {
+        self.inner.id
+    }
+
     /// Changes whenever spans were appended; the value is the number of the next block.
     pub fn appended(&self) -> watch::Receiver<u64> {
         self.inner.appended.subscribe()
@@ -219,8 +298,8 @@ impl SpanLog {
     ///
     /// # Errors
     /// It is open already, or the database fails.
-    pub fn cursor(&self, name: &str) -> Result<Cursor, LogError> {
-        Cursor::open(Arc::clone(&self.inner), name)
+    pub fn cursor(&self, name: &str, wanted: Wanted) -> Result<Cursor, LogError> {
+        Cursor::open(Arc::clone(&self.inner), name, wanted)
     }
 
     /// A reader from the oldest block.
@@ -328,7 +407,16 @@ impl Inner {
             let right = self.append_chunk(right);
             return left.and(right);
         }
-        self.writer().append(&encoded, self)
+        let payload = Payload {
+            bytes: &encoded.bytes,
+            span_count: encoded.span_count,
+            start_unix_ns_min: encoded.start_unix_ns_min,
+            end_unix_ns_max: encoded.end_unix_ns_max,
+            flags: Flags::default(),
+            // Before the lock: it takes as long as the write.
+            crc: crc32fast::hash(&encoded.bytes),
+        };
+        self.writer().append(&payload, self)
     }
 
     fn maintain(&self, everything: bool) -> Result<(), LogError> {
@@ -339,16 +427,27 @@ impl Inner {
         result
     }
 
+    /// Forces what is due, or everything.
     fn sync_due(&self, everything: bool) -> Result<(), LogError> {
-        let files = self.writer().take_unsynced(everything, self.config.sync_interval);
-        for (file, path) in files {
-            // Outside of every lock: forcing may take long, and appends go on.
-            if let Err(cause) = file.sync_data() {
-                self.state().stats.sync_errors += 1;
-                return Err(LogError::Io { operation: "force to disk", path, cause });
+        let end = || self.state().next_block;
+        self.committer.force(end, || {
+            let files = self.writer().take_unsynced(everything, self.config.sync_interval);
+            let forced = !files.is_empty() || everything;
+            for (file, path) in files {
+                // Outside of the locks for appending and reading: forcing may take long.
+                if let Err(cause) = self.committer.sync(&file) {
+                    let error = LogError::Io { operation: "force to disk", path, cause };
+                    let mut state = self.state();
+                    state.stats.sync_errors += 1;
+                    state.stats.last_error = error.to_string();
+                    drop(state);
+                    // Only what is written anew, elsewhere, can be trusted.
+                    self.writer().leave(self);
+                    return Err(error);
+                }
             }
-        }
-        Ok(())
+            Ok(forced)
+        })
     }
 }
 

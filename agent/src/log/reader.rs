@@ -4,13 +4,13 @@
 //! Called by [`Cursor`](super::Cursor) and the query server. Never blocks a writer for longer than it takes to copy a few numbers.
 //! Limits: one window of [`WINDOW_BYTES`], or of one block if that is larger, in memory.
 
-use std::{fs::File, os::unix::fs::FileExt, sync::Arc};
+use std::{collections::BTreeSet, fs::File, os::unix::fs::FileExt, sync::Arc};
 
 use bytes::Bytes;
 
 use super::{
     Inner, LogError,
-    block::{BLOCK_HEADER_BYTES, BlockHeader, Item, PAYLOAD_BYTES_MAX, SEGMENT_HEADER_BYTES, Walk},
+    block::{BLOCK_HEADER_BYTES, BlockHeader, Flags, Item, PAYLOAD_BYTES_MAX, SEGMENT_HEADER_BYTES, Walk},
     segment::SegmentMeta,
 };
 
@@ -33,6 +33,24 @@ pub struct Read {
     pub blocks: Vec<Block>,
     /// Spans that were deleted, damaged or never written, before the place that was reached.
     pub lost_spans: u64,
+    /// Spans of blocks that the reader does not want, before the place that was reached.
+    pub passed_spans: u64,
+}
+
+/// Which blocks a reader wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Not those that are for this host only.
+    pub not_local: bool,
+    /// Only those of these tenants, by number; `None`: of all.
+    pub tenants: Option<BTreeSet<u32>>,
+}
+
+impl Wanted {
+    fn wants(&self, flags: Flags) -> bool {
+        !(self.not_local && flags.is_local)
+            && self.tenants.as_ref().is_none_or(|tenants| tenants.contains(&flags.tenant))
+    }
 }
 
 /// A place in the log. Ordered like the log.
@@ -52,6 +70,7 @@ pub struct Reader {
     open: Option<Open>,
     /// For a reader of one segment: its number. Such a reader ends with the segment.
     only: Option<u64>,
+    wanted: Wanted,
 }
 
 /// The segment being read; its file stays readable after it was deleted.
@@ -72,7 +91,11 @@ enum Place {
 
 impl Reader {
     pub(super) fn at(inner: Arc<Inner>, position: Position) -> Self {
-        Self { inner, position, open: None, only: None }
+        Self { inner, position, open: None, only: None, wanted: Wanted::default() }
+    }
+
+    pub(super) fn wanting(self, wanted: Wanted) -> Self {
+        Self { wanted, ..self }
     }
 
     pub(super) fn oldest(inner: Arc<Inner>) -> Self {
@@ -103,7 +126,7 @@ impl Reader {
             }
             closed_unix_ns = segment.created_unix_ns;
             let only = Some(segment.first_block);
-            readers.push(Self { inner: Arc::clone(inner), position: segment.start(), open: None, only });
+            readers.push(Self { only, ..Self::at(Arc::clone(inner), segment.start()) });
         }
         readers
     }
@@ -117,21 +140,24 @@ impl Reader {
         self.position
     }
 
-    /// Goes back (or on) to a place.
-    pub(super) fn seek(&mut self, position: Position) {
-        if position != self.position {
-            self.position = position;
-            self.open = None;
-        }
-    }
-
     /// Reads up to so many spans and payload bytes, but at least one block if there is one.
     ///
     /// # Errors
     /// A segment file cannot be opened or read.
     pub fn read(&mut self, spans_max: usize, bytes_max: usize) -> Result<Read, LogError> {
+        self.read_into(Room { spans: spans_max, bytes: bytes_max, block_max: u64::MAX, is_empty: true })
+    }
+
+    /// Reads up to and including the block of this number.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
+    pub(super) fn read_to(&mut self, block_max: u64) -> Result<Read, LogError> {
+        self.read_into(Room { spans: usize::MAX, bytes: usize::MAX, block_max, is_empty: true })
+    }
+
+    fn read_into(&mut self, mut room: Room) -> Result<Read, LogError> {
         let mut read = Read::default();
-        let mut room = Room { spans: spans_max, bytes: bytes_max, is_empty: true };
         while !room.is_full() {
             match self.place() {
                 Place::Segment(meta) => {
@@ -210,12 +236,18 @@ impl Reader {
                 }
                 Item::Block { header, .. } if header.block < self.position.block => {}
                 Item::Block { header, payload, payload_at } => {
-                    if !room.take(&header) {
+                    let is_wanted = self.wanted.wants(header.flags);
+                    if !room.take(&header, is_wanted) {
                         has_room = false;
                         break;
                     }
                     read.lost_spans += header.first_span.saturating_sub(self.position.span);
                     self.position = Position { block: header.block + 1, span: header.end_span() };
+                    if !is_wanted {
+                        read.passed_spans += u64::from(header.span_count);
+                        taken = walk.position();
+                        continue;
+                    }
                     read.blocks.push(Block { header, payload: window.slice(payload_at..payload_at + payload.len()) });
                 }
             }
@@ -274,12 +306,20 @@ fn read_at(open: &Open, bytes: usize) -> Result<Bytes, LogError> {
 struct Room {
     spans: usize,
     bytes: usize,
+    /// The last block to be read.
+    block_max: u64,
     is_empty: bool,
 }
 
 impl Room {
-    /// Takes the block's room, if it fits or is the first.
-    fn take(&mut self, header: &BlockHeader) -> bool {
+    /// Takes the block's room, if it fits or is the first; what is not wanted takes none.
+    fn take(&mut self, header: &BlockHeader, is_wanted: bool) -> bool {
+        if header.block > self.block_max {
+            return false;
+        }
+        if !is_wanted {
+            return true;
+        }
         let (spans, bytes) = (header.span_count as usize, header.payload_bytes as usize);
         if !self.is_empty && (spans > self.spans || bytes > self.bytes) {
             return false;

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     LogError, State,
-    block::{Item, SEGMENT_HEADER_BYTES, SegmentHeader, Walk},
+    block::{BLOCK_HEADER_BYTES, BlockHeader, Item, SEGMENT_HEADER_BYTES, SegmentHeader, VERSION, Walk},
 };
 
 const EXTENSION: &str = "spans";
@@ -27,6 +27,11 @@ pub(super) struct SegmentMeta {
     pub created_unix_ns: u64,
     /// Bytes that are written and whole; readers go no further.
     pub bytes: u64,
+    /// Bytes of its relayed blocks: whoever sent them was told that they are safe. Too large rather than too small where the file
+    /// is damaged.
+    pub relayed_bytes: u64,
+    /// Version of its format.
+    pub version: u32,
 }
 
 /// The name of the segment that begins with this block. Names sort like their numbers.
@@ -61,13 +66,33 @@ fn open_one(path: &Path) -> Option<SegmentMeta> {
     let mut header = [0; SEGMENT_HEADER_BYTES];
     file.read_exact_at(&mut header, 0).ok()?;
     let header = SegmentHeader::parse(&header).ok()?;
+    let bytes = file.metadata().ok()?.len();
     Some(SegmentMeta {
         path: path.to_owned(),
         first_block: header.first_block,
         first_span: header.first_span,
         created_unix_ns: header.created_unix_ns,
-        bytes: file.metadata().ok()?.len(),
+        bytes,
+        relayed_bytes: if header.version == VERSION { relayed_bytes(&file, bytes) } else { 0 },
+        version: header.version,
     })
+}
+
+/// From one block's header to the next; behind a damaged one everything counts as relayed.
+fn relayed_bytes(file: &File, bytes: u64) -> u64 {
+    let mut offset = SEGMENT_HEADER_BYTES as u64;
+    let mut relayed = 0;
+    while offset < bytes {
+        let mut header = [0; BLOCK_HEADER_BYTES];
+        let read = file.read_exact_at(&mut header, offset);
+        let Some(header) = read.ok().and_then(|()| BlockHeader::parse(&header)) else {
+            return relayed + bytes - offset;
+        };
+        let block_bytes = BLOCK_HEADER_BYTES as u64 + u64::from(header.payload_bytes);
+        relayed += if header.flags.is_relayed { block_bytes } else { 0 };
+        offset += block_bytes;
+    }
+    relayed
 }
 
 /// Finds the end of the last segment, cuts what is torn, and takes the next numbers from there.
@@ -95,6 +120,7 @@ fn cut(last: &SegmentMeta, state: &mut State) -> Result<(), LogError> {
     }
     if let Some(segment) = state.segments.last_mut() {
         segment.bytes = end;
+        segment.relayed_bytes = segment.relayed_bytes.min(end);
     }
     Ok(())
 }

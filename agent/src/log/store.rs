@@ -1,10 +1,8 @@
-//! The cursor database: where each destination is, and what it refused.
+//! The cursor database: where each destination is, and which number each tenant has.
 //!
 //! In: positions and counts. Out: the same after a restart. SQLite in WAL mode; a commit is not forced to disk, so after the
 //! machine (not the agent) died a destination may get some spans twice, and never misses one. It can be rebuilt: without it every
-//! cursor begins with the oldest span of the log. Called by [`Cursor`](super::Cursor) and the writer.
-//!
-//! Limits: [`DEAD_LETTERS_MAX`] dead-letter rows per destination; the oldest go, the counts stay.
+//! cursor begins with the oldest span of the log. Called by [`Cursor`](super::Cursor) and the log.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,23 +11,31 @@ use std::{
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{LogError, cursor::DestinationCounts, now_unix_ns, reader::Position};
+use super::{
+    LogError,
+    cursor::DestinationCounts,
+    database::{self, Opened, error_of},
+    reader::Position,
+};
 
-const SCHEMA: &str = "
+const VERSION_1: &str = "
     CREATE TABLE IF NOT EXISTS cursor (
         name TEXT PRIMARY KEY, start_span INTEGER NOT NULL, next_block INTEGER NOT NULL, next_span INTEGER NOT NULL,
         delivered INTEGER NOT NULL, dead INTEGER NOT NULL, dropped INTEGER NOT NULL
     ) STRICT;
-    CREATE TABLE IF NOT EXISTS dead_letter (
-        id INTEGER PRIMARY KEY, destination TEXT NOT NULL, first_block INTEGER NOT NULL, last_block INTEGER NOT NULL,
-        spans INTEGER NOT NULL, reason TEXT NOT NULL, at_unix_ns INTEGER NOT NULL
-    ) STRICT;
-    CREATE INDEX IF NOT EXISTS dead_letter_destination ON dead_letter (destination, id);
 ";
-/// Version of the tables above, in `PRAGMA user_version`.
-const SCHEMA_VERSION: i64 = 1;
-/// Most dead-letter rows of a destination.
-pub(super) const DEAD_LETTERS_MAX: u64 = 10_000;
+/// What version 2 has beyond version 1, whose dead letters were only marks in the log.
+const VERSION_2: &str = "
+    ALTER TABLE cursor ADD COLUMN filtered INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE open_batch (destination TEXT NOT NULL, first_block INTEGER NOT NULL, last_block INTEGER NOT NULL) STRICT;
+    CREATE INDEX open_batch_destination ON open_batch (destination, first_block);
+    CREATE TABLE tenant (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
+    CREATE TABLE log_id (id BLOB NOT NULL) STRICT;
+    INSERT INTO log_id VALUES (randomblob(8));
+    DROP TABLE IF EXISTS dead_letter;
+";
+/// Most tenants; the log has 24 bits for their numbers.
+const TENANTS_MAX: i64 = (1 << 24) - 1;
 
 /// The database.
 #[derive(Debug)]
@@ -39,29 +45,26 @@ pub(super) struct Store {
     rebuilt: bool,
 }
 
-/// Spans that a destination refused for good.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct DeadLetter<'a> {
-    pub first_block: u64,
-    pub last_block: u64,
-    pub spans: u64,
-    pub reason: &'a str,
+/// What is known of a cursor.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Saved {
+    pub counts: DestinationCounts,
+    /// First and last block of each batch that was given out and not settled, in order.
+    pub open: Vec<(u64, u64)>,
+}
+
+impl Saved {
+    /// Nothing is open.
+    pub fn new(counts: DestinationCounts) -> Self {
+        Self { counts, open: Vec::new() }
+    }
 }
 
 impl Store {
     /// Opens the database; a missing or damaged one is made anew (the damaged one is kept beside it).
     pub fn open(path: &Path, has_spans: bool) -> Result<Self, LogError> {
-        let is_new = !path.exists();
-        let (connection, damaged) = match connect(path) {
-            Ok(connection) => (connection, false),
-            Err(error) if is_damage(&error) => {
-                set_aside(path)?;
-                (connect(path).map_err(error_of("open", path))?, true)
-            }
-            Err(cause) => return Err(error_of("open", path)(cause)),
-        };
-        let rebuilt = has_spans && (is_new || damaged);
-        Ok(Self { path: path.to_owned(), connection: Mutex::new(connection), rebuilt })
+        let Opened { connection, is_new } = database::open(path, &[VERSION_1, VERSION_2])?;
+        Ok(Self { path: path.to_owned(), connection: Mutex::new(connection), rebuilt: has_spans && is_new })
     }
 
     /// Whether the positions of the cursors were lost.
@@ -77,31 +80,24 @@ impl Store {
     }
 
     /// The saved state of a cursor.
-    pub fn load(&self, name: &str) -> Result<Option<DestinationCounts>, LogError> {
-        let sql = "SELECT start_span, next_block, next_span, delivered, dead, dropped FROM cursor WHERE name = ?1";
-        let row = self.connection().query_row(sql, [name], |row| {
-            Ok(DestinationCounts {
-                start_span: unsigned(row.get(0)?),
-                next: Position { block: unsigned(row.get(1)?), span: unsigned(row.get(2)?) },
-                delivered: unsigned(row.get(3)?),
-                dead: unsigned(row.get(4)?),
-                dropped: unsigned(row.get(5)?),
-                queued: 0,
-            })
-        });
-        row.optional().map_err(error_of("read a cursor", &self.path))
+    pub fn load(&self, name: &str) -> Result<Option<Saved>, LogError> {
+        load(&self.connection(), name).map_err(error_of("read a cursor", &self.path))
     }
 
-    /// Saves a cursor, and with it what the destination refused.
-    pub fn save(&self, name: &str, counts: &DestinationCounts, dead: Option<DeadLetter<'_>>) -> Result<(), LogError> {
-        let saved = save(&mut self.connection(), name, counts, dead);
-        saved.map_err(error_of("save a cursor", &self.path))
+    /// Saves a cursor.
+    pub fn save(&self, name: &str, saved: &Saved) -> Result<(), LogError> {
+        save(&mut self.connection(), name, saved).map_err(error_of("save a cursor", &self.path))
     }
 
-    /// Deletes the dead-letter rows whose blocks are gone.
-    pub fn forget_dead_before(&self, block: u64) -> Result<(), LogError> {
-        let deleted = self.connection().execute("DELETE FROM dead_letter WHERE last_block < ?1", [signed(block)]);
-        deleted.map(drop).map_err(error_of("delete dead letters", &self.path))
+    /// The number of a tenant, given to it now if it has none.
+    pub fn tenant(&self, name: &str) -> Result<u32, LogError> {
+        tenant(&self.connection(), name).map_err(error_of("number a tenant", &self.path))
+    }
+
+    /// What this log is told apart by from others, also after it was moved.
+    pub fn log_id(&self) -> Result<[u8; 8], LogError> {
+        let id = self.connection().query_row("SELECT id FROM log_id", [], |row| row.get(0));
+        id.map_err(error_of("read the id", &self.path))
     }
 
     /// Moves everything from the write-ahead log into the database file, forced to disk.
@@ -110,95 +106,66 @@ impl Store {
         done.map_err(error_of("checkpoint", &self.path))
     }
 
-    #[cfg(test)]
-    pub fn dead_letters(&self, destination: &str) -> Vec<(u64, u64, u64, String)> {
-        let connection = self.connection();
-        let sql = "SELECT first_block, last_block, spans, reason FROM dead_letter WHERE destination = ?1 ORDER BY id";
-        let mut statement = connection.prepare(sql).expect("the table exists");
-        let rows = statement.query_map([destination], |row| {
-            Ok((unsigned(row.get(0)?), unsigned(row.get(1)?), unsigned(row.get(2)?), row.get(3)?))
-        });
-        rows.expect("the query is valid").map(|row| row.expect("the columns have these types")).collect()
-    }
-
     fn connection(&self) -> MutexGuard<'_, Connection> {
         // A panic inside a transaction rolls it back.
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open(path)?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "NORMAL")?;
-    let check: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    if check != "ok" || !(version == 0 || version == SCHEMA_VERSION) {
-        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
-        return Err(rusqlite::Error::SqliteFailure(code, Some(format!("version {version}, check {check}"))));
-    }
-    connection.execute_batch(SCHEMA)?;
-    connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-    Ok(connection)
+fn load(connection: &Connection, name: &str) -> rusqlite::Result<Option<Saved>> {
+    let sql =
+        "SELECT start_span, next_block, next_span, delivered, dead, dropped, filtered FROM cursor WHERE name = ?1";
+    let counts = connection.query_row(sql, [name], |row| {
+        Ok(DestinationCounts {
+            start_span: unsigned(row.get(0)?),
+            next: Position { block: unsigned(row.get(1)?), span: unsigned(row.get(2)?) },
+            delivered: unsigned(row.get(3)?),
+            dead: unsigned(row.get(4)?),
+            dropped: unsigned(row.get(5)?),
+            filtered: unsigned(row.get(6)?),
+            queued: 0,
+        })
+    });
+    let Some(counts) = counts.optional()? else { return Ok(None) };
+    let sql = "SELECT first_block, last_block FROM open_batch WHERE destination = ?1 ORDER BY first_block";
+    let mut statement = connection.prepare(sql)?;
+    let open = statement.query_map([name], |row| Ok((unsigned(row.get(0)?), unsigned(row.get(1)?))))?;
+    Ok(Some(Saved { counts, open: open.collect::<rusqlite::Result<_>>()? }))
 }
 
-fn is_damage(error: &rusqlite::Error) -> bool {
-    let code = error.sqlite_error_code();
-    matches!(code, Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase))
-}
-
-fn set_aside(path: &Path) -> Result<(), LogError> {
-    let aside = path.with_extension(format!("db.damaged-{}", now_unix_ns()));
-    std::fs::rename(path, &aside).map_err(LogError::io("set aside", path))?;
-    for suffix in ["-wal", "-shm"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        // Usually not there; a new database must not find the old one's.
-        let _ = std::fs::remove_file(name);
-    }
-    Ok(())
-}
-
-fn save(
-    connection: &mut Connection,
-    name: &str,
-    counts: &DestinationCounts,
-    dead: Option<DeadLetter<'_>>,
-) -> rusqlite::Result<()> {
+fn save(connection: &mut Connection, name: &str, Saved { counts, open }: &Saved) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    transaction.prepare_cached("INSERT OR REPLACE INTO cursor VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?.execute(
-        params![
-            name,
-            signed(counts.start_span),
-            signed(counts.next.block),
-            signed(counts.next.span),
-            signed(counts.delivered),
-            signed(counts.dead),
-            signed(counts.dropped),
-        ],
-    )?;
-    if let Some(dead) = dead {
-        let sql = "INSERT INTO dead_letter (destination, first_block, last_block, spans, reason, at_unix_ns)
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-        let (first, last) = (signed(dead.first_block), signed(dead.last_block));
-        transaction.prepare_cached(sql)?.execute(params![
-            name,
-            first,
-            last,
-            signed(dead.spans),
-            dead.reason,
-            signed(now_unix_ns())
-        ])?;
-        let sql = "DELETE FROM dead_letter WHERE destination = ?1 AND id <= (
-                       SELECT id FROM dead_letter WHERE destination = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)";
-        transaction.prepare_cached(sql)?.execute(params![name, signed(DEAD_LETTERS_MAX)])?;
+    let sql =
+        "INSERT OR REPLACE INTO cursor (name, start_span, next_block, next_span, delivered, dead, dropped, filtered)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    transaction.prepare_cached(sql)?.execute(params![
+        name,
+        signed(counts.start_span),
+        signed(counts.next.block),
+        signed(counts.next.span),
+        signed(counts.delivered),
+        signed(counts.dead),
+        signed(counts.dropped),
+        signed(counts.filtered),
+    ])?;
+    transaction.prepare_cached("DELETE FROM open_batch WHERE destination = ?1")?.execute([name])?;
+    let mut insert = transaction.prepare_cached("INSERT INTO open_batch VALUES (?1, ?2, ?3)")?;
+    for (first, last) in open {
+        insert.execute(params![name, signed(*first), signed(*last)])?;
     }
+    drop(insert);
     transaction.commit()
 }
 
-fn error_of(operation: &'static str, path: &Path) -> impl FnOnce(rusqlite::Error) -> LogError {
-    let path = path.to_owned();
-    move |cause| LogError::Store { operation, path, cause }
+fn tenant(connection: &Connection, name: &str) -> rusqlite::Result<u32> {
+    let find = "SELECT number FROM tenant WHERE name = ?1";
+    let known = connection.query_row(find, [name], |row| row.get(0)).optional()?;
+    if let Some(number) = known {
+        return Ok(number);
+    }
+    let sql = "INSERT INTO tenant (number, name) SELECT coalesce(max(number), 0) + 1, ?1 FROM tenant
+               HAVING coalesce(max(number), 0) < ?2 RETURNING number";
+    connection.query_row(sql, params![name, TENANTS_MAX], |row| row.get(0))
 }
 
 /// SQLite's integers are signed; numbers of spans and blocks never get that large.

@@ -2,12 +2,16 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
-use agent_core::redact::SafeSpan;
+use agent_core::{
+    redact::SafeSpan,
+    relay::{Relay, RelayConfig},
+    span::UnixNs,
+};
 use tempfile::TempDir;
 
-use super::{Batch, Cursor, DestinationCounts, LogConfig, LogError, SpanLog};
+use super::{Batch, Cursor, DestinationCounts, Fate, Flags, LogConfig, LogError, Overflow, SpanLog, Wanted};
 use crate::otlp::{
-    self,
+    self, Encoder,
     tests::{safe, span},
 };
 
@@ -156,7 +160,7 @@ fn a_segment_cut_inside_its_header_does_not_keep_the_log_from_opening() {
 fn a_flipped_byte_costs_its_block_and_is_counted_at_each_destination() {
     let fixture = Fixture::new();
     let log = fixture.open();
-    let cursor = log.cursor("a").expect("a cursor");
+    let cursor = log.cursor("a", Wanted::default()).expect("a cursor");
     log.append(&spans(0..2)).expect("appends");
     let first = log.stats().bytes as usize;
     log.append(&spans(2..5)).expect("appends");
@@ -167,10 +171,10 @@ fn a_flipped_byte_costs_its_block_and_is_counted_at_each_destination() {
     bytes[first + 100] ^= 1;
     fs::write(&path, bytes).expect("writable");
     let log = fixture.open();
-    let mut cursor = log.cursor("a").expect("a cursor");
+    let mut cursor = log.cursor("a", Wanted::default()).expect("a cursor");
     let batch = batch(&mut cursor);
     assert_eq!(batch_numbers(&batch), [0, 1, 5]);
-    cursor.ack(batch, 0, "").expect("saved");
+    cursor.settle(batch.first_block, Fate::default()).expect("saved");
     check_counts(cursor.counts(), 3, 0, 0, 3);
     all(&log);
     assert_eq!(log.stats().blocks_damaged, 1, "however often it is met");
@@ -180,23 +184,23 @@ fn a_flipped_byte_costs_its_block_and_is_counted_at_each_destination() {
 fn a_cursor_goes_on_where_it_was_settled() {
     let fixture = Fixture::new();
     let log = fixture.open();
-    let mut cursor = log.cursor("a").expect("a cursor");
+    let mut cursor = log.cursor("a", Wanted::default()).expect("a cursor");
     for number in 0..4 {
         log.append(&spans(number..number + 1)).expect("appends");
     }
-    let two = cursor.next_batch(2, 1 << 20).expect("readable").expect("a batch");
-    assert_eq!(batch_numbers(&two), [0, 1]);
-    let again = cursor.next_batch(2, 1 << 20).expect("readable").expect("a batch");
-    assert_eq!(again, two, "what is not settled comes again");
-    cursor.ack(two, 0, "").expect("saved");
-    assert!(matches!(cursor.ack(again, 0, ""), Err(LogError::BatchOrder { .. })));
+    let mut two = || cursor.next_batch(2, 1 << 20).expect("readable").expect("a batch");
+    let (first, second) = (two(), two());
+    assert_eq!((batch_numbers(&first), batch_numbers(&second)), (vec![0, 1], vec![2, 3]));
+    cursor.settle(first.first_block, Fate::default()).expect("saved");
+    assert!(matches!(cursor.settle(first.first_block, Fate::default()), Err(LogError::NotOpen { .. })));
     drop((cursor, log));
     let log = fixture.open();
-    let mut cursor = log.cursor("a").expect("a cursor");
+    let mut cursor = log.cursor("a", Wanted::default()).expect("a cursor");
     let rest = batch(&mut cursor);
-    assert_eq!(batch_numbers(&rest), [2, 3]);
+    assert_eq!(batch_numbers(&rest), [2, 3], "what was not settled comes again");
+    assert!(rest.may_be_duplicate && !first.may_be_duplicate);
     check_counts(cursor.counts(), 2, 2, 0, 0);
-    cursor.ack(rest, 0, "").expect("saved");
+    cursor.settle(rest.first_block, Fate::default()).expect("saved");
     assert_eq!(cursor.next_batch(10, 10).expect("readable"), None);
     check_counts(cursor.counts(), 4, 0, 0, 0);
 }
@@ -205,51 +209,168 @@ fn a_cursor_goes_on_where_it_was_settled() {
 fn a_batch_has_at_least_one_block_and_respects_its_bounds() {
     let fixture = Fixture::new();
     let log = fixture.open();
-    let mut cursor = log.cursor("a").expect("a cursor");
+    let mut cursor = log.cursor("a", Wanted::default()).expect("a cursor");
     log.append(&spans(0..10)).expect("appends");
     log.append(&spans(10..11)).expect("appends");
     let first = cursor.next_batch(1, 1).expect("readable").expect("a batch");
     assert_eq!(first.span_count, 10);
-    assert_eq!(first.id(), (0, 0));
-    cursor.ack(first, 0, "").expect("saved");
+    assert_eq!((first.first_block, first.last_block), (0, 0));
+    cursor.settle(first.first_block, Fate::default()).expect("saved");
     assert_eq!(batch(&mut cursor).span_count, 1);
 }
 
 #[test]
-fn refused_spans_are_dead_with_their_reason() {
+fn batches_are_settled_in_any_order_and_the_place_moves_without_gaps() {
     let fixture = Fixture::new();
     let log = fixture.open();
-    let mut cursor = log.cursor("a").expect("a cursor");
-    log.append(&spans(0..3)).expect("appends");
-    let first = batch(&mut cursor);
-    cursor.ack(first, 1, "too old").expect("saved");
-    log.append(&spans(3..5)).expect("appends");
-    let second = batch(&mut cursor);
-    cursor.dead(second, "bad request").expect("saved");
-    check_counts(cursor.counts(), 2, 0, 3, 0);
-    assert_eq!(cursor.counts().generated(), log.stats().next_span);
-    let letters = log.inner.store.dead_letters("a");
-    assert_eq!(letters, [(0, 0, 1, "too old".to_owned()), (1, 1, 2, "bad request".to_owned())]);
-    assert_eq!(all(&log), [0, 1, 2, 3, 4], "dead letters stay in the log");
+    let mut cursor = log.cursor("a", Wanted::default()).expect("a cursor");
+    for number in 0..3 {
+        log.append(&spans(number * 2..number * 2 + 2)).expect("appends");
+    }
+    let mut two = || cursor.next_batch(2, 1 << 20).expect("readable").expect("a batch");
+    let (_first, second, third) = (two(), two(), two());
+    cursor.settle(third.first_block, Fate { dead: 1, filtered: 0 }).expect("saved");
+    cursor.settle(second.first_block, Fate { dead: 0, filtered: 1 }).expect("saved");
+    check_counts(cursor.counts(), 0, 6, 0, 0);
+    drop((cursor, log));
+
+    let log = fixture.open();
+    let mut cursor = log.cursor("a", Wanted::default()).expect("a cursor");
+    log.append(&spans(6..7)).expect("appends");
+    let again = cursor.next_batch(1_000, 1 << 20).expect("readable").expect("a batch");
+    assert_eq!(batch_numbers(&again), [0, 1], "the same batch, whatever fits by now");
+    cursor.settle(again.first_block, Fate { dead: 1, filtered: 1 }).expect("saved");
+    for expected in [vec![2, 3], vec![4, 5], vec![6]] {
+        let next = batch(&mut cursor);
+        assert_eq!((batch_numbers(&next), next.may_be_duplicate), (expected.clone(), expected != [6]));
+        cursor.settle(next.first_block, Fate { dead: next.span_count - 1, filtered: 0 }).expect("saved");
+    }
+    check_counts(cursor.counts(), 3, 0, 3, 0);
+    assert_eq!((cursor.counts().filtered, cursor.counts().generated()), (1, 7));
+    cursor.revive(2).expect("saved");
+    check_counts(cursor.counts(), 5, 0, 1, 0);
+}
+
+fn relay(log: &SpanLog, numbers: std::ops::Range<u64>, flags: Flags) -> Result<super::BlockId, LogError> {
+    let request = Encoder::default().encode(&spans(numbers)).bytes;
+    let relay = Relay::new(RelayConfig::untouched()).expect("usable");
+    let batch = relay.accept(&request, UnixNs(0)).expect("a request").kept.expect("spans");
+    log.append_relayed(&batch, flags)
+}
+
+#[test]
+fn a_cursor_passes_what_is_not_for_its_destination() {
+    let fixture = Fixture::new();
+    let log = fixture.open();
+    let (blue, red) = (log.tenant("blue").expect("a number"), log.tenant("red").expect("a number"));
+    assert_eq!((log.tenant("blue").expect("a number"), blue == red), (blue, false));
+    let wanted = Wanted { not_local: true, tenants: Some([blue].into()) };
+    let mut cursor = log.cursor("a", wanted).expect("a cursor");
+    relay(&log, 1..3, Flags { tenant: red, ..Flags::default() }).expect("appends");
+    relay(&log, 3..4, Flags { tenant: blue, ..Flags::default() }).expect("appends");
+    relay(&log, 4..7, Flags { tenant: blue, is_local: true, ..Flags::default() }).expect("appends");
+    let only = batch(&mut cursor);
+    assert_eq!(batch_numbers(&only), [3]);
+    cursor.settle(only.first_block, Fate::default()).expect("saved");
+    assert_eq!(cursor.next_batch(10, 10).expect("readable"), None);
+    check_counts(cursor.counts(), 1, 0, 0, 0);
+    assert_eq!((cursor.counts().filtered, cursor.counts().generated()), (5, 6));
+    assert_eq!(all(&log), [1, 2, 3, 4, 5, 6], "the queries see everything");
+}
+
+#[test]
+fn relayed_spans_that_a_destination_waits_for_are_not_evicted_but_refused() {
+    let mut fixture = Fixture::new();
+    fixture.config.bytes_max = 2 << 20;
+    for overflow in [Overflow::Refuse, Overflow::DropOldest] {
+        fixture.config.overflow = overflow;
+        let log = fixture.open();
+        let mut cursor = log.cursor("a", Wanted::default()).expect("a cursor");
+        let mut accepted = 0;
+        let refused = (0..200).find_map(|_| {
+            let next = log.stats().next_span + 1;
+            let error = relay(&log, next..next + 100, Flags::default()).err();
+            accepted += u64::from(error.is_none()) * 100;
+            error
+        });
+        if overflow == Overflow::DropOldest {
+            assert!(refused.is_none() && cursor.counts().dropped > 0, "{refused:?}");
+            continue;
+        }
+        assert!(matches!(refused, Some(LogError::Full { .. })), "{refused:?}");
+        assert!(log.stats().bytes > 1 << 20 && log.stats().bytes <= 2 << 20);
+        // The rest is for this host's own spans, until that is full too.
+        let own = (0..200).take_while(|_| log.append(&spans(0..100)).is_ok()).count() as u64 * 100;
+        assert!(own > 0 && log.stats().spans_dropped == 100, "{own}");
+        let mut sent = 0;
+        while let Some(batch) = cursor.next_batch(1_000, 1 << 20).expect("readable") {
+            sent += batch.span_count;
+            cursor.settle(batch.first_block, Fate::default()).expect("saved");
+        }
+        assert_eq!(sent, accepted + own, "nothing that was accepted is missing");
+        assert!(relay(&log, 1..101, Flags::default()).is_ok(), "there is room again");
+        assert_eq!(cursor.counts().dropped, 100);
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_refuses_once_is_told_to_all_that_wait_and_trusted_only_with_a_new_file() {
+    let fixture = Fixture::new();
+    let log = fixture.open();
+    let first = relay(&log, 1..2, Flags::default()).expect("appends");
+    log.durable(first).await.expect("durable");
+    let (second, third) = (relay(&log, 2..3, Flags::default()), relay(&log, 3..4, Flags::default()));
+    log.inner.committer.fail_next();
+    // The one second's maintenance may be the first to hear of it.
+    log.inner.sync_due(true).expect_err("the disk refuses");
+    for block in [second, third] {
+        let error = log.durable(block.expect("appends")).await.expect_err("it may be lost");
+        assert!(matches!(error, LogError::NotDurable { .. }), "{error}");
+    }
+    log.durable(first).await.expect("what was durable stays so");
+    let before = fixture.segments().len();
+    let fourth = relay(&log, 4..5, Flags::default()).expect("appends");
+    log.durable(fourth).await.expect("durable");
+    assert_eq!((before, fixture.segments().len()), (2, 2), "written to another file since the failure");
+    assert_eq!(log.stats().sync_errors, 1);
+}
+
+#[tokio::test]
+async fn many_that_wait_share_a_force() {
+    let fixture = Fixture::new();
+    let log = fixture.open();
+    let waits: Vec<_> = (0..50)
+        .map(|number| {
+            let log = log.clone();
+            tokio::spawn(async move {
+                let block = relay(&log, number + 1..number + 2, Flags::default()).expect("appends");
+                log.durable(block).await
+            })
+        })
+        .collect();
+    for wait in waits {
+        wait.await.expect("no panic").expect("durable");
+    }
+    assert!((1..50).contains(&log.inner.committer.forces()), "{}", log.inner.committer.forces());
 }
 
 #[test]
 fn destinations_do_not_wait_for_each_other_and_new_ones_begin_now() {
     let fixture = Fixture::new();
     let log = fixture.open();
-    let mut fast = log.cursor("fast").expect("a cursor");
+    let mut fast = log.cursor("fast", Wanted::default()).expect("a cursor");
     log.append(&spans(0..2)).expect("appends");
-    let slow = log.cursor("slow").expect("a cursor");
+    let slow = log.cursor("slow", Wanted::default()).expect("a cursor");
     log.append(&spans(2..3)).expect("appends");
     let first = batch(&mut fast);
-    fast.ack(first, 0, "").expect("saved");
+    fast.settle(first.first_block, Fate::default()).expect("saved");
     check_counts(fast.counts(), 3, 0, 0, 0);
     check_counts(slow.counts(), 0, 1, 0, 0);
-    assert!(matches!(log.cursor("slow"), Err(LogError::CursorOpen { .. })));
+    assert!(matches!(log.cursor("slow", Wanted::default()), Err(LogError::CursorOpen { .. })));
     let names: Vec<String> = log.destinations().into_keys().collect();
     assert_eq!(names, ["fast", "slow"]);
     drop(slow);
-    assert!(log.cursor("slow").is_ok(), "a cursor can be opened again after it was dropped");
+    assert!(log.cursor("slow", Wanted::default()).is_ok(), "a cursor can be opened again after it was dropped");
 }
 
 #[test]
@@ -257,7 +378,7 @@ fn size_deletes_the_oldest_and_counts_it_as_dropped() {
     let mut fixture = Fixture::new();
     fixture.config.bytes_max = 1 << 20;
     let log = fixture.open();
-    let mut cursor = log.cursor("a").expect("a cursor");
+    let mut cursor = log.cursor("a", Wanted::default()).expect("a cursor");
     let mut appended = 0;
     while log.stats().spans_expired == 0 {
         log.append(&spans(appended..appended + 100)).expect("appends");
@@ -273,7 +394,7 @@ fn size_deletes_the_oldest_and_counts_it_as_dropped() {
     let mut sent = Vec::new();
     while let Some(batch) = cursor.next_batch(1_000, 1 << 20).expect("readable") {
         sent.extend(batch_numbers(&batch));
-        cursor.ack(batch, 0, "").expect("saved");
+        cursor.settle(batch.first_block, Fate::default()).expect("saved");
     }
     assert_eq!(sent, kept);
     check_counts(cursor.counts(), appended - expired, 0, 0, expired);
@@ -284,7 +405,7 @@ fn age_deletes_closed_segments() {
     let mut fixture = Fixture::new();
     fixture.config.age_max = Duration::ZERO;
     let log = fixture.open();
-    let cursor = log.cursor("a").expect("a cursor");
+    let cursor = log.cursor("a", Wanted::default()).expect("a cursor");
     log.append(&spans(0..2)).expect("appends");
     // The first call closes the segment; what it deletes depends on the clock's resolution, so ask until it is gone.
     let gone = (0..1_000).any(|_| {
@@ -300,15 +421,15 @@ fn age_deletes_closed_segments() {
 fn a_damaged_cursor_database_is_set_aside_and_destinations_begin_with_the_oldest_span() {
     let fixture = Fixture::new();
     let log = fixture.open();
-    let mut cursor = log.cursor("a").expect("a cursor");
+    let mut cursor = log.cursor("a", Wanted::default()).expect("a cursor");
     log.append(&spans(0..2)).expect("appends");
     let first = batch(&mut cursor);
-    cursor.ack(first, 0, "").expect("saved");
+    cursor.settle(first.first_block, Fate::default()).expect("saved");
     drop((cursor, log));
     fs::write(fixture.dir.path().join("cursors.db"), vec![0x55; 8192]).expect("writable");
     let log = fixture.open();
     assert!(log.stats().cursors_rebuilt);
-    let mut cursor = log.cursor("a").expect("a cursor");
+    let mut cursor = log.cursor("a", Wanted::default()).expect("a cursor");
     assert_eq!(batch_numbers(&batch(&mut cursor)), [0, 1]);
     let names: Vec<String> = fs::read_dir(fixture.dir.path())
         .expect("the folder is there")
@@ -321,14 +442,14 @@ fn a_damaged_cursor_database_is_set_aside_and_destinations_begin_with_the_oldest
 fn numbers_are_not_used_again_after_the_segments_were_lost() {
     let fixture = Fixture::new();
     let log = fixture.open();
-    let mut cursor = log.cursor("a").expect("a cursor");
+    let mut cursor = log.cursor("a", Wanted::default()).expect("a cursor");
     log.append(&spans(0..5)).expect("appends");
     let first = batch(&mut cursor);
-    cursor.ack(first, 0, "").expect("saved");
+    cursor.settle(first.first_block, Fate::default()).expect("saved");
     drop((cursor, log));
     fs::remove_file(fixture.segments().remove(0)).expect("removable");
     let log = fixture.open();
-    let mut cursor = log.cursor("a").expect("a cursor");
+    let mut cursor = log.cursor("a", Wanted::default()).expect("a cursor");
     log.append(&spans(5..6)).expect("appends");
     assert_eq!(batch_numbers(&batch(&mut cursor)), [5]);
     check_counts(cursor.counts(), 5, 1, 0, 0);
@@ -339,8 +460,8 @@ fn files_of_another_version_are_left_alone() {
     let fixture = Fixture::new();
     drop(fixture.open());
     let foreign = fixture.dir.path().join("segments").join("00000000000000000000.spans");
-    let mut bytes = super::block::SegmentHeader { first_block: 0, first_span: 0, created_unix_ns: 0 }.encode();
-    bytes[8] = 2;
+    let bytes = super::block::SegmentHeader { first_block: 0, first_span: 0, created_unix_ns: 0, version: 9 };
+    let bytes = bytes.encode();
     fs::write(&foreign, bytes).expect("writable");
     let log = fixture.open();
     assert_eq!(log.stats().foreign_files, 1);
@@ -382,14 +503,15 @@ fn readers_and_a_writer_at_once_see_every_span_once() {
     const COUNT: u64 = 3_000;
     let fixture = Fixture::new();
     let log = fixture.open();
-    let mut cursors: Vec<Cursor> = ["a", "b"].iter().map(|name| log.cursor(name).expect("a cursor")).collect();
+    let mut cursors: Vec<Cursor> =
+        ["a", "b"].iter().map(|name| log.cursor(name, Wanted::default()).expect("a cursor")).collect();
     let follow = |cursor: &mut Cursor| {
         let mut seen = Vec::new();
         while (seen.len() as u64) < COUNT {
             match cursor.next_batch(100, 1 << 16).expect("readable") {
                 Some(batch) => {
                     seen.extend(batch_numbers(&batch));
-                    cursor.ack(batch, 0, "").expect("saved");
+                    cursor.settle(batch.first_block, Fate::default()).expect("saved");
                 }
                 None => std::thread::yield_now(),
             }

@@ -13,12 +13,24 @@ use std::{
 };
 
 use super::{
-    BlockId, Inner, LogConfig, LogError, SEGMENT_AGE_PART, SEGMENT_BYTES, State,
-    block::{BlockHeader, PAYLOAD_BYTES_MAX, SEGMENT_HEADER_BYTES, SegmentHeader},
+    BlockId, Inner, LogConfig, LogError, Overflow, SEGMENT_AGE_PART, SEGMENT_BYTES, State,
+    block::{BlockHeader, Flags, PAYLOAD_BYTES_MAX, SEGMENT_HEADER_BYTES, SegmentHeader, VERSION},
     now_unix_ns, segment,
     segment::SegmentMeta,
 };
-use crate::otlp::Encoded;
+
+/// A block to be appended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Payload<'a> {
+    /// Protobuf of a `TracesData`.
+    pub bytes: &'a [u8],
+    pub span_count: u32,
+    pub start_unix_ns_min: u64,
+    pub end_unix_ns_max: u64,
+    pub flags: Flags,
+    /// CRC-32 of the bytes.
+    pub crc: u32,
+}
 
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -26,6 +38,8 @@ pub(super) struct Writer {
     segment_bytes_max: u64,
     bytes_max: u64,
     age_max: Duration,
+    overflow: Overflow,
+    relayed_bytes_max: u64,
     active: Option<Active>,
     /// Closed segments and the folder, still to be forced to disk.
     unsynced: Vec<(Arc<File>, PathBuf)>,
@@ -47,14 +61,16 @@ impl Writer {
     pub fn open(dir: &Path, config: &LogConfig, state: &mut State) -> Result<Self, LogError> {
         let bytes_max = config.bytes_max.max(1 << 20);
         let active = match state.segments.last() {
-            Some(last) => Some(Active::open(last)?),
-            None => None,
+            Some(last) if last.version == VERSION => Some(Active::open(last)?),
+            _ => None,
         };
         Ok(Self {
             dir: dir.to_owned(),
             segment_bytes_max: (bytes_max / 64).clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end()),
             bytes_max,
             age_max: config.age_max,
+            overflow: config.overflow,
+            relayed_bytes_max: bytes_max / 100 * u64::from(config.relayed_percent_max.min(100)),
             active,
             unsynced: Vec::new(),
             is_active_unsynced: false,
@@ -62,64 +78,71 @@ impl Writer {
         })
     }
 
-    /// Appends one block. If that fails its spans are counted as dropped, and their numbers are used up.
-    pub fn append(&mut self, encoded: &Encoded, inner: &Inner) -> Result<BlockId, LogError> {
-        let result = self.write(encoded, inner);
+    /// Appends one block. If that fails, spans of this host are counted as dropped and their numbers are used up; relayed ones
+    /// are still the sender's.
+    pub fn append(&mut self, payload: &Payload<'_>, inner: &Inner) -> Result<BlockId, LogError> {
+        let result = self.write(payload, inner);
         let mut state = inner.state();
-        state.next_span += u64::from(encoded.span_count);
+        let spans = u64::from(payload.span_count);
         match result {
             Ok((id, bytes)) => {
+                state.next_span += spans;
                 state.next_block = id.0 + 1;
-                state.stats.spans_appended += u64::from(encoded.span_count);
+                state.stats.spans_appended += spans;
                 if let Some(segment) = state.segments.last_mut() {
+                    let added = bytes - segment.bytes;
                     segment.bytes = bytes;
+                    segment.relayed_bytes += if payload.flags.is_relayed { added } else { 0 };
                 }
                 Ok(id)
             }
             Err(error) => {
                 state.stats.append_errors += 1;
-                state.stats.spans_dropped += u64::from(encoded.span_count);
                 state.stats.last_error = error.to_string();
+                if !payload.flags.is_relayed {
+                    state.next_span += spans;
+                    state.stats.spans_dropped += spans;
+                }
                 Err(error)
             }
         }
     }
 
     /// Writes one block; gives its number and the segment's new length.
-    fn write(&mut self, encoded: &Encoded, inner: &Inner) -> Result<(BlockId, u64), LogError> {
-        if encoded.bytes.len() > PAYLOAD_BYTES_MAX {
-            return Err(LogError::SpanTooLarge { bytes: encoded.bytes.len(), max: PAYLOAD_BYTES_MAX });
+    fn write(&mut self, payload: &Payload<'_>, inner: &Inner) -> Result<(BlockId, u64), LogError> {
+        if payload.bytes.len() > PAYLOAD_BYTES_MAX {
+            return Err(LogError::SpanTooLarge { bytes: payload.bytes.len(), max: PAYLOAD_BYTES_MAX });
         }
         let now = now_unix_ns();
-        let header = self.header(encoded, inner, now).encode();
-        let block_bytes = (header.len() + encoded.bytes.len()) as u64;
-        self.roll_if_full(block_bytes, now, inner)?;
-        let active = self.active.as_mut().expect("roll_if_full leaves a segment to write to");
-        let payload_at = active.bytes + header.len() as u64;
-        let header_written = active.file.write_all_at(&header, active.bytes);
-        if let Err(cause) = header_written.and_then(|()| active.file.write_all_at(&encoded.bytes, payload_at)) {
-            // A part may be there. Nobody reads it, and the next append writes over it; cutting it only saves a start the trouble.
-            let _ = active.file.set_len(active.bytes);
-            return Err(LogError::Io { operation: "append to", path: active.path.clone(), cause });
+        let header = header(payload, inner, now).encode();
+        let block_bytes = (header.len() + payload.bytes.len()) as u64;
+        if payload.flags.is_relayed && self.overflow == Overflow::Refuse {
+            check_quota(&inner.state(), block_bytes, self.relayed_bytes_max)?;
         }
+        self.roll_if_full(block_bytes, now, inner)?;
+        let written = self.put(&header, payload.bytes);
+        let is_disk_full = |error: &io::Error| error.kind() == io::ErrorKind::StorageFull;
+        let written = match written {
+            // What all destinations have taken makes room, a segment at a time.
+            Err(error) if is_disk_full(&error) && self.delete_oldest(inner)? => self.put(&header, payload.bytes),
+            written => written,
+        };
+        let active = self.active.as_mut().expect("roll_if_full leaves a segment to write to");
+        written.map_err(LogError::io("append to", &active.path))?;
         active.bytes += block_bytes;
         self.is_active_unsynced = true;
         Ok((BlockId(inner.state().next_block), active.bytes))
     }
 
-    fn header(&self, encoded: &Encoded, inner: &Inner, now_unix_ns: u64) -> BlockHeader {
-        let state = inner.state();
-        BlockHeader {
-            payload_bytes: encoded.bytes.len() as u32,
-            payload_crc: crc32fast::hash(&encoded.bytes),
-            span_count: encoded.span_count,
-            block: state.next_block,
-            first_span: state.next_span,
-            start_unix_ns_min: encoded.start_unix_ns_min,
-            end_unix_ns_max: encoded.end_unix_ns_max,
-            appended_unix_ns: now_unix_ns,
-            flags: 0,
-        }
+    /// Header and payload behind what the active segment has.
+    fn put(&self, header: &[u8], payload: &[u8]) -> io::Result<()> {
+        let active = self.active.as_ref().expect("roll_if_full leaves a segment to write to");
+        let payload_at = active.bytes + header.len() as u64;
+        let written = active.file.write_all_at(header, active.bytes);
+        written.and_then(|()| active.file.write_all_at(payload, payload_at)).inspect_err(|_| {
+            // A part may be there. Nobody reads it, and the next append writes over it; cutting it only saves a start the trouble.
+            let _ = active.file.set_len(active.bytes);
+        })
     }
 
     fn roll_if_full(&mut self, block_bytes: u64, now: u64, inner: &Inner) -> Result<(), LogError> {
@@ -135,12 +158,15 @@ impl Writer {
     /// Begins a new segment, after making room for it. The old one stays in use if that fails.
     fn roll(&mut self, block_bytes: u64, now: u64, inner: &Inner) -> Result<(), LogError> {
         let room = self.segment_bytes_max.max(SEGMENT_HEADER_BYTES as u64 + block_bytes);
-        self.shrink(self.bytes_max.saturating_sub(room), inner)?;
+        let left = self.shrink(self.bytes_max.saturating_sub(room), inner)?;
+        if left > self.bytes_max.saturating_sub(room) && block_bytes > 0 {
+            return Err(LogError::Full { bytes: left, max: self.bytes_max });
+        }
         let (first_block, first_span) = {
             let state = inner.state();
             (state.next_block, state.next_span)
         };
-        let header = SegmentHeader { first_block, first_span, created_unix_ns: now };
+        let header = SegmentHeader { first_block, first_span, created_unix_ns: now, version: VERSION };
         let path = segment::path(&self.dir, first_block);
         let active = Active::create(&path, &header)?;
         let folder = File::open(&self.dir).map_err(LogError::io("open", &self.dir))?;
@@ -150,6 +176,8 @@ impl Writer {
             first_span,
             created_unix_ns: now,
             bytes: active.bytes,
+            relayed_bytes: 0,
+            version: VERSION,
         });
         if let Some(old) = self.active.replace(active) {
             self.unsynced.push((old.file, old.path));
@@ -158,13 +186,26 @@ impl Writer {
         Ok(())
     }
 
-    /// Deletes closed segments, oldest first, until the rest takes at most `bytes`.
-    fn shrink(&mut self, bytes: u64, inner: &Inner) -> Result<(), LogError> {
+    /// Deletes closed segments, oldest first, until the rest takes at most `bytes` or must stay. Gives what the rest takes.
+    fn shrink(&mut self, bytes: u64, inner: &Inner) -> Result<u64, LogError> {
         loop {
-            let total: u64 = inner.state().segments.iter().map(|segment| segment.bytes).sum();
+            // One segment alone is never too much: a log smaller than that is none.
+            let total: u64 = match inner.state().segments.as_slice() {
+                [] | [_] => 0,
+                segments => segments.iter().map(|segment| segment.bytes).sum(),
+            };
             if total <= bytes || !self.delete_oldest(inner)? {
-                return Ok(());
+                return Ok(total);
             }
+        }
+    }
+
+    /// Begins a new segment with the next append. What was written to the old one and could not be forced to disk may be lost by
+    /// the kernel without another word.
+    pub fn leave(&mut self, inner: &Inner) {
+        let is_used = self.active.as_ref().is_some_and(|active| active.bytes > SEGMENT_HEADER_BYTES as u64);
+        if is_used && self.roll(0, now_unix_ns(), inner).is_err() {
+            self.active = None;
         }
     }
 
@@ -185,12 +226,17 @@ impl Writer {
         if is_stale { self.roll(0, now_unix_ns(), inner) } else { Ok(()) }
     }
 
-    /// Deletes the oldest segment, unless it is the only one. Says whether it did.
+    /// Deletes the oldest segment, unless it is the only one, or has relayed spans that a destination still waits for. Says
+    /// whether it did.
     fn delete_oldest(&mut self, inner: &Inner) -> Result<bool, LogError> {
-        let (path, spans, block) = {
+        let (path, spans) = {
             let state = inner.state();
             let [oldest, next, ..] = state.segments.as_slice() else { return Ok(false) };
-            (oldest.path.clone(), next.first_span - oldest.first_span, next.first_block)
+            let is_awaited = oldest.relayed_bytes > 0 && state.slowest_block() < next.first_block;
+            if is_awaited && self.overflow == Overflow::Refuse {
+                return Ok(false);
+            }
+            (oldest.path.clone(), next.first_span - oldest.first_span)
         };
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -204,8 +250,6 @@ impl Writer {
             state.stats.spans_expired += spans;
         }
         self.unsynced.retain(|(_, unsynced)| *unsynced != path);
-        // Rows about blocks that are gone do no harm: the next deletion takes them along.
-        let _ = inner.store.forget_dead_before(block);
         Ok(true)
     }
 
@@ -253,6 +297,33 @@ impl Active {
             created_unix_ns: header.created_unix_ns,
         })
     }
+}
+
+fn header(payload: &Payload<'_>, inner: &Inner, now_unix_ns: u64) -> BlockHeader {
+    let state = inner.state();
+    BlockHeader {
+        payload_bytes: payload.bytes.len() as u32,
+        payload_crc: payload.crc,
+        span_count: payload.span_count,
+        block: state.next_block,
+        first_span: state.next_span,
+        start_unix_ns_min: payload.start_unix_ns_min,
+        end_unix_ns_max: payload.end_unix_ns_max,
+        appended_unix_ns: now_unix_ns,
+        flags: payload.flags,
+    }
+}
+
+/// Relayed spans leave a part of the log to this host's own. Counted by whole segments that some destination still waits for.
+fn check_quota(state: &State, block_bytes: u64, max: u64) -> Result<(), LogError> {
+    let slowest = state.slowest_block();
+    if slowest >= state.next_block {
+        return Ok(());
+    }
+    let ends = state.segments.iter().skip(1).map(|next| next.first_block).chain([state.next_block]);
+    let awaited = state.segments.iter().zip(ends).filter(|(_, end)| slowest < *end);
+    let bytes: u64 = awaited.map(|(segment, _)| segment.relayed_bytes).sum();
+    if bytes + block_bytes > max { Err(LogError::Full { bytes, max }) } else { Ok(()) }
 }
 
 fn as_ns(duration: Duration) -> u64 {

@@ -5,12 +5,16 @@
 
 use std::fmt;
 
-use crate::kernel::budget::BudgetFigures;
+use crate::{
+    export::{Counts, LATENCY_BOUNDS},
+    kernel::budget::BudgetFigures,
+    log::{DeadSum, DestinationCounts},
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text},
     metrics::MetricType,
-    registry::Registry,
+    registry::{Registry, Unit},
 };
 
 /// Every figure at one moment. Counters count from the start of the agent unless said otherwise.
@@ -51,27 +55,15 @@ pub struct KernelLossCount {
     pub count: u64,
 }
 
-/// What became of the spans of one destination since its first one. generated = delivered + queued + dead + dropped.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// One destination: the log's accounts since its first span, and the exporter's counters since the agent started.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct DestinationFigures {
-    /// Its name.
-    pub name: String,
-    /// Spans it was to get.
-    pub generated: u64,
-    /// Spans it has taken.
-    pub delivered: u64,
-    /// Spans that wait.
-    pub queued: u64,
-    /// Spans that it has refused for good, alone or within a request.
-    pub dead: u64,
-    /// Spans that were deleted before they could be sent.
-    pub dropped: u64,
-    /// Requests, repeated ones included.
-    pub requests: u64,
-    /// Requests that were sent again.
-    pub retries: u64,
-    /// Whether the last request failed.
-    pub failing: bool,
+    /// generated = delivered + queued + dead + dropped + filtered.
+    pub accounts: DestinationCounts,
+    /// Requests, failures and times.
+    pub counts: Counts,
+    /// Its dead letters.
+    pub letters: DeadSum,
 }
 
 /// Media type of [`render`]'s text.
@@ -147,18 +139,53 @@ impl Snapshot {
     }
 
     fn encode_destinations(&self, to: &mut DescriptorEncoder) -> fmt::Result {
-        let rows = |figure: fn(&DestinationFigures) -> u64| {
-            let row = |d: &DestinationFigures| (vec![("destination", d.name.clone())], figure(d));
-            self.destinations.iter().map(row).collect::<Vec<(Labels, u64)>>()
-        };
-        counters(to, "destination_spans_generated", "Spans that a destination was to get", rows(|d| d.generated))?;
-        counters(to, "destination_spans_delivered", "Spans that a destination has taken", rows(|d| d.delivered))?;
-        counters(to, "destination_spans_dead", "Spans that a destination has refused for good", rows(|d| d.dead))?;
-        counters(to, "destination_spans_dropped", "Spans lost for a destination", rows(|d| d.dropped))?;
-        gauges(to, "destination_spans_queued", "Spans that wait for a destination", rows(|d| d.queued))?;
-        counters(to, "destination_requests", "Requests, repeated ones included", rows(|d| d.requests))?;
-        counters(to, "destination_retries", "Requests that were sent again", rows(|d| d.retries))?;
-        gauges(to, "destination_failing", "Whether the last request failed", rows(|d| d.failing.into()))
+        let rows = |figure: fn(&DestinationFigures) -> u64| self.by_destination(figure);
+        counters(to, "destination_spans_generated", "Spans made since its first", rows(|d| d.accounts.generated()))?;
+        counters(to, "destination_spans_delivered", "Spans that it has taken", rows(|d| d.accounts.delivered))?;
+        counters(to, "destination_spans_dead", "Spans that it has refused for good", rows(|d| d.accounts.dead))?;
+        counters(to, "destination_spans_dropped", "Spans lost for it", rows(|d| d.accounts.dropped))?;
+        counters(to, "destination_spans_filtered", "Spans not meant for it", rows(|d| d.accounts.filtered))?;
+        gauges(to, "destination_spans_queued", "Spans that wait for it", rows(|d| d.accounts.queued))?;
+        counters(to, "destination_spans_attempted", "Spans in all requests", rows(|d| d.counts.attempted))?;
+        counters(to, "destination_requests", "Requests, repeated ones included", rows(|d| d.counts.requests))?;
+        counters(to, "destination_retries", "Requests that were sent again", rows(|d| d.counts.retries))?;
+        counters(to, "destination_bytes", "Bytes of requests before compression", rows(|d| d.counts.bytes))?;
+        counters(
+            to,
+            "destination_spans_possible_duplicates",
+            "Spans sent again after the agent ended without seeing the answer",
+            rows(|d| d.counts.possible_duplicates),
+        )?;
+        gauges(to, "destination_failing", "Whether the last request failed", rows(|d| d.counts.failing.into()))?;
+        gauges(to, "destination_dead_letters", "Dead letters kept", rows(|d| d.letters.letters))?;
+        gauges(to, "destination_dead_letter_spans", "Spans of these", rows(|d| d.letters.spans))?;
+        gauges(to, "destination_dead_letter_bytes", "Bytes of these", rows(|d| d.letters.bytes))?;
+        counters(to, "destination_spans_replayed", "Spans of dead letters that it took", rows(|d| d.counts.replayed))?;
+        self.encode_latency(to)
+    }
+
+    fn by_destination(&self, figure: fn(&DestinationFigures) -> u64) -> Vec<(Labels, u64)> {
+        let row = |d: &DestinationFigures| (vec![("destination", d.counts.name.clone())], figure(d));
+        self.destinations.iter().map(row).collect()
+    }
+
+    fn encode_latency(&self, to: &mut DescriptorEncoder) -> fmt::Result {
+        if self.destinations.is_empty() {
+            return Ok(());
+        }
+        let help = "Duration of requests, from sending to the answer";
+        let unit = Unit::Seconds;
+        let mut family =
+            to.encode_descriptor("destination_request_duration", help, Some(&unit), MetricType::Histogram)?;
+        for DestinationFigures { counts, .. } in &self.destinations {
+            let bounds = LATENCY_BOUNDS.into_iter().chain([f64::MAX]);
+            let buckets: Vec<(f64, u64)> = bounds.zip(counts.latency).collect();
+            let labels = [("destination", counts.name.as_str())];
+            let sum = counts.latency_sum.as_secs_f64();
+            let count = counts.latency.iter().sum();
+            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+        }
+        Ok(())
     }
 }
 
@@ -195,6 +222,8 @@ fn family(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn check(snapshot: Snapshot, expected: &[&str]) {
@@ -207,15 +236,19 @@ mod tests {
 
     #[test]
     fn every_figure_is_told_with_its_labels() {
-        let destination = DestinationFigures {
+        let mut counts = Counts {
             name: "otlp+grpc://\"h\"".into(),
-            generated: 10,
-            delivered: 4,
-            queued: 3,
-            dead: 2,
-            dropped: 1,
             failing: true,
-            ..DestinationFigures::default()
+            latency_sum: Duration::from_millis(1_500),
+            ..Counts::default()
+        };
+        (counts.latency[0], counts.latency[8]) = (2, 1);
+        let mut accounts = DestinationCounts::default();
+        (accounts.delivered, accounts.queued, accounts.dead, accounts.dropped) = (4, 3, 2, 1);
+        let destination = DestinationFigures {
+            accounts,
+            letters: DeadSum { letters: 1, spans: 2, bytes: 300, ..DeadSum::default() },
+            counts,
         };
         check(
             Snapshot {
@@ -243,6 +276,11 @@ mod tests {
                 "spantap_hook_attached{hook=\"sys_exit\"} 0",
                 "spantap_destination_spans_delivered_total{destination=\"otlp+grpc://\\\"h\\\"\"} 4",
                 "spantap_destination_spans_queued{destination=\"otlp+grpc://\\\"h\\\"\"} 3",
+                "spantap_destination_spans_generated_total{destination=\"otlp+grpc://\\\"h\\\"\"} 10",
+                "spantap_destination_dead_letter_bytes{destination=\"otlp+grpc://\\\"h\\\"\"} 300",
+                "spantap_destination_request_duration_seconds_sum{destination=\"otlp+grpc://\\\"h\\\"\"} 1.5",
+                "spantap_destination_request_duration_seconds_count{destination=\"otlp+grpc://\\\"h\\\"\"} 3",
+                "spantap_destination_request_duration_seconds_bucket{le=\"1.0\",destination=\"otlp+grpc://\\\"h\\\"\"} 2",
                 "spantap_destination_failing{destination=\"otlp+grpc://\\\"h\\\"\"} 1",
                 "spantap_budget_cpu_ppm 50000",
                 "spantap_budget_level 2",

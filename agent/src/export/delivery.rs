@@ -1,0 +1,268 @@
+//! One batch on its way: sent until the destination takes or refuses it, in parts if need be.
+//!
+//! In: a batch. Out: what became of its spans, the refused ones among the dead letters. Run by the worker, several at a time. A
+//! request that is refused for good is halved until the spans that the destination does not want are alone: they become dead
+//! letters, all others are delivered.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering::Relaxed},
+};
+
+use agent_core::wire;
+use bytes::Bytes;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
+use tracing::{info, warn};
+
+use super::{
+    Batch, DestinationStats,
+    client::Client,
+    gate::Gate,
+    pace::Pace,
+    retry::{Backoff, Outcome},
+};
+use crate::{
+    capture::lock,
+    config::{Destination, Retry, Segments},
+    log::{DeadLetters, Fate, Letter},
+    otlp,
+    telemetry::log::RateLimit,
+};
+
+/// After so many batches of which nothing was taken, refusals are not about single spans: only each so many-th is halved then.
+const HOPELESS: u32 = 3;
+const HOPELESS_TRIAL: u32 = 16;
+
+/// What all requests of a destination share.
+pub(super) struct Line {
+    pub client: Client,
+    pub gate: Gate,
+    pub pace: Pace,
+    pub stats: Arc<DestinationStats>,
+    pub letters: DeadLetters,
+    /// Whether segments are sent as child spans.
+    segment_spans: bool,
+    retry: Retry,
+    messages: std::sync::Mutex<RateLimit>,
+    /// Batches in a row of which nothing was taken.
+    refused: AtomicU32,
+}
+
+/// A part of a batch, as it stands in the log.
+struct Part {
+    key: String,
+    body: Bytes,
+    spans: u64,
+}
+
+/// What became of a part.
+enum Sent {
+    Taken { rejected: u64 },
+    Split(Part, Part),
+    Refused { cause: String },
+}
+
+impl Line {
+    pub(super) fn new(
+        destination: &Destination,
+        client: Client,
+        stats: Arc<DestinationStats>,
+        letters: DeadLetters,
+    ) -> Self {
+        Self {
+            client,
+            gate: Gate::new(&destination.retry),
+            pace: Pace::new(&destination.pace),
+            stats,
+            letters,
+            segment_spans: destination.segments == Segments::Spans,
+            retry: destination.retry.clone(),
+            messages: std::sync::Mutex::new(RateLimit::new(super::worker::MESSAGE_INTERVAL)),
+            refused: AtomicU32::new(0),
+        }
+    }
+
+    /// Sends a batch until all of it is taken or among the dead letters. `None`: the deadline came first; nothing is settled.
+    pub(super) async fn deliver(&self, batch: Batch, stop: &mut watch::Receiver<Option<Instant>>) -> Option<Fate> {
+        let mut fate = Fate::default();
+        let mut taken = 0;
+        let mut parts = vec![Part { key: batch.key, body: batch.body, spans: batch.spans }];
+        while let Some(part) = parts.pop() {
+            match self.send(&part, stop).await? {
+                Sent::Taken { rejected } => {
+                    taken += part.spans - rejected;
+                    fate.dead += rejected;
+                }
+                Sent::Split(first, second) => parts.extend([second, first]),
+                Sent::Refused { cause } => {
+                    fate.dead += part.spans;
+                    self.bury(&part, part.spans, &cause, stop).await?;
+                }
+            }
+        }
+        let refused = if taken > 0 { 0 } else { self.refused.load(Relaxed).saturating_add(1) };
+        self.refused.store(refused, Relaxed);
+        Some(fate)
+    }
+
+    /// Sends a dead letter again: whole, as it is. `None`: the deadline came first. `Err`: refused again.
+    pub(super) async fn resend(
+        &self,
+        letter: &Letter,
+        stop: &mut watch::Receiver<Option<Instant>>,
+    ) -> Option<Result<(), String>> {
+        let part = Part { key: letter.key.clone(), body: letter.payload.clone().into(), spans: letter.spans };
+        loop {
+            match self.request(&part, stop).await? {
+                Outcome::Delivered { rejected: 0, .. } => return Some(Ok(())),
+                Outcome::Delivered { rejected, message } => {
+                    return Some(Err(format!("{rejected} spans refused: {message}")));
+                }
+                Outcome::Never { cause } => return Some(Err(cause)),
+                Outcome::Again { .. } => {}
+            }
+        }
+    }
+
+    /// Sends a part until it is taken or refused for good.
+    async fn send(&self, part: &Part, stop: &mut watch::Receiver<Option<Instant>>) -> Option<Sent> {
+        loop {
+            match self.request(part, stop).await? {
+                Outcome::Delivered { rejected, message } => {
+                    let rejected = rejected.min(part.spans);
+                    if rejected > 0 {
+                        let reason = format!("{rejected} of {} spans were refused: {message}", part.spans);
+                        self.trouble(&reason);
+                        self.bury(part, rejected, &reason, stop).await?;
+                    }
+                    self.stats.count_delivered(part.spans, rejected);
+                    return Some(Sent::Taken { rejected });
+                }
+                Outcome::Never { cause } => {
+                    let halves = if self.should_split(part) { halves(part) } else { None };
+                    return Some(halves.unwrap_or(Sent::Refused { cause }));
+                }
+                Outcome::Again { .. } => {}
+            }
+        }
+    }
+
+    /// One request, as soon as the destination may be asked; its failures are told.
+    async fn request(&self, part: &Part, stop: &mut watch::Receiver<Option<Instant>>) -> Option<Outcome> {
+        let pass = tokio::select! {
+            pass = self.gate.pass() => pass,
+            () = stopped(stop) => return None,
+        };
+        let wait = self.pace.wait(part.spans, part.body.len() as u64);
+        if !wait.is_zero() {
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = stopped(stop) => return None,
+            }
+        }
+        let body = if self.segment_spans { self.with_segment_spans(&part.body).await } else { part.body.clone() };
+        let (bytes, began) = (body.len() as u64, Instant::now());
+        let outcome = tokio::select! {
+            outcome = self.client.send(body, &part.key) => outcome,
+            () = stopped(stop) => return None,
+        };
+        self.stats.count_request(&outcome, part.spans, bytes, began.elapsed());
+        match &outcome {
+            Outcome::Again { after, cause } => {
+                pass.failed(*after);
+                self.trouble(cause);
+            }
+            Outcome::Delivered { .. } | Outcome::Never { .. } => {
+                if let Some(failed_for) = pass.succeeded() {
+                    self.pace.returned(failed_for);
+                    info!(destination = self.stats.name(), ?failed_for, "destination answers again");
+                }
+                self.stats.note_answer();
+            }
+        }
+        Some(outcome)
+    }
+
+    /// Of what the destination then refuses, at most the log's own spans count: nobody can say whether a refused one was a child.
+    async fn with_segment_spans(&self, body: &Bytes) -> Bytes {
+        let bytes = body.clone();
+        let shaped = tokio::task::spawn_blocking(move || otlp::with_segment_spans(&bytes)).await;
+        match shaped.map_err(|failure| failure.to_string()).and_then(|body| body.map_err(|error| error.to_string())) {
+            Ok(shaped) => shaped.into(),
+            Err(error) => {
+                self.trouble(&format!("spans are sent without their segments as children: {error}"));
+                body.clone()
+            }
+        }
+    }
+
+    fn should_split(&self, part: &Part) -> bool {
+        let refused = self.refused.load(Relaxed);
+        part.spans > 1 && (refused < HOPELESS || refused % HOPELESS_TRIAL == 0)
+    }
+
+    /// Keeps spans as a dead letter. As long as that is impossible the destination waits: its spans are still in the log.
+    async fn bury(
+        &self,
+        part: &Part,
+        spans: u64,
+        reason: &str,
+        stop: &mut watch::Receiver<Option<Instant>>,
+    ) -> Option<()> {
+        let letter = Letter {
+            destination: self.stats.name().to_owned(),
+            key: part.key.clone(),
+            reason: reason.to_owned(),
+            spans,
+            is_suspect: spans < part.spans,
+            payload: part.body.to_vec(),
+            ..Letter::default()
+        };
+        let letter = Arc::new(letter);
+        let mut backoff = Backoff::new(&self.retry);
+        loop {
+            let (letters, letter) = (self.letters.clone(), Arc::clone(&letter));
+            let put =
+                tokio::task::spawn_blocking(move || letters.put(&letter).map_err(|error| error.to_string())).await;
+            match put.map_err(|failure| failure.to_string()).and_then(|put| put) {
+                Ok(()) => break,
+                Err(error) => self.trouble(&error),
+            }
+            tokio::select! {
+                () = sleep(backoff.wait(None)) => {}
+                () = stopped(stop) => return None,
+            }
+        }
+        self.trouble(&format!("{spans} spans were refused for good and are kept as a dead letter: {reason}"));
+        self.stats.count_dead(spans);
+        Some(())
+    }
+
+    pub(super) fn trouble(&self, what: &str) {
+        self.stats.note_error(what);
+        if let Some(unsaid) = lock(&self.messages).allow() {
+            warn!(destination = self.stats.name(), unsaid, "{what}");
+        }
+    }
+}
+
+/// The halves of a part; `None` if its bytes cannot be split.
+fn halves(part: &Part) -> Option<Sent> {
+    let first = part.spans / 2;
+    let (left, right) = wire::split(&part.body, u32::try_from(first).ok()?).ok()?;
+    let half =
+        |place: u32, body: Vec<u8>, spans| Part { key: format!("{}/{place}", part.key), body: body.into(), spans };
+    Some(Sent::Split(half(0, left, first), half(1, right, part.spans - first)))
+}
+
+/// Completes at the deadline of a stop.
+pub(super) async fn stopped(stop: &mut watch::Receiver<Option<Instant>>) {
+    // The sender is gone: stop now.
+    let Ok(deadline) = stop.wait_for(Option::is_some).await.map(|deadline| *deadline) else { return };
+    if let Some(deadline) = deadline {
+        sleep_until(deadline).await;
+    }
+}

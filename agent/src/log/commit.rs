@@ -1,0 +1,104 @@
+//! Group commit: many that wait for their blocks to be durable, one force to disk.
+//!
+//! In: the numbers of blocks. Out: when they are on stable storage, or that they are not. Called by
+//! [`SpanLog::durable`](super::SpanLog::durable). Whoever comes first forces the disk, for all blocks that are there by then; who comes
+//! meanwhile waits for the next turn, which one of them takes. No thread of its own, and no timer: the force itself gathers.
+
+use std::{
+    fs::File,
+    ops::Range,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+};
+
+use super::{BlockId, Inner, LogError};
+
+/// Most failures that are remembered; a block that waits is never older.
+const FAILURES_MAX: usize = 64;
+
+/// How far the log has been forced to disk.
+#[derive(Debug, Default)]
+pub(super) struct Committer {
+    /// Whose turn it is among those who wait.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// Held while files are forced: what one has taken to force is not durable for another before it has. Has the blocks that could
+    /// not be forced: the kernel reports a failure once, and may then call the same pages clean.
+    failures: Mutex<Vec<Range<u64>>>,
+    /// Blocks below are durable, or have failed.
+    settled: AtomicU64,
+    /// Files that were forced.
+    #[cfg(test)]
+    forces: AtomicU64,
+    /// Whether the next force fails as a broken disk does.
+    #[cfg(test)]
+    fails_next: std::sync::atomic::AtomicBool,
+}
+
+impl Committer {
+    /// Forces by `force`, which says whether that was everything; `end` tells how far the log goes.
+    pub fn force(&self, end: impl Fn() -> u64, force: impl FnOnce() -> Result<bool, LogError>) -> Result<(), LogError> {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = end();
+        let done = force();
+        match &done {
+            Ok(everything) if *everything => drop(self.settled.fetch_max(before, SeqCst)),
+            Ok(_) => {}
+            Err(_) => {
+                let failed = end();
+                failures.push(self.settled.fetch_max(failed, SeqCst)..failed);
+                let surplus = failures.len().saturating_sub(FAILURES_MAX);
+                failures.drain(..surplus);
+            }
+        }
+        done.map(drop)
+    }
+
+    pub fn sync(&self, file: &File) -> std::io::Result<()> {
+        #[cfg(test)]
+        {
+            self.forces.fetch_add(1, SeqCst);
+            if self.fails_next.swap(false, SeqCst) {
+                return Err(std::io::Error::from_raw_os_error(libc::EIO));
+            }
+        }
+        file.sync_data()
+    }
+
+    #[cfg(test)]
+    pub fn fail_next(&self) {
+        self.fails_next.store(true, SeqCst);
+    }
+
+    #[cfg(test)]
+    pub fn forces(&self) -> u64 {
+        self.forces.load(SeqCst)
+    }
+}
+
+/// Returns when the block is durable. A caller that goes away meanwhile changes nothing for the others.
+pub(super) async fn wait(inner: &Arc<Inner>, block: BlockId) -> Result<(), LogError> {
+    let turn = Arc::clone(&inner.committer.turn).lock_owned().await;
+    let forcing = Arc::clone(inner);
+    let done = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        forcing.make_durable(block)
+    });
+    done.await.unwrap_or_else(|failure| Err(LogError::NotDurable { cause: failure.to_string() }))
+}
+
+impl Inner {
+    fn make_durable(&self, block: BlockId) -> Result<(), LogError> {
+        if block.0 >= self.committer.settled.load(SeqCst) {
+            // Whom a failure concerns is asked below.
+            let _ = self.sync_due(true);
+        }
+        let failures = self.committer.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.iter().any(|failed| failed.contains(&block.0)) {
+            let cause = self.state().stats.last_error.clone();
+            return Err(LogError::NotDurable { cause });
+        }
+        Ok(())
+    }
+}
