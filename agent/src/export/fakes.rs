@@ -4,13 +4,14 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
+    io::Read,
     net::SocketAddr,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -90,6 +91,7 @@ impl Fake {
         let (listener, address, state) = prepare(address, script).await;
         let service = TraceServiceServer::new(Service(Arc::clone(&state)))
             .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Zstd)
             .send_compressed(CompressionEncoding::Gzip);
         let mut server = transport::Server::builder();
         if let Some(tls) = tls {
@@ -180,10 +182,10 @@ fn response(answer: &Answer) -> ExportTraceServiceResponse {
 async fn answer_http(request: Request<Incoming>, state: Arc<State>) -> Result<Response<Full<Bytes>>, Infallible> {
     let (parts, body) = request.into_parts();
     let mut body = body.collect().await.unwrap().to_bytes();
-    if parts.headers.get("content-encoding").is_some_and(|value| value == "gzip") {
-        let mut plain = Vec::new();
-        std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&body[..]), &mut plain).unwrap();
-        body = plain.into();
+    match parts.headers.get("content-encoding").map(HeaderValue::as_bytes) {
+        Some(b"gzip") => body = decompressed(flate2::read::GzDecoder::new(&body[..])),
+        Some(b"zstd") => body = decompressed(zstd::Decoder::new(&body[..]).unwrap()),
+        _ => {}
     }
     let mut headers = parts.headers;
     headers.insert("x-path", parts.uri.path().parse().unwrap());
@@ -193,6 +195,9 @@ async fn answer_http(request: Request<Incoming>, state: Arc<State>) -> Result<Re
         Answer::Http { status, retry_after, body } => {
             let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
             *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            if body.starts_with('<') {
+                response.headers_mut().insert("content-type", HeaderValue::from_static("text/html"));
+            }
             if let Some(value) = retry_after {
                 response.headers_mut().insert("retry-after", value.parse().unwrap());
             }
@@ -200,6 +205,12 @@ async fn answer_http(request: Request<Incoming>, state: Arc<State>) -> Result<Re
         }
         taken => Response::new(Full::new(response(&taken).encode_to_vec().into())),
     })
+}
+
+fn decompressed(mut from: impl Read) -> Bytes {
+    let mut plain = Vec::new();
+    from.read_to_end(&mut plain).unwrap();
+    plain.into()
 }
 
 /// A CA and a certificate for `localhost` and `127.0.0.1` that it has signed.

@@ -19,13 +19,19 @@ use tokio::{
 
 use crate::config;
 
+mod answer;
 mod client;
+mod compress;
+mod explain;
+mod file;
+mod format;
 mod grpc;
 mod http;
 mod retry;
 mod secrets;
 mod source;
 mod stats;
+mod taken;
 mod worker;
 
 #[cfg(test)]

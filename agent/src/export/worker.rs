@@ -165,11 +165,11 @@ impl<S: BatchSource> Worker<S> {
                     self.delivered(batch, rejected, &message).await;
                     return Sent::Settled;
                 }
-                Outcome::Never { cause } => {
+                Outcome::Never { cause } | Outcome::TooLarge { cause } => {
                     self.refused(batch, &cause).await;
                     return Sent::Settled;
                 }
-                Outcome::Again { after, cause } => {
+                Outcome::Again { after, cause, .. } => {
                     self.trouble(&cause);
                     after
                 }
