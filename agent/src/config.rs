@@ -11,24 +11,30 @@ use std::{net::SocketAddr, path::PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod auth;
 mod destination;
 mod file;
 pub mod flags;
 mod layers;
 mod show;
 mod units;
+mod url;
 mod validate;
 
 #[cfg(test)]
 mod samples;
 
 pub use self::{
-    destination::{Batch, Compression, Destination, Export, HeaderValue, Pace, Retry, Segments, Tls, Transport, Url},
+    auth::{Auth, Basic, Bearer, ClientAuth, OAuth2, Secret},
+    destination::{
+        Batch, Compression, Destination, Encoding, Exhausted, Export, HeaderValue, Pace, Retry, Rotation, Segments, Tls,
+    },
     file::check,
     flags::RunArgs,
     layers::{Loaded, Source},
     show::{schema, show},
     units::{Interval, Size},
+    url::{Protocol, Transport, Url},
 };
 pub use crate::kernel::attach::{Rung, SyscallHooks};
 

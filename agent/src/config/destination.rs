@@ -1,13 +1,17 @@
-//! Where spans go, as configured: the types below `export` and the destination URL.
+//! Where spans go, as configured: the types below `export`.
 //!
 //! Never opens a connection; `export` does.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::units::{Interval, Size};
+use super::{
+    auth::{Auth, Basic},
+    units::{Interval, Size},
+    url::Url,
+};
 
 /// Every destination, and what they share.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -32,18 +36,36 @@ pub struct Destination {
     /// Headers (gRPC metadata) sent with every request.
     #[serde(default, deserialize_with = "super::or_default")]
     pub headers: BTreeMap<String, HeaderValue>,
-    /// Compression of requests.
+    /// Who the agent is. Unlike `headers`, what it is read from may change while the agent runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Auth>,
+    /// Encoding of OTLP/HTTP; the other formats have but one.
+    #[serde(default)]
+    pub encoding: Encoding,
+    /// Compression of requests, or of files that are full. Zipkin knows only gzip, a Datadog agent none.
     #[serde(default)]
     pub compression: Compression,
+    /// 1 to 9 for gzip, 1 to 22 for zstd; quick by default. gRPC has no choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression_level: Option<u32>,
     /// How segments are shown.
     #[serde(default)]
     pub segments: Segments,
     /// Time limit of one request, connecting included.
     #[serde(default = "timeout_default")]
     pub timeout: Interval,
-    /// Used by `otlp+grpcs` and `otlp+https`.
+    /// Used by the schemes that end with `s`.
     #[serde(default, deserialize_with = "super::or_default")]
     pub tls: Tls,
+    /// HTTP proxy to go through by `CONNECT`, as `http://HOST:PORT`. No environment variable is followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<String>,
+    /// Who the agent is to the proxy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_auth: Option<Basic>,
+    /// When a file is full, and what happens then; for `file:` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<Rotation>,
     /// When a request is full.
     #[serde(default, deserialize_with = "super::or_default")]
     pub batch: Batch,
@@ -104,6 +126,31 @@ pub enum Compression {
     None,
     /// gzip.
     Gzip,
+    /// zstd: about as small, for less CPU time.
+    Zstd,
+}
+
+/// Encoding of OTLP/HTTP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Encoding {
+    /// Binary; the log's bytes are sent as they are.
+    #[default]
+    Protobuf,
+    /// JSON.
+    Json,
+}
+
+/// When a file is full. It is then renamed to `NAME.1` (`NAME.1.gz`, `NAME.1.zst`), what had that name to `NAME.2`, and so on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rotation {
+    /// Size at which a file is full; one request may exceed it.
+    pub max_bytes: Size,
+    /// Age at which a file is full; looked at when something is written.
+    pub max_age: Interval,
+    /// Full files that are kept; the oldest is deleted.
+    pub keep: u32,
 }
 
 /// How a span's segments are shown. Each span has them in its attributes either way.
@@ -125,6 +172,12 @@ pub struct Tls {
     /// Certificates (PEM) to trust in place of the system's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
+    /// Certificate (PEM, with its chain) that the agent shows. Looked at each second: a new pair is used for new connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cert_file: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
 }
 
 /// A request is sent when one of these is reached. A block of the log is never split: one block may exceed a limit.
@@ -147,6 +200,20 @@ pub struct Retry {
     pub initial: Interval,
     /// Last limit.
     pub max: Interval,
+    /// What `RESOURCE_EXHAUSTED` without `RetryInfo` means. The specification says that such spans must not be sent again, but
+    /// collectors answer so when their queue is full, and the log has room to wait.
+    pub resource_exhausted_without_retry_info: Exhausted,
+}
+
+/// What an answer without a clear meaning does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Exhausted {
+    /// The spans are sent again.
+    #[default]
+    Retry,
+    /// The spans are dead letters.
+    DeadLetter,
 }
 
 impl Default for Export {
@@ -163,7 +230,14 @@ impl Default for Batch {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { initial: Interval::ms(500), max: Interval::secs(30) }
+        let resource_exhausted_without_retry_info = Exhausted::Retry;
+        Self { initial: Interval::ms(500), max: Interval::secs(30), resource_exhausted_without_retry_info }
+    }
+}
+
+impl Default for Rotation {
+    fn default() -> Self {
+        Self { max_bytes: Size::mib(100), max_age: Interval::secs(24 * 3600), keep: 5 }
     }
 }
 
@@ -182,10 +256,16 @@ impl Destination {
             name: String::new(),
             url,
             headers: BTreeMap::new(),
+            auth: None,
+            encoding: Encoding::Protobuf,
             compression: Compression::None,
+            compression_level: None,
             segments: Segments::Attributes,
             timeout: timeout_default(),
             tls: Tls::default(),
+            proxy: None,
+            proxy_auth: None,
+            file: None,
             batch: Batch::default(),
             retry: Retry::default(),
             concurrency: concurrency_default(),
@@ -205,150 +285,9 @@ impl fmt::Debug for HeaderValue {
     }
 }
 
-/// How spans are sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// OTLP/gRPC.
-    Grpc,
-    /// OTLP/HTTP with binary protobuf.
-    Http,
-}
-
-/// A destination URL, for example `otlp+grpc://collector:4317`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Url {
-    /// How.
-    pub transport: Transport,
-    /// Whether by TLS.
-    pub tls: bool,
-    /// Host name or address; IPv6 in brackets.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-    /// Path of OTLP/HTTP requests, with the query; empty for gRPC.
-    pub path: String,
-}
-
-const SCHEMES: [(&str, Transport, bool); 4] = [
-    ("otlp+grpc", Transport::Grpc, false),
-    ("otlp+grpcs", Transport::Grpc, true),
-    ("otlp+http", Transport::Http, false),
-    ("otlp+https", Transport::Http, true),
-];
-
-impl Url {
-    /// `http://host:port` or `https://host:port`, as clients want it.
-    pub fn origin(&self) -> String {
-        format!("{}://{}:{}", if self.tls { "https" } else { "http" }, self.host, self.port)
-    }
-
-    fn scheme(&self) -> &'static str {
-        SCHEMES.iter().find(|s| (s.1, s.2) == (self.transport, self.tls)).map_or("", |s| s.0)
-    }
-}
-
-impl FromStr for Url {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let bad = |cause: &str| format!("`{text}` is not a destination: {cause}");
-        let (scheme, rest) = text.split_once("://").ok_or_else(|| {
-            bad("write otlp+grpc://HOST:PORT or otlp+http://HOST:PORT/v1/traces (otlp+grpcs and otlp+https for TLS)")
-        })?;
-        let Some(&(_, transport, tls)) = SCHEMES.iter().find(|known| known.0 == scheme) else {
-            let names = SCHEMES.iter().map(|known| known.0.trim_start_matches("otlp+"));
-            let near = super::nearest(scheme.trim_start_matches("otlp+"), names).unwrap_or("grpc");
-            return Err(bad(&format!("unknown scheme `{scheme}`, did you mean `otlp+{near}`?")));
-        };
-        let uri: http::Uri = format!("http://{rest}").parse().map_err(|cause| bad(&format!("{cause}")))?;
-        let authority = uri.authority().filter(|a| !a.host().is_empty()).ok_or_else(|| bad("the host is missing"))?;
-        if authority.as_str().contains('@') {
-            return Err(bad("user and password do not belong into it; use `headers`"));
-        }
-        if authority.as_str().len() > authority.host().len() && authority.port_u16().is_none() {
-            return Err(bad("the port is not a number from 0 to 65535"));
-        }
-        let path = uri.path_and_query().map_or("", |p| p.as_str());
-        let (port, path) = match (transport, path) {
-            (Transport::Grpc, "" | "/") => (4317, ""),
-            (Transport::Grpc, _) => return Err(bad("OTLP/gRPC has no path")),
-            (Transport::Http, "" | "/") => (4318, "/v1/traces"),
-            (Transport::Http, path) => (4318, path),
-        };
-        Ok(Self {
-            transport,
-            tls,
-            host: authority.host().to_owned(),
-            port: authority.port_u16().unwrap_or(port),
-            path: path.to_owned(),
-        })
-    }
-}
-
-impl fmt::Display for Url {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}:{}{}", self.scheme(), self.host, self.port, self.path)
-    }
-}
-
-impl Serialize for Url {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Url {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        String::deserialize(from)?.parse().map_err(de::Error::custom)
-    }
-}
-
-impl JsonSchema for Url {
-    fn schema_name() -> Cow<'static, str> {
-        "Url".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "type": "string",
-            "pattern": "^otlp\\+(grpc|grpcs|http|https)://",
-            "examples": ["otlp+grpc://localhost:4317", "otlp+https://collector.example:4318/v1/traces"],
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn check(text: &str, expected: Result<&str, &str>) {
-        match (text.parse::<Url>(), expected) {
-            (Ok(url), Ok(shown)) => assert_eq!(url.to_string(), shown, "{text}"),
-            (Err(error), Err(part)) => assert!(error.contains(part), "{text}: {error}"),
-            (got, expected) => panic!("{text}: {got:?}, expected {expected:?}"),
-        }
-    }
-
-    #[test]
-    fn urls_get_the_ports_and_path_of_otlp() {
-        check("otlp+grpc://localhost", Ok("otlp+grpc://localhost:4317"));
-        check("otlp+grpc://localhost:1/", Ok("otlp+grpc://localhost:1"));
-        check("otlp+grpcs://[::1]:4317", Ok("otlp+grpcs://[::1]:4317"));
-        check("otlp+http://localhost", Ok("otlp+http://localhost:4318/v1/traces"));
-        check("otlp+https://c.example:443/v1/traces", Ok("otlp+https://c.example:443/v1/traces"));
-        check("otlp+http://h:1/custom?tenant=a", Ok("otlp+http://h:1/custom?tenant=a"));
-    }
-
-    #[test]
-    fn bad_urls_say_what_is_wrong() {
-        check("localhost:4317", Err("otlp+grpc://HOST:PORT"));
-        check("otlp+gprc://localhost", Err("did you mean `otlp+grpc`"));
-        check("https://localhost", Err("did you mean `otlp+https`"));
-        check("otlp+grpc://", Err("not a destination"));
-        check("otlp+grpc://host:99999", Err("port"));
-        check("otlp+grpc://host:4317/v1/traces", Err("no path"));
-        check("otlp+http://user:secret@host/", Err("headers"));
-    }
 
     #[test]
     fn header_values_are_not_shown_by_debug() {

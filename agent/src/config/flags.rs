@@ -54,7 +54,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "PATH", help_heading = "Selection")]
     pub exclude_netns: Vec<PathBuf>,
 
-    /// Send spans to this destination: otlp+grpc://HOST:PORT or otlp+http://HOST:PORT/v1/traces (grpcs and https for TLS)
+    /// Send spans to this destination: otlp+grpc://HOST:PORT, otlp+http://HOST:PORT/v1/traces, zipkin+http://HOST:PORT,
+    /// jaeger+grpc://HOST:PORT, jaeger+http://HOST:PORT, datadog+http://HOST:PORT (grpcs and https for TLS), or file:/PATH
     #[arg(long, value_name = "URL", help_heading = "Output")]
     pub export: Vec<String>,
     /// Serve /metrics, /healthz and /readyz on this address

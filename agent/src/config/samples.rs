@@ -45,8 +45,27 @@ fn the_sample_shows_every_setting_and_each_can_be_turned_on() {
     }
     let raw: Value = serde_saphyr::from_str(&text).unwrap();
     let destinations = raw["export"]["destinations"].as_array().unwrap();
+    let all = destinations.iter().cloned().fold(Value::Null, merged);
     let place = &schema().as_value()["properties"]["export"]["properties"]["destinations"]["items"];
-    assert_shown(place, destinations.last().unwrap(), "destination");
+    assert_shown(place, &all, "destination");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("everything-on.yaml");
+    std::fs::write(&path, &text).unwrap();
+    check(&path).unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// What either shows.
+fn merged(one: Value, other: Value) -> Value {
+    match (one, other) {
+        (Value::Object(mut one), Value::Object(other)) => {
+            for (key, value) in other {
+                let known = one.remove(&key).unwrap_or_default();
+                one.insert(key, merged(known, value));
+            }
+            Value::Object(one)
+        }
+        (_, other) => other,
+    }
 }
 
 fn assert_shown(place: &Value, given: &Value, path: &str) {

@@ -4,7 +4,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Capture, Config, ConfigError, Destination, HeaderValue, Interval, Rules, Size, Source};
+use super::{Capture, Config, ConfigError, Interval, Rules, Size, Source};
+
+mod export;
 
 /// Longest path of a unix socket that the kernel takes (`sun_path` without the closing zero).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -12,21 +14,13 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 const LOG_BYTES_MIN: u64 = 1 << 20;
 /// A smaller ring would be full within a burst; a larger one is memory that the kernel cannot swap.
 const RING_BYTES: std::ops::RangeInclusive<u64> = 64 << 10..=1 << 30;
-/// Set by the protocols themselves.
-const RESERVED_HEADERS: [&str; 6] = ["content-type", "content-length", "content-encoding", "host", "te", "user-agent"];
 
 pub(super) fn validate(config: &Config, sources: &BTreeMap<String, Source>) -> Result<(), ConfigError> {
     let mut check = Check { sources, problems: Vec::new() };
     check.general(config);
     check.rules("capture.select", &config.capture.select);
     check.rules("capture.exclude", &config.capture.exclude);
-    for (index, destination) in config.export.destinations.iter().enumerate() {
-        let same = config.export.destinations[..index].iter().any(|other| other.name == destination.name);
-        check.require(!same, "export.destinations", || {
-            format!("two destinations are named `{}`; give each its own `name`", destination.name)
-        });
-        check.destination(index, destination);
-    }
+    check.destinations(&config.export.destinations);
     if check.problems.is_empty() { Ok(()) } else { Err(ConfigError::Unusable { problems: check.problems }) }
 }
 
@@ -92,49 +86,28 @@ impl Check<'_> {
         let empty = rules.exe.iter().any(String::is_empty);
         self.require(!empty, &format!("{path}.exe"), || "an empty pattern matches nothing".into());
     }
-
-    fn destination(&mut self, index: usize, destination: &Destination) {
-        let path = |key: &str| format!("export.destinations[{index}].{key}");
-        self.positive(&path("timeout"), destination.timeout);
-        self.require(destination.batch.spans > 0, &path("batch.spans"), || "must be at least 1".into());
-        self.require(destination.batch.bytes.0 > 0, &path("batch.bytes"), || "must be at least 1B".into());
-        self.positive(&path("retry.initial"), destination.retry.initial);
-        self.require(destination.retry.initial <= destination.retry.max, &path("retry"), || {
-            format!("`initial` ({}) is longer than `max` ({})", destination.retry.initial, destination.retry.max)
-        });
-        self.require(destination.tls.ca_file.is_none() || destination.url.tls, &path("tls.ca_file"), || {
-            format!("{} does not use TLS; write otlp+grpcs:// or otlp+https://", destination.url)
-        });
-        for (name, value) in &destination.headers {
-            let path = path(&format!("headers.{name}"));
-            self.require(http::HeaderName::try_from(name).is_ok(), &path, || "is no valid header name".into());
-            let lower = name.to_lowercase();
-            let reserved = RESERVED_HEADERS.contains(&lower.as_str()) || lower.starts_with("grpc-");
-            self.require(!reserved, &path, || "is set by the protocol itself".into());
-            let valid = !matches!(value, HeaderValue::Text(text) if http::HeaderValue::from_str(text).is_err());
-            self.require(valid, &path, || "has characters that a header cannot hold".into());
-        }
-    }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::Path;
 
     use crate::config::{Loaded, RunArgs};
 
-    fn check(yaml: &str, expected: &[&str]) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("f.yaml");
-        std::fs::write(&path, yaml).unwrap();
-        let problems = match load(&path) {
-            Ok(_) => String::new(),
-            Err(error) => error.to_string(),
-        };
+    #[track_caller]
+    pub(in crate::config) fn check(yaml: &str, expected: &[&str]) {
+        let problems = problems(yaml);
         assert_eq!(problems.is_empty(), expected.is_empty(), "{yaml}: {problems}");
         for part in expected {
             assert!(problems.contains(part), "{yaml}: {problems}");
         }
+    }
+
+    pub(super) fn problems(yaml: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f.yaml");
+        std::fs::write(&path, yaml).unwrap();
+        load(&path).err().map(|error| error.to_string()).unwrap_or_default()
     }
 
     fn load(path: &Path) -> Result<Loaded, crate::config::ConfigError> {
@@ -156,17 +129,5 @@ mod tests {
         check("capture: { select: { pid: [0] }, exclude: { port: [0] } }", &["select.pid (file", "exclude.port"]);
         check(&format!("socket: /{}", "x".repeat(107)), &["107"]);
         check("log: { max_age: 0s }", &["longer than 0s"]);
-    }
-
-    #[test]
-    fn destinations_are_checked() {
-        let one = |more: &str| format!("export: {{ destinations: [ {{ url: 'otlp+grpc://h', {more} }} ] }}");
-        check(&one("name: a"), &[]);
-        check(&one("retry: { initial: 1m, max: 1s }"), &["destinations[0].retry (file"]);
-        check(&one("tls: { ca_file: /ca }"), &["otlp+grpcs://"]);
-        check(&one("headers: { 'a b': c }"), &["header name"]);
-        check(&one("headers: { grpc-timeout: c }"), &["protocol itself"]);
-        check(&one("batch: { spans: 0 }"), &["at least 1"]);
-        check("export: { destinations: [ { url: 'otlp+grpc://h' }, { url: 'otlp+grpc://h' } ] }", &["its own `name`"]);
     }
 }

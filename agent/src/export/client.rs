@@ -1,14 +1,9 @@
-//! One destination's client, whatever its protocol, and its failures in words.
-
-use std::{error::Error, fmt::Write};
+//! One destination's client, whatever its format and protocol.
 
 use bytes::Bytes;
 
-use super::{ExportError, grpc::GrpcClient, http::HttpClient, retry::Outcome};
-use crate::config::{Destination, Transport};
-
-/// Longest text of a destination that is kept.
-const TEXT_BYTES_MAX: usize = 512;
+use super::{ExportError, file::FileClient, grpc::GrpcClient, http::HttpClient, retry::Outcome};
+use crate::config::{Destination, Protocol, Transport};
 
 /// How requests say who sends them.
 pub(super) const USER_AGENT: &str = concat!("spantap/", env!("CARGO_PKG_VERSION"));
@@ -20,96 +15,39 @@ pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 pub(super) enum Client {
     Grpc(GrpcClient),
     Http(HttpClient),
+    File(FileClient),
 }
 
 impl Client {
     pub(super) fn new(destination: &Destination) -> Result<Self, ExportError> {
+        supported(destination)?;
         Ok(match destination.url.transport {
             Transport::Grpc => Self::Grpc(GrpcClient::new(destination)?),
             Transport::Http => Self::Http(HttpClient::new(destination)?),
+            Transport::File => Self::File(FileClient::new(destination)),
         })
     }
 
-    /// Sends one request; `key` is the same for the same spans. Takes at most the destination's timeout.
+    /// Sends one request; `key` is the same for the same spans. Takes at most the destination's timeout, except for a file, whose disk has none.
     pub(super) async fn send(&self, body: Bytes, key: &str) -> Outcome {
         match self {
             Self::Grpc(client) => client.send(body, key).await,
             Self::Http(client) => client.send(body, key).await,
+            Self::File(client) => client.send(body).await,
         }
     }
 }
 
-/// An error with its causes, and the next step where the cause shows it.
-pub(super) fn explain(origin: &str, error: &(dyn Error + 'static)) -> String {
-    let mut text = format!("cannot send to {origin}: {error}");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            // Writing to a string does not fail.
-            let _ = write!(text, ": {part}");
-        }
-        cause = error.source();
+/// Refuses what is configured and cannot be done yet.
+fn supported(destination: &Destination) -> Result<(), ExportError> {
+    let formats = matches!(destination.url.protocol, Protocol::Otlp | Protocol::Zipkin);
+    let settings = destination.auth.is_none() && destination.proxy.is_none() && destination.tls.cert_file.is_none();
+    if formats && settings {
+        return Ok(());
     }
-    match next_step(&text.to_lowercase()) {
-        Some(step) => format!("{}; {step}", short(&text)),
-        None => short(&text),
-    }
-}
-
-fn next_step(text: &str) -> Option<&'static str> {
-    let any = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
-    if any(&["connection refused"]) {
-        Some("nothing listens there: start the collector or correct the URL")
-    } else if any(&["dns error", "failed to lookup", "name or service not known"]) {
-        Some("the name does not resolve on this host: correct the URL or the resolver")
-    } else if any(&["unknownissuer", "unknown issuer", "badsignature"]) {
-        Some("the certificate is not trusted: set tls.ca_file to the CA that signed it")
-    } else if any(&["notvalidforname", "not valid for name"]) {
-        Some("the certificate is for another name: use that name in the URL")
-    } else if any(&["corrupt message", "invalidcontenttype", "wrong version number"]) {
-        Some("it does not speak TLS there: use otlp+grpc:// or otlp+http://")
-    } else if any(&["invalid size", "invalid http version", "preface", "broken pipe", "reset by peer", "closed before"])
-    {
-        Some("if that stays, it speaks the other protocol: OTLP/gRPC is usually on port 4317, OTLP/HTTP on 4318")
-    } else if any(&["network is unreachable", "no route to host"]) {
-        Some("this host has no route there: correct the URL or the routing")
-    } else {
-        None
-    }
-}
-
-/// At most [`TEXT_BYTES_MAX`] bytes of `text`, on one line.
-pub(super) fn short(text: &str) -> String {
-    let mut end = text.len().min(TEXT_BYTES_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].replace(char::is_control, " ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("transport error")]
-    struct Outer(#[source] std::io::Error);
-
-    #[test]
-    fn failures_name_cause_and_next_step() {
-        let refused = Outer(std::io::Error::other("Connection refused (os error 111)"));
-        assert_eq!(
-            explain("http://h:1", &refused),
-            "cannot send to http://h:1: transport error: Connection refused (os error 111); \
-             nothing listens there: start the collector or correct the URL"
-        );
-    }
-
-    #[test]
-    fn foreign_text_is_bounded_and_on_one_line() {
-        assert_eq!(short("a\r\nb"), "a  b");
-        let long = short(&"ü".repeat(1000));
-        assert!(long.len() <= TEXT_BYTES_MAX && long.ends_with('ü'));
-    }
+    Err(ExportError::Url {
+        destination: destination.name.clone(),
+        url: destination.url.to_string(),
+        cause: "the format, or auth, proxy or tls.cert_file, is not supported yet".into(),
+    })
 }

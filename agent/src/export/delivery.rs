@@ -121,7 +121,7 @@ impl Line {
                 Outcome::Delivered { rejected, message } => {
                     return Some(Err(format!("{rejected} spans refused: {message}")));
                 }
-                Outcome::Never { cause } => return Some(Err(cause)),
+                Outcome::Never { cause } | Outcome::TooLarge { cause } => return Some(Err(cause)),
                 Outcome::Again { .. } => {}
             }
         }
@@ -143,6 +143,10 @@ impl Line {
                 }
                 Outcome::Never { cause } => {
                     let halves = if self.should_split(part) { halves(part) } else { None };
+                    return Some(halves.unwrap_or(Sent::Refused { cause }));
+                }
+                Outcome::TooLarge { cause } => {
+                    let halves = if part.spans > 1 { halves(part) } else { None };
                     return Some(halves.unwrap_or(Sent::Refused { cause }));
                 }
                 Outcome::Again { .. } => {}
@@ -171,11 +175,11 @@ impl Line {
         };
         self.stats.count_request(&outcome, part.spans, bytes, began.elapsed());
         match &outcome {
-            Outcome::Again { after, cause } => {
+            Outcome::Again { after, cause, .. } => {
                 pass.failed(*after);
                 self.trouble(cause);
             }
-            Outcome::Delivered { .. } | Outcome::Never { .. } => {
+            Outcome::Delivered { .. } | Outcome::Never { .. } | Outcome::TooLarge { .. } => {
                 if let Some(failed_for) = pass.succeeded() {
                     self.pace.returned(failed_for);
                     info!(destination = self.stats.name(), ?failed_for, "destination answers again");

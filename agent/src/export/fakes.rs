@@ -4,13 +4,14 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
+    io::Read,
     net::SocketAddr,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -103,6 +104,7 @@ impl Fake {
         let (listener, address, state) = prepare(address, script).await;
         let service = TraceServiceServer::new(Service(Arc::clone(&state)))
             .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Zstd)
             .send_compressed(CompressionEncoding::Gzip);
         let mut server = transport::Server::builder();
         if let Some(tls) = tls {
@@ -151,10 +153,9 @@ async fn prepare(address: SocketAddr, script: &[Answer]) -> (TcpListener, Socket
 
 impl State {
     fn receive(&self, headers: HeaderMap, body: Bytes) -> Answer {
-        let names = names(&body);
-        self.received.lock().unwrap().push(Received { at: Instant::now(), headers, body });
+        self.received.lock().unwrap().push(Received { at: Instant::now(), headers, body: body.clone() });
         let poison = self.poison.lock().unwrap().clone();
-        if let Some((_, answer)) = poison.filter(|(name, _)| names.contains(name)) {
+        if let Some((_, answer)) = poison.filter(|(name, _)| names(&body).contains(name)) {
             return answer;
         }
         self.script.lock().unwrap().pop_front().unwrap_or(Answer::Take)
@@ -198,10 +199,10 @@ fn response(answer: &Answer) -> ExportTraceServiceResponse {
 async fn answer_http(request: Request<Incoming>, state: Arc<State>) -> Result<Response<Full<Bytes>>, Infallible> {
     let (parts, body) = request.into_parts();
     let mut body = body.collect().await.unwrap().to_bytes();
-    if parts.headers.get("content-encoding").is_some_and(|value| value == "gzip") {
-        let mut plain = Vec::new();
-        std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&body[..]), &mut plain).unwrap();
-        body = plain.into();
+    match parts.headers.get("content-encoding").map(HeaderValue::as_bytes) {
+        Some(b"gzip") => body = decompressed(flate2::read::GzDecoder::new(&body[..])),
+        Some(b"zstd") => body = decompressed(zstd::Decoder::new(&body[..]).unwrap()),
+        _ => {}
     }
     let mut headers = parts.headers;
     headers.insert("x-path", parts.uri.path().parse().unwrap());
@@ -211,6 +212,9 @@ async fn answer_http(request: Request<Incoming>, state: Arc<State>) -> Result<Re
         Answer::Http { status, retry_after, body } => {
             let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
             *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            if body.starts_with('<') {
+                response.headers_mut().insert("content-type", HeaderValue::from_static("text/html"));
+            }
             if let Some(value) = retry_after {
                 response.headers_mut().insert("retry-after", value.parse().unwrap());
             }
@@ -218,6 +222,12 @@ async fn answer_http(request: Request<Incoming>, state: Arc<State>) -> Result<Re
         }
         taken => Response::new(Full::new(response(&taken).encode_to_vec().into())),
     })
+}
+
+fn decompressed(mut from: impl Read) -> Bytes {
+    let mut plain = Vec::new();
+    from.read_to_end(&mut plain).unwrap();
+    plain.into()
 }
 
 /// A CA and a certificate for `localhost` and `127.0.0.1` that it has signed.

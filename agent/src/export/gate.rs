@@ -167,7 +167,7 @@ mod tests {
     use crate::config::Interval;
 
     fn gate() -> Gate {
-        Gate::new(&Retry { initial: Interval::secs(10), max: Interval::secs(10) })
+        Gate::new(&Retry { initial: Interval::secs(10), max: Interval::secs(10), ..Retry::default() })
     }
 
     /// Whether a request may begin now.

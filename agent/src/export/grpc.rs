@@ -17,11 +17,13 @@ use tonic_types::StatusExt;
 
 use super::{
     ExportError,
-    client::{IDEMPOTENCY_KEY, USER_AGENT, explain, short},
-    retry::{Outcome, grpc_may_retry},
-    secrets,
+    answer::{Verdict, of_grpc},
+    client::{IDEMPOTENCY_KEY, USER_AGENT},
+    explain::{explain, short},
+    retry::{AgainKind, Outcome},
+    secrets, taken,
 };
-use crate::config::{Compression, Destination};
+use crate::config::{Compression, Destination, Exhausted};
 
 const EXPORT: PathAndQuery = PathAndQuery::from_static("/opentelemetry.proto.collector.trace.v1.TraceService/Export");
 /// While a request is on its way, so that a connection that a firewall forgot is noticed and replaced.
@@ -32,32 +34,37 @@ pub(super) struct GrpcClient {
     headers: MetadataMap,
     timeout: Duration,
     origin: String,
+    exhausted: Exhausted,
 }
 
 impl GrpcClient {
     pub(super) fn new(destination: &Destination) -> Result<Self, ExportError> {
         let origin = destination.url.origin();
         let mut grpc = Grpc::new(endpoint(destination)?.connect_lazy());
-        if destination.compression == Compression::Gzip {
-            grpc = grpc.send_compressed(CompressionEncoding::Gzip);
+        match destination.compression {
+            Compression::None => {}
+            Compression::Gzip => grpc = grpc.send_compressed(CompressionEncoding::Gzip),
+            Compression::Zstd => grpc = grpc.send_compressed(CompressionEncoding::Zstd),
         }
         Ok(Self {
-            grpc: grpc.accept_compressed(CompressionEncoding::Gzip),
+            grpc: grpc.accept_compressed(CompressionEncoding::Gzip).accept_compressed(CompressionEncoding::Zstd),
             headers: MetadataMap::from_headers(secrets::headers(destination)?),
             timeout: destination.timeout.0,
             origin,
+            exhausted: destination.retry.resource_exhausted_without_retry_info,
         })
     }
 
     pub(super) async fn send(&self, body: Bytes, key: &str) -> Outcome {
         match tokio::time::timeout(self.timeout, self.export(body, key)).await {
-            Ok(Ok(response)) => taken(response.into_inner()),
+            Ok(Ok(response)) => taken::of_response(response.into_inner()),
             Ok(Err(status)) => self.failed(&status),
-            Err(_) => Outcome::Again {
-                after: None,
-                cause: format!("no answer from {} within {:?}", self.origin, self.timeout),
-            },
+            Err(_) => self.no_answer(),
         }
+    }
+
+    fn no_answer(&self) -> Outcome {
+        Outcome::again(AgainKind::Timeout, format!("no answer from {} within {:?}", self.origin, self.timeout))
     }
 
     async fn export(&self, body: Bytes, key: &str) -> Result<Response<ExportTraceServiceResponse>, Status> {
@@ -67,7 +74,7 @@ impl GrpcClient {
             request.metadata_mut().insert(IDEMPOTENCY_KEY, key);
         }
         request.set_timeout(self.timeout);
-        // A clone is the same connection.
+        // A clone is a handle to the same connection.
         let mut grpc = self.grpc.clone();
         grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
         grpc.unary(request, EXPORT, RequestBytes).await
@@ -76,15 +83,29 @@ impl GrpcClient {
     /// A status with a source was made on this side because no answer came: it says nothing about the spans.
     fn failed(&self, status: &Status) -> Outcome {
         if let Some(source) = status.source() {
-            return Outcome::Again { after: None, cause: explain(&self.origin, source) };
+            let cause = explain(&self.origin, source);
+            // tonic keeps the same time, and may be first.
+            let late = cause.to_lowercase().contains("timeout expired");
+            return if late { self.no_answer() } else { Outcome::again(AgainKind::Unavailable, cause) };
         }
         let cause = format!("{} answered {:?}: {}", self.origin, status.code(), short(status.message()));
-        if grpc_may_retry(status.code()) {
-            let after = status.get_details_retry_info().and_then(|info| info.retry_delay);
-            Outcome::Again { after, cause }
-        } else {
-            Outcome::Never { cause }
+        let after = status.get_details_retry_info().and_then(|info| info.retry_delay);
+        match of_grpc(status.code(), status.message()) {
+            Verdict::TooLarge => Outcome::TooLarge { cause },
+            Verdict::Never => Outcome::Never { cause },
+            Verdict::Again(AgainKind::RateLimited) if after.is_none() && self.exhausted == Exhausted::DeadLetter => {
+                Outcome::Never { cause }
+            }
+            Verdict::Again(kind) => Outcome::Again { kind, after, cause: with_hint(cause, kind) },
         }
+    }
+}
+
+fn with_hint(cause: String, kind: AgainKind) -> String {
+    match kind {
+        AgainKind::Auth => format!("{cause}; correct `auth` or `headers`, the spans wait in the log"),
+        AgainKind::Misconfigured => format!("{cause}; no receiver of spans by gRPC is there: correct the URL"),
+        _ => cause,
     }
 }
 
@@ -111,15 +132,6 @@ fn endpoint(destination: &Destination) -> Result<Endpoint, ExportError> {
         destination: destination.name.clone(),
         cause: cause.source().map_or_else(|| cause.to_string(), ToString::to_string),
     })
-}
-
-/// What a response says; a negative number is as good as zero.
-pub(super) fn taken(response: ExportTraceServiceResponse) -> Outcome {
-    let partial = response.partial_success.unwrap_or_default();
-    Outcome::Delivered {
-        rejected: partial.rejected_spans.try_into().unwrap_or_default(),
-        message: short(&partial.error_message),
-    }
 }
 
 /// Sends bytes that are a request already.

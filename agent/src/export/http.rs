@@ -1,13 +1,9 @@
-//! OTLP/HTTP with binary protobuf: `POST` of the request's bytes as they are.
+//! `POST` of what a destination's format makes of a request, and what the answer means.
 
-use std::{
-    io::Write,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use flate2::write::GzEncoder;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -15,18 +11,19 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
-use prost::Message;
 use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::CertificateDer, pki_types::pem::PemObject};
 
 use super::{
     ExportError,
-    client::{IDEMPOTENCY_KEY, USER_AGENT, explain, short},
-    grpc::taken,
-    retry::{Outcome, http_may_retry, retry_after},
-    secrets,
+    answer::{Verdict, of_http},
+    client::{IDEMPOTENCY_KEY, USER_AGENT},
+    compress::Compressor,
+    explain::{explain, short},
+    format::{Format, Post, Posts},
+    retry::{AgainKind, Outcome, retry_after},
+    secrets, taken,
 };
-use crate::config::{Compression, Destination};
+use crate::config::{Destination, Encoding, Protocol};
 
 /// Longest answer that is read. An answer is a few bytes; the specification asks for a limit.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
@@ -35,102 +32,168 @@ const IDLE: Duration = Duration::from_secs(30);
 
 pub(super) struct HttpClient {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
-    url: String,
+    protocol: Protocol,
+    format: Format,
+    compressor: Compressor,
+    uri: Uri,
     headers: HeaderMap,
-    gzip: bool,
     timeout: Duration,
 }
 
 impl HttpClient {
     pub(super) fn new(destination: &Destination) -> Result<Self, ExportError> {
+        let url = format!("{}{}", destination.url.origin(), destination.url.path);
+        let uri = url.parse().map_err(|cause: http::uri::InvalidUri| ExportError::Url {
+            destination: destination.name.clone(),
+            url: destination.url.to_string(),
+            cause: cause.to_string(),
+        })?;
+        let format = format(destination);
+        let compressor = Compressor::new(destination.compression, destination.compression_level);
         let mut headers = secrets::headers(destination)?;
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(format)));
         headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
-        let gzip = destination.compression == Compression::Gzip;
-        if gzip {
-            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        if let Some(encoding) = compressor.content_encoding() {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
         }
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(1)
             .build(connector(destination)?);
-        let url = format!("{}{}", destination.url.origin(), destination.url.path);
-        Ok(Self { client, url, headers, gzip, timeout: destination.timeout.0 })
+        let (protocol, timeout) = (destination.url.protocol, destination.timeout.0);
+        Ok(Self { client, protocol, format, compressor, uri, headers, timeout })
     }
 
     pub(super) async fn send(&self, body: Bytes, key: &str) -> Outcome {
-        match tokio::time::timeout(self.timeout, self.post(body, key)).await {
+        match tokio::time::timeout(self.timeout, self.send_all(body, key)).await {
             Ok(outcome) => outcome,
             Err(_) => {
-                Outcome::Again { after: None, cause: format!("no answer from {} within {:?}", self.url, self.timeout) }
+                let cause = format!("no answer from {} within {:?}", self.uri, self.timeout);
+                Outcome::again(AgainKind::Timeout, cause)
             }
         }
     }
 
-    async fn post(&self, body: Bytes, key: &str) -> Outcome {
-        let body = if self.gzip { gzip(&body) } else { body };
-        let mut request = Request::new(Full::new(body));
+    async fn send_all(&self, body: Bytes, key: &str) -> Outcome {
+        let posts = match self.bodies(body).await {
+            Ok(posts) => posts,
+            Err(cause) => return Outcome::Never { cause },
+        };
+        let mut outcome = Outcome::Delivered { rejected: 0, message: String::new() };
+        for post in posts.posts {
+            outcome = self.post(post, key).await;
+        }
+        with_left_out(outcome, posts.left_out)
+    }
+
+    /// Formatted and compressed. Neither waits for anything, so it is not done where others wait.
+    async fn bodies(&self, body: Bytes) -> Result<Posts, String> {
+        let (format, compressor) = (self.format, self.compressor);
+        if format == Format::Otlp && compressor.content_encoding().is_none() {
+            return format.encode(&body);
+        }
+        let made = tokio::task::spawn_blocking(move || {
+            let mut posts = format.encode(&body)?;
+            for post in &mut posts.posts {
+                post.body = compressor.compress(post.body.clone()).map_err(|cause| cause.to_string())?;
+            }
+            Ok(posts)
+        });
+        made.await.map_err(|failure| failure.to_string())?
+    }
+
+    async fn post(&self, post: Post, key: &str) -> Outcome {
+        let mut request = Request::new(Full::new(post.body));
         *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.uri.clone();
         *request.headers_mut() = self.headers.clone();
         if let Ok(key) = HeaderValue::from_str(key) {
             request.headers_mut().insert(IDEMPOTENCY_KEY, key);
         }
-        match self.url.parse() {
-            Ok(uri) => *request.uri_mut() = uri,
-            Err(cause) => return Outcome::Never { cause: format!("{} is no URL: {cause}", self.url) },
-        }
         match self.client.request(request).await {
             Ok(response) => self.answered(response).await,
-            Err(error) => Outcome::Again { after: None, cause: explain(&self.url, &error) },
+            Err(error) => Outcome::again(AgainKind::Unavailable, explain(&self.uri.to_string(), &error)),
         }
     }
 
     async fn answered(&self, response: Response<Incoming>) -> Outcome {
-        let status = response.status();
-        let location = text(response.headers(), header::LOCATION);
-        let after = text(response.headers(), header::RETRY_AFTER);
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
         let body = body.map(|body| body.to_bytes()).unwrap_or_default();
-        if status.is_success() {
-            // The spans were taken; an answer that cannot be read changes nothing about that.
-            return taken(ExportTraceServiceResponse::decode(body).unwrap_or_default());
+        let content_type = text(&head.headers, header::CONTENT_TYPE).unwrap_or_default();
+        if head.status.is_success() {
+            return match self.protocol {
+                _ if content_type.starts_with("text/html") => Outcome::again(
+                    AgainKind::Misconfigured,
+                    format!("{} answered {} with a web page: it is no receiver of spans", self.uri, head.status),
+                ),
+                Protocol::Otlp => taken::of_body(&content_type, &body),
+                _ => Outcome::Delivered { rejected: 0, message: String::new() },
+            };
         }
-        let mut cause = format!("{} answered {status}", self.url);
-        for detail in [message_of(&body), location.map(|to| format!("moved to {to}: correct the URL"))] {
+        let mut cause = format!("{} answered {}", self.uri, head.status);
+        let location = text(&head.headers, header::LOCATION);
+        for detail in [taken::message_of(&body), location.map(|to| format!("moved to {to}: correct the URL"))] {
             if let Some(detail) = detail.filter(|detail| !detail.is_empty()) {
                 cause = format!("{cause}: {}", short(&detail));
             }
         }
-        if status == StatusCode::NOT_FOUND {
-            cause.push_str("; the usual path is /v1/traces");
+        let verdict = of_http(self.protocol, head.status);
+        let after = text(&head.headers, header::RETRY_AFTER).and_then(|value| retry_after(&value, SystemTime::now()));
+        match verdict {
+            Verdict::Never => Outcome::Never { cause },
+            Verdict::TooLarge => Outcome::TooLarge { cause },
+            Verdict::Again(kind) => Outcome::Again { kind, after, cause: with_hint(cause, kind, self.protocol) },
         }
-        if http_may_retry(status) {
-            Outcome::Again { after: after.and_then(|value| retry_after(&value, SystemTime::now())), cause }
-        } else {
-            Outcome::Never { cause }
+    }
+}
+
+fn format(destination: &Destination) -> Format {
+    match destination.url.protocol {
+        Protocol::Zipkin => Format::Zipkin,
+        _ if destination.encoding == Encoding::Json => Format::OtlpJson,
+        _ => Format::Otlp,
+    }
+}
+
+fn content_type(format: Format) -> &'static str {
+    match format {
+        Format::Otlp => "application/x-protobuf",
+        Format::OtlpJson | Format::Zipkin => "application/json",
+    }
+}
+
+/// What could not be said in the format counts as refused.
+fn with_left_out(outcome: Outcome, left_out: u64) -> Outcome {
+    match outcome {
+        Outcome::Delivered { rejected, message } if left_out > 0 => {
+            let cause = format!("{left_out} spans have no valid ids");
+            let message = if message.is_empty() { cause } else { format!("{message}; {cause}") };
+            Outcome::Delivered { rejected: rejected + left_out, message }
         }
+        other => other,
+    }
+}
+
+fn with_hint(cause: String, kind: AgainKind, protocol: Protocol) -> String {
+    match kind {
+        AgainKind::Auth => format!("{cause}; correct `auth` or `headers`, the spans wait in the log"),
+        AgainKind::Misconfigured => {
+            let path = match protocol {
+                Protocol::Otlp => "/v1/traces",
+                Protocol::Zipkin => "/api/v2/spans",
+                Protocol::Jaeger => "/api/traces",
+                Protocol::Datadog => "/v0.4/traces",
+            };
+            format!("{cause}; the usual path is {path}")
+        }
+        _ => cause,
     }
 }
 
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
-}
-
-/// The message of a `google.rpc.Status`, as the specification asks for, else the text itself if it is short and text.
-fn message_of(body: &Bytes) -> Option<String> {
-    let status = tonic_types::pb::Status::decode(body.clone()).ok();
-    status
-        .map(|status| status.message)
-        .filter(|message| !message.is_empty())
-        .or_else(|| str::from_utf8(body).ok().map(str::to_owned))
-}
-
-fn gzip(body: &[u8]) -> Bytes {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), flate2::Compression::fast());
-    // Writing to memory does not fail.
-    let _ = encoder.write_all(body);
-    encoder.finish().unwrap_or_default().into()
 }
 
 fn connector(destination: &Destination) -> Result<HttpsConnector<HttpConnector>, ExportError> {

@@ -22,8 +22,13 @@ use crate::{
     log::{DeadLetters, Fate},
 };
 
+mod answer;
 mod client;
+mod compress;
 mod delivery;
+mod explain;
+mod file;
+mod format;
 mod gate;
 mod grpc;
 mod http;
@@ -32,6 +37,7 @@ mod retry;
 mod secrets;
 mod source;
 mod stats;
+mod taken;
 mod worker;
 
 #[cfg(test)]

@@ -1,11 +1,6 @@
-//! What to do with an answer, and how long to wait before the next attempt.
-//!
-//! The rules are those of the OTLP specification, "Failures" of OTLP/gRPC and OTLP/HTTP. Pure.
+//! What became of a request, and how long to wait before the next attempt. Pure.
 
 use std::time::{Duration, SystemTime};
-
-use http::StatusCode;
-use tonic::Code;
 
 use crate::config::Retry;
 
@@ -24,6 +19,8 @@ pub(super) enum Outcome {
     },
     /// Not taken, may be sent again.
     Again {
+        /// What kind of trouble.
+        kind: AgainKind,
         /// What the destination asks to wait.
         after: Option<Duration>,
         /// Cause and next step.
@@ -34,18 +31,33 @@ pub(super) enum Outcome {
         /// Cause.
         cause: String,
     },
+    /// Not taken, because the request is too large; parts of it may be taken.
+    TooLarge {
+        /// Cause.
+        cause: String,
+    },
 }
 
-/// Whether a gRPC status may be retried. `RESOURCE_EXHAUSTED` always is: the specification allows it only together
-/// with `RetryInfo`, but collectors answer it without one when their queue is full, and the log has room to wait.
-pub(super) fn grpc_may_retry(code: Code) -> bool {
-    use Code::{Aborted, Cancelled, DataLoss, DeadlineExceeded, OutOfRange, ResourceExhausted, Unavailable};
-    matches!(code, Cancelled | DeadlineExceeded | Aborted | OutOfRange | Unavailable | DataLoss | ResourceExhausted)
+/// Why a request may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AgainKind {
+    /// No connection, no answer, or an answer that says "not now".
+    Unavailable,
+    /// No answer in time.
+    Timeout,
+    /// The credentials are missing, wrong or not enough. That says nothing about the spans.
+    Auth,
+    /// More than the destination wants now.
+    RateLimited,
+    /// Something answered that is no receiver of this format: a redirect, an unknown path, a web page. Nor does that.
+    Misconfigured,
 }
 
-/// Whether an HTTP status may be retried.
-pub(super) fn http_may_retry(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 429 | 502 | 503 | 504)
+impl Outcome {
+    /// To be sent again, whenever.
+    pub(super) fn again(kind: AgainKind, cause: String) -> Self {
+        Self::Again { kind, after: None, cause }
+    }
 }
 
 /// `Retry-After`: seconds or a date (RFC 9110, 10.2.3). What cannot be read counts as not given.
@@ -84,16 +96,6 @@ mod tests {
     use crate::config::Interval;
 
     #[test]
-    fn codes_are_retried_as_the_specification_says() {
-        let retried: Vec<i32> = (0..=16).filter(|code| grpc_may_retry(Code::from_i32(*code))).collect();
-        // CANCELLED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, ABORTED, OUT_OF_RANGE, UNAVAILABLE, DATA_LOSS.
-        assert_eq!(retried, [1, 4, 8, 10, 11, 14, 15]);
-        let retried: Vec<u16> =
-            (400..600).filter(|code| http_may_retry(StatusCode::from_u16(*code).unwrap())).collect();
-        assert_eq!(retried, [429, 502, 503, 504]);
-    }
-
-    #[test]
     fn retry_after_is_seconds_or_a_date() {
         let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
         for (value, expected) in [
@@ -111,7 +113,7 @@ mod tests {
 
     #[test]
     fn waits_grow_to_the_maximum_and_differ() {
-        let retry = Retry { initial: Interval::ms(100), max: Interval::ms(400) };
+        let retry = Retry { initial: Interval::ms(100), max: Interval::ms(400), ..Retry::default() };
         let mut backoff = Backoff::new(&retry);
         let waits: Vec<u128> = (0..200).map(|_| backoff.wait(None).as_millis()).collect();
         assert!(waits[0] < 100 && waits[1] < 200, "{waits:?}");
@@ -121,7 +123,7 @@ mod tests {
 
     #[test]
     fn what_the_destination_asks_for_is_waited_at_least() {
-        let retry = Retry { initial: Interval::ms(10), max: Interval::ms(10) };
+        let retry = Retry { initial: Interval::ms(10), max: Interval::ms(10), ..Retry::default() };
         assert_eq!(Backoff::new(&retry).wait(Some(Duration::from_secs(2))), Duration::from_secs(2));
         assert_eq!(Backoff::new(&retry).wait(Some(Duration::from_secs(9999))), RETRY_AFTER_MAX);
     }

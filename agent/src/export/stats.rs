@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::retry::Outcome;
+use super::retry::{AgainKind, Outcome};
 use crate::capture::lock;
 
 /// Upper bounds of the latency buckets, in seconds; a last one has no bound.
@@ -48,6 +48,10 @@ pub struct Counts {
     pub requests: u64,
     /// Requests that were not taken and are sent again.
     pub retries: u64,
+    /// Of these, for missing, wrong or expired credentials.
+    pub auth_failures: u64,
+    /// Of these, because the destination wants less (429, `RESOURCE_EXHAUSTED`).
+    pub rate_limited: u64,
     /// Bytes of all requests, before compression.
     pub bytes: u64,
     /// Spans of requests that may have arrived before: their answer was not seen.
@@ -89,8 +93,13 @@ impl DestinationStats {
         counts.latency_sum += took;
         let bucket = LATENCY_BOUNDS.iter().position(|bound| took.as_secs_f64() <= *bound);
         counts.latency[bucket.unwrap_or(LATENCY_BOUNDS.len())] += 1;
-        if let Outcome::Again { .. } = outcome {
+        if let Outcome::Again { kind, .. } = outcome {
             counts.retries += 1;
+            match kind {
+                AgainKind::Auth => counts.auth_failures += 1,
+                AgainKind::RateLimited => counts.rate_limited += 1,
+                AgainKind::Unavailable | AgainKind::Timeout | AgainKind::Misconfigured => {}
+            }
         }
     }
 

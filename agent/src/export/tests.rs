@@ -2,14 +2,16 @@
 
 use std::{convert::Infallible, path::Path, time::Duration};
 
+use prost::Message;
 use tonic::Code;
 
 use super::{
     Exporter,
     fakes::{Answer, Fake, Identity, Memory, block, eventually, names},
+    format::samples,
 };
 use crate::{
-    config::{Compression, Destination, Export, HeaderValue, Interval, Retry, Segments, Size},
+    config::{Compression, Destination, Encoding, Export, HeaderValue, Interval, Retry, Segments, Size},
     log::{DeadLetters, Letter, Which},
     otlp::{
         Encoder,
@@ -22,7 +24,7 @@ fn destination(url: &str) -> Destination {
     let mut destination = Destination::to(url.parse().unwrap());
     destination.name = url.to_owned();
     destination.batch.age = Interval::ms(5);
-    destination.retry = Retry { initial: Interval::ms(1), max: Interval::ms(2) };
+    destination.retry = Retry { initial: Interval::ms(1), max: Interval::ms(2), ..Retry::default() };
     destination.timeout = Interval::secs(30);
     destination
 }
@@ -59,9 +61,11 @@ async fn delivered(source: &Memory, spans: u64) {
 }
 
 #[tokio::test]
-async fn blocks_arrive_in_order_by_either_protocol_with_and_without_gzip() {
-    for (grpc, compression) in
-        [(true, Compression::None), (true, Compression::Gzip), (false, Compression::None), (false, Compression::Gzip)]
+async fn blocks_arrive_in_order_by_either_protocol_however_compressed() {
+    let compressions =
+        [(Compression::None, None), (Compression::Gzip, Some("gzip")), (Compression::Zstd, Some("zstd"))];
+    for (grpc, (compression, encoding_expected)) in
+        compressions.iter().flat_map(|compression| [(true, *compression), (false, *compression)])
     {
         let fake = if grpc { Fake::grpc(&[], None).await } else { Fake::http(&[], None).await };
         let blocks = [block(&["a", "b"]), block(&["c"])];
@@ -75,7 +79,7 @@ async fn blocks_arrive_in_order_by_either_protocol_with_and_without_gzip() {
         assert_eq!(names(&received.body), ["a", "b", "c"]);
         assert_eq!(received.headers["x-tenant"], "blue");
         let encoding = received.headers.get(if grpc { "grpc-encoding" } else { "content-encoding" });
-        assert_eq!(encoding.map(|value| value.as_bytes()), (compression == Compression::Gzip).then_some(&b"gzip"[..]));
+        assert_eq!(encoding.map(|value| value.to_str().unwrap()), encoding_expected);
         if !grpc {
             assert_eq!(received.headers["content-type"], "application/x-protobuf");
             assert_eq!(received.headers["x-path"], "/v1/traces");
@@ -206,7 +210,7 @@ async fn only_the_spans_that_are_refused_become_dead_letters_and_a_replay_delive
 #[tokio::test]
 async fn a_destination_that_refuses_everything_is_not_asked_about_every_span() {
     let fake = Fake::http(&[], None).await;
-    fake.poison("a", Answer::Http { status: 404, retry_after: None, body: "" });
+    fake.poison("a", Answer::Http { status: 400, retry_after: None, body: "" });
     let mut to = destination(&http_url(&fake));
     to.batch.spans = 8;
     let blocks: Vec<_> = (0..10).map(|_| block(&["a"; 8])).collect();
@@ -376,4 +380,50 @@ async fn the_wrong_protocol_is_named_and_loses_nothing() {
         assert!(error().contains("the other protocol"), "{url}: {}", error());
         assert_eq!(source.left(), 1, "{url}");
     }
+}
+
+#[tokio::test]
+async fn json_and_zipkin_arrive_as_what_they_are() {
+    let fake = Fake::http(&[], None).await;
+    let mut json = destination(&http_url(&fake));
+    json.encoding = Encoding::Json;
+    let mut zipkin = destination(&format!("zipkin+http://{}", fake.address));
+    zipkin.compression = Compression::Gzip;
+    for to in [json, zipkin] {
+        let source = Memory::new(&[(samples::full().encode_to_vec().into(), 1)]);
+        let _exporter = start(to, &source);
+        delivered(&source, 1).await;
+    }
+    let received = fake.received();
+    let text = |place: usize| serde_json::from_slice::<serde_json::Value>(&received[place].body).unwrap();
+    assert_eq!(text(0)["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["name"], "GET /a");
+    assert_eq!(text(1)[0]["localEndpoint"]["serviceName"], "shop");
+    assert!(received.iter().all(|received| received.headers["content-type"] == "application/json"));
+    assert_eq!(
+        (&received[0].headers["x-path"], &received[1].headers["x-path"]),
+        (&"/v1/traces".parse().unwrap(), &"/api/v2/spans".parse().unwrap())
+    );
+}
+
+#[tokio::test]
+async fn spans_that_a_format_cannot_say_count_as_refused() {
+    let fake = Fake::http(&[], None).await;
+    // The blocks of these tests have no ids.
+    let source = Memory::new(&[block(&["a", "b"])]);
+    let exporter = start(destination(&format!("zipkin+http://{}", fake.address)), &source);
+    eventually("settled", || source.settled().dead == 2).await;
+    assert!(exporter.destinations()[0].counts().last_error.unwrap().contains("2 spans have no valid ids"));
+    assert!(fake.received().is_empty());
+}
+
+#[tokio::test]
+async fn a_web_page_a_redirect_and_a_wrong_path_lose_nothing() {
+    let answer = |status, body| Answer::Http { status, retry_after: None, body };
+    let script = [answer(302, ""), answer(404, "nothing here"), answer(401, "expired"), answer(200, "<html>")];
+    let fake = Fake::http(&script, None).await;
+    let source = Memory::new(&[block(&["a"])]);
+    let exporter = start(destination(&http_url(&fake)), &source);
+    delivered(&source, 1).await;
+    assert_eq!(fake.received().len(), 5);
+    assert_eq!(exporter.destinations()[0].counts().dead, 0);
 }

@@ -149,6 +149,10 @@ impl Snapshot {
         counters(to, "destination_spans_attempted", "Spans in all requests", rows(|d| d.counts.attempted))?;
         counters(to, "destination_requests", "Requests, repeated ones included", rows(|d| d.counts.requests))?;
         counters(to, "destination_retries", "Requests that were sent again", rows(|d| d.counts.retries))?;
+        let auth = rows(|d| d.counts.auth_failures);
+        counters(to, "destination_auth_failures", "Requests refused for their credentials", auth)?;
+        let limited = rows(|d| d.counts.rate_limited);
+        counters(to, "destination_rate_limited", "Requests that came too fast for it", limited)?;
         counters(to, "destination_bytes", "Bytes of requests before compression", rows(|d| d.counts.bytes))?;
         counters(
             to,

@@ -1,0 +1,250 @@
+//! The URL of a destination: which format, by which way, where to.
+
+use std::{borrow::Cow, fmt, str::FromStr};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// What spans look like on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// OpenTelemetry's own.
+    Otlp,
+    /// Zipkin v2, JSON.
+    Zipkin,
+    /// Jaeger's collector: `api_v2` by gRPC, Thrift by HTTP.
+    Jaeger,
+    /// Traces of a Datadog agent, v0.4.
+    Datadog,
+}
+
+/// How spans are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// gRPC.
+    Grpc,
+    /// HTTP `POST`.
+    Http,
+    /// Lines of OTLP JSON in a file.
+    File,
+}
+
+/// A destination URL, for example `otlp+grpc://collector:4317` or `file:/var/log/spans.jsonl`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Url {
+    /// What.
+    pub protocol: Protocol,
+    /// How.
+    pub transport: Transport,
+    /// Whether by TLS.
+    pub tls: bool,
+    /// Host name or address, IPv6 in brackets; empty for a file.
+    pub host: String,
+    /// Port; 0 for a file.
+    pub port: u16,
+    /// Path of HTTP requests, with the query; empty for gRPC. Of a file its absolute path.
+    pub path: String,
+}
+
+struct Scheme {
+    name: &'static str,
+    protocol: Protocol,
+    transport: Transport,
+    tls: bool,
+    port: u16,
+    path: &'static str,
+}
+
+const fn scheme(
+    name: &'static str,
+    protocol: Protocol,
+    transport: Transport,
+    tls: bool,
+    port: u16,
+    path: &'static str,
+) -> Scheme {
+    Scheme { name, protocol, transport, tls, port, path }
+}
+
+/// With the ports and paths that the protocols' own receivers have.
+const SCHEMES: [Scheme; 12] = [
+    scheme("otlp+grpc", Protocol::Otlp, Transport::Grpc, false, 4317, ""),
+    scheme("otlp+grpcs", Protocol::Otlp, Transport::Grpc, true, 4317, ""),
+    scheme("otlp+http", Protocol::Otlp, Transport::Http, false, 4318, "/v1/traces"),
+    scheme("otlp+https", Protocol::Otlp, Transport::Http, true, 4318, "/v1/traces"),
+    scheme("zipkin+http", Protocol::Zipkin, Transport::Http, false, 9411, "/api/v2/spans"),
+    scheme("zipkin+https", Protocol::Zipkin, Transport::Http, true, 9411, "/api/v2/spans"),
+    scheme("jaeger+grpc", Protocol::Jaeger, Transport::Grpc, false, 14250, ""),
+    scheme("jaeger+grpcs", Protocol::Jaeger, Transport::Grpc, true, 14250, ""),
+    scheme("jaeger+http", Protocol::Jaeger, Transport::Http, false, 14268, "/api/traces"),
+    scheme("jaeger+https", Protocol::Jaeger, Transport::Http, true, 14268, "/api/traces"),
+    scheme("datadog+http", Protocol::Datadog, Transport::Http, false, 8126, "/v0.4/traces"),
+    scheme("datadog+https", Protocol::Datadog, Transport::Http, true, 8126, "/v0.4/traces"),
+];
+
+const FILE: &str = "file:";
+
+impl Url {
+    /// `http://host:port` or `https://host:port`, as clients want it.
+    pub fn origin(&self) -> String {
+        format!("{}://{}:{}", if self.tls { "https" } else { "http" }, self.host, self.port)
+    }
+
+    pub(super) fn scheme(&self) -> &'static str {
+        let same = |s: &&Scheme| (s.protocol, s.transport, s.tls) == (self.protocol, self.transport, self.tls);
+        SCHEMES.iter().find(same).map_or("", |scheme| scheme.name)
+    }
+}
+
+impl FromStr for Url {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = |cause: &str| format!("`{text}` is not a destination: {cause}");
+        if let Some(path) = text.strip_prefix(FILE) {
+            return file(path).map_err(|cause| bad(&cause));
+        }
+        let (name, rest) = text.split_once("://").ok_or_else(|| {
+            bad("write otlp+grpc://HOST:PORT or otlp+http://HOST:PORT/v1/traces (otlp+grpcs and otlp+https for TLS)")
+        })?;
+        let Some(scheme) = SCHEMES.iter().find(|known| known.name == name) else {
+            return Err(bad(&format!("unknown scheme `{name}`, did you mean `{}`?", meant(name))));
+        };
+        let uri: http::Uri = format!("http://{rest}").parse().map_err(|cause| bad(&format!("{cause}")))?;
+        let authority = uri.authority().filter(|a| !a.host().is_empty()).ok_or_else(|| bad("the host is missing"))?;
+        if authority.as_str().contains('@') {
+            // Without the text: it has the password.
+            return Err("a destination has user and password in its URL, where they do not belong; use `auth`".into());
+        }
+        if authority.as_str().len() > authority.host().len() && authority.port_u16().is_none() {
+            return Err(bad("the port is not a number from 0 to 65535"));
+        }
+        let path = match uri.path_and_query().map_or("", |p| p.as_str()) {
+            "" | "/" => scheme.path,
+            _ if scheme.transport == Transport::Grpc => return Err(bad("gRPC has no path")),
+            path => path,
+        };
+        Ok(Self {
+            protocol: scheme.protocol,
+            transport: scheme.transport,
+            tls: scheme.tls,
+            host: authority.host().to_owned(),
+            port: authority.port_u16().unwrap_or(scheme.port),
+            path: path.to_owned(),
+        })
+    }
+}
+
+/// `/path` or `///path`, as file URLs are written (RFC 8089).
+fn file(path: &str) -> Result<Url, String> {
+    let path = path.strip_prefix("//").unwrap_or(path);
+    if !path.starts_with('/') || path.ends_with('/') {
+        return Err("write the absolute path of a file: file:/var/log/spantap/spans.jsonl".into());
+    }
+    let (protocol, transport) = (Protocol::Otlp, Transport::File);
+    Ok(Url { protocol, transport, tls: false, host: String::new(), port: 0, path: path.to_owned() })
+}
+
+/// The scheme that looks most like `given`, or has a part that does.
+fn meant(given: &str) -> &'static str {
+    if given.contains('+') {
+        let near = super::nearest(given, SCHEMES.iter().map(|known| known.name));
+        return near.unwrap_or(SCHEMES[0].name);
+    }
+    let near = super::nearest(given, SCHEMES.iter().flat_map(|known| known.name.split('+')));
+    let has = |known: &&Scheme| near.is_some_and(|near| known.name.split('+').any(|part| part == near));
+    SCHEMES.iter().find(has).map_or(SCHEMES[0].name, |known| known.name)
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.transport {
+            Transport::File => write!(f, "{FILE}{}", self.path),
+            _ => write!(f, "{}://{}:{}{}", self.scheme(), self.host, self.port, self.path),
+        }
+    }
+}
+
+impl Serialize for Url {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Url {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for Url {
+    fn schema_name() -> Cow<'static, str> {
+        "Url".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": "^((otlp|jaeger)\\+grpcs?://|(otlp|zipkin|jaeger|datadog)\\+https?://|file:)",
+            "examples": [
+                "otlp+grpc://localhost:4317",
+                "otlp+https://collector.example:4318/v1/traces",
+                "zipkin+http://localhost:9411/api/v2/spans",
+                "file:/var/log/spantap/spans.jsonl",
+            ],
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expected: Result<&str, &str>) {
+        match (text.parse::<Url>(), expected) {
+            (Ok(url), Ok(shown)) => {
+                assert_eq!(url.to_string(), shown, "{text}");
+                assert_eq!(shown.parse(), Ok(url));
+            }
+            (Err(error), Err(part)) => assert!(error.contains(part), "{text}: {error}"),
+            (got, expected) => panic!("{text}: {got:?}, expected {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn urls_get_the_ports_and_paths_of_their_protocol() {
+        check("otlp+grpc://localhost", Ok("otlp+grpc://localhost:4317"));
+        check("otlp+grpc://localhost:1/", Ok("otlp+grpc://localhost:1"));
+        check("otlp+grpcs://[::1]:4317", Ok("otlp+grpcs://[::1]:4317"));
+        check("otlp+http://localhost", Ok("otlp+http://localhost:4318/v1/traces"));
+        check("otlp+https://c.example:443/v1/traces", Ok("otlp+https://c.example:443/v1/traces"));
+        check("otlp+http://h:1/custom?tenant=a", Ok("otlp+http://h:1/custom?tenant=a"));
+        check("zipkin+http://h", Ok("zipkin+http://h:9411/api/v2/spans"));
+        check("jaeger+grpc://h", Ok("jaeger+grpc://h:14250"));
+        check("jaeger+https://h", Ok("jaeger+https://h:14268/api/traces"));
+        check("datadog+http://h", Ok("datadog+http://h:8126/v0.4/traces"));
+        check("file:/a/b.jsonl", Ok("file:/a/b.jsonl"));
+        check("file:///a/b.jsonl", Ok("file:/a/b.jsonl"));
+    }
+
+    #[test]
+    fn bad_urls_say_what_is_wrong() {
+        check("localhost:4317", Err("otlp+grpc://HOST:PORT"));
+        check("otlp+gprc://localhost", Err("did you mean `otlp+grpc`"));
+        check("https://localhost", Err("did you mean `otlp+https`"));
+        check("zipkin://localhost", Err("did you mean `zipkin+http`"));
+        check("jaeger+htpp://localhost", Err("did you mean `jaeger+http`"));
+        check("otlp+grpc://", Err("not a destination"));
+        check("otlp+grpc://host:99999", Err("port"));
+        check("otlp+grpc://host:4317/v1/traces", Err("no path"));
+        for path in ["file:spans.jsonl", "file://host/spans", "file:/folder/", "file:"] {
+            check(path, Err("absolute path of a file"));
+        }
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_refused_and_not_repeated() {
+        let error = "otlp+http://user:secret@host/".parse::<Url>().unwrap_err();
+        assert!(error.contains("`auth`") && !error.contains("secret"), "{error}");
+    }
+}

@@ -1,0 +1,257 @@
+//! Destinations: limits, and what does not go together.
+
+use super::Check;
+use crate::config::{Auth, Basic, Compression, Destination, Encoding, HeaderValue, OAuth2, Protocol, Transport};
+
+/// Set by the protocols themselves.
+const RESERVED_HEADERS: [&str; 6] = ["content-type", "content-length", "content-encoding", "host", "te", "user-agent"];
+
+impl Check<'_> {
+    pub(super) fn destinations(&mut self, all: &[Destination]) {
+        for (index, destination) in all.iter().enumerate() {
+            let same = all[..index].iter().any(|other| other.name == destination.name);
+            self.require(!same, "export.destinations", || {
+                format!("two destinations are named `{}`; give each its own `name`", destination.name)
+            });
+            let same_file = |other: &Destination| destination.is_file() && other.url == destination.url;
+            self.require(!all[..index].iter().any(same_file), "export.destinations", || {
+                format!("two destinations write to {}", destination.url)
+            });
+            self.destination(&format!("export.destinations[{index}]"), destination);
+        }
+    }
+
+    fn destination(&mut self, at: &str, destination: &Destination) {
+        let path = |key: &str| format!("{at}.{key}");
+        self.positive(&path("timeout"), destination.timeout);
+        self.require(destination.batch.spans > 0, &path("batch.spans"), || "must be at least 1".into());
+        self.require(destination.batch.bytes.0 > 0, &path("batch.bytes"), || "must be at least 1B".into());
+        self.positive(&path("retry.initial"), destination.retry.initial);
+        self.require(destination.retry.initial <= destination.retry.max, &path("retry"), || {
+            format!("`initial` ({}) is longer than `max` ({})", destination.retry.initial, destination.retry.max)
+        });
+        self.headers(&path("headers"), destination);
+        self.body(at, destination);
+        self.tls(&path("tls"), destination);
+        self.proxy(at, destination);
+        if let Some(auth) = &destination.auth {
+            self.auth(&path("auth"), auth, destination);
+        }
+        self.file(at, destination);
+    }
+
+    fn headers(&mut self, at: &str, destination: &Destination) {
+        for (name, value) in &destination.headers {
+            let path = format!("{at}.{name}");
+            self.require(http::HeaderName::try_from(name).is_ok(), &path, || "is no valid header name".into());
+            let lower = name.to_lowercase();
+            let reserved = RESERVED_HEADERS.contains(&lower.as_str()) || lower.starts_with("grpc-");
+            self.require(!reserved, &path, || "is set by the protocol itself".into());
+            let twice = lower == "authorization" && destination.auth.is_some();
+            self.require(!twice, &path, || "is set by `auth`; give one of them".into());
+            let valid = !matches!(value, HeaderValue::Text(text) if http::HeaderValue::from_str(text).is_err());
+            self.require(valid, &path, || "has characters that a header cannot hold".into());
+        }
+    }
+
+    /// Encoding and compression.
+    fn body(&mut self, at: &str, destination: &Destination) {
+        let (protocol, transport) = (destination.url.protocol, destination.url.transport);
+        let json = destination.encoding == Encoding::Json;
+        let has_encodings = (protocol, transport) == (Protocol::Otlp, Transport::Http);
+        self.require(!json || has_encodings, &format!("{at}.encoding"), || {
+            format!("{} has but one encoding; json is for otlp+http and otlp+https", destination.url)
+        });
+        let compression = destination.compression;
+        let known = match protocol {
+            Protocol::Otlp | Protocol::Jaeger => true,
+            Protocol::Zipkin => compression != Compression::Zstd,
+            Protocol::Datadog => compression == Compression::None,
+        };
+        self.require(known, &format!("{at}.compression"), || {
+            let protocol = if protocol == Protocol::Zipkin { "Zipkin" } else { "a Datadog agent" };
+            format!("{protocol} does not know it")
+        });
+        let Some(level) = destination.compression_level else { return };
+        let path = format!("{at}.compression_level");
+        self.require(transport != Transport::Grpc, &path, || "gRPC has no choice of level".into());
+        let max = match compression {
+            Compression::None => 0,
+            Compression::Gzip => 9,
+            Compression::Zstd => 22,
+        };
+        self.require((1..=max).contains(&level), &path, || match max {
+            0 => "is of no use without `compression`".into(),
+            _ => format!("is {level}, must be from 1 to {max}"),
+        });
+    }
+
+    fn tls(&mut self, at: &str, destination: &Destination) {
+        let tls = &destination.tls;
+        for (key, file) in [("ca_file", &tls.ca_file), ("cert_file", &tls.cert_file), ("key_file", &tls.key_file)] {
+            self.require(file.is_none() || destination.url.tls, &format!("{at}.{key}"), || {
+                format!("{} does not use TLS; write {}s://", destination.url, destination.url.scheme())
+            });
+        }
+        self.require(tls.cert_file.is_some() == tls.key_file.is_some(), at, || {
+            "`cert_file` and `key_file` belong together; one is missing".into()
+        });
+    }
+
+    fn proxy(&mut self, at: &str, destination: &Destination) {
+        if let Some(proxy) = &destination.proxy {
+            let uri = proxy.parse::<http::Uri>().ok();
+            let usable = uri.is_some_and(|uri| {
+                uri.scheme_str() == Some("http")
+                    && matches!(uri.path(), "" | "/")
+                    && uri.authority().is_some_and(|a| a.port().is_some() && !a.as_str().contains('@'))
+            });
+            // The text is not repeated: it may have a password.
+            self.require(usable, &format!("{at}.proxy"), || {
+                "write http://HOST:PORT; user and password belong into `proxy_auth`".into()
+            });
+        }
+        let lonely = destination.proxy_auth.is_some() && destination.proxy.is_none();
+        self.require(!lonely, &format!("{at}.proxy_auth"), || "is of no use without `proxy`".into());
+        if let Some(basic) = &destination.proxy_auth {
+            self.basic(&format!("{at}.proxy_auth"), basic);
+        }
+    }
+
+    fn auth(&mut self, at: &str, auth: &Auth, destination: &Destination) {
+        self.require(auth.ways() == 1, at, || "give one of `bearer`, `basic` and `oauth2`".into());
+        if let Some(bearer) = &auth.bearer {
+            let path = format!("{at}.bearer");
+            let one = bearer.file.is_some() != !bearer.command.is_empty();
+            self.require(one, &path, || "give one of `file` and `command`".into());
+            self.positive(&format!("{path}.expires_after"), bearer.expires_after);
+        }
+        if let Some(basic) = &auth.basic {
+            self.basic(&format!("{at}.basic"), basic);
+        }
+        if let Some(oauth2) = &auth.oauth2 {
+            self.oauth2(&format!("{at}.oauth2"), oauth2);
+        }
+        let file = destination.is_file();
+        self.require(!file, at, || "a file asks for no credentials".into());
+    }
+
+    fn basic(&mut self, at: &str, basic: &Basic) {
+        let usable = !basic.username.contains(|c: char| c == ':' || c.is_control());
+        self.require(usable, &format!("{at}.username"), || "must have neither a colon nor control characters".into());
+    }
+
+    fn oauth2(&mut self, at: &str, oauth2: &OAuth2) {
+        let uri = oauth2.token_url.parse::<http::Uri>().ok();
+        let usable = uri.is_some_and(|uri| {
+            matches!(uri.scheme_str(), Some("http" | "https"))
+                && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+        });
+        self.require(usable, &format!("{at}.token_url"), || {
+            "write https://HOST/PATH; client id and secret have their own keys".into()
+        });
+        self.require(!oauth2.client_id.is_empty(), &format!("{at}.client_id"), || "must not be empty".into());
+    }
+
+    fn file(&mut self, at: &str, destination: &Destination) {
+        if !destination.is_file() {
+            let path = format!("{at}.file");
+            self.require(destination.file.is_none(), &path, || format!("{} is no file", destination.url));
+            return;
+        }
+        let useless = !destination.headers.is_empty() || destination.proxy.is_some();
+        self.require(!useless, at, || "a file has neither headers nor a proxy".into());
+        let rotation = destination.file.clone().unwrap_or_default();
+        self.require(rotation.max_bytes.0 > 0, &format!("{at}.file.max_bytes"), || "must be at least 1B".into());
+        self.positive(&format!("{at}.file.max_age"), rotation.max_age);
+        self.require(rotation.keep > 0, &format!("{at}.file.keep"), || "must be at least 1".into());
+    }
+}
+
+impl Destination {
+    fn is_file(&self) -> bool {
+        self.url.transport == Transport::File
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::check;
+
+    #[track_caller]
+    fn one(url: &str, more: &str, expected: &[&str]) {
+        check(&format!("export: {{ destinations: [ {{ url: '{url}', {more} }} ] }}"), expected);
+    }
+
+    #[test]
+    fn limits_are_checked() {
+        let grpc = "otlp+grpc://h";
+        one(grpc, "name: a", &[]);
+        one(grpc, "retry: { initial: 1m, max: 1s }", &["destinations[0].retry (file"]);
+        one(grpc, "batch: { spans: 0 }", &["at least 1"]);
+        one(grpc, "headers: { 'a b': c }", &["header name"]);
+        one(grpc, "headers: { grpc-timeout: c }", &["protocol itself"]);
+        check("export: { destinations: [ { url: 'otlp+grpc://h' }, { url: 'otlp+grpc://h' } ] }", &["its own `name`"]);
+        let twice = "[ { url: 'file:/a', name: a }, { url: 'file:/a', name: b } ]";
+        check(&format!("export: {{ destinations: {twice} }}"), &["two destinations write to file:/a"]);
+        one("file:/a", "file: { max_bytes: 0, max_age: 0s, keep: 0 }", &["max_bytes", "max_age", "keep"]);
+    }
+
+    #[test]
+    fn encodings_and_compressions_go_with_protocols() {
+        one("otlp+http://h", "encoding: json, compression: zstd, compression_level: 22", &[]);
+        one("otlp+grpc://h", "encoding: json", &["has but one encoding"]);
+        one("otlp+grpc://h", "compression: zstd", &[]);
+        one("otlp+grpc://h", "compression: gzip, compression_level: 1", &["gRPC has no choice"]);
+        one("otlp+http://h", "compression: gzip, compression_level: 10", &["from 1 to 9"]);
+        one("otlp+http://h", "compression_level: 1", &["no use without `compression`"]);
+        one("zipkin+http://h", "compression: gzip", &[]);
+        one("zipkin+http://h", "compression: zstd", &["Zipkin does not know it"]);
+        one("datadog+http://h", "compression: gzip", &["a Datadog agent does not know it"]);
+        one("file:/a", "compression: zstd, file: { keep: 1 }", &[]);
+        one("otlp+http://h", "file: { keep: 1 }", &["is no file"]);
+        one("file:/a", "headers: { a: b }", &["neither headers"]);
+    }
+
+    #[test]
+    fn certificates_need_tls_and_their_key() {
+        one("otlp+grpc://h", "tls: { ca_file: /ca }", &["otlp+grpcs://"]);
+        one("zipkin+http://h", "tls: { cert_file: /c, key_file: /k }", &["tls.cert_file", "tls.key_file", "https://"]);
+        one("otlp+grpcs://h", "tls: { cert_file: /c }", &["belong together"]);
+        one("otlp+grpcs://h", "tls: { cert_file: /c, key_file: /k }", &[]);
+    }
+
+    #[test]
+    fn credentials_are_given_once_and_in_full() {
+        let grpc = "otlp+grpc://h";
+        let oauth2 = "oauth2: { token_url: 'https://i/t', client_id: a, client_secret: { env: S } }";
+        one(grpc, "auth: { bearer: { file: /t } }", &[]);
+        one(grpc, "auth: { bearer: { command: [get, token], expires_after: 1h } }", &[]);
+        one(grpc, &format!("auth: {{ {oauth2} }}"), &[]);
+        one(grpc, "auth: { basic: { username: u, password: { file: /p } } }", &[]);
+        one(grpc, "auth: {}", &["one of `bearer`"]);
+        one(grpc, &format!("auth: {{ bearer: {{ file: /t }}, {oauth2} }}"), &["one of `bearer`"]);
+        one(grpc, "auth: { bearer: {} }", &["one of `file` and `command`"]);
+        one(grpc, "auth: { basic: { username: 'u:', password: { file: /p } } }", &["colon"]);
+        one(grpc, "auth: { bearer: { file: /t } }, headers: { Authorization: x }", &["give one of them"]);
+        one("file:/a", "auth: { bearer: { file: /t } }", &["no credentials"]);
+        one(grpc, "auth: { bearer: { fil: /t } }", &["did you mean `file`"]);
+        one(grpc, "auth: { beare: { file: /t } }", &["did you mean `bearer`"]);
+    }
+
+    #[test]
+    fn urls_with_passwords_are_refused_and_not_repeated() {
+        let oauth2 = "client_id: a, client_secret: { env: S }";
+        for more in [
+            "proxy: 'http://user:hunter2@h:1'".to_owned(),
+            format!("auth: {{ oauth2: {{ token_url: 'https://user:hunter2@i/t', {oauth2} }} }}"),
+        ] {
+            let yaml = format!("export: {{ destinations: [ {{ url: 'otlp+grpc://h', {more} }} ] }}");
+            check(&yaml, &["write http"]);
+            assert!(!super::super::tests::problems(&yaml).contains("hunter2"));
+        }
+        one("otlp+grpc://h", "proxy: 'http://h:3128'", &[]);
+        one("otlp+grpc://h", "proxy: 'https://h:3128'", &["http://HOST:PORT"]);
+        one("otlp+grpc://h", "proxy_auth: { username: u, password: { env: P } }", &["without `proxy`"]);
+    }
+}

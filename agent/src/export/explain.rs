@@ -1,0 +1,81 @@
+//! Failures in words: what happened, why, and what to do next.
+
+use std::{error::Error, fmt::Write};
+
+/// Longest text of a destination that is kept.
+const TEXT_BYTES_MAX: usize = 512;
+
+/// An error with its causes, and the next step where the cause shows it.
+pub(super) fn explain(origin: &str, error: &(dyn Error + 'static)) -> String {
+    let mut text = format!("cannot send to {origin}: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        if !text.contains(&part) {
+            // Writing to a string does not fail.
+            let _ = write!(text, ": {part}");
+        }
+        cause = error.source();
+    }
+    match next_step(&text.to_lowercase()) {
+        Some(step) => format!("{}; {step}", short(&text)),
+        None => short(&text),
+    }
+}
+
+fn next_step(text: &str) -> Option<&'static str> {
+    let any = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
+    if any(&["connection refused"]) {
+        Some("nothing listens there: start the collector or correct the URL")
+    } else if any(&["dns error", "failed to lookup", "name or service not known"]) {
+        Some("the name does not resolve on this host: correct the URL or the resolver")
+    } else if any(&["unknownissuer", "unknown issuer", "badsignature"]) {
+        Some("the certificate is not trusted: set tls.ca_file to the CA that signed it")
+    } else if any(&["notvalidforname", "not valid for name"]) {
+        Some("the certificate is for another name: use that name in the URL")
+    } else if any(&["corrupt message", "invalidcontenttype", "wrong version number"]) {
+        Some("it does not speak TLS there: use otlp+grpc:// or otlp+http://")
+    } else if any(&["invalid size", "invalid http version", "preface", "broken pipe", "reset by peer", "closed before"])
+    {
+        Some("if that stays, it speaks the other protocol: OTLP/gRPC is usually on port 4317, OTLP/HTTP on 4318")
+    } else if any(&["network is unreachable", "no route to host"]) {
+        Some("this host has no route there: correct the URL or the routing")
+    } else {
+        None
+    }
+}
+
+/// At most [`TEXT_BYTES_MAX`] bytes of `text`, on one line.
+pub(super) fn short(text: &str) -> String {
+    let mut end = text.len().min(TEXT_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].replace(char::is_control, " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("transport error")]
+    struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn failures_name_cause_and_next_step() {
+        let refused = Outer(std::io::Error::other("Connection refused (os error 111)"));
+        assert_eq!(
+            explain("http://h:1", &refused),
+            "cannot send to http://h:1: transport error: Connection refused (os error 111); \
+             nothing listens there: start the collector or correct the URL"
+        );
+    }
+
+    #[test]
+    fn foreign_text_is_bounded_and_on_one_line() {
+        assert_eq!(short("a\r\nb"), "a  b");
+        let long = short(&"ü".repeat(1000));
+        assert!(long.len() <= TEXT_BYTES_MAX && long.ends_with('ü'));
+    }
+}
