@@ -20,6 +20,9 @@ pub(super) fn validate(config: &Config, sources: &BTreeMap<String, Source>) -> R
     check.general(config);
     check.rules("capture.select", &config.capture.select);
     check.rules("capture.exclude", &config.capture.exclude);
+    for (path, problem) in config.receive.problems() {
+        check.require(false, path, || problem);
+    }
     for (index, destination) in config.export.destinations.iter().enumerate() {
         let same = config.export.destinations[..index].iter().any(|other| other.name == destination.name);
         check.require(!same, "export.destinations", || {
