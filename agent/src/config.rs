@@ -16,6 +16,7 @@ mod destination;
 mod file;
 pub mod flags;
 mod layers;
+mod receive;
 mod show;
 mod units;
 mod url;
@@ -32,6 +33,7 @@ pub use self::{
     file::check,
     flags::RunArgs,
     layers::{Loaded, Source},
+    receive::{Address, Quota, Receive, ReceiveTls, Tenant, TokenSource},
     show::{schema, show},
     units::{Interval, Size},
     url::{Protocol, Transport, Url},
@@ -61,6 +63,9 @@ pub struct Config {
     /// The span log.
     #[serde(deserialize_with = "or_default")]
     pub log: Log,
+    /// Receivers of spans that others made.
+    #[serde(deserialize_with = "or_default")]
+    pub receive: Receive,
     /// Destinations.
     #[serde(deserialize_with = "or_default")]
     pub export: Export,
@@ -272,6 +277,7 @@ impl Default for Config {
             redaction: Redaction::default(),
             assembly: Assembly::default(),
             log: Log::default(),
+            receive: Receive::default(),
             export: Export::default(),
             metrics: Metrics::default(),
             diagnostics: Diagnostics::default(),

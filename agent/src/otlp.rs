@@ -13,7 +13,7 @@
 mod decode;
 mod encode;
 mod waterfall;
-mod wire;
+pub(crate) mod wire;
 
 pub use decode::decode;
 pub use encode::{Encoded, Encoder};

@@ -5,7 +5,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use super::{Rung, SyscallHooks};
+use super::{Address, Rung, SyscallHooks};
 
 /// Flags of `spantap run`. A list given here replaces the same list of the environment or the file.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -53,6 +53,16 @@ pub struct RunArgs {
     /// Record nothing of this network namespace
     #[arg(long, value_name = "PATH", help_heading = "Selection")]
     pub exclude_netns: Vec<PathBuf>,
+
+    /// Receive OTLP/gRPC on this address: IP:PORT or unix:PATH
+    #[arg(long, value_name = "ADDR", help_heading = "Input")]
+    pub receive_otlp_grpc: Vec<Address>,
+    /// Receive OTLP/HTTP (/v1/traces) and Zipkin (/api/v2/spans) on this address: IP:PORT or unix:PATH
+    #[arg(long, value_name = "ADDR", help_heading = "Input")]
+    pub receive_otlp_http: Vec<Address>,
+    /// Receive OTLP/gRPC, OTLP/HTTP and Zipkin on this unix socket
+    #[arg(long, value_name = "PATH", help_heading = "Input")]
+    pub receive_otlp_unix: Vec<PathBuf>,
 
     /// Send spans to this destination: otlp+grpc://HOST:PORT, otlp+http://HOST:PORT/v1/traces, zipkin+http://HOST:PORT,
     /// jaeger+grpc://HOST:PORT, jaeger+http://HOST:PORT, datadog+http://HOST:PORT (grpcs and https for TLS), or file:/PATH

@@ -148,6 +148,9 @@ fn given(args: &flags::RunArgs) -> Vec<(&'static str, &'static str, Value)> {
         ("capture.exclude.port", "--exclude-port", json!(args.exclude_port)),
         ("capture.exclude.netns", "--exclude-netns", json!(args.exclude_netns)),
         ("redaction.paths", "--keep-paths", json!(args.keep_paths.then_some("keep"))),
+        ("receive.otlp_grpc", "--receive-otlp-grpc", json!(args.receive_otlp_grpc)),
+        ("receive.otlp_http", "--receive-otlp-http", json!(args.receive_otlp_http)),
+        ("receive.otlp_unix", "--receive-otlp-unix", json!(args.receive_otlp_unix)),
         ("export.destinations", "--export", json!(urls)),
         ("metrics.address", "--metrics", json!(args.metrics)),
     ];
@@ -332,11 +335,12 @@ mod tests {
         }
         let line = "x --data-dir /d --socket /s --select-all --select-cgroup /c --select-pid 1 --select-exe e \
                     --select-port 2 --select-netns /n --exclude-cgroup /xc --exclude-pid 3 --exclude-exe xe \
-                    --exclude-port 4 --exclude-netns /xn --export otlp+grpc://h:1 --metrics 127.0.0.1:1 --keep-paths \
+                    --exclude-port 4 --exclude-netns /xn --receive-otlp-grpc 127.0.0.1:2 \
+                    --receive-otlp-http unix:/h --receive-otlp-unix /u --export otlp+grpc://h:1 --metrics 127.0.0.1:1 --keep-paths \
                     --attach tp_btf --without-hook a --without-hook b --payload-bytes 99";
         let cli = <Cli as clap::Parser>::try_parse_from(line.split_whitespace()).unwrap();
         let loaded = Loaded::load(&cli.run, []).unwrap();
-        assert_eq!(loaded.sources.len(), 17, "{:?}", loaded.sources);
+        assert_eq!(loaded.sources.len(), 20, "{:?}", loaded.sources);
         let capture = loaded.config.capture;
         assert_eq!((capture.select.pid, capture.exclude.port), (vec![1], vec![4]));
         assert_eq!(capture.attach, Some(crate::config::Rung::TpBtf));

@@ -20,6 +20,9 @@ pub(super) fn validate(config: &Config, sources: &BTreeMap<String, Source>) -> R
     check.general(config);
     check.rules("capture.select", &config.capture.select);
     check.rules("capture.exclude", &config.capture.exclude);
+    for (path, problem) in config.receive.problems() {
+        check.require(false, path, || problem);
+    }
     check.destinations(&config.export.destinations);
     if check.problems.is_empty() { Ok(()) } else { Err(ConfigError::Unusable { problems: check.problems }) }
 }

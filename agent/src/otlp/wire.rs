@@ -9,15 +9,15 @@ use prost::encoding::{WireType, encoded_len_varint};
 
 /// A message in the making.
 #[derive(Debug, Default)]
-pub(super) struct Wire(Vec<u8>);
+pub(crate) struct Wire(Vec<u8>);
 
 impl Wire {
     /// Empty, with room for this many bytes.
-    pub(super) fn with_capacity(bytes: usize) -> Self {
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
         Self(Vec::with_capacity(bytes))
     }
 
-    pub(super) fn into_bytes(self) -> Vec<u8> {
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.0
     }
 
@@ -33,41 +33,51 @@ impl Wire {
         self.0.push(value as u8);
     }
 
-    pub(super) fn bytes(&mut self, field: u32, value: &[u8]) {
+    pub(crate) fn bytes(&mut self, field: u32, value: &[u8]) {
         self.key(field, WireType::LengthDelimited);
         self.number(value.len() as u64);
         self.0.extend_from_slice(value);
     }
 
+    /// Fields that are protobuf already.
+    pub(crate) fn append(&mut self, fields: &[u8]) {
+        self.0.extend_from_slice(fields);
+    }
+
     /// Text; written even if it is empty, as the member of a `oneof` has to be.
-    pub(super) fn text(&mut self, field: u32, value: &str) {
+    pub(crate) fn text(&mut self, field: u32, value: &str) {
         self.bytes(field, value.as_bytes());
     }
 
-    pub(super) fn display(&mut self, field: u32, value: impl Display) {
+    pub(crate) fn display(&mut self, field: u32, value: impl Display) {
         self.message(field, |wire| {
             let _ = write!(wire, "{value}"); // writing into memory does not fail
         });
     }
 
-    pub(super) fn varint(&mut self, field: u32, value: u64) {
+    pub(crate) fn varint(&mut self, field: u32, value: u64) {
         self.key(field, WireType::Varint);
         self.number(value);
     }
 
-    pub(super) fn fixed64(&mut self, field: u32, value: u64) {
+    pub(crate) fn fixed64(&mut self, field: u32, value: u64) {
         self.key(field, WireType::SixtyFourBit);
         self.0.extend_from_slice(&value.to_le_bytes());
     }
 
+    pub(crate) fn fixed32(&mut self, field: u32, value: u32) {
+        self.key(field, WireType::ThirtyTwoBit);
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
     /// A short message within this one.
-    pub(super) fn message(&mut self, field: u32, write: impl FnOnce(&mut Self)) {
+    pub(crate) fn message(&mut self, field: u32, write: impl FnOnce(&mut Self)) {
         self.message_of_width(field, 1, write);
     }
 
     /// A message within this one whose length is expected to take `width` bytes. It is known only when the message is
     /// written; a message whose length takes more or less is moved.
-    pub(super) fn message_of_width(&mut self, field: u32, width: usize, write: impl FnOnce(&mut Self)) {
+    pub(crate) fn message_of_width(&mut self, field: u32, width: usize, write: impl FnOnce(&mut Self)) {
         self.key(field, WireType::LengthDelimited);
         let at = self.0.len();
         self.0.resize(at + width, 0);
@@ -88,7 +98,7 @@ impl Wire {
     }
 
     /// A `KeyValue` whose `AnyValue` is written by `value`.
-    pub(super) fn pair(&mut self, field: u32, key: &str, value: impl FnOnce(&mut Self)) {
+    pub(crate) fn pair(&mut self, field: u32, key: &str, value: impl FnOnce(&mut Self)) {
         self.message(field, |wire| {
             wire.text(1, key);
             wire.message(2, value);
@@ -96,12 +106,12 @@ impl Wire {
     }
 
     /// A `KeyValue` with a text.
-    pub(super) fn text_pair(&mut self, field: u32, key: &str, value: &str) {
+    pub(crate) fn text_pair(&mut self, field: u32, key: &str, value: &str) {
         self.pair(field, key, |wire| wire.text(1, value));
     }
 
     /// A `KeyValue` with an integer.
-    pub(super) fn int_pair(&mut self, field: u32, key: &str, value: i64) {
+    pub(crate) fn int_pair(&mut self, field: u32, key: &str, value: i64) {
         self.pair(field, key, |wire| wire.varint(3, value.cast_unsigned()));
     }
 }

@@ -48,15 +48,21 @@ pub(super) struct Access {
 
 /// Opens the socket: makes its folder, replaces the socket of an agent that died, sets the modes.
 pub(super) fn bind(path: &Path, group: Option<u32>) -> Result<(UnixListener, Access), BindError> {
-    make_folder(path)?;
-    replace_dead(path)?;
-    let listener = UnixListener::bind(path).map_err(error_of("listen on", path))?;
+    let listener = listen(path)?;
     if let Some(group) = group {
         chown(path, None, Some(group)).map_err(error_of("give to its group", path))?;
     }
-    std::fs::set_permissions(path, Permissions::from_mode(0o660)).map_err(error_of("set the mode of", path))?;
     let metadata = std::fs::metadata(path).map_err(error_of("look at", path))?;
     Ok((listener, Access { owner: metadata.uid(), group: metadata.gid() }))
+}
+
+/// As [`bind`], for whoever the mode lets in.
+pub(crate) fn listen(path: &Path) -> Result<UnixListener, BindError> {
+    make_folder(path)?;
+    replace_dead(path)?;
+    let listener = UnixListener::bind(path).map_err(error_of("listen on", path))?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o660)).map_err(error_of("set the mode of", path))?;
+    Ok(listener)
 }
 
 impl Access {

@@ -3,7 +3,7 @@
 //! `api` is the wire, `server` runs in the agent and is the only reader of the log besides the exporters, `client` is what every
 //! command uses.
 
-mod access;
+pub(crate) mod access;
 pub mod api;
 pub mod client;
 mod search;
