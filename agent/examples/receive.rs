@@ -13,7 +13,9 @@ impl Take for Count {
             let service = format!("{:?}", service.and_then(|s| s.value.clone()).and_then(|v| v.value));
             let n: usize = rs.scope_spans.iter().map(|s| s.spans.len()).sum();
             let mut all = self.0.lock().unwrap();
-            if !all.contains_key(&service) { println!("{:#?}", rs.scope_spans[0].spans[0]); }
+            if !all.contains_key(&service) {
+                println!("{:#?}", rs.scope_spans[0].spans[0]);
+            }
             *all.entry(service).or_default() += n as u64;
         }
         Ok(Accepted::default())
@@ -22,7 +24,11 @@ impl Take for Count {
 #[tokio::main]
 async fn main() {
     let a: Vec<_> = std::env::args().collect();
-    let receive = Receive { otlp_grpc: vec![a[1].parse().unwrap()], otlp_http: vec![a[2].parse().unwrap()], ..Receive::default() };
+    let receive = Receive {
+        otlp_grpc: vec![a[1].parse().unwrap()],
+        otlp_http: vec![a[2].parse().unwrap()],
+        ..Receive::default()
+    };
     let count = Count::default();
     let receivers = Receivers::start(&receive, count.clone()).unwrap();
     println!("ready");

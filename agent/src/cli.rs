@@ -42,6 +42,9 @@ pub enum Command {
     Conns(ConnsArgs),
     /// What was lost, by reason
     Losses(ReadArgs),
+    /// Spans that destinations refused for good: look, send again, take out, drop
+    #[command(subcommand)]
+    Dlq(DlqCommand),
     /// What the agent costs: each kernel program, memory, itself
     #[command(name = "self")]
     SelfCost(SelfArgs),
@@ -176,6 +179,85 @@ pub struct IdArgs {
     pub id: String,
 }
 
+/// `spantap dlq ...`
+#[derive(Clone, Debug, Subcommand)]
+pub enum DlqCommand {
+    /// List dead letters, oldest first
+    Ls {
+        /// Which agent.
+        #[command(flatten)]
+        read: ReadArgs,
+        /// Which letters.
+        #[command(flatten)]
+        which: LetterArgs,
+        /// Most letters to print; 0: all of them
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: u64,
+    },
+    /// The spans of one
+    Show {
+        /// Which agent.
+        #[command(flatten)]
+        read: ReadArgs,
+        /// Its number
+        #[arg(value_name = "ID")]
+        id: u64,
+    },
+    /// Send them again; what is refused again stays
+    Replay {
+        /// Which agent.
+        #[command(flatten)]
+        read: ReadArgs,
+        /// Which letters.
+        #[command(flatten)]
+        which: LetterArgs,
+    },
+    /// Write their spans to a file, as one OTLP request in protobuf
+    Export {
+        /// Which agent.
+        #[command(flatten)]
+        read: ReadArgs,
+        /// Which letters.
+        #[command(flatten)]
+        which: LetterArgs,
+        /// The file, which must not exist
+        #[arg(long, value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Forget them
+    Drop {
+        /// Which agent.
+        #[command(flatten)]
+        read: ReadArgs,
+        /// Which letters.
+        #[command(flatten)]
+        which: LetterArgs,
+    },
+}
+
+/// Which dead letters: all that fit everything that is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct LetterArgs {
+    /// Only these, by number
+    #[arg(value_name = "ID")]
+    pub ids: Vec<u64>,
+    /// Only those that this destination refused
+    #[arg(long, value_name = "NAME")]
+    pub destination: Option<String>,
+    /// Only those whose reason contains this text
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// Only those refused since then: a duration (10m) or a time (2025-01-31T12:00:00Z)
+    #[arg(long, value_name = "WHEN", value_parser = parse_since)]
+    pub since: Option<Since>,
+    /// Only those refused before then
+    #[arg(long, value_name = "WHEN", value_parser = parse_since)]
+    pub until: Option<Since>,
+    /// All of them
+    #[arg(long)]
+    pub all: bool,
+}
+
 /// `spantap config ...`
 #[derive(Clone, Debug, Subcommand)]
 pub enum ConfigCommand {
@@ -288,7 +370,20 @@ mod tests {
 
     #[test]
     fn every_reading_command_takes_a_socket_and_json() {
-        for command in ["status", "losses", "self", "spans", "slow", "conns", "trace 0af7", "why 0af7"] {
+        for command in [
+            "status",
+            "losses",
+            "self",
+            "spans",
+            "slow",
+            "conns",
+            "trace 0af7",
+            "why 0af7",
+            "dlq ls",
+            "dlq show 1",
+            "dlq replay --all",
+            "dlq drop 1 2",
+        ] {
             let line = format!("spantap {command} --socket /tmp/x --json");
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }

@@ -17,6 +17,7 @@ mod file;
 pub mod flags;
 mod layers;
 mod receive;
+mod relay;
 mod show;
 mod units;
 mod url;
@@ -28,12 +29,14 @@ mod samples;
 pub use self::{
     auth::{Auth, Basic, Bearer, ClientAuth, OAuth2, Secret},
     destination::{
-        Batch, Compression, Destination, Encoding, Exhausted, Export, HeaderValue, Pace, Retry, Rotation, Segments, Tls,
+        Batch, Compression, Destination, Encoding, Exhausted, Export, HeaderValue, Pace, Retry, Rotation, Sampling,
+        Segments, Tls,
     },
     file::check,
     flags::RunArgs,
     layers::{Loaded, Source},
     receive::{Address, Quota, Receive, ReceiveTls, Tenant, TokenSource},
+    relay::{Durability, Filter, Match, MatchKind, MatchStatus, Redact, Relay, shape},
     show::{schema, show},
     units::{Interval, Size},
     url::{Protocol, Transport, Url},
@@ -57,6 +60,9 @@ pub struct Config {
     /// What is taken out of spans before they are stored.
     #[serde(deserialize_with = "or_default")]
     pub redaction: Redaction,
+    /// What is done with spans of SDKs and other agents before they are stored.
+    #[serde(deserialize_with = "or_default")]
+    pub relay: Relay,
     /// How connections and exchanges are put together.
     #[serde(deserialize_with = "or_default")]
     pub assembly: Assembly,
@@ -81,6 +87,8 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Capture {
+    /// Off: nothing is captured, and no privilege is needed. For a sidecar, collector or gateway, which only relays.
+    pub enabled: bool,
     /// Payload bytes captured per read or write of what is selected; at most 8192. Of a call that looks as if it began a
     /// message of a known protocol, and of datagrams from and to port 53, up to 8192 are captured, so that heads, pipelines
     /// and DNS answers are whole. 0 turns payload off.
@@ -275,6 +283,7 @@ impl Default for Config {
             host_name: None,
             capture: Capture::default(),
             redaction: Redaction::default(),
+            relay: Relay::default(),
             assembly: Assembly::default(),
             log: Log::default(),
             receive: Receive::default(),
@@ -288,6 +297,7 @@ impl Default for Config {
 impl Default for Capture {
     fn default() -> Self {
         Self {
+            enabled: true,
             payload_bytes_max: 1024,
             ring_bytes: Size::mib(2),
             connections_max: 5_120,

@@ -1,11 +1,36 @@
 //! What receivers hand requests to, and what it says of each.
 //!
 //! In: one OTLP `ExportTraceServiceRequest` in protobuf, and whose it is. Out: [`Accepted`], which a sender may rely on, or a
-//! [`Refusal`], which says whether sending again helps. Called by the receivers.
+//! [`Refusal`], which says whether sending again helps. Called by the receivers. Everything that is done with spans before they are
+//! acknowledged is stateless (`agent_core::relay`), so that the log is the only place where they are: there is no journal before it.
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
+use agent_core::{
+    relay::{Relay, Relayed},
+    span::UnixNs,
+};
 use bytes::Bytes;
+use tokio::task::spawn_blocking;
+
+use crate::{
+    capture::lock,
+    config::Durability,
+    log::{BlockId, Flags, LogError, SpanLog},
+    run::unix_ns,
+};
+
+/// When a sender may try again after the log was full: about as long as a destination needs to make room.
+const FULL_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// Of senders that gave no token: no tenant.
+pub const NO_TENANT: &str = "default";
 
 /// Takes requests. Clones take for the same log.
 pub trait Take: Clone + Send + Sync + 'static {
@@ -44,4 +69,157 @@ pub enum Refusal {
     },
     /// The spans could not be stored, now.
     Storage(String),
+}
+
+/// The intake of the agent: checks and redacts, appends to the span log, and waits until that is durable.
+#[derive(Clone, Debug)]
+pub struct Intake {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    log: SpanLog,
+    relay: RwLock<Arc<Relay>>,
+    durability: Durability,
+    /// Numbers of tenants in the log.
+    tenants: Mutex<HashMap<String, u32>>,
+    counters: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    accepted: AtomicU64,
+    local: AtomicU64,
+    rejected: AtomicU64,
+    skewed: AtomicU64,
+    redacted: AtomicU64,
+    refused: AtomicU64,
+    unsafe_spans: AtomicU64,
+}
+
+/// What became of received spans since the agent started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IntakeCounts {
+    /// Acknowledged; also those of the next.
+    pub accepted: u64,
+    /// Acknowledged, and kept on this host only because sampling does not send them away.
+    pub local: u64,
+    /// Refused for good, each by itself (no valid ids).
+    pub rejected: u64,
+    /// Acknowledged although their times cannot be true; they are marked.
+    pub skewed: u64,
+    /// Values that were taken out or replaced.
+    pub redacted: u64,
+    /// Requests that were not taken because there was no room, or the disk failed.
+    pub refused: u64,
+    /// Spans that were appended and not acknowledged, because forcing them to disk failed: their sender sends them again, so that
+    /// they may come twice.
+    pub possible_duplicates: u64,
+}
+
+impl Intake {
+    /// An intake for the log.
+    pub fn new(log: SpanLog, relay: Relay, durability: Durability) -> Self {
+        let inner = Inner {
+            log,
+            relay: RwLock::new(Arc::new(relay)),
+            durability,
+            tenants: Mutex::default(),
+            counters: Counters::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// What is done with spans from now on.
+    pub fn set_relay(&self, relay: Relay) {
+        *self.inner.relay.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(relay);
+    }
+
+    /// The counters now.
+    pub fn counts(&self) -> IntakeCounts {
+        let counters = &self.inner.counters;
+        let load = |counter: &AtomicU64| counter.load(Relaxed);
+        IntakeCounts {
+            accepted: load(&counters.accepted),
+            local: load(&counters.local),
+            rejected: load(&counters.rejected),
+            skewed: load(&counters.skewed),
+            redacted: load(&counters.redacted),
+            refused: load(&counters.refused),
+            possible_duplicates: load(&counters.unsafe_spans),
+        }
+    }
+
+    async fn take(self, request: Bytes, tenant: String) -> Result<Accepted, Refusal> {
+        let (this, stored) = (self.clone(), spawn_blocking(move || self.store(&request, &tenant)).await);
+        let (relayed, last) = stored.map_err(|failure| Refusal::Storage(failure.to_string()))??;
+        if let (Some(last), Durability::Fsync) = (last, this.inner.durability)
+            && let Err(error) = this.inner.log.durable(last).await
+        {
+            this.inner.counters.unsafe_spans.fetch_add(spans(&relayed), Relaxed);
+            return Err(Refusal::Storage(error.to_string()));
+        }
+        this.count(&relayed);
+        Ok(Accepted { rejected: relayed.rejected, message: relayed.reason })
+    }
+
+    /// Checks, redacts and appends; gives the last block, if there is any.
+    fn store(&self, request: &[u8], tenant: &str) -> Result<(Relayed, Option<BlockId>), Refusal> {
+        let relay = Arc::clone(&self.inner.relay.read().unwrap_or_else(PoisonError::into_inner));
+        let tenant = Some(tenant).filter(|tenant| *tenant != NO_TENANT);
+        let relayed = relay.accept_from(request, tenant, UnixNs(unix_ns()));
+        let relayed = relayed.map_err(|malformed| Refusal::Malformed(malformed.to_string()))?;
+        let number = tenant.map_or(Ok(0), |tenant| self.number(tenant)).map_err(refusal)?;
+        let mut last = None;
+        // What stays here first: if the second fails the sender sends both again, and only this host has spans twice.
+        for (batch, is_local) in [(&relayed.local, true), (&relayed.kept, false)] {
+            let Some(batch) = batch else { continue };
+            let flags = Flags { is_relayed: true, is_local, tenant: number };
+            last = Some(self.inner.log.append_relayed(batch, flags).map_err(refusal)?);
+        }
+        Ok((relayed, last))
+    }
+
+    fn number(&self, tenant: &str) -> Result<u32, LogError> {
+        if let Some(number) = lock(&self.inner.tenants).get(tenant) {
+            return Ok(*number);
+        }
+        let number = self.inner.log.tenant(tenant)?;
+        lock(&self.inner.tenants).insert(tenant.to_owned(), number);
+        Ok(number)
+    }
+
+    fn count(&self, relayed: &Relayed) {
+        let counters = &self.inner.counters;
+        counters.accepted.fetch_add(spans(relayed), Relaxed);
+        let local = relayed.local.as_ref().map_or(0, |batch| u64::from(batch.span_count()));
+        counters.local.fetch_add(local, Relaxed);
+        counters.rejected.fetch_add(relayed.rejected, Relaxed);
+        counters.skewed.fetch_add(relayed.skewed, Relaxed);
+        counters.redacted.fetch_add(relayed.redacted, Relaxed);
+    }
+}
+
+impl Take for Intake {
+    async fn accept(&self, request: Bytes, tenant: &str) -> Result<Accepted, Refusal> {
+        let result = self.clone().take(request, tenant.to_owned()).await;
+        if matches!(result, Err(Refusal::Full { .. } | Refusal::Storage(_))) {
+            self.inner.counters.refused.fetch_add(1, Relaxed);
+        }
+        result
+    }
+}
+
+/// Spans that were appended.
+fn spans(relayed: &Relayed) -> u64 {
+    [&relayed.kept, &relayed.local].into_iter().flatten().map(|batch| u64::from(batch.span_count())).sum()
+}
+
+fn refusal(error: LogError) -> Refusal {
+    match error {
+        LogError::Full { .. } => Refusal::Full { retry_after: FULL_RETRY_AFTER },
+        LogError::SpanTooLarge { .. } => Refusal::Malformed(error.to_string()),
+        other => Refusal::Storage(other.to_string()),
+    }
 }

@@ -12,15 +12,16 @@ use agent_common::loss::KernelLoss;
 use agent_core::flow::{connection::Seen, view::ConnectionView};
 
 use crate::{
-    capture::{CaptureLoop, Figures, Questions, lock},
+    capture::{Figures, Questions, lock},
     config,
     cost::{Looker, Meter},
     export::DestinationStats,
+    intake::Intake,
     kernel::{
         attach::HookState,
         budget::{BudgetFigures, Cost, LEVELS},
         load::Capture,
-        stats::{self, Runs},
+        stats::{self, Programs, Runs},
         tls::{self, Coverage, Follower},
     },
     log::SpanLog,
@@ -28,7 +29,8 @@ use crate::{
         BudgetStatus, ConnView, DestinationStatus, HookStatus, Live, Loss, MapMemory, ProgramCost, SelfReport,
         StatusReport, TlsProcess,
     },
-    run::unix_ns,
+    receive::ReceiverStats,
+    run::{Capturing, unix_ns},
     telemetry::{
         health::Facts,
         metrics::{DestinationFigures, KernelLossCount, Snapshot},
@@ -43,9 +45,12 @@ pub struct LiveFacts {
     capture: Mutex<Option<Capture>>,
     hooks: Vec<HookState>,
     figures: Arc<Figures>,
-    questions: Arc<Questions>,
+    /// Nothing if nothing is captured.
+    questions: Option<Arc<Questions>>,
     destinations: Vec<Arc<DestinationStats>>,
     log: SpanLog,
+    intake: Intake,
+    receivers: Arc<ReceiverStats>,
     selection: Mutex<Vec<String>>,
     started_unix_ns: u64,
     meter: Meter,
@@ -54,26 +59,35 @@ pub struct LiveFacts {
 }
 
 impl LiveFacts {
-    /// Facts of a started agent.
+    /// Facts of a started agent; without a kernel side it only relays.
     pub fn new(
-        (capture, tls): (Capture, Option<Arc<Follower>>),
-        looping: &CaptureLoop,
+        kernel: Option<((Capture, Option<Arc<Follower>>), &Capturing)>,
         destinations: &[Arc<DestinationStats>],
-        log: SpanLog,
+        (log, intake, receivers): (SpanLog, Intake, Arc<ReceiverStats>),
         selection: Vec<String>,
         config: &config::Capture,
     ) -> Self {
-        let figures = Arc::clone(looping.figures());
         let cpu_percent_max = config.max_cpu_percent;
+        let (figures, questions) = match &kernel {
+            Some((_, Capturing { looping, .. })) => {
+                (Arc::clone(looping.figures()), Some(Arc::clone(looping.questions())))
+            }
+            None => (Arc::default(), None),
+        };
+        let (capture, tls) = kernel.map_or((None, None), |((capture, tls), _)| (Some(capture), tls));
+        let programs = capture.as_ref().map_or_else(|| Arc::new(Programs::none()), Capture::programs);
+        let hooks = capture.as_ref().map_or_else(Vec::new, |capture| capture.hooks().to_vec());
         Self {
-            meter: Meter::new(capture.programs(), figures, config.ring_bytes.0),
+            meter: Meter::new(programs, Arc::clone(&figures), config.ring_bytes.0),
             budget: Arc::new(Mutex::new(BudgetFigures { cpu_percent_max, ..BudgetFigures::default() })),
-            hooks: capture.hooks().to_vec(),
-            capture: Mutex::new(Some(capture)),
-            figures: Arc::clone(looping.figures()),
-            questions: Arc::clone(looping.questions()),
+            hooks,
+            capture: Mutex::new(capture),
+            figures,
+            questions,
             destinations: destinations.to_vec(),
             log,
+            intake,
+            receivers,
             selection: Mutex::new(selection),
             started_unix_ns: unix_ns(),
             tls,
@@ -238,7 +252,8 @@ impl Live for LiveFacts {
 
     fn connections(&self) -> Result<Vec<ConnView>, String> {
         self.figures.healthy()?;
-        let views = self.questions.connections()?;
+        let questions = self.questions.as_ref().ok_or("this agent captures nothing (capture.enabled: false)")?;
+        let views = questions.connections()?;
         let mut reasons: HashMap<u32, String> = HashMap::new();
         let told = |view: &ConnectionView| match view.tls {
             Some(Seen::Records) => {
@@ -276,7 +291,11 @@ impl Facts for LiveFacts {
             log_spans_dropped: log.spans_dropped,
             hooks: self.hooks.iter().map(|hook| (hook.name.to_owned(), hook.rung.is_some())).collect(),
             destinations: self.destinations.iter().map(destination).collect(),
+            intake: self.intake.counts(),
+            receivers: self.receivers.counts(),
             budget: *lock(&self.budget),
+            cpu_ns: stats::own_cpu_ns(),
+            memory_bytes: stats::own_memory_bytes(),
         }
     }
 
@@ -285,6 +304,10 @@ impl Facts for LiveFacts {
     }
 
     fn ready(&self) -> Result<(), String> {
-        if lock(&self.capture).is_some() { Ok(()) } else { Err("the kernel programs are detached".into()) }
+        if self.questions.is_none() || lock(&self.capture).is_some() {
+            Ok(())
+        } else {
+            Err("the kernel programs are detached".into())
+        }
     }
 }

@@ -27,6 +27,7 @@ use crate::{
     capture::{CaptureLoop, lock},
     config::{self, Config, Loaded, Paths, RunArgs, Unselected},
     export::{Exporter, LogSource},
+    intake::Intake,
     kernel::{
         attach::{AttachOptions, HOOKS},
         budget::Budget,
@@ -38,6 +39,7 @@ use crate::{
     live::LiveFacts,
     log::{LogConfig, Overflow, SpanLog},
     query::server::QuerySocket,
+    receive::Bound,
     telemetry,
 };
 
@@ -63,32 +65,37 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     let metrics = bind_metrics(&config).await?;
     wanted(&config).check()?;
     let pipeline = pipeline_config(&config)?;
+    let relay = config.relay.to_core().map_err(anyhow::Error::msg)?;
+    let receivers = Bound::bind(&config.receive)?;
     // Before the first span: a new destination begins with the next span that is appended.
-    let exporter = Exporter::start(&config.export, log.dead_letters(), |name| LogSource::open(&log, name))?;
-    let KernelSide { ring, selection, capture, tls } = load_kernel_side(&config)?;
+    let exporter = Exporter::start(&config.export, log.dead_letters(), |to| LogSource::open(&log, to))?;
+    let mut kernel = if config.capture.enabled { Some(load_kernel_side(&config)?) } else { None };
     let keeping = tokio::spawn(crate::log::keep(log.clone()));
-    let looping = CaptureLoop::start(ring, Arc::clone(&selection), tls.clone(), log.clone(), pipeline)
-        .context("cannot start the capture loop")?;
+    let capturing = kernel.as_mut().map(|kernel| kernel.start(&log, pipeline)).transpose()?;
     // From here on nothing returns before the loop was stopped: what it has not finished would be lost.
+    let intake = Intake::new(log.clone(), relay, config.relay.durability);
+    let receivers = receivers.serve(intake.clone());
     let live = Arc::new(LiveFacts::new(
-        (capture, tls.clone()),
-        &looping,
+        kernel.map(|kernel| (kernel.capture, kernel.tls)).zip(capturing.as_ref()),
         exporter.destinations(),
-        log.clone(),
+        (log.clone(), intake, Arc::clone(receivers.stats())),
         selection_words(&config),
         &config.capture,
     ));
-    let budget = keep_budget(&live, &selection);
+    let budget = capturing.as_ref().and_then(|capturing| keep_budget(&live, &capturing.selection));
     let (stop, stopped) = watch::channel(false);
     let answering = tokio::spawn(socket.serve(log.clone(), Arc::clone(&live) as _, ended(stopped.clone())));
     let metrics = metrics.map(|server| tokio::spawn(server.serve(Arc::clone(&live) as _)));
     tracing::info!(pid = std::process::id(), socket = %config.socket.display(), data_dir = %config.data_dir.display(), "ready");
 
-    let ending = supervise(args, &live, &selection, tls.as_deref(), &looping).await;
+    let ending = supervise(args, &live, capturing.as_ref()).await;
 
+    receivers.shutdown().await;
     tokio::task::block_in_place(|| drop(budget));
     live.detach();
-    tokio::task::block_in_place(|| looping.stop());
+    if let Some(capturing) = capturing {
+        tokio::task::block_in_place(|| capturing.looping.stop());
+    }
     exporter.shutdown().await;
     stop.send_replace(true);
     if let Ok(Err(error)) = answering.await {
@@ -113,13 +120,7 @@ fn keep_budget(live: &Arc<LiveFacts>, selection: &Arc<Mutex<Selection>>) -> Opti
 }
 
 /// Waits for the signal that ends the agent, and obeys the others.
-async fn supervise(
-    args: &RunArgs,
-    live: &LiveFacts,
-    selection: &Mutex<Selection>,
-    tls: Option<&Follower>,
-    looping: &CaptureLoop,
-) -> Result<()> {
+async fn supervise(args: &RunArgs, live: &LiveFacts, capturing: Option<&Capturing>) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
@@ -128,11 +129,17 @@ async fn supervise(
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
-            _ = hang_up.recv() => match reselect(args, selection, tls) {
-                Ok(words) => live.set_selection(words),
-                Err(error) => tracing::error!("the selection stays as it was: {error:#}"),
-            },
-            _ = check.tick() => anyhow::ensure!(looping.is_running(), "the capture loop ended; see the messages above"),
+            _ = hang_up.recv() => {
+                let Some(capturing) = capturing else { continue };
+                match reselect(args, &capturing.selection, capturing.tls.as_deref()) {
+                    Ok(words) => live.set_selection(words),
+                    Err(error) => tracing::error!("the selection stays as it was: {error:#}"),
+                }
+            }
+            _ = check.tick(), if capturing.is_some() => {
+                let is_running = capturing.is_some_and(|capturing| capturing.looping.is_running());
+                anyhow::ensure!(is_running, "the capture loop ended; see the messages above");
+            }
         }
     }
 }
@@ -151,10 +158,27 @@ fn reselect(args: &RunArgs, selection: &Mutex<Selection>, tls: Option<&Follower>
 
 /// What is loaded and attached.
 struct KernelSide {
-    ring: Ring,
+    ring: Option<Ring>,
     selection: Arc<Mutex<Selection>>,
     capture: Capture,
     tls: Option<Arc<Follower>>,
+}
+
+/// The running loop, and what it captures.
+pub struct Capturing {
+    pub(crate) looping: CaptureLoop,
+    selection: Arc<Mutex<Selection>>,
+    tls: Option<Arc<Follower>>,
+}
+
+impl KernelSide {
+    fn start(&mut self, log: &SpanLog, pipeline: PipelineConfig) -> Result<Capturing> {
+        let ring = self.ring.take().context("the loop runs already")?;
+        let (selection, tls) = (Arc::clone(&self.selection), self.tls.clone());
+        let looping = CaptureLoop::start(ring, Arc::clone(&selection), tls.clone(), log.clone(), pipeline)
+            .context("cannot start the capture loop")?;
+        Ok(Capturing { looping, selection, tls })
+    }
 }
 
 fn load_kernel_side(config: &Config) -> Result<KernelSide> {
@@ -175,7 +199,7 @@ fn load_kernel_side(config: &Config) -> Result<KernelSide> {
         tracing::warn!(hook = hook.name, reason = hook.detail, "not attached; unknown without it: {}", hook.gives);
     }
     Ok(KernelSide {
-        ring: Ring::new(loaded.records, loaded.wake),
+        ring: Some(Ring::new(loaded.records, loaded.wake)),
         selection: Arc::new(Mutex::new(selection)),
         capture: loaded.capture,
         tls: loaded.tls.map(Arc::new),

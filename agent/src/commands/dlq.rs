@@ -1,13 +1,6 @@
 //! `spantap dlq`: spans that destinations refused for good; look at them, send them again, take them out, or forget them.
 
-use std::{
-    fs::OpenOptions,
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-    process::ExitCode,
-    time::SystemTime,
-};
+use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::Path, process::ExitCode, time::SystemTime};
 
 use anyhow::Context;
 use serde::Serialize;
@@ -48,12 +41,15 @@ pub(super) async fn dlq(command: &DlqCommand, output: &mut Output) -> Done {
         DlqCommand::Show { read, id } => {
             let which = LetterArgs { ids: vec![*id], ..LetterArgs::default() };
             let letters = letters(&read.socket, &which, 1, true).await?;
-            let letter = letters.first().with_context(|| format!("there is no dead letter {id}: see `spantap dlq ls`"))?;
+            let letter =
+                letters.first().with_context(|| format!("there is no dead letter {id}: see `spantap dlq ls`"))?;
             show(letter, read.json, output)?;
         }
         DlqCommand::Replay { read, which } => {
             let count = settle(&read.socket, which, Settlement::Replay).await?;
-            output.line(&format!("{count} dead letters are sent again; those that are refused again stay: spantap dlq ls"))?;
+            output.line(&format!(
+                "{count} dead letters are sent again; those that are refused again stay: spantap dlq ls"
+            ))?;
         }
         DlqCommand::Drop { read, which } => {
             let count = settle(&read.socket, which, Settlement::Drop).await?;
@@ -61,19 +57,15 @@ pub(super) async fn dlq(command: &DlqCommand, output: &mut Output) -> Done {
         }
         DlqCommand::Export { read, which, file } => {
             let written = export(&read.socket, which, file).await?;
-            output.line(&format!("{written} dead letters were written to {}; they stay until dropped", file.display()))?;
+            output
+                .line(&format!("{written} dead letters were written to {}; they stay until dropped", file.display()))?;
         }
     }
     output.flush()?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn letters(
-    socket: &Path,
-    which: &LetterArgs,
-    limit: u64,
-    with_spans: bool,
-) -> anyhow::Result<Vec<LetterView>> {
+async fn letters(socket: &Path, which: &LetterArgs, limit: u64, with_spans: bool) -> anyhow::Result<Vec<LetterView>> {
     let request = DeadLettersRequest { which: Some(wanted(which)), limit, with_spans };
     let mut letters = Vec::new();
     let keep = |letter| {

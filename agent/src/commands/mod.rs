@@ -6,6 +6,7 @@
 mod check;
 mod config;
 mod conns;
+mod dlq;
 mod json;
 mod losses;
 mod output;
@@ -43,6 +44,7 @@ pub fn execute(cli: Cli, run: impl FnOnce(RunArgs) -> anyhow::Result<()>) -> Exi
         Command::ReplayEvents(args) => replay_events::replay_events(&args, &mut output),
         Command::Status(args) => ask(status::status(&args, &mut output)),
         Command::Conns(args) => ask(conns::conns(&args, &mut output)),
+        Command::Dlq(command) => ask(dlq::dlq(&command, &mut output)),
         Command::Losses(args) => ask(losses::losses(&args, &mut output)),
         Command::SelfCost(args) => ask(self_::self_cost(&args, &mut output)),
         Command::Spans(args) => ask(spans::spans(&args, &mut output)),

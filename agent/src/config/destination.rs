@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     auth::{Auth, Basic},
+    relay::Filter,
     units::{Interval, Size},
     url::Url,
 };
@@ -78,6 +79,34 @@ pub struct Destination {
     /// How fast it is sent to.
     #[serde(default, deserialize_with = "super::or_default")]
     pub pace: Pace,
+    /// Only spans of these tenants; of all, and this host's own, if none is given.
+    #[serde(default)]
+    pub tenants: Vec<String>,
+    /// Which spans it gets.
+    #[serde(default, deserialize_with = "super::or_default")]
+    pub filter: Filter,
+    /// How many of them.
+    #[serde(default, deserialize_with = "super::or_default")]
+    pub sampling: Sampling,
+}
+
+/// How many of the spans a destination gets: whole traces, the same for all who sample by OpenTelemetry's rule. What is left out is
+/// told to the backend (`ot=th` in the trace state), so that its rates stay true, and stays in the log for the local commands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sampling {
+    /// Part of the traces, from 0 to 1.
+    pub ratio: f64,
+    /// While the destination cannot keep up, or says that it wants less, down to this part, by halves; and back.
+    pub ratio_min: f64,
+    /// Spans with an error are sent whatever their trace.
+    pub keep_errors: bool,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { ratio: 1.0, ratio_min: 1.0, keep_errors: true }
+    }
 }
 
 /// How fast a destination is sent to.
@@ -270,6 +299,9 @@ impl Destination {
             retry: Retry::default(),
             concurrency: concurrency_default(),
             pace: Pace::default(),
+            tenants: Vec::new(),
+            filter: Filter::default(),
+            sampling: Sampling::default(),
         }
     }
 }

@@ -20,6 +20,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 
+    /// Capture nothing, only relay what is received; needs no privilege
+    #[arg(long)]
+    pub no_capture: bool,
+
     /// Trace everything in full
     #[arg(long, help_heading = "Selection")]
     pub select_all: bool,

@@ -134,6 +134,7 @@ fn given(args: &flags::RunArgs) -> Vec<(&'static str, &'static str, Value)> {
     let all = [
         ("data_dir", "--data-dir", json!(args.data_dir)),
         ("socket", "--socket", json!(args.socket)),
+        ("capture.enabled", "--no-capture", json!(args.no_capture.then_some(false))),
         ("capture.select_all", "--select-all", json!(args.select_all.then_some(true))),
         ("capture.syscall_hooks", "--syscall-hooks", json!(args.syscall_hooks)),
         ("capture.payload_bytes_max", "--payload-bytes", json!(args.payload_bytes)),

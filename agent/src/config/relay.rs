@@ -148,7 +148,14 @@ impl Default for Relay {
 
 impl Default for Redact {
     fn default() -> Self {
-        Self { sensitive_keys: true, patterns: true, queries: true, statements: true, deny: Vec::new(), allow: Vec::new() }
+        Self {
+            sensitive_keys: true,
+            patterns: true,
+            queries: true,
+            statements: true,
+            deny: Vec::new(),
+            allow: Vec::new(),
+        }
     }
 }
 

@@ -9,7 +9,10 @@ use std::sync::{
     atomic::{AtomicU32, Ordering::Relaxed},
 };
 
-use agent_core::wire;
+use agent_core::{
+    relay::Threshold,
+    wire::{self, Shape},
+};
 use bytes::Bytes;
 use tokio::{
     sync::watch,
@@ -18,15 +21,16 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    Batch, DestinationStats,
+    Batch, DestinationStats, ExportError,
+    adapt::Adapt,
     client::Client,
     gate::Gate,
     pace::Pace,
-    retry::{Backoff, Outcome},
+    retry::{AgainKind, Backoff, Outcome},
 };
 use crate::{
     capture::lock,
-    config::{Destination, Retry, Segments},
+    config::{self, Destination, Retry, Sampling, Segments},
     log::{DeadLetters, Fate, Letter},
     otlp,
     telemetry::log::RateLimit,
@@ -43,6 +47,9 @@ pub(super) struct Line {
     pub pace: Pace,
     pub stats: Arc<DestinationStats>,
     pub letters: DeadLetters,
+    /// Which spans it gets.
+    shape: Arc<Shape>,
+    pub adapt: Adapt,
     /// Whether segments are sent as child spans.
     segment_spans: bool,
     retry: Retry,
@@ -71,8 +78,13 @@ impl Line {
         client: Client,
         stats: Arc<DestinationStats>,
         letters: DeadLetters,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, ExportError> {
+        let Sampling { ratio, keep_errors, .. } = destination.sampling;
+        let shape = config::shape(&destination.filter, ratio, keep_errors)
+            .map_err(|cause| ExportError::Shape { destination: destination.name.clone(), cause })?;
+        Ok(Self {
+            shape: Arc::new(shape),
+            adapt: Adapt::new(&destination.sampling),
             client,
             gate: Gate::new(&destination.retry),
             pace: Pace::new(&destination.pace),
@@ -82,14 +94,16 @@ impl Line {
             retry: destination.retry.clone(),
             messages: std::sync::Mutex::new(RateLimit::new(super::worker::MESSAGE_INTERVAL)),
             refused: AtomicU32::new(0),
-        }
+        })
     }
 
     /// Sends a batch until all of it is taken or among the dead letters. `None`: the deadline came first; nothing is settled.
     pub(super) async fn deliver(&self, batch: Batch, stop: &mut watch::Receiver<Option<Instant>>) -> Option<Fate> {
         let mut fate = Fate::default();
         let mut taken = 0;
-        let mut parts = vec![Part { key: batch.key, body: batch.body, spans: batch.spans }];
+        let part = self.shaped(Part { key: batch.key, body: batch.body, spans: batch.spans }).await;
+        fate.filtered = batch.spans.saturating_sub(part.spans);
+        let mut parts = if part.spans > 0 { vec![part] } else { vec![] };
         while let Some(part) = parts.pop() {
             match self.send(&part, stop).await? {
                 Sent::Taken { rejected } => {
@@ -106,6 +120,29 @@ impl Line {
         let refused = if taken > 0 { 0 } else { self.refused.load(Relaxed).saturating_add(1) };
         self.refused.store(refused, Relaxed);
         Some(fate)
+    }
+
+    /// The spans that the destination gets.
+    async fn shaped(&self, part: Part) -> Part {
+        let at_least = self.adapt.threshold();
+        if self.shape.is_identity() && at_least == Threshold::ALWAYS {
+            return part;
+        }
+        let (shape, body) = (Arc::clone(&self.shape), part.body.clone());
+        let shaped = tokio::task::spawn_blocking(move || {
+            let (shaped, counts) = shape.apply(&body, at_least).map_err(|malformed| malformed.to_string())?;
+            Ok::<_, String>((Bytes::copy_from_slice(&shaped), counts))
+        });
+        match shaped.await.map_err(|failure| failure.to_string()).and_then(|shaped| shaped) {
+            Ok((body, counts)) => {
+                self.stats.count_shaped(counts.filtered, counts.sampled_out);
+                Part { body, spans: counts.kept, ..part }
+            }
+            Err(error) => {
+                self.trouble(&format!("spans are sent without filter and sampling: {error}"));
+                part
+            }
+        }
     }
 
     /// Sends a dead letter again: whole, as it is. `None`: the deadline came first. `Err`: refused again.
@@ -175,7 +212,10 @@ impl Line {
         };
         self.stats.count_request(&outcome, part.spans, bytes, began.elapsed());
         match &outcome {
-            Outcome::Again { after, cause, .. } => {
+            Outcome::Again { kind, after, cause } => {
+                if *kind == AgainKind::RateLimited {
+                    self.adapt.press();
+                }
                 pass.failed(*after);
                 self.trouble(cause);
             }

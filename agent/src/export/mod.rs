@@ -22,6 +22,7 @@ use crate::{
     log::{DeadLetters, Fate},
 };
 
+mod adapt;
 mod answer;
 mod client;
 mod compress;
@@ -156,6 +157,14 @@ pub enum ExportError {
         /// What is wrong.
         cause: String,
     },
+    /// Its filter or sampling cannot be used.
+    #[error("destination {destination}: {cause}")]
+    Shape {
+        /// Name of the destination.
+        destination: String,
+        /// What is wrong.
+        cause: String,
+    },
     /// The span log has no place for the destination.
     #[error("destination {destination}: cannot open its place in the span log: {cause}")]
     Source {
@@ -175,23 +184,23 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// Starts a task for each destination. `open` gives the place in the log by the destination's name, `letters` keep what it refuses. Nothing is
+    /// Starts a task for each destination. `open` gives a destination's place in the log, `letters` keep what it refuses. Nothing is
     /// connected yet: a destination that is down now is no error.
     pub fn start<S: BatchSource, E: std::fmt::Display>(
         export: &config::Export,
         letters: &DeadLetters,
-        mut open: impl FnMut(&str) -> Result<S, E>,
+        mut open: impl FnMut(&config::Destination) -> Result<S, E>,
     ) -> Result<Self, ExportError> {
         let (stop, stopped) = watch::channel(None);
         let mut ready = Vec::new();
         for destination in &export.destinations {
             let client = client::Client::new(destination)?;
-            let source = open(&destination.name).map_err(|cause| ExportError::Source {
+            let source = open(destination).map_err(|cause| ExportError::Source {
                 destination: destination.name.clone(),
                 cause: cause.to_string(),
             })?;
             let stats = Arc::new(DestinationStats::new(&destination.name, &destination.url.to_string()));
-            let line = delivery::Line::new(destination, client, stats, letters.clone());
+            let line = delivery::Line::new(destination, client, stats, letters.clone())?;
             ready.push(worker::Worker::new(destination, line, source, stopped.clone()));
         }
         let stats = ready.iter().map(|worker| Arc::clone(worker.stats())).collect();

@@ -2,13 +2,17 @@
 //!
 //! The log is synchronous and touches files, so its work runs on blocking threads.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use bytes::{Bytes, BytesMut};
 use tokio::{sync::watch, task::spawn_blocking};
 
 use super::{Batch, BatchSource, Limits, Queued};
 use crate::{
+    config::Destination,
     log::{Cursor, Fate, LogError, SpanLog, Wanted},
     query::api::hex,
 };
@@ -27,11 +31,12 @@ pub struct LogSource {
 }
 
 impl LogSource {
-    /// The place of the destination `name`; a new one begins with the next span.
-    pub fn open(log: &SpanLog, name: &str) -> Result<Self, LogError> {
+    /// The place of a destination; a new one begins with the next span.
+    pub fn open(log: &SpanLog, to: &Destination) -> Result<Self, LogError> {
         let appended = log.appended();
-        let wanted = Wanted { not_local: true, tenants: None };
-        let cursor = Arc::new(Mutex::new(log.cursor(name, wanted)?));
+        let tenants: BTreeSet<u32> = to.tenants.iter().map(|name| log.tenant(name)).collect::<Result<_, _>>()?;
+        let wanted = Wanted { not_local: true, tenants: (!tenants.is_empty()).then_some(tenants) };
+        let cursor = Arc::new(Mutex::new(log.cursor(&to.name, wanted)?));
         Ok(Self { cursor, appended, log_id: hex(&log.id()), span_bytes: SPAN_BYTES_GUESS })
     }
 
@@ -156,7 +161,7 @@ mod tests {
         to.name = "backend".into();
         to.batch.age = Interval::ms(5);
         let export = Export { destinations: vec![to], shutdown_timeout: Interval::ms(200) };
-        Exporter::start(&export, log.dead_letters(), |name| Ok::<_, Infallible>(LogSource::open(log, name).unwrap()))
+        Exporter::start(&export, log.dead_letters(), |to| Ok::<_, Infallible>(LogSource::open(log, to).unwrap()))
             .unwrap()
     }
 

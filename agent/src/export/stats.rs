@@ -42,6 +42,12 @@ pub struct Counts {
     pub replayed: u64,
     /// Spans that wait, those on their way included.
     pub queued: u64,
+    /// Spans that its filter left out.
+    pub filtered: u64,
+    /// Spans that its sampling left out; others stand for them.
+    pub sampled_out: u64,
+    /// Part of the traces that is sent now, in millionths.
+    pub sampling_ppm: u64,
     /// Spans in all requests, repeated ones included.
     pub attempted: u64,
     /// Requests sent, repeated ones included.
@@ -107,6 +113,16 @@ impl DestinationStats {
         let mut counts = lock(&self.counts);
         counts.delivered += spans - rejected;
         counts.rejected += rejected;
+    }
+
+    pub(super) fn count_shaped(&self, filtered: u64, sampled_out: u64) {
+        let mut counts = lock(&self.counts);
+        counts.filtered += filtered;
+        counts.sampled_out += sampled_out;
+    }
+
+    pub(super) fn set_sampling(&self, ratio: f64) {
+        lock(&self.counts).sampling_ppm = (ratio * 1e6) as u64;
     }
 
     pub(super) fn count_dead(&self, spans: u64) {

@@ -295,8 +295,8 @@ async fn a_slow_destination_does_not_hold_up_another() {
         ..Export::default()
     };
     let (slow_source, fast_source) = (Memory::new(&[block(&["a"])]), Memory::new(&[block(&["a"])]));
-    let _exporter = Exporter::start(&export, &letters(), |name| {
-        Ok::<_, Infallible>(if name.contains("grpc") { slow_source.clone() } else { fast_source.clone() })
+    let _exporter = Exporter::start(&export, &letters(), |to| {
+        Ok::<_, Infallible>(if to.name.contains("grpc") { slow_source.clone() } else { fast_source.clone() })
     })
     .unwrap();
     eventually("slow one is asked", || slow.received().len() == 1).await;

@@ -178,6 +178,8 @@ impl<S: BatchSource> Worker<S> {
         let queued = self.source.queued();
         self.line.stats.set_queued(queued.spans);
         self.line.pace.observe(queued.generated, queued.unread, self.limits.spans);
+        self.line.adapt.observe(queued.unread, self.limits.spans);
+        self.line.stats.set_sampling(self.line.adapt.ratio());
     }
 
     fn start(&mut self, batch: Batch) {

@@ -69,6 +69,11 @@ impl Programs {
         Self { programs, empty_run_ns: empty_run_ns.unwrap_or(EMPTY_RUN_NS) }
     }
 
+    /// Where nothing is attached.
+    pub fn none() -> Self {
+        Self { programs: Vec::new(), empty_run_ns: 0 }
+    }
+
     /// Runs of each program for as long as run times were counted, by anybody.
     pub fn runs(&self) -> Vec<Runs> {
         let runs = |(hook, means, fd): &(&'static str, &'static str, OwnedFd)| {

@@ -71,6 +71,11 @@ impl Access {
         self.allows_ids(peer.uid(), peer.gid()) || peer.pid().is_some_and(|pid| groups(pid).contains(&self.group))
     }
 
+    /// Whether a peer may also change something.
+    pub fn owns(self, peer: &UCred) -> bool {
+        peer.uid() == 0 || peer.uid() == self.owner
+    }
+
     fn allows_ids(self, uid: u32, gid: u32) -> bool {
         uid == 0 || uid == self.owner || gid == self.group
     }

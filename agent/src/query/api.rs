@@ -4,8 +4,13 @@
 //! methods, and [`Live`]. Used by `query::server`, `query::client`, `otlp::decode` and the commands. Never does IO.
 
 mod connections;
+mod dead;
 
 pub use connections::{CONNECTIONS_PATH, ConnView, ConnectionsRequest};
+pub use dead::{
+    DEAD_LETTERS_PATH, DeadLettersRequest, LetterView, SETTLE_DEAD_LETTERS_PATH, SettleReport, SettleRequest,
+    Settlement, WhichLetters,
+};
 
 /// Fully qualified name of the service; part of every method's path.
 pub const SERVICE: &str = "spantap.query.v1.Query";

@@ -19,9 +19,9 @@ use tonic::{
 use tonic_prost::ProstCodec;
 
 use super::api::{
-    CONNECTIONS_PATH, ConnView, ConnectionsRequest, LOSSES_PATH, LossesReport, LossesRequest, SELF_PATH, SPANS_PATH,
-    STATUS_PATH, SelfReport, SelfRequest, SpanView, SpansRequest, StatusReport, StatusRequest, TRACE_PATH,
-    TraceRequest,
+    CONNECTIONS_PATH, ConnView, ConnectionsRequest, DEAD_LETTERS_PATH, DeadLettersRequest, LOSSES_PATH, LetterView,
+    LossesReport, LossesRequest, SELF_PATH, SETTLE_DEAD_LETTERS_PATH, SPANS_PATH, STATUS_PATH, SelfReport, SelfRequest,
+    SettleReport, SettleRequest, SpanView, SpansRequest, StatusReport, StatusRequest, TRACE_PATH, TraceRequest,
 };
 
 /// Largest answer that is accepted; a span is far smaller.
@@ -164,6 +164,38 @@ impl Client {
             all.push(span);
         }
         Ok(all)
+    }
+
+    /// Gives each dead letter to `each`, oldest first; its error ends it.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn dead_letters(
+        &mut self,
+        request: DeadLettersRequest,
+        mut each: impl FnMut(LetterView) -> io::Result<()>,
+    ) -> Result<io::Result<()>, ClientError> {
+        let mut grpc = self.ready().await?;
+        let path = PathAndQuery::from_static(DEAD_LETTERS_PATH);
+        let answer = grpc.server_streaming(Request::new(request), path, ProstCodec::default()).await;
+        let mut stream = answer.map_err(|status| self.refused(&status))?.into_inner();
+        while let Some(letter) = stream.message().await.map_err(|status| self.refused(&status))? {
+            if let Err(error) = each(letter) {
+                return Ok(Err(error));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Replays or drops dead letters.
+    ///
+    /// # Errors
+    /// See [`Client::status`]; this user may not.
+    pub async fn settle_dead_letters(&mut self, request: SettleRequest) -> Result<SettleReport, ClientError> {
+        let mut grpc = self.ready().await?;
+        let path = PathAndQuery::from_static(SETTLE_DEAD_LETTERS_PATH);
+        let answer = grpc.unary(Request::new(request), path, ProstCodec::default()).await;
+        Ok(answer.map_err(|status| self.refused(&status))?.into_inner())
     }
 
     async fn ready(&self) -> Result<Grpc<Channel>, ClientError> {

@@ -6,5 +6,6 @@
 pub(crate) mod access;
 pub mod api;
 pub mod client;
+mod dead;
 mod search;
 pub mod server;

@@ -34,11 +34,12 @@ pub use super::access::BindError;
 use super::{
     access::{self, Access},
     api::{
-        CONNECTIONS_PATH, ConnView, ConnectionsRequest, DestinationStatus, ID_DIGITS_MIN, LOSSES_PATH, Live, LogStatus,
-        Loss, LossesReport, LossesRequest, SELF_PATH, SELF_WINDOW_MS_MAX, SERVICE, SPANS_PATH, STATUS_PATH, SelfReport,
-        SelfRequest, SpanView, SpansRequest, StatusReport, StatusRequest, TRACE_PATH, TraceRequest, hex,
+        CONNECTIONS_PATH, ConnView, ConnectionsRequest, DEAD_LETTERS_PATH, DeadLettersRequest, DestinationStatus,
+        ID_DIGITS_MIN, LOSSES_PATH, Live, LogStatus, Loss, LossesReport, LossesRequest, SELF_PATH, SELF_WINDOW_MS_MAX,
+        SERVICE, SETTLE_DEAD_LETTERS_PATH, SPANS_PATH, STATUS_PATH, SelfReport, SelfRequest, SettleRequest, SpanView,
+        SpansRequest, StatusReport, StatusRequest, TRACE_PATH, TraceRequest, hex,
     },
-    search,
+    dead, search,
 };
 use crate::log::{LogError, Reader, SpanLog};
 
@@ -176,6 +177,23 @@ impl Query {
                 });
                 Grpc::new(ProstCodec::default()).server_streaming(method, request).await
             }
+            DEAD_LETTERS_PATH => {
+                let method = service_fn(|request: Request<DeadLettersRequest>| {
+                    let letters = self.log.dead_letters().clone();
+                    async move { Ok::<_, Status>(dead::list(letters, request.into_inner())) }
+                });
+                Grpc::new(ProstCodec::default()).server_streaming(method, request).await
+            }
+            SETTLE_DEAD_LETTERS_PATH => {
+                if let Err(status) = self.check_owner(&request) {
+                    return status.into_http();
+                }
+                let method = service_fn(|request: Request<SettleRequest>| {
+                    let letters = self.log.dead_letters().clone();
+                    async move { blocking(move || dead::settle(&letters, request.into_inner())).await }
+                });
+                Grpc::new(ProstCodec::default()).unary(method, request).await
+            }
             SELF_PATH => {
                 let method = service_fn(|request: Request<SelfRequest>| {
                     let query = self.clone();
@@ -207,6 +225,15 @@ impl Query {
             Some(peer) if self.access.allows(peer) => Ok(()),
             Some(peer) => Err(Status::permission_denied(format!("user {} may not ask", peer.uid()))),
             None => Err(Status::permission_denied("a peer without credentials may not ask")),
+        }
+    }
+
+    /// The group may look; only who could as well stop the agent may change what becomes of spans.
+    fn check_owner(&self, request: &http::Request<Body>) -> Result<(), Status> {
+        let info = request.extensions().get::<UdsConnectInfo>();
+        match info.and_then(|info| info.peer_cred.as_ref()) {
+            Some(peer) if self.access.owns(peer) => Ok(()),
+            _ => Err(Status::permission_denied("only root and the agent's own user may replay or drop")),
         }
     }
 

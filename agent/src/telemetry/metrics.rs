@@ -7,8 +7,10 @@ use std::fmt;
 
 use crate::{
     export::{Counts, LATENCY_BOUNDS},
+    intake::IntakeCounts,
     kernel::budget::BudgetFigures,
     log::{DeadSum, DestinationCounts},
+    receive::{ReceiverCounts, RequestCount},
 };
 use prometheus_client::{
     collector::Collector,
@@ -38,10 +40,18 @@ pub struct Snapshot {
     pub log_spans_dropped: u64,
     /// Hooks by name, and whether each is attached.
     pub hooks: Vec<(String, bool)>,
+    /// What became of received spans.
+    pub intake: IntakeCounts,
+    /// What became of received requests.
+    pub receivers: ReceiverCounts,
     /// Destinations.
     pub destinations: Vec<DestinationFigures>,
     /// The budget.
     pub budget: BudgetFigures,
+    /// CPU time of the agent itself.
+    pub cpu_ns: u64,
+    /// Its resident memory.
+    pub memory_bytes: u64,
 }
 
 /// One reason on one CPU.
@@ -86,6 +96,8 @@ impl Collector for Snapshot {
         self.encode_capture(&mut to)?;
         self.encode_budget(&mut to)?;
         self.encode_log(&mut to)?;
+        self.encode_received(&mut to)?;
+        self.encode_process(&mut to)?;
         self.encode_destinations(&mut to)
     }
 }
@@ -138,6 +150,38 @@ impl Snapshot {
         counters(to, "log_spans_dropped", "Spans that could not be written to the span log", dropped)
     }
 
+    fn encode_received(&self, to: &mut DescriptorEncoder) -> fmt::Result {
+        let rows = |figure: fn(&RequestCount) -> u64| {
+            let labels = |count: &RequestCount| {
+                vec![("protocol", count.protocol.name().to_owned()), ("outcome", count.outcome.name().to_owned())]
+            };
+            self.receivers.requests.iter().map(|count| (labels(count), figure(count))).collect::<Vec<(Labels, u64)>>()
+        };
+        counters(to, "received_requests", "Requests received, by what became of them", rows(|count| count.requests))?;
+        counters(to, "received_spans", "Spans in these, where they were read", rows(|count| count.spans))?;
+        counters(to, "received_bytes", "Bytes of these, decompressed", rows(|count| count.bytes))?;
+        let IntakeCounts { accepted, local, rejected, skewed, redacted, refused, possible_duplicates } = self.intake;
+        for (name, help, count) in [
+            ("relayed_spans_accepted", "Spans that were acknowledged to their senders", accepted),
+            ("relayed_spans_local", "Of these, kept on this host only by sampling", local),
+            ("relayed_spans_rejected", "Spans refused for good, each by itself", rejected),
+            ("relayed_spans_skewed", "Spans whose times cannot be true", skewed),
+            ("relayed_values_redacted", "Values taken out or replaced", redacted),
+            ("relayed_requests_refused", "Requests not taken for want of room, or by the disk", refused),
+            ("relayed_spans_possible_duplicates", "Spans stored but not acknowledged", possible_duplicates),
+        ] {
+            counters(to, name, help, vec![(vec![], count)])?;
+        }
+        gauges(to, "receiver_connections", "Open connections of senders", vec![(vec![], self.receivers.connections)])?;
+        counters(to, "receiver_tls_failures", "TLS handshakes that failed", vec![(vec![], self.receivers.tls_failures)])
+    }
+
+    fn encode_process(&self, to: &mut DescriptorEncoder) -> fmt::Result {
+        let cpu_ms = vec![(vec![], self.cpu_ns / 1_000_000)];
+        counters(to, "cpu_milliseconds", "CPU time of the agent itself", cpu_ms)?;
+        gauges(to, "resident_memory_bytes", "Resident memory of the agent", vec![(vec![], self.memory_bytes)])
+    }
+
     fn encode_destinations(&self, to: &mut DescriptorEncoder) -> fmt::Result {
         let rows = |figure: fn(&DestinationFigures) -> u64| self.by_destination(figure);
         counters(to, "destination_spans_generated", "Spans made since its first", rows(|d| d.accounts.generated()))?;
@@ -146,6 +190,10 @@ impl Snapshot {
         counters(to, "destination_spans_dropped", "Spans lost for it", rows(|d| d.accounts.dropped))?;
         counters(to, "destination_spans_filtered", "Spans not meant for it", rows(|d| d.accounts.filtered))?;
         gauges(to, "destination_spans_queued", "Spans that wait for it", rows(|d| d.accounts.queued))?;
+        let sampled = rows(|d| d.counts.sampled_out);
+        counters(to, "destination_spans_sampled_out", "Spans that its sampling left out", sampled)?;
+        let ratio = rows(|d| d.counts.sampling_ppm);
+        gauges(to, "destination_sampling_ppm", "Part of the traces that is sent, in millionths", ratio)?;
         counters(to, "destination_spans_attempted", "Spans in all requests", rows(|d| d.counts.attempted))?;
         counters(to, "destination_requests", "Requests, repeated ones included", rows(|d| d.counts.requests))?;
         counters(to, "destination_retries", "Requests that were sent again", rows(|d| d.counts.retries))?;
