@@ -3,7 +3,10 @@
 //! In: reads per second. Out: the device's path and the limit to start a process in. What the process reads with
 //! `O_DIRECT` then waits in the block layer, which is what a throttled cloud disk does.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     cgroup::Limit,
@@ -42,5 +45,37 @@ impl SlowDisk {
 impl Drop for SlowDisk {
     fn drop(&mut self) {
         let _ = std::process::Command::new("losetup").arg("--detach").arg(&self.device).status();
+    }
+}
+
+/// A small file system in memory that goes with the guard.
+pub struct SmallDisk {
+    folder: TempDir,
+}
+
+impl SmallDisk {
+    /// Mounts one of so many bytes.
+    pub fn new(bytes: u64) -> Self {
+        let folder = TempDir::new("small");
+        let options = format!("size={bytes}");
+        Launch::new(tool("mount")).args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder.path()).run();
+        Self { folder }
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Makes it larger or smaller.
+    pub fn resize(&self, bytes: u64) {
+        Launch::new(tool("mount")).args(["-o", &format!("remount,size={bytes}")]).arg(self.folder.path()).run();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: an agent that ends after this guard may still have files open.
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(self.folder.path()).status();
     }
 }

@@ -1,0 +1,135 @@
+//! Destinations that fail in every way.
+
+use std::time::Duration;
+
+use spantap_tests::{
+    clock::{pace, wait_for},
+    temp::TempDir,
+};
+
+use crate::{
+    RATE, check,
+    rig::{BOUND, Relay},
+    sender::Sender,
+    sink::{Behaviour, Sink},
+    to,
+};
+
+/// A second of a behaviour in the middle of three seconds of spans.
+fn through(what: &str, behaviour: Behaviour) {
+    let sink = Sink::start(Behaviour::Take);
+    let relay = Relay::start(&[to("sink", &sink)], "");
+    let sender = Sender::start(relay.address(), RATE, RATE * 2);
+    pace(Duration::from_millis(500));
+    sink.set(behaviour);
+    pace(Duration::from_secs(1));
+    sink.set(Behaviour::Take);
+    check(what, sender, &sink, &relay);
+    relay.drained("sink");
+    let accounts = relay.destination("sink");
+    assert_eq!((&accounts["dead"], &accounts["dropped"]), (&0.into(), &0.into()), "{accounts}");
+}
+
+fn refusing(status: u16, headers: &str) -> Behaviour {
+    Behaviour::Refuse { status, headers: headers.to_owned() }
+}
+
+#[test]
+fn rate_limits_in_every_form() {
+    through("429", refusing(429, ""));
+    through("429 with seconds", refusing(429, "retry-after: 1\r\n"));
+    through("429 with a date", refusing(429, "retry-after: Sun, 06 Nov 1994 08:49:37 GMT\r\n"));
+    through("429 with nonsense", refusing(429, "retry-after: soon\r\n"));
+}
+
+#[test]
+fn outages_in_every_form() {
+    through("503", refusing(503, ""));
+    through("404", refusing(404, ""));
+    through("302", refusing(302, "location: http://elsewhere/\r\n"));
+    through("hang", Behaviour::Hang);
+    through("broken answer", Behaviour::Break);
+    through("slow", Behaviour::Slow(Duration::from_millis(150)));
+}
+
+#[test]
+fn an_expired_token_costs_nothing_and_a_new_one_is_used_at_once() {
+    let folder = TempDir::new("token");
+    let token = folder.write("token", "first\n");
+    let sink = Sink::start(Behaviour::Token("first".into()));
+    let auth = format!("{}, auth: {{ bearer: {{ file: '{}' }} }}", to("sink", &sink), token.display());
+    let relay = Relay::start(&[auth], "");
+    let sender = Sender::start(relay.address(), RATE, RATE * 2);
+    pace(Duration::from_millis(500));
+    sink.set(Behaviour::Token("second".into()));
+    pace(Duration::from_millis(300));
+    folder.write("token", "second\n");
+    check("token", sender, &sink, &relay);
+    assert!(!relay.messages().contains("first") && !relay.messages().contains("second"), "{}", relay.messages());
+}
+
+#[test]
+fn poison_spans_become_dead_letters_and_a_replay_delivers_them() {
+    let poison = [17, 18, 5_000, 39_999];
+    let sink = Sink::start(Behaviour::Poison(poison.to_vec()));
+    let relay = Relay::start(&[to("sink", &sink)], "");
+    let sender = Sender::start(relay.address(), RATE, RATE * 2);
+    let acknowledged = sender.finish();
+    wait_for("all but the poison is delivered", BOUND, || (sink.missing(acknowledged) == poison).then_some(()));
+    wait_for("the poison is dead", BOUND, || (relay.destination("sink")["dead"] == 4).then_some(()));
+    let letters = relay.ask(&["dlq", "ls"]);
+    assert!(letters.iter().all(|letter| letter["reason"].as_str().expect("text").contains("400")), "{letters:?}");
+    assert_eq!(letters.iter().map(|letter| letter["spans"].as_u64().expect("a number")).sum::<u64>(), 4);
+    let id = letters[0]["id"].to_string();
+    assert!(relay.say(&["dlq", "show", &id]).contains("GET /orders/"));
+
+    sink.set(Behaviour::Take);
+    relay.say(&["dlq", "replay", "--destination", "sink"]);
+    wait_for("the poison is delivered", BOUND, || sink.missing(acknowledged).is_empty().then_some(()));
+    wait_for("no letter is left", BOUND, || relay.ask(&["dlq", "ls"]).is_empty().then_some(()));
+    let accounts = relay.destination("sink");
+    assert_eq!((&accounts["delivered"], &accounts["dead"]), (&acknowledged.into(), &0.into()), "{accounts}");
+    println!("poison: {acknowledged} delivered, {} twice, {} requests", sink.taken().1, sink.requests());
+}
+
+#[test]
+fn partial_success_is_counted_exactly_and_kept_as_suspect() {
+    let sink = Sink::start(Behaviour::Partial(3));
+    let relay = Relay::start(&[to("sink", &sink)], "");
+    let sender = Sender::start(relay.address(), RATE, RATE / 2);
+    let acknowledged = sender.finish();
+    relay.drained("sink");
+    let accounts = relay.destination("sink");
+    let dead = accounts["dead"].as_u64().expect("a number");
+    assert_eq!(dead, sink.requests() * 3);
+    assert_eq!(accounts["delivered"], acknowledged - dead);
+    let letters = relay.ask(&["dlq", "ls", "--limit", "0"]);
+    assert!(letters.iter().all(|letter| letter["is_suspect"] == true && letter["spans"] == 3));
+    assert_eq!(letters.len() as u64, sink.requests());
+}
+
+#[test]
+fn one_dead_destination_of_four_does_not_hold_up_the_others() {
+    let sinks: Vec<Sink> = (0..4).map(|_| Sink::start(Behaviour::Take)).collect();
+    sinks[0].set(Behaviour::Hang);
+    let names = ["dead", "a", "b", "c"];
+    let destinations: Vec<String> = names.iter().zip(&sinks).map(|(name, sink)| to(name, sink)).collect();
+    let relay = Relay::start(&destinations, "");
+    let sender = Sender::start(relay.address(), RATE / 2, RATE * 2);
+    let mut backlog = 0;
+    while sender.acknowledged() < RATE * 3 / 2 {
+        pace(Duration::from_millis(100));
+        let queued = |name: &str| relay.destination(name)["queued"].as_u64().expect("a number");
+        backlog = backlog.max(names[1..].iter().map(|name| queued(name)).max().expect("three"));
+    }
+    assert!(relay.destination("dead")["queued"].as_u64() >= Some(RATE * 3 / 2), "{}", relay.destination("dead"));
+    // A second of spans: what a busy machine leaves waiting. The dead one has all of them.
+    assert!(backlog <= RATE / 2, "{backlog}");
+    let acknowledged = sender.finish();
+    for (name, sink) in names.iter().zip(&sinks).skip(1) {
+        relay.drained(name);
+        assert_eq!((*name, sink.taken()), (*name, (acknowledged, 0)));
+    }
+    sinks[0].set(Behaviour::Take);
+    wait_for("the dead one catches up", BOUND, || sinks[0].missing(acknowledged).is_empty().then_some(()));
+}

@@ -1,0 +1,186 @@
+//! A sender that keeps what was not acknowledged and sends it again: what an SDK with a queue does, over OTLP/HTTP.
+//!
+//! In: a rate and a number of spans. Out: which spans were acknowledged. Spans are numbered; the number is the second half of the
+//! trace id, behind [`MAGIC`], so that the sink finds it in whatever bytes arrive.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+/// First half of every trace id.
+pub const MAGIC: [u8; 8] = *b"\xc3\x9aspanta";
+/// Spans of a request.
+pub const REQUEST_SPANS: u64 = 100;
+/// When an answer counts as lost.
+const ANSWER_BOUND: Duration = Duration::from_secs(10);
+
+/// A running sender.
+pub struct Sender {
+    acknowledged: Arc<AtomicU64>,
+    resent: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sender {
+    /// Sends spans 0 to `count` at `rate` per second, each request until it is acknowledged.
+    pub fn start(address: SocketAddr, rate: u64, count: u64) -> Self {
+        let (acknowledged, resent, stop) = (Arc::default(), Arc::default(), Arc::default());
+        let run = Run {
+            acknowledged: Arc::clone(&acknowledged),
+            resent: Arc::clone(&resent),
+            stop: Arc::clone(&stop),
+            address,
+        };
+        let thread = Some(std::thread::spawn(move || run.all(rate, count)));
+        Self { acknowledged, resent, stop, thread }
+    }
+
+    /// Spans acknowledged so far; all below, since each request waits for the one before.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(SeqCst)
+    }
+
+    /// Requests that were sent more than once.
+    pub fn resent(&self) -> u64 {
+        self.resent.load(SeqCst)
+    }
+
+    /// Waits until everything is acknowledged.
+    pub fn finish(mut self) -> u64 {
+        self.thread.take().expect("it runs").join().expect("no panic");
+        self.acknowledged()
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.stop.store(true, SeqCst);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Run {
+    acknowledged: Arc<AtomicU64>,
+    resent: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    address: SocketAddr,
+}
+
+impl Run {
+    fn all(&self, rate: u64, count: u64) {
+        let start = Instant::now();
+        let mut connection = None;
+        for first in (0..count).step_by(REQUEST_SPANS as usize) {
+            let due = start + Duration::from_secs_f64(first as f64 / rate as f64);
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            let spans = REQUEST_SPANS.min(count - first);
+            let body = request(first, spans);
+            while !self.stop.load(SeqCst) && !self.post(&mut connection, &body) {
+                self.resent.fetch_add(1, SeqCst);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            if self.stop.load(SeqCst) {
+                return;
+            }
+            self.acknowledged.store(first + spans, SeqCst);
+        }
+    }
+
+    /// Whether the request was acknowledged.
+    fn post(&self, connection: &mut Option<TcpStream>, body: &[u8]) -> bool {
+        let answered = self.try_post(connection, body);
+        if !matches!(answered, Ok(true)) {
+            *connection = None;
+        }
+        answered.unwrap_or(false)
+    }
+
+    fn try_post(&self, connection: &mut Option<TcpStream>, body: &[u8]) -> std::io::Result<bool> {
+        let stream = match connection {
+            Some(stream) => stream,
+            None => {
+                let stream = TcpStream::connect(self.address)?;
+                stream.set_read_timeout(Some(ANSWER_BOUND))?;
+                stream.set_nodelay(true)?;
+                connection.insert(stream)
+            }
+        };
+        let head = format!(
+            "POST /v1/traces HTTP/1.1\r\nhost: agent\r\ncontent-type: application/x-protobuf\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(&[head.as_bytes(), body].concat())?;
+        let mut answer = Vec::new();
+        let mut buffer = [0; 4096];
+        loop {
+            let count = stream.read(&mut buffer)?;
+            if count == 0 {
+                return Ok(false);
+            }
+            answer.extend_from_slice(&buffer[..count]);
+            let Some(end) = find(&answer, b"\r\n\r\n") else { continue };
+            let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+            let length: usize = length.and_then(|length| length.trim().parse().ok()).unwrap_or(0);
+            if answer.len() >= end + 4 + length {
+                return Ok(head.starts_with("http/1.1 200"));
+            }
+        }
+    }
+}
+
+/// An `ExportTraceServiceRequest` with these spans, each with ten attributes, one of them sensitive.
+fn request(first: u64, count: u64) -> Vec<u8> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
+    let spans: Vec<u8> = (first..first + count).flat_map(|number| message(2, &span(number, now))).collect();
+    let resource = message(1, &message(1, &attribute("service.name", "checkout")));
+    message(1, &[resource, message(2, &spans)].concat())
+}
+
+fn span(number: u64, now: u64) -> Vec<u8> {
+    let mut span = message(1, &[MAGIC, number.to_be_bytes()].concat());
+    span.extend(message(2, &(number + 1).to_be_bytes()));
+    span.extend(message(5, format!("GET /orders/{}", number % 50).as_bytes()));
+    span.extend([6 << 3, 2]);
+    for (field, time) in [(7, now), (8, now + 1_000_000)] {
+        span.push(field << 3 | 1);
+        span.extend(time.to_le_bytes());
+    }
+    for index in 0..9 {
+        span.extend(message(9, &attribute(&format!("app.key.{index}"), &format!("value {index} of {number}"))));
+    }
+    span.extend(message(9, &attribute("http.request.header.authorization", "Bearer hunter2")));
+    span
+}
+
+fn attribute(key: &str, value: &str) -> Vec<u8> {
+    [message(1, key.as_bytes()), message(2, &message(1, value.as_bytes()))].concat()
+}
+
+/// A length-delimited field.
+fn message(field: u8, body: &[u8]) -> Vec<u8> {
+    let mut out = vec![field << 3 | 2];
+    let mut length = body.len();
+    while length >= 0x80 {
+        out.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    out.push(length as u8);
+    out.extend_from_slice(body);
+    out
+}
+
+/// Where `needle` first is.
+pub fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}

@@ -1,0 +1,217 @@
+//! A destination that counts what it takes and fails as it is told: OTLP/HTTP over TCP, one thread per connection.
+//!
+//! In: a [`Behaviour`]. Out: how often each numbered span was taken. A span counts only when the whole answer was written.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use crate::sender::{MAGIC, find};
+
+/// What a request is answered with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Behaviour {
+    /// 200.
+    Take,
+    /// This status with these header lines; each `\r\n` at its end.
+    Refuse { status: u16, headers: String },
+    /// 400 if one of these spans is in it, else 200.
+    Poison(Vec<u64>),
+    /// 200 with so many rejected spans.
+    Partial(u8),
+    /// Nothing, for as long as the connection lives.
+    Hang,
+    /// Half an answer, then the end of the connection.
+    Break,
+    /// 200 after this.
+    Slow(Duration),
+    /// 401 unless this token comes.
+    Token(String),
+}
+
+/// A running sink.
+pub struct Sink {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    behaviour: Mutex<Behaviour>,
+    taken: Mutex<BTreeMap<u64, u32>>,
+    /// Bytes that a redacted value stood in.
+    leaks: AtomicU64,
+    requests: AtomicU64,
+    is_open: AtomicBool,
+    stop: AtomicBool,
+}
+
+impl Sink {
+    /// On a free port.
+    pub fn start(behaviour: Behaviour) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let shared = Arc::new(Shared {
+            behaviour: Mutex::new(behaviour),
+            taken: Mutex::default(),
+            leaks: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            is_open: AtomicBool::new(true),
+            stop: AtomicBool::new(false),
+        });
+        let accepting = Arc::clone(&shared);
+        let thread = std::thread::spawn(move || {
+            while let Ok((stream, _)) = listener.accept() {
+                if accepting.stop.load(SeqCst) {
+                    return;
+                }
+                let shared = Arc::clone(&accepting);
+                std::thread::spawn(move || shared.serve(stream));
+            }
+        });
+        Self { address, shared, thread: Some(thread) }
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> String {
+        format!("otlp+http://{}/v1/traces", self.address)
+    }
+
+    /// How it answers from now on.
+    pub fn set(&self, behaviour: Behaviour) {
+        *self.shared.behaviour.lock().expect("no panic") = behaviour;
+    }
+
+    /// Whether connections are served from now on; else they are closed at once, also those that are there.
+    pub fn open(&self, is_open: bool) {
+        self.shared.is_open.store(is_open, SeqCst);
+    }
+
+    /// Different spans taken, and how many were taken more than once.
+    pub fn taken(&self) -> (u64, u64) {
+        let taken = self.shared.taken.lock().expect("no panic");
+        (taken.len() as u64, taken.values().map(|times| u64::from(*times - 1)).sum())
+    }
+
+    /// The first few of `0..count` that were never taken.
+    pub fn missing(&self, count: u64) -> Vec<u64> {
+        let taken = self.shared.taken.lock().expect("no panic");
+        (0..count).filter(|number| !taken.contains_key(number)).take(10).collect()
+    }
+
+    /// Requests answered.
+    pub fn requests(&self) -> u64 {
+        self.shared.requests.load(SeqCst)
+    }
+
+    /// Requests in which a value stood that should have been redacted.
+    pub fn leaks(&self) -> u64 {
+        self.shared.leaks.load(SeqCst)
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, SeqCst);
+        self.shared.is_open.store(false, SeqCst);
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn serve(&self, mut stream: TcpStream) {
+        // So that a thread notices when the sink closes.
+        stream.set_read_timeout(Some(Duration::from_millis(100))).expect("a socket");
+        let mut bytes = Vec::new();
+        while self.is_open.load(SeqCst) {
+            let mut buffer = [0; 64 << 10];
+            match stream.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(count) => bytes.extend_from_slice(&buffer[..count]),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+                Err(_) => return,
+            }
+            while let Some((head, body, rest)) = request(&bytes) {
+                if !self.is_open.load(SeqCst) || self.answer(&mut stream, &head, &body).is_err() {
+                    return;
+                }
+                bytes = rest;
+            }
+        }
+    }
+
+    fn answer(&self, stream: &mut TcpStream, head: &str, body: &[u8]) -> std::io::Result<()> {
+        self.requests.fetch_add(1, SeqCst);
+        self.leaks.fetch_add(find(body, b"hunter2").is_some().into(), SeqCst);
+        let numbers = numbers(body);
+        let behaviour = self.behaviour.lock().expect("no panic").clone();
+        let ok = |body: &[u8]| answer(200, "content-type: application/x-protobuf\r\n", body);
+        let (bytes, is_taken) = match behaviour {
+            Behaviour::Take => (ok(b""), true),
+            Behaviour::Refuse { status, headers } => (answer(status, &headers, b""), false),
+            Behaviour::Poison(poison) if numbers.iter().any(|number| poison.contains(number)) => {
+                (answer(400, "", b"poison"), false)
+            }
+            Behaviour::Poison(_) => (ok(b""), true),
+            // ExportTraceServiceResponse { partial_success: { rejected_spans } }
+            Behaviour::Partial(rejected) => (ok(&[0x0a, 2, 0x08, rejected]), true),
+            Behaviour::Hang => {
+                while self.is_open.load(SeqCst) && *self.behaviour.lock().expect("no panic") == Behaviour::Hang {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                return Err(std::io::ErrorKind::TimedOut.into());
+            }
+            Behaviour::Break => {
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-le")?;
+                return Err(std::io::ErrorKind::BrokenPipe.into());
+            }
+            Behaviour::Slow(wait) => {
+                std::thread::sleep(wait);
+                (ok(b""), true)
+            }
+            Behaviour::Token(token) if head.contains(&format!("authorization: bearer {token}\r\n")) => (ok(b""), true),
+            Behaviour::Token(_) => (answer(401, "", b"expired"), false),
+        };
+        if is_taken {
+            let mut taken = self.taken.lock().expect("no panic");
+            numbers.into_iter().for_each(|number| *taken.entry(number).or_default() += 1);
+        }
+        stream.write_all(&bytes)
+    }
+}
+
+/// The first request of the bytes, if it is whole: head in lower case, body, and what is behind it.
+fn request(bytes: &[u8]) -> Option<(String, Vec<u8>, Vec<u8>)> {
+    let end = find(bytes, b"\r\n\r\n")? + 4;
+    let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"))?;
+    let whole = end + length.trim().parse::<usize>().ok()?;
+    Some((head, bytes.get(end..whole)?.to_vec(), bytes[whole..].to_vec()))
+}
+
+fn answer(status: u16, headers: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!("HTTP/1.1 {status} X\r\n{headers}content-length: {}\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
+
+fn numbers(body: &[u8]) -> Vec<u64> {
+    let mut numbers = Vec::new();
+    let mut rest = body;
+    while let Some(at) = find(rest, &MAGIC) {
+        let Some(number) = rest[at + 8..].first_chunk() else { break };
+        numbers.push(u64::from_be_bytes(*number));
+        rest = &rest[at + 16..];
+    }
+    numbers
+}
