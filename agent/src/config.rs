@@ -346,6 +346,23 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Keys whose values differ; whole lists, never values.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let (ours, theirs) = (layers::leaves(self), layers::leaves(other));
+        let keys: std::collections::BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+        keys.into_iter().filter(|key| ours.get(*key) != theirs.get(*key)).cloned().collect()
+    }
+
+    /// The same for the same configuration, on every host and in every run. Says nothing about its content.
+    pub fn hash(&self) -> u64 {
+        let text = serde_json::to_string(self).unwrap_or_default();
+        // FNV-1a: nobody attacks it, and a change of one value has to show.
+        text.bytes()
+            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    }
+}
+
 /// Why there is no configuration. Every message says where and what to write instead.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {

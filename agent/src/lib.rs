@@ -14,5 +14,6 @@ pub mod log;
 pub mod otlp;
 pub mod query;
 pub mod receive;
+pub mod reload;
 pub mod run;
 pub mod telemetry;

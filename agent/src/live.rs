@@ -15,7 +15,7 @@ use crate::{
     capture::{Figures, Questions, lock},
     config,
     cost::{Looker, Meter},
-    export::DestinationStats,
+    export::{AllStats, DestinationStats},
     intake::Intake,
     kernel::{
         attach::HookState,
@@ -30,6 +30,7 @@ use crate::{
         StatusReport, TlsProcess,
     },
     receive::ReceiverStats,
+    reload::Reloads,
     run::{Capturing, unix_ns},
     telemetry::{
         health::Facts,
@@ -47,7 +48,7 @@ pub struct LiveFacts {
     figures: Arc<Figures>,
     /// Nothing if nothing is captured.
     questions: Option<Arc<Questions>>,
-    destinations: Vec<Arc<DestinationStats>>,
+    destinations: AllStats,
     log: SpanLog,
     intake: Intake,
     receivers: Arc<ReceiverStats>,
@@ -55,6 +56,7 @@ pub struct LiveFacts {
     started_unix_ns: u64,
     meter: Meter,
     budget: Arc<Mutex<BudgetFigures>>,
+    reloads: Reloads,
     tls: Option<Arc<Follower>>,
 }
 
@@ -62,7 +64,7 @@ impl LiveFacts {
     /// Facts of a started agent; without a kernel side it only relays.
     pub fn new(
         kernel: Option<((Capture, Option<Arc<Follower>>), &Capturing)>,
-        destinations: &[Arc<DestinationStats>],
+        destinations: AllStats,
         (log, intake, receivers): (SpanLog, Intake, Arc<ReceiverStats>),
         selection: Vec<String>,
         config: &config::Capture,
@@ -84,12 +86,13 @@ impl LiveFacts {
             capture: Mutex::new(capture),
             figures,
             questions,
-            destinations: destinations.to_vec(),
+            destinations,
             log,
             intake,
             receivers,
             selection: Mutex::new(selection),
             started_unix_ns: unix_ns(),
+            reloads: Reloads::default(),
             tls,
         }
     }
@@ -97,6 +100,11 @@ impl LiveFacts {
     /// Detaches every kernel program.
     pub fn detach(&self) {
         lock(&self.capture).take();
+    }
+
+    /// What became of attempts to change the configuration.
+    pub fn reloads(&self) -> &Reloads {
+        &self.reloads
     }
 
     /// Says what is selected from now on, in the words of the flags.
@@ -214,7 +222,7 @@ impl Live for LiveFacts {
             selection: lock(&self.selection).clone(),
             connections: self.figures.connections.load(Ordering::Relaxed),
             spans_total: self.figures.spans.load(Ordering::Relaxed),
-            destinations: self.destinations.iter().map(destination).collect(),
+            destinations: lock(&self.destinations).iter().map(destination).collect(),
             log: None,
             losses: self.losses(),
             budget: Some(self.budget_status()),
@@ -290,10 +298,11 @@ impl Facts for LiveFacts {
             log_segments: log.segments,
             log_spans_dropped: log.spans_dropped,
             hooks: self.hooks.iter().map(|hook| (hook.name.to_owned(), hook.rung.is_some())).collect(),
-            destinations: self.destinations.iter().map(destination).collect(),
+            destinations: lock(&self.destinations).iter().map(destination).collect(),
             intake: self.intake.counts(),
             receivers: self.receivers.counts(),
             budget: *lock(&self.budget),
+            reloads: self.reloads.figures(),
             cpu_ns: stats::own_cpu_ns(),
             memory_bytes: stats::own_memory_bytes(),
         }

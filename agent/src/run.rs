@@ -40,8 +40,12 @@ use crate::{
     log::{LogConfig, Overflow, SpanLog},
     query::server::QuerySocket,
     receive::Bound,
+    reload::Reloader,
     telemetry,
 };
+
+/// Time between two looks at the configuration file and the capture loop.
+const LOOK_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Runs the agent until it is told to stop.
 pub fn run(args: &RunArgs) -> Result<()> {
@@ -68,7 +72,7 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     let relay = config.relay.to_core().map_err(anyhow::Error::msg)?;
     let receivers = Bound::bind(&config.receive)?;
     // Before the first span: a new destination begins with the next span that is appended.
-    let exporter = Exporter::start(&config.export, log.dead_letters(), |to| LogSource::open(&log, to))?;
+    let mut exporter = Exporter::start(&config.export, log.dead_letters(), |to| LogSource::open(&log, to))?;
     let mut kernel = if config.capture.enabled { Some(load_kernel_side(&config)?) } else { None };
     let keeping = tokio::spawn(crate::log::keep(log.clone()));
     let capturing = kernel.as_mut().map(|kernel| kernel.start(&log, pipeline)).transpose()?;
@@ -77,8 +81,8 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     let receivers = receivers.serve(intake.clone());
     let live = Arc::new(LiveFacts::new(
         kernel.map(|kernel| (kernel.capture, kernel.tls)).zip(capturing.as_ref()),
-        exporter.destinations(),
-        (log.clone(), intake, Arc::clone(receivers.stats())),
+        Arc::clone(exporter.stats()),
+        (log.clone(), intake.clone(), Arc::clone(receivers.stats())),
         selection_words(&config),
         &config.capture,
     ));
@@ -88,7 +92,9 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     let metrics = metrics.map(|server| tokio::spawn(server.serve(Arc::clone(&live) as _)));
     tracing::info!(pid = std::process::id(), socket = %config.socket.display(), data_dir = %config.data_dir.display(), "ready");
 
-    let ending = supervise(args, &live, capturing.as_ref()).await;
+    let mut changing =
+        Changing { live: &live, log: &log, intake: &intake, exporter: &mut exporter, capturing: capturing.as_ref() };
+    let ending = supervise(Reloader::new(args, config), &mut changing).await;
 
     receivers.shutdown().await;
     tokio::task::block_in_place(|| drop(budget));
@@ -119,41 +125,68 @@ fn keep_budget(live: &Arc<LiveFacts>, selection: &Arc<Mutex<Selection>>) -> Opti
     started.inspect_err(|error| tracing::error!(%error, "the budget is not kept")).ok()
 }
 
-/// Waits for the signal that ends the agent, and obeys the others.
-async fn supervise(args: &RunArgs, live: &LiveFacts, capturing: Option<&Capturing>) -> Result<()> {
+/// What a changed configuration changes while the agent runs.
+struct Changing<'a> {
+    live: &'a LiveFacts,
+    log: &'a SpanLog,
+    intake: &'a Intake,
+    exporter: &'a mut Exporter,
+    capturing: Option<&'a Capturing>,
+}
+
+/// Waits for the signal that ends the agent; applies the configuration anew on SIGHUP and when its file changes.
+async fn supervise(mut reloader: Reloader, changing: &mut Changing<'_>) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let mut check = tokio::time::interval(std::time::Duration::from_secs(5));
+    let mut look = tokio::time::interval(LOOK_INTERVAL);
+    changing.live.reloads().set_hash(reloader.running().hash());
     loop {
-        tokio::select! {
+        let is_asked = tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
-            _ = hang_up.recv() => {
-                let Some(capturing) = capturing else { continue };
-                match reselect(args, &capturing.selection, capturing.tls.as_deref()) {
-                    Ok(words) => live.set_selection(words),
-                    Err(error) => tracing::error!("the selection stays as it was: {error:#}"),
-                }
-            }
-            _ = check.tick(), if capturing.is_some() => {
-                let is_running = capturing.is_some_and(|capturing| capturing.looping.is_running());
-                anyhow::ensure!(is_running, "the capture loop ended; see the messages above");
+            _ = hang_up.recv() => true,
+            _ = look.tick() => false,
+        };
+        if let Some(capturing) = changing.capturing {
+            anyhow::ensure!(capturing.looping.is_running(), "the capture loop ended; see the messages above");
+        }
+        if !is_asked && !reloader.has_changed() {
+            continue;
+        }
+        match reload(&mut reloader, changing).await {
+            Ok(()) => changing.live.reloads().applied(reloader.running().hash()),
+            Err(error) => {
+                changing.live.reloads().refused();
+                tracing::error!("the configuration stays as it was: {error:#}");
             }
         }
     }
 }
 
-/// Applies the selection of the configuration as it is now. On error the previous one is restored.
-fn reselect(args: &RunArgs, selection: &Mutex<Selection>, tls: Option<&Follower>) -> Result<Vec<String>> {
-    let loaded = Loaded::load(args, std::env::vars())?;
-    let wanted = wanted(&loaded.config);
-    lock(selection).replace(&wanted)?;
-    if let Some(tls) = tls {
+/// Applies the configuration as it is now: all of it that can change while the agent runs, or nothing.
+async fn reload(reloader: &mut Reloader, changing: &mut Changing<'_>) -> Result<()> {
+    let change = reloader.load()?;
+    let relay = change.config.relay.to_core().map_err(anyhow::Error::msg)?;
+    let words = changing.capturing.map(|capturing| reselect(&change.config, capturing)).transpose()?;
+    let log = changing.log;
+    changing.exporter.apply(&change.config.export, |to| LogSource::open(log, to)).await?;
+    changing.intake.set_relay(relay);
+    if let Some(words) = words {
+        changing.live.set_selection(words);
+    }
+    reloader.applied(change);
+    Ok(())
+}
+
+/// Applies the selection. On error the previous one is restored.
+fn reselect(config: &Config, capturing: &Capturing) -> Result<Vec<String>> {
+    let wanted = wanted(config);
+    lock(&capturing.selection).replace(&wanted)?;
+    if let Some(tls) = &capturing.tls {
         tls.see_now(&selected::processes(&wanted));
     }
-    tracing::info!("the selection was applied anew");
-    Ok(selection_words(&loaded.config))
+    Ok(selection_words(config))
 }
 
 /// What is loaded and attached.

@@ -7,6 +7,7 @@
 mod destination;
 mod disk;
 mod kills;
+mod reload;
 mod rig;
 mod sender;
 mod sink;

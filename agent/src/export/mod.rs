@@ -8,7 +8,11 @@
 //! good becomes a dead letter (`log::DeadLetters`), the spans that it took beside it are delivered; of a request that it took in
 //! part without saying which spans it refused, all are kept as suspects.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::{
@@ -18,6 +22,7 @@ use tokio::{
 };
 
 use crate::{
+    capture::lock,
     config,
     log::{DeadLetters, Fate},
 };
@@ -46,6 +51,7 @@ mod fakes;
 #[cfg(test)]
 mod tests;
 
+use self::delivery::Line;
 pub use self::{
     source::LogSource,
     stats::{Counts, DestinationStats, LATENCY_BOUNDS},
@@ -177,52 +183,132 @@ pub enum ExportError {
 
 /// The running destinations.
 pub struct Exporter {
-    tasks: Vec<JoinHandle<()>>,
-    stop: watch::Sender<Option<Instant>>,
+    running: Vec<Running>,
+    letters: DeadLetters,
     shutdown_timeout: Duration,
-    stats: Vec<Arc<DestinationStats>>,
+    stats: AllStats,
+}
+
+/// Counters of all destinations that run now, in the order of the configuration.
+pub type AllStats = Arc<Mutex<Vec<Arc<DestinationStats>>>>;
+
+/// One of them.
+struct Running {
+    config: config::Destination,
+    stats: Arc<DestinationStats>,
+    stop: watch::Sender<Option<Instant>>,
+    task: JoinHandle<()>,
 }
 
 impl Exporter {
     /// Starts a task for each destination. `open` gives a destination's place in the log, `letters` keep what it refuses. Nothing is
     /// connected yet: a destination that is down now is no error.
+    ///
+    /// # Errors
+    /// A destination cannot be served at all; then none is.
     pub fn start<S: BatchSource, E: std::fmt::Display>(
         export: &config::Export,
         letters: &DeadLetters,
-        mut open: impl FnMut(&config::Destination) -> Result<S, E>,
+        open: impl FnMut(&config::Destination) -> Result<S, E>,
     ) -> Result<Self, ExportError> {
-        let (stop, stopped) = watch::channel(None);
+        let mut exporter = Self {
+            running: Vec::new(),
+            letters: letters.clone(),
+            shutdown_timeout: export.shutdown_timeout.0,
+            stats: AllStats::default(),
+        };
+        let lines = exporter.lines(&export.destinations)?;
+        exporter.run(lines, open)?;
+        Ok(exporter)
+    }
+
+    /// Serves other destinations from now on. Those that are the same in both configurations do not notice; others are stopped within
+    /// their part of `shutdown_timeout`, and go on from their place if their name stays.
+    ///
+    /// # Errors
+    /// A destination cannot be served at all. Unless its place cannot be opened, which is known last, nothing was changed.
+    pub async fn apply<S: BatchSource, E: std::fmt::Display>(
+        &mut self,
+        export: &config::Export,
+        open: impl FnMut(&config::Destination) -> Result<S, E>,
+    ) -> Result<(), ExportError> {
+        let is_new = |to: &&config::Destination| !self.running.iter().any(|running| running.config == **to);
+        let lines = self.lines(&export.destinations.iter().filter(is_new).cloned().collect::<Vec<_>>())?;
+        self.shutdown_timeout = export.shutdown_timeout.0;
+        let running = std::mem::take(&mut self.running);
+        let (stay, go) = running.into_iter().partition(|running| export.destinations.contains(&running.config));
+        self.running = stay;
+        stop(go, self.shutdown_timeout).await;
+        let result = self.run(lines, open);
+        let order = |running: &Running| export.destinations.iter().position(|to| *to == running.config);
+        self.running.sort_by_key(order);
+        self.tell();
+        result
+    }
+
+    /// Everything that can be wrong with destinations, before anything is started.
+    fn lines(&self, destinations: &[config::Destination]) -> Result<Vec<(config::Destination, Line)>, ExportError> {
+        let line = |to: &config::Destination| {
+            let client = client::Client::new(to)?;
+            let stats = Arc::new(DestinationStats::new(&to.name, &to.url.to_string()));
+            Ok((to.clone(), Line::new(to, client, stats, self.letters.clone())?))
+        };
+        destinations.iter().map(line).collect()
+    }
+
+    fn run<S: BatchSource, E: std::fmt::Display>(
+        &mut self,
+        lines: Vec<(config::Destination, Line)>,
+        mut open: impl FnMut(&config::Destination) -> Result<S, E>,
+    ) -> Result<(), ExportError> {
         let mut ready = Vec::new();
-        for destination in &export.destinations {
-            let client = client::Client::new(destination)?;
-            let source = open(destination).map_err(|cause| ExportError::Source {
-                destination: destination.name.clone(),
-                cause: cause.to_string(),
-            })?;
-            let stats = Arc::new(DestinationStats::new(&destination.name, &destination.url.to_string()));
-            let line = delivery::Line::new(destination, client, stats, letters.clone())?;
-            ready.push(worker::Worker::new(destination, line, source, stopped.clone()));
+        for (config, line) in lines {
+            let source = open(&config)
+                .map_err(|cause| ExportError::Source { destination: config.name.clone(), cause: cause.to_string() })?;
+            ready.push((config, line, source));
         }
-        let stats = ready.iter().map(|worker| Arc::clone(worker.stats())).collect();
-        let tasks = ready.into_iter().map(|worker| tokio::spawn(worker.run())).collect();
-        Ok(Self { tasks, stop, shutdown_timeout: export.shutdown_timeout.0, stats })
+        for (config, line, source) in ready {
+            let (stop, stopped) = watch::channel(None);
+            let worker = worker::Worker::new(&config, line, source, stopped);
+            let stats = Arc::clone(worker.stats());
+            self.running.push(Running { config, stats, stop, task: tokio::spawn(worker.run()) });
+        }
+        self.tell();
+        Ok(())
+    }
+
+    fn tell(&self) {
+        *lock(&self.stats) = self.running.iter().map(|running| Arc::clone(&running.stats)).collect();
+    }
+
+    /// What becomes of the spans, now and after changes.
+    pub fn stats(&self) -> &AllStats {
+        &self.stats
     }
 
     /// What became of the spans, in the order of the configuration.
-    pub fn destinations(&self) -> &[Arc<DestinationStats>] {
-        &self.stats
+    pub fn destinations(&self) -> Vec<Arc<DestinationStats>> {
+        lock(&self.stats).clone()
     }
 
     /// Sends what waits, for as long as the configuration allows, and stops. What is left waits in the log.
     pub async fn shutdown(self) {
-        let deadline = Instant::now() + self.shutdown_timeout;
-        // No receiver means no destination.
-        let _ = self.stop.send(Some(deadline));
-        for mut task in self.tasks {
-            // A little longer, so that a task that ends at the deadline can settle its last batch.
-            if timeout_at(deadline + Duration::from_millis(500), &mut task).await.is_err() {
-                task.abort();
-            }
+        stop(self.running, self.shutdown_timeout).await;
+    }
+}
+
+async fn stop(running: Vec<Running>, within: Duration) {
+    let deadline = Instant::now() + within;
+    for running in &running {
+        // No receiver means that the task has ended.
+        let _ = running.stop.send(Some(deadline));
+    }
+    for mut running in running {
+        // A little longer, so that a task that ends at the deadline can settle its last batch.
+        if timeout_at(deadline + Duration::from_millis(500), &mut running.task).await.is_err() {
+            running.task.abort();
+            // Its place in the log is free only when it is gone.
+            let _ = running.task.await;
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     kernel::budget::BudgetFigures,
     log::{DeadSum, DestinationCounts},
     receive::{ReceiverCounts, RequestCount},
+    reload::ReloadFigures,
 };
 use prometheus_client::{
     collector::Collector,
@@ -48,6 +49,8 @@ pub struct Snapshot {
     pub destinations: Vec<DestinationFigures>,
     /// The budget.
     pub budget: BudgetFigures,
+    /// The configuration.
+    pub reloads: ReloadFigures,
     /// CPU time of the agent itself.
     pub cpu_ns: u64,
     /// Its resident memory.
@@ -177,6 +180,11 @@ impl Snapshot {
     }
 
     fn encode_process(&self, to: &mut DescriptorEncoder) -> fmt::Result {
+        let hash = vec![("hash", format!("{:016x}", self.reloads.hash))];
+        gauges(to, "config_info", "The configuration in use, by a hash of its content", vec![(hash, 1)])?;
+        let outcomes = [("applied", self.reloads.applied), ("refused", self.reloads.refused)];
+        let rows = outcomes.map(|(outcome, count)| (vec![("outcome", outcome.to_owned())], count));
+        counters(to, "config_reloads", "Changes of the configuration while running", rows.to_vec())?;
         let cpu_ms = vec![(vec![], self.cpu_ns / 1_000_000)];
         counters(to, "cpu_milliseconds", "CPU time of the agent itself", cpu_ms)?;
         gauges(to, "resident_memory_bytes", "Resident memory of the agent", vec![(vec![], self.memory_bytes)])
