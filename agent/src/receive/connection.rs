@@ -58,9 +58,22 @@ pub(super) async fn serve<T: Take>(
         let accepted = tokio::select! {
             () = stopped(&mut stopping) => break,
             Some(_) = connections.join_next() => continue,
-            accepted = accept(&listener, &places) => accepted,
+            accepted = listener.accept() => accepted,
         };
-        let Some((stream, place)) = accepted else { continue };
+        let stream = match accepted {
+            Ok(stream) => stream,
+            Err(cause) => {
+                // Out of descriptors, mostly; the wait keeps this from becoming a busy loop.
+                tracing::warn!(%cause, address = %listener.address, "cannot accept a connection");
+                sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+        };
+        // After accepting, so that a listener without senders keeps no place from another one.
+        let place = tokio::select! {
+            () = stopped(&mut stopping) => break,
+            place = Arc::clone(&places).acquire_owned() => place,
+        };
         let connection = Connection {
             front: Arc::clone(&front),
             builder: Arc::clone(&builder),
@@ -76,20 +89,6 @@ pub(super) async fn serve<T: Take>(
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
-}
-
-async fn accept(listener: &Listener, places: &Arc<Semaphore>) -> Option<(Stream, impl Drop + use<>)> {
-    // The semaphore is never closed.
-    let place = Arc::clone(places).acquire_owned().await.ok()?;
-    match listener.accept().await {
-        Ok(stream) => Some((stream, place)),
-        Err(cause) => {
-            // Out of descriptors, mostly; the wait keeps this from becoming a busy loop.
-            tracing::warn!(%cause, address = %listener.address, "cannot accept a connection");
-            sleep(Duration::from_secs(1)).await;
-            None
-        }
-    }
 }
 
 async fn stopped(stopping: &mut watch::Receiver<bool>) {

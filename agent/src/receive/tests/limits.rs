@@ -184,7 +184,7 @@ async fn more_connections_than_allowed_wait() {
     let receive = Receive { connections_max: 1, ..Receive::default() };
     let running = Running::start(Script::new(&[]), receive);
     let first = TcpStream::connect(running.http).await.unwrap();
-    eventually("it is accepted", || running.receivers.stats().counts().connections == 1).await;
+    eventually("it has the place", || running.receivers.stats().counts().connections == 1).await;
     let http = running.http;
     let second = tokio::spawn(async move {
         send(http, http::Method::POST, "/v1/traces", &[PROTOBUF], request(&["a"]).encode_to_vec()).await.status
