@@ -24,24 +24,30 @@ impl Glance {
     pub fn at(text: &[u8]) -> Self {
         let mut glance = Self::default();
         let (chunks, rest) = text.as_chunks::<CHUNK>();
+        // Two loops: with a length that is known, one instruction looks at a whole chunk.
         for chunk in chunks {
-            glance.add(chunk);
+            let (at, digits) = count(chunk);
+            glance.has_at |= at != 0;
+            glance.digits += usize::from(digits);
         }
-        glance.add(rest);
+        for byte in rest {
+            glance.has_at |= matches!(byte, b'@' | b'%');
+            glance.digits += usize::from(byte.is_ascii_digit());
+        }
         glance.may_begin_token = text.len() >= token::BYTES_MIN && may_begin_token(text);
         glance
     }
+}
 
-    #[inline]
-    fn add(&mut self, bytes: &[u8]) {
-        let (mut at, mut digits) = (0_u8, 0_u8);
-        for byte in bytes {
-            at |= u8::from(*byte == b'@') | u8::from(*byte == b'%');
-            digits += u8::from(byte.wrapping_sub(b'0') < 10);
-        }
-        self.has_at |= at != 0;
-        self.digits += usize::from(digits);
+/// More than 0 if there is an `@` or `%`, and how many digits.
+#[inline]
+fn count(chunk: &[u8; CHUNK]) -> (u8, u8) {
+    let (mut at, mut digits) = (0_u8, 0_u8);
+    for byte in chunk {
+        at |= u8::from(*byte == b'@') | u8::from(*byte == b'%');
+        digits += u8::from(byte.wrapping_sub(b'0') < 10);
     }
+    (at, digits)
 }
 
 /// Of a text of at least [`CHUNK`] bytes.
