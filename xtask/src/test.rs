@@ -148,7 +148,7 @@ fn cargo(repo: &Repo, arguments: &[&str]) -> Result<()> {
 /// The crates outside of the workspace have to be named one by one.
 fn format(repo: &Repo) -> Result<()> {
     cargo(repo, &["fmt", "--all", "--check"])?;
-    for manifest in ["agent-ebpf/Cargo.toml", "agent-protocol/fuzz/Cargo.toml"] {
+    for manifest in ["agent-ebpf/Cargo.toml", "agent-protocol/fuzz/Cargo.toml", "agent-core/fuzz/Cargo.toml"] {
         if repo.path(manifest).is_file() {
             cargo(repo, &["fmt", "--manifest-path", manifest, "--check"])?;
         }
@@ -167,30 +167,35 @@ fn privileged(repo: &Repo, targets: &[&str], tests: &[&str]) -> Result<()> {
     shell::run(command.current_dir(&repo.root))
 }
 
-/// Runs libFuzzer targets with a stable compiler: coverage counters are an LLVM pass, and only sanitizers need a nightly.
+/// Runs the libFuzzer targets of every crate that has some.
 fn fuzz(repo: &Repo) -> Result<()> {
+    ["agent-protocol", "agent-core"].iter().try_for_each(|name| fuzz_crate(repo, name))
+}
+
+/// Runs a crate's targets with a stable compiler: coverage counters are an LLVM pass, and only sanitizers need a nightly.
+fn fuzz_crate(repo: &Repo, name: &str) -> Result<()> {
     const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
         -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
         -Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions -Ccodegen-units=1";
-    let folder = repo.path("agent-protocol/fuzz");
+    let folder = repo.path(name).join("fuzz");
     let output = repo.path("target/fuzz");
     let target = "x86_64-unknown-linux-gnu";
     let mut command = shell::cargo();
     // A named target keeps the flags away from build scripts, which would not link with them.
     command.args(["build", "--release", "--quiet", "--bins", "--target", target, "--target-dir"]).arg(&output);
     shell::run(command.env("RUSTFLAGS", FLAGS).env_remove("CARGO_TARGET_DIR").current_dir(&folder))?;
-    let targets = tidy::fuzz_targets(repo)?;
+    let targets = tidy::fuzz_targets(&folder)?;
     if targets.is_empty() {
         bail!("{} has no targets", folder.display());
     }
-    for name in targets {
+    for target_name in targets {
         // New inputs go to the first folder; the parser's fixtures are only read.
-        let corpus = output.join("corpus").join(&name);
+        let corpus = output.join("corpus").join(&target_name);
         fs::create_dir_all(&corpus).with_context(|| format!("create {}", corpus.display()))?;
-        let parser = name.split('_').next().unwrap_or(&name);
-        let fixtures = repo.path("agent-protocol/fixtures").join(parser);
+        let parser = target_name.split('_').next().unwrap_or(&target_name);
+        let fixtures = repo.path(name).join("fixtures").join(parser);
         let dictionary = folder.join(format!("{parser}.dict"));
-        let mut run = Command::new(output.join(target).join("release").join(&name));
+        let mut run = Command::new(output.join(target).join("release").join(&target_name));
         run.arg(format!("-max_total_time={FUZZ_SECONDS}")).args([
             "-max_len=65536",
             "-print_final_stats=1",

@@ -14,7 +14,9 @@ use super::{
     statement::{Normalised, Statements},
     url,
 };
-use crate::wire::{Attribute, Attributes, Editor, Field, Fields, Malformed, Value, field_number as number, put_bytes};
+use crate::wire::{
+    Attribute, Attributes, Editor, Field, Fields, Malformed, PlainPair, Value, field_number as number, put_bytes,
+};
 
 /// Arrays and pairs within each other.
 pub const NESTED_MAX: usize = 32;
@@ -67,6 +69,48 @@ impl<'a, 'r> Walker<'a, 'r> {
     #[inline]
     pub fn attribute(&mut self, editor: &mut Editor<'a>, field: &Field, list: &mut List<'a>) -> Result<(), Malformed> {
         let (length, body) = field.message()?;
+        if let Some(plain) = PlainPair::read(self.request, body.clone()) {
+            let rule = self.keys.rule(self.rules, &self.request[plain.key.clone()]);
+            let asked =
+                rule.rename.is_some() || !matches!(rule.fate, Fate::Look | Fate::Allow) || rule.form == Form::Statement;
+            if !asked && self.plain(editor, (length, &body), &plain, rule)? {
+                return Ok(());
+            }
+        }
+        self.any_attribute(editor, field, list)
+    }
+
+    /// An attribute that may only be changed for its value's looks; false if that needs the long way.
+    #[inline]
+    fn plain(
+        &mut self,
+        editor: &mut Editor<'a>,
+        (length, body): (usize, &Range<usize>),
+        plain: &PlainPair,
+        rule: KeyRule,
+    ) -> Result<bool, Malformed> {
+        let member = &plain.member;
+        match member.number {
+            number::any::STRING | number::any::BYTES => {
+                let range = member.bytes()?;
+                if rule.fate == Fate::Look && self.look(range, rule.form, &[]) {
+                    editor.enter(length, body);
+                    editor.enter(plain.value_length, &plain.value);
+                    self.put_found(editor, member);
+                    editor.leave();
+                    editor.leave();
+                }
+            }
+            number::any::BOOL => _ = member.varint()?,
+            number::any::DOUBLE => _ = member.fixed64()?,
+            number::any::INT if member.varint()? < CARD_NUMBER_MIN as u64 => {}
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn any_attribute(&mut self, editor: &mut Editor<'a>, field: &Field, list: &mut List<'a>) -> Result<(), Malformed> {
+        let (length, body) = field.message()?;
         let rule = self.rule(body.clone())?;
         if rule.fate == Fate::Drop {
             self.redacted += 1;
@@ -93,8 +137,8 @@ impl<'a, 'r> Walker<'a, 'r> {
     #[inline]
     pub fn text(&mut self, editor: &mut Editor<'a>, field: &Field) -> Result<(), Malformed> {
         let range = field.bytes()?;
-        if self.rules.redact.patterns {
-            self.replace_text(editor, field, range, Form::Plain, b"");
+        if self.look(range, Form::Plain, b"") {
+            self.put_found(editor, field);
         }
         Ok(())
     }
@@ -151,9 +195,7 @@ impl<'a, 'r> Walker<'a, 'r> {
         while let Some(field) = fields.next()? {
             match (field.number, new_key) {
                 (number::key_value::KEY, Some(key)) => {
-                    let mut renamed = Vec::with_capacity(key.len() + 2);
-                    put_bytes(&mut renamed, number::key_value::KEY, key.as_bytes());
-                    editor.replace(field.range(), &renamed);
+                    editor.replace_field(field.range(), number::key_value::KEY, key.as_bytes());
                 }
                 (number::key_value::VALUE, _) => match rule.fate {
                     Fate::Hash => self.hash(editor, &field)?,
@@ -182,7 +224,9 @@ impl<'a, 'r> Walker<'a, 'r> {
                 number::any::STRING | number::any::BYTES => {
                     let range = field.bytes()?;
                     let system = if form == Form::Statement { self.system(list.as_deref_mut())? } else { &[] };
-                    self.replace_text(editor, &field, range, form, system);
+                    if self.look(range, form, system) {
+                        self.put_found(editor, &field);
+                    }
                 }
                 number::any::INT => self.integer(editor, &field, field.varint()? as i64),
                 number::any::BOOL => _ = field.varint()?,
@@ -249,43 +293,51 @@ impl<'a, 'r> Walker<'a, 'r> {
         }
     }
 
-    /// Text or bytes that are the last of their `AnyValue`, or a text field of a span.
+    /// Whether there is something to hide in a text; what stands in its place is then in `scratch`.
     #[inline]
-    fn replace_text(&mut self, editor: &mut Editor<'a>, field: &Field, range: Range<usize>, form: Form, system: &[u8]) {
+    fn look(&mut self, range: Range<usize>, form: Form, system: &[u8]) -> bool {
         let text = &self.request[range];
-        let redact = &self.rules.redact;
-        let [first, second] = &mut self.scratch;
-        first.clear();
-        second.clear();
+        if form == Form::Plain {
+            self.scratch[0].clear();
+            return self.rules.redact.patterns && self.patterns.redact(text, &mut self.scratch[0]) > 0;
+        }
+        self.look_at_form(text, form, system)
+    }
+
+    fn look_at_form(&mut self, text: &'a [u8], form: Form, system: &[u8]) -> bool {
+        let [found, formed] = &mut self.scratch;
+        found.clear();
+        formed.clear();
         let changed = match form {
             Form::Plain => false,
-            Form::Url | Form::Query => url::redact(text, form == Form::Query, first),
+            Form::Url | Form::Query => url::redact(text, form == Form::Query, formed),
             Form::Statement => match self.statements.normalise(text, system) {
-                Normalised::Clean => return,
+                Normalised::Clean => return false,
                 Normalised::Unknown => false,
                 Normalised::Text(text) => {
-                    first.extend_from_slice(text.as_bytes());
+                    formed.extend_from_slice(text.as_bytes());
                     true
                 }
             },
         };
-        let text = if changed { first.as_slice() } else { text };
-        let found = redact.patterns && self.patterns.redact(text, second) > 0;
-        if changed || found {
-            self.redacted += 1;
-            let new = if found { &self.scratch[1] } else { &self.scratch[0] };
-            let mut field_bytes = Vec::with_capacity(new.len() + 6);
-            put_bytes(&mut field_bytes, field.number, new);
-            editor.replace(field.range(), &field_bytes);
+        let text = if changed { formed.as_slice() } else { text };
+        if self.rules.redact.patterns && self.patterns.redact(text, found) > 0 {
+            return true;
         }
+        std::mem::swap(found, formed);
+        changed
+    }
+
+    /// Puts what [`look`](Self::look) found in the place of a text or bytes.
+    fn put_found(&mut self, editor: &mut Editor<'a>, field: &Field) {
+        self.redacted += 1;
+        editor.replace_field(field.range(), field.number, &self.scratch[0]);
     }
 
     /// A member of an `AnyValue` becomes a text.
     fn put_text(&mut self, editor: &mut Editor<'a>, field: &Field, text: &[u8]) {
         self.redacted += 1;
-        let mut new = Vec::with_capacity(text.len() + 2);
-        put_bytes(&mut new, number::any::STRING, text);
-        editor.replace(field.range(), &new);
+        editor.replace_field(field.range(), number::any::STRING, text);
     }
 
     /// The value of a `KeyValue` becomes its hash.
@@ -299,11 +351,10 @@ impl<'a, 'r> Walker<'a, 'r> {
         let mut hasher = SipHasher13::new_with_key(&self.rules.redact.hash_key);
         hasher.write(hashed);
         let digits = format!("{:032x}", hasher.finish128().as_u128());
-        let (mut any, mut new) = (Vec::with_capacity(34), Vec::with_capacity(36));
+        let mut any = Vec::with_capacity(34);
         put_bytes(&mut any, number::any::STRING, digits.as_bytes());
-        put_bytes(&mut new, field.number, &any);
         self.redacted += 1;
-        editor.replace(field.range(), &new);
+        editor.replace_field(field.range(), field.number, &any);
         Ok(())
     }
 

@@ -11,6 +11,8 @@
 mod attributes;
 mod config;
 mod filter;
+#[doc(hidden)]
+pub mod fuzzing;
 mod glob;
 mod judge;
 mod patterns;

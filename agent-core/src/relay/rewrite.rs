@@ -8,7 +8,7 @@ use std::{borrow::Cow, ops::Range};
 use super::attributes::{List, Walker};
 use super::resource::{Added, ResourceEdits};
 use crate::wire::{
-    Editor, Field, Fields, Kind, Malformed, SpanView, Summary, field_number as number, put_bytes, put_true_attribute,
+    Editor, Field, Fields, Kind, Malformed, SpanView, Summary, field_number as number, put_true_attribute,
 };
 
 /// What becomes of a span.
@@ -256,8 +256,6 @@ impl<'a, 'r, J: Judge<'a>> Rewriter<'a, 'r, J> {
     }
 
     fn put_trace_state(&mut self, range: Range<usize>, state: &[u8]) {
-        let mut new = Vec::with_capacity(state.len() + 4);
-        put_bytes(&mut new, number::span::TRACE_STATE, state);
-        self.editor.replace(range, &new);
+        self.editor.replace_field(range, number::span::TRACE_STATE, state);
     }
 }

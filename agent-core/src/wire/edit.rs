@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::put_varint;
+use super::{put_bytes, varint};
 
 /// An enclosing message.
 #[derive(Clone, Debug)]
@@ -65,12 +65,12 @@ impl<'a> Editor<'a> {
         self.written -= 1;
         self.copy_to(message.end);
         let length_out = message.body_out - message.length.len();
-        let mut length = Vec::with_capacity(10);
-        put_varint(&mut length, (self.out.len() - message.body_out) as u64);
+        let (length, bytes) = varint((self.out.len() - message.body_out) as u64);
+        let length = &length[..bytes];
         if length.len() == message.length.len() {
-            self.out[length_out..message.body_out].copy_from_slice(&length);
+            self.out[length_out..message.body_out].copy_from_slice(length);
         } else {
-            self.out.splice(length_out..message.body_out, length);
+            self.out.splice(length_out..message.body_out, length.iter().copied());
         }
     }
 
@@ -80,6 +80,12 @@ impl<'a> Editor<'a> {
         self.copy_to(range.start);
         self.out.extend_from_slice(new);
         self.copied = self.copied.max(range.end);
+    }
+
+    /// Puts a length-delimited field in the place of a range.
+    pub fn replace_field(&mut self, range: Range<usize>, number: u32, value: &[u8]) {
+        self.replace(range, &[]);
+        put_bytes(&mut self.out, number, value);
     }
 
     /// Leaves a range out.

@@ -15,7 +15,7 @@ mod split;
 
 pub(crate) use self::{
     edit::Editor,
-    field::{Field, Fields, Wire, put_bytes, put_text_attribute, put_true_attribute, put_varint},
+    field::{Field, Fields, PlainPair, Wire, put_bytes, put_text_attribute, put_true_attribute, varint},
     span::{pair, resource_pieces},
 };
 pub use self::{

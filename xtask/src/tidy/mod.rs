@@ -37,7 +37,7 @@ pub fn tidy(repo: &Repo) -> Result<()> {
     problems.extend(strings::check(&files));
     let lib =
         files.iter().find(|file| file.path == "agent-protocol/src/lib.rs").context("agent-protocol has no lib.rs")?;
-    problems.extend(parsers::check(&lib.text, &fuzz_targets(repo)?));
+    problems.extend(parsers::check(&lib.text, &fuzz_targets(&repo.path("agent-protocol/fuzz"))?));
 
     for note in sources::long_files(&files) {
         println!("note: {note}");
@@ -52,9 +52,9 @@ pub fn tidy(repo: &Repo) -> Result<()> {
     Ok(())
 }
 
-/// The names of the fuzz targets of agent-protocol, sorted; none where the folder is missing.
-pub fn fuzz_targets(repo: &Repo) -> Result<Vec<String>> {
-    let folder = repo.path("agent-protocol/fuzz/fuzz_targets");
+/// The names of the fuzz targets in a crate's `fuzz` folder, sorted; none where the folder is missing.
+pub fn fuzz_targets(fuzz: &Path) -> Result<Vec<String>> {
+    let folder = fuzz.join("fuzz_targets");
     let mut names = Vec::new();
     for entry in fs::read_dir(&folder).into_iter().flatten() {
         let path = entry.with_context(|| format!("read {}", folder.display()))?.path();

@@ -14,13 +14,11 @@ pub(in crate::relay) const NUMBER_MIN: i64 = 100_000_000_000;
 pub(super) fn find(text: &[u8], findings: &mut Vec<Finding>) {
     let mut at = 0;
     while let Some(begin) = text[at..].iter().position(u8::is_ascii_digit).map(|index| at + index) {
-        let group = group_end(text, begin);
-        match starting_at(text, begin) {
-            Some(end) => {
-                findings.push(Finding { range: begin..end, placeholder: "{card}" });
-                at = end;
-            }
-            None => at = group,
+        at = group_end(text, begin);
+        let may_be_long = at - begin >= DIGITS_MIN || goes_on(text, at);
+        if let Some(end) = Some(begin).filter(|_| may_be_long).and_then(|begin| starting_at(text, begin)) {
+            findings.push(Finding { range: begin..end, placeholder: "{card}" });
+            at = end;
         }
     }
 }
@@ -45,12 +43,16 @@ fn starting_at(text: &[u8], begin: usize) -> Option<usize> {
         if !next.is_some_and(|byte| byte.is_ascii_alphanumeric()) && is_card(&digits[..count]) {
             found = Some(end);
         }
-        let separated = matches!(next, Some(b' ' | b'-')) && text.get(end + 1).is_some_and(u8::is_ascii_digit);
-        if !separated {
+        if !goes_on(text, end) {
             return found;
         }
         at = end + 1;
     }
+}
+
+/// Whether another group of digits follows the one that ends here.
+fn goes_on(text: &[u8], end: usize) -> bool {
+    matches!(text.get(end), Some(b' ' | b'-')) && text.get(end + 1).is_some_and(u8::is_ascii_digit)
 }
 
 fn group_end(text: &[u8], begin: usize) -> usize {

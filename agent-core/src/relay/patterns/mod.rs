@@ -14,11 +14,13 @@
 
 mod address;
 mod card;
+mod glance;
 mod token;
 
 use std::ops::Range;
 
 pub(super) use self::card::{NUMBER_MIN as CARD_NUMBER_MIN, is_card_number};
+use self::glance::Glance;
 
 /// Something to hide.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +44,7 @@ impl Patterns {
     #[inline]
     pub fn redact(&self, text: &[u8], out: &mut Vec<u8>) -> usize {
         let glance = Glance::at(text);
-        if !(glance.has_at || glance.digits >= card::DIGITS_MIN || text.len() >= token::BYTES_MIN) {
+        if !(glance.has_at || glance.digits >= card::DIGITS_MIN || glance.may_begin_token) {
             return 0;
         }
         self.look(text, &glance, out)
@@ -50,7 +52,7 @@ impl Patterns {
 
     fn look(&self, text: &[u8], glance: &Glance, out: &mut Vec<u8>) -> usize {
         let mut findings = Vec::new();
-        if text.len() >= token::BYTES_MIN {
+        if glance.may_begin_token {
             self.tokens.find(text, &mut findings);
         }
         if glance.has_at {
@@ -82,39 +84,6 @@ fn replace(text: &[u8], findings: &[Finding], out: &mut Vec<u8>) -> usize {
     }
     out.extend_from_slice(&text[done..]);
     count
-}
-
-/// What can be seen of a text in one pass, which compilers make one of 16 bytes at a time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Glance {
-    /// An `@`, or a `%` that may begin `%40`.
-    has_at: bool,
-    /// At most; exact up to 255 per 16 bytes.
-    digits: usize,
-}
-
-impl Glance {
-    #[inline]
-    fn at(text: &[u8]) -> Self {
-        let (chunks, rest) = text.as_chunks::<16>();
-        let mut glance = Self::default();
-        for chunk in chunks {
-            glance.add(chunk);
-        }
-        glance.add(rest);
-        glance
-    }
-
-    #[inline]
-    fn add(&mut self, bytes: &[u8]) {
-        let (mut at, mut digits) = (0_u8, 0_u8);
-        for byte in bytes {
-            at |= u8::from(*byte == b'@') | u8::from(*byte == b'%');
-            digits += u8::from(byte.wrapping_sub(b'0') < 10);
-        }
-        self.has_at |= at != 0;
-        self.digits += usize::from(digits);
-    }
 }
 
 #[cfg(test)]

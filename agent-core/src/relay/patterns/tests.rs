@@ -105,12 +105,25 @@ fn overlapping_findings_hide_both() {
 fn a_glance_counts_in_every_place() {
     for length in 0..70 {
         for place in 0..length {
-            let mut text = vec![b'x'; length];
+            let mut text = vec![b'.'; length];
             assert_eq!(Glance::at(&text), Glance::default());
             text[place] = b'7';
-            assert_eq!(Glance::at(&text), Glance { has_at: false, digits: 1 });
+            assert_eq!(Glance::at(&text), Glance { digits: 1, ..Glance::default() });
             text[place] = b'@';
-            assert_eq!(Glance::at(&text), Glance { has_at: true, digits: 0 });
+            assert_eq!(Glance::at(&text), Glance { has_at: true, ..Glance::default() });
+        }
+    }
+}
+
+#[test]
+fn every_beginning_of_a_token_is_seen_in_every_place() {
+    for (beginning, _) in token::KINDS {
+        for length in token::BYTES_MIN..60 {
+            for place in 0..=length - beginning.len() {
+                let mut text = vec![b'.'; length];
+                text[place..place + beginning.len()].copy_from_slice(beginning.as_bytes());
+                assert!(Glance::at(&text).may_begin_token, "{beginning} at {place} of {length}");
+            }
         }
     }
 }

@@ -6,12 +6,12 @@ use aho_corasick::AhoCorasick;
 
 use super::Finding;
 
-/// Shorter texts hold none.
+/// Shorter texts hold none, but for `Bearer` and a word.
 pub(super) const BYTES_MIN: usize = 16;
 
 /// How a kind of token goes on after its first bytes.
 #[derive(Clone, Copy, Debug)]
-enum Rest {
+pub(super) enum Rest {
     /// This many or more of letters, digits and these.
     AtLeast(usize, &'static [u8]),
     /// Exactly this many capitals and digits.
@@ -24,8 +24,8 @@ enum Rest {
     Pem,
 }
 
-/// First bytes, and what follows them.
-const KINDS: &[(&str, Rest)] = &[
+/// First bytes, and what follows them. [`super::glance`] has to see each.
+pub(super) const KINDS: &[(&str, Rest)] = &[
     ("eyJ", Rest::Jwt),
     ("Bearer ", Rest::Bearer),
     ("bearer ", Rest::Bearer),
