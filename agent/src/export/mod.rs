@@ -1,8 +1,8 @@
 //! Sends the span log to its destinations: one task, one place in the log and one retry state for each.
 //!
 //! In: batches of OTLP bytes from a [`BatchSource`], which the span log provides. Out: the same bytes, unmodified, over
-//! OTLP/gRPC or OTLP/HTTP, and what became of them. Called by the wiring of `spantap run`. Never decodes or re-encodes
-//! spans, never holds more than one batch per destination, never lets one destination wait for another.
+//! OTLP/gRPC or OTLP/HTTP, or what another format makes of them, and what became of them. Called by the wiring of `spantap run`.
+//! Never decodes spans for OTLP, never holds more than one batch per destination, never lets one destination wait for another.
 //!
 //! Delivery is at least once: a request whose answer was not seen is sent again. What a destination refuses for good
 //! is a dead letter, is counted and stays in the log as long as any other span; spans that it refuses within a request
@@ -20,13 +20,16 @@ use tokio::{
 use crate::config;
 
 mod answer;
+mod auth;
 mod client;
 mod compress;
+mod connect;
 mod explain;
 mod file;
 mod format;
 mod grpc;
 mod http;
+mod parts;
 mod retry;
 mod secrets;
 mod source;
@@ -35,7 +38,11 @@ mod taken;
 mod worker;
 
 #[cfg(test)]
+mod credentials;
+#[cfg(test)]
 mod fakes;
+#[cfg(test)]
+mod outcomes;
 #[cfg(test)]
 mod tests;
 
