@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{ExportError, file::FileClient, grpc::GrpcClient, http::HttpClient, retry::Outcome};
-use crate::config::{Destination, Protocol, Transport};
+use crate::config::{Destination, Transport};
 
 /// How requests say who sends them.
 pub(super) const USER_AGENT: &str = concat!("spantap/", env!("CARGO_PKG_VERSION"));
@@ -13,17 +13,16 @@ pub(super) const USER_AGENT: &str = concat!("spantap/", env!("CARGO_PKG_VERSION"
 pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 pub(super) enum Client {
-    Grpc(GrpcClient),
-    Http(HttpClient),
+    Grpc(Box<GrpcClient>),
+    Http(Box<HttpClient>),
     File(FileClient),
 }
 
 impl Client {
     pub(super) fn new(destination: &Destination) -> Result<Self, ExportError> {
-        supported(destination)?;
         Ok(match destination.url.transport {
-            Transport::Grpc => Self::Grpc(GrpcClient::new(destination)?),
-            Transport::Http => Self::Http(HttpClient::new(destination)?),
+            Transport::Grpc => Self::Grpc(Box::new(GrpcClient::new(destination)?)),
+            Transport::Http => Self::Http(Box::new(HttpClient::new(destination)?)),
             Transport::File => Self::File(FileClient::new(destination)),
         })
     }
@@ -36,18 +35,4 @@ impl Client {
             Self::File(client) => client.send(body).await,
         }
     }
-}
-
-/// Refuses what is configured and cannot be done yet.
-fn supported(destination: &Destination) -> Result<(), ExportError> {
-    let formats = matches!(destination.url.protocol, Protocol::Otlp | Protocol::Zipkin);
-    let settings = destination.auth.is_none() && destination.proxy.is_none() && destination.tls.cert_file.is_none();
-    if formats && settings {
-        return Ok(());
-    }
-    Err(ExportError::Url {
-        destination: destination.name.clone(),
-        url: destination.url.to_string(),
-        cause: "the format, or auth, proxy or tls.cert_file, is not supported yet".into(),
-    })
 }

@@ -2,8 +2,40 @@
 
 use std::{error::Error, fmt::Write};
 
+use super::retry::{AgainKind, Outcome};
+
 /// Longest text of a destination that is kept.
 const TEXT_BYTES_MAX: usize = 512;
+
+/// A request without an answer: what kind of trouble that is, and why.
+pub(super) fn no_answer(origin: &str, error: &(dyn Error + 'static)) -> Outcome {
+    let cause = explain(origin, error);
+    let kind = kind(&cause.to_lowercase());
+    Outcome::again(kind, cause)
+}
+
+fn kind(text: &str) -> AgainKind {
+    let any = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
+    if any(&["proxy authorization required"]) || any(&ALERTS) {
+        AgainKind::Auth
+    } else if any(&["timed out", "timeout expired", "deadline has elapsed"]) {
+        AgainKind::Timeout
+    } else {
+        AgainKind::Unavailable
+    }
+}
+
+/// What a server says that does not like the agent's certificate (RFC 8446, 6.2).
+const ALERTS: [&str; 8] = [
+    "alert: badcertificate",
+    "alert: unsupportedcertificate",
+    "alert: certificaterevoked",
+    "alert: certificateexpired",
+    "alert: certificateunknown",
+    "alert: certificaterequired",
+    "alert: unknownca",
+    "alert: accessdenied",
+];
 
 /// An error with its causes, and the next step where the cause shows it.
 pub(super) fn explain(origin: &str, error: &(dyn Error + 'static)) -> String {
@@ -29,12 +61,22 @@ fn next_step(text: &str) -> Option<&'static str> {
         Some("nothing listens there: start the collector or correct the URL")
     } else if any(&["dns error", "failed to lookup", "name or service not known"]) {
         Some("the name does not resolve on this host: correct the URL or the resolver")
+    } else if any(&["proxy authorization required"]) {
+        Some("correct proxy_auth")
+    } else if any(&["tunnel error"]) {
+        Some("the proxy makes no connection there: correct proxy, or let it CONNECT to that host and port")
+    } else if any(&ALERTS) {
+        Some("it does not accept the agent's certificate: correct tls.cert_file and tls.key_file")
+    } else if any(&["certificate expired"]) {
+        Some("its certificate is too old: renew it there, or correct this host's clock")
+    } else if any(&["certificate not valid yet"]) {
+        Some("its certificate is of the future: correct this host's clock")
     } else if any(&["unknownissuer", "unknown issuer", "badsignature"]) {
         Some("the certificate is not trusted: set tls.ca_file to the CA that signed it")
     } else if any(&["notvalidforname", "not valid for name"]) {
         Some("the certificate is for another name: use that name in the URL")
     } else if any(&["corrupt message", "invalidcontenttype", "wrong version number"]) {
-        Some("it does not speak TLS there: use otlp+grpc:// or otlp+http://")
+        Some("it does not speak TLS there: write the scheme without the s at its end")
     } else if any(&["invalid size", "invalid http version", "preface", "broken pipe", "reset by peer", "closed before"])
     {
         Some("if that stays, it speaks the other protocol: OTLP/gRPC is usually on port 4317, OTLP/HTTP on 4318")
@@ -70,6 +112,21 @@ mod tests {
             "cannot send to http://h:1: transport error: Connection refused (os error 111); \
              nothing listens there: start the collector or correct the URL"
         );
+    }
+
+    #[test]
+    fn kinds_of_trouble_are_told_apart() {
+        for (text, kind) in [
+            ("Connection refused (os error 111)", AgainKind::Unavailable),
+            ("received fatal alert: CertificateExpired", AgainKind::Auth),
+            ("received fatal alert: CertificateRequired", AgainKind::Auth),
+            ("received fatal alert: HandshakeFailure", AgainKind::Unavailable),
+            ("tunnel error: proxy authorization required", AgainKind::Auth),
+            ("Connection timed out (os error 110)", AgainKind::Timeout),
+        ] {
+            let Outcome::Again { kind: found, .. } = no_answer("h", &std::io::Error::other(text)) else { panic!() };
+            assert_eq!(found, kind, "{text}");
+        }
     }
 
     #[test]

@@ -23,14 +23,21 @@ use opentelemetry_proto::tonic::{
     trace::v1::{ResourceSpans, ScopeSpans, Span},
 };
 use prost::Message;
-use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
-use tokio_rustls::TlsAcceptor;
 use tonic::{Code, Status, codec::CompressionEncoding, transport};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use self::jaeger::PostSpans;
+pub(super) use self::{
+    net::{Proxy, raw},
+    tls::Identity,
+};
 use super::{Batch, BatchSource, Limits, Queued};
 use crate::log::Fate;
+
+mod jaeger;
+mod net;
+mod tls;
 
 /// Waits until `holds`, and fails after a time that only a hang exceeds.
 pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -45,9 +52,24 @@ pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 #[derive(Clone, Debug)]
 pub(super) enum Answer {
     Take,
-    Partial { rejected: i64, message: &'static str },
-    Grpc { code: Code, retry_after: Option<Duration> },
-    Http { status: u16, retry_after: Option<&'static str>, body: &'static str },
+    Partial {
+        rejected: i64,
+        message: &'static str,
+    },
+    Grpc {
+        code: Code,
+        retry_after: Option<Duration>,
+    },
+    /// A gRPC status in a server's own words.
+    Says {
+        code: Code,
+        message: &'static str,
+    },
+    Http {
+        status: u16,
+        retry_after: Option<&'static str>,
+        body: &'static str,
+    },
     Hang,
 }
 
@@ -106,14 +128,19 @@ impl Fake {
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Zstd)
             .send_compressed(CompressionEncoding::Gzip);
+        let jaeger = PostSpans(Arc::clone(&state));
         let mut server = transport::Server::builder();
         if let Some(tls) = tls {
             let identity = transport::Identity::from_pem(&tls.certificate, &tls.key);
-            server = server.tls_config(transport::ServerTlsConfig::new().identity(identity)).unwrap();
+            let mut config = transport::ServerTlsConfig::new().identity(identity);
+            if let Some(ca) = &tls.clients {
+                config = config.client_ca_root(transport::Certificate::from_pem(ca));
+            }
+            server = server.tls_config(config).unwrap();
         }
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         let task = tokio::spawn(async move {
-            server.add_service(service).serve_with_incoming(incoming).await.unwrap();
+            server.add_service(service).add_service(jaeger).serve_with_incoming(incoming).await.unwrap();
         });
         Self { address, state, task }
     }
@@ -179,6 +206,7 @@ impl TraceService for Service {
                 }
                 Err(Status::with_error_details(code, "as the test says", details))
             }
+            Answer::Says { code, message } => Err(Status::new(code, message)),
             Answer::Http { .. } => panic!("an HTTP answer for gRPC"),
             Answer::Hang => std::future::pending().await,
             taken => Ok(tonic::Response::new(response(&taken))),
@@ -207,7 +235,7 @@ async fn answer_http(request: Request<Incoming>, state: Arc<State>) -> Result<Re
     let mut headers = parts.headers;
     headers.insert("x-path", parts.uri.path().parse().unwrap());
     Ok(match state.receive(headers, body) {
-        Answer::Grpc { .. } => panic!("a gRPC answer for HTTP"),
+        Answer::Grpc { .. } | Answer::Says { .. } => panic!("a gRPC answer for HTTP"),
         Answer::Hang => std::future::pending().await,
         Answer::Http { status, retry_after, body } => {
             let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
@@ -228,40 +256,6 @@ fn decompressed(mut from: impl Read) -> Bytes {
     let mut plain = Vec::new();
     from.read_to_end(&mut plain).unwrap();
     plain.into()
-}
-
-/// A CA and a certificate for `localhost` and `127.0.0.1` that it has signed.
-pub(super) struct Identity {
-    pub ca: String,
-    certificate: String,
-    key: String,
-}
-
-impl Identity {
-    pub(super) fn new() -> Self {
-        let ca_key = rcgen::KeyPair::generate().unwrap();
-        let mut ca_params = rcgen::CertificateParams::new([]).unwrap();
-        ca_params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let ca = ca_params.self_signed(&ca_key).unwrap().pem();
-        let issuer = rcgen::Issuer::new(ca_params, ca_key);
-        let key = rcgen::KeyPair::generate().unwrap();
-        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let params = rcgen::CertificateParams::new(names).unwrap();
-        let certificate = params.signed_by(&key, &issuer).unwrap().pem();
-        Self { ca, certificate, key: key.serialize_pem() }
-    }
-
-    fn acceptor(&self) -> TlsAcceptor {
-        let chain = rustls::pki_types::CertificateDer::pem_slice_iter(self.certificate.as_bytes());
-        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap();
-        let config = rustls::ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain.map(Result::unwrap).collect(), key)
-            .unwrap();
-        TlsAcceptor::from(Arc::new(config))
-    }
 }
 
 /// One block: a request with spans of these names.

@@ -1,9 +1,9 @@
-//! OTLP/gRPC: `TraceService/Export` with the request's bytes as they are.
+//! gRPC: OTLP's `TraceService/Export` with the request's bytes as they are, or Jaeger's `CollectorService/PostSpans`.
 
 use std::{error::Error, time::Duration};
 
 use bytes::{BufMut, Bytes};
-use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Uri, header, uri::PathAndQuery};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use prost::Message;
 use tonic::{
@@ -11,27 +11,37 @@ use tonic::{
     client::Grpc,
     codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder},
     metadata::MetadataMap,
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+    transport::{Channel, Endpoint},
 };
 use tonic_types::StatusExt;
+use tower::Service;
 
 use super::{
     ExportError,
     answer::{Verdict, of_grpc},
+    auth::Auth,
     client::{IDEMPOTENCY_KEY, USER_AGENT},
-    explain::{explain, short},
+    compress::Compressor,
+    connect::{Connector, Renewed, Target},
+    explain::{no_answer, short},
+    format::Format,
+    parts::Parts,
     retry::{AgainKind, Outcome},
     secrets, taken,
 };
-use crate::config::{Compression, Destination, Exhausted};
+use crate::config::{Compression, Destination, Exhausted, Protocol};
 
 const EXPORT: PathAndQuery = PathAndQuery::from_static("/opentelemetry.proto.collector.trace.v1.TraceService/Export");
+const POST_SPANS: PathAndQuery = PathAndQuery::from_static("/jaeger.api_v2.CollectorService/PostSpans");
 /// While a request is on its way, so that a connection that a firewall forgot is noticed and replaced.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 pub(super) struct GrpcClient {
-    grpc: Grpc<Channel>,
-    headers: MetadataMap,
+    grpc: Renewed<Grpc<Channel>>,
+    auth: Auth,
+    format: Format,
+    path: PathAndQuery,
+    headers: HeaderMap,
     timeout: Duration,
     origin: String,
     exhausted: Exhausted,
@@ -39,54 +49,86 @@ pub(super) struct GrpcClient {
 
 impl GrpcClient {
     pub(super) fn new(destination: &Destination) -> Result<Self, ExportError> {
-        let origin = destination.url.origin();
-        let mut grpc = Grpc::new(endpoint(destination)?.connect_lazy());
-        match destination.compression {
-            Compression::None => {}
-            Compression::Gzip => grpc = grpc.send_compressed(CompressionEncoding::Gzip),
-            Compression::Zstd => grpc = grpc.send_compressed(CompressionEncoding::Zstd),
-        }
+        let endpoint = endpoint(destination)?;
+        let (uri, compression) = (origin(destination)?, destination.compression);
+        let grpc = Renewed::new(Target::new(destination, "h2"), move |connector| {
+            grpc(endpoint.connect_with_connector_lazy(to(uri.clone(), connector)), compression)
+        })?;
+        let (format, path) = match destination.url.protocol {
+            Protocol::Jaeger => (Format::JaegerProto, POST_SPANS),
+            _ => (Format::Otlp, EXPORT),
+        };
         Ok(Self {
-            grpc: grpc.accept_compressed(CompressionEncoding::Gzip).accept_compressed(CompressionEncoding::Zstd),
-            headers: MetadataMap::from_headers(secrets::headers(destination)?),
+            grpc,
+            auth: Auth::new(destination)?,
+            format,
+            path,
+            headers: secrets::headers(destination)?,
             timeout: destination.timeout.0,
-            origin,
+            origin: destination.url.origin(),
             exhausted: destination.retry.resource_exhausted_without_retry_info,
         })
     }
 
     pub(super) async fn send(&self, body: Bytes, key: &str) -> Outcome {
-        match tokio::time::timeout(self.timeout, self.export(body, key)).await {
-            Ok(Ok(response)) => taken::of_response(response.into_inner()),
-            Ok(Err(status)) => self.failed(&status),
-            Err(_) => self.no_answer(),
-        }
+        tokio::time::timeout(self.timeout, self.send_all(body, key)).await.unwrap_or_else(|_| self.late())
     }
 
-    fn no_answer(&self) -> Outcome {
+    fn late(&self) -> Outcome {
         Outcome::again(AgainKind::Timeout, format!("no answer from {} within {:?}", self.origin, self.timeout))
     }
 
-    async fn export(&self, body: Bytes, key: &str) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let mut request = Request::new(body);
-        *request.metadata_mut() = self.headers.clone();
-        if let Ok(key) = key.parse() {
-            request.metadata_mut().insert(IDEMPOTENCY_KEY, key);
+    async fn send_all(&self, request: Bytes, key: &str) -> Outcome {
+        // tonic compresses.
+        let mut parts = match self.format.prepare(&request, Compressor::new(Compression::None, None)).await {
+            Ok(posts) => Parts::new(request, posts),
+            Err(cause) => return Outcome::Never { cause },
+        };
+        while let Some(post) = parts.next() {
+            let outcome = self.auth.attempt(|authorization| self.export(post.body.clone(), key, authorization)).await;
+            if let Some(outcome) = parts.settle(outcome) {
+                return outcome;
+            }
         }
+        parts.outcome()
+    }
+
+    async fn export(&self, body: Bytes, key: &str, authorization: Option<HeaderValue>) -> Outcome {
+        match self.call(body, key, authorization).await {
+            Ok(response) => taken::of_response(response.into_inner()),
+            Err(status) => self.failed(&status),
+        }
+    }
+
+    async fn call(
+        &self,
+        body: Bytes,
+        key: &str,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let mut headers = self.headers.clone();
+        if let Some(value) = authorization {
+            headers.insert(header::AUTHORIZATION, value);
+        }
+        // Several requests of another format have parts of the same spans: a key would call them repetitions.
+        if let (Format::Otlp, Ok(key)) = (self.format, HeaderValue::from_str(key)) {
+            headers.insert(IDEMPOTENCY_KEY, key);
+        }
+        let mut request = Request::new(body);
+        *request.metadata_mut() = MetadataMap::from_headers(headers);
         request.set_timeout(self.timeout);
-        // A clone is a handle to the same connection.
-        let mut grpc = self.grpc.clone();
+        let mut grpc = self.grpc.get();
         grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
-        grpc.unary(request, EXPORT, RequestBytes).await
+        grpc.unary(request, self.path.clone(), RequestBytes).await
     }
 
     /// A status with a source was made on this side because no answer came: it says nothing about the spans.
     fn failed(&self, status: &Status) -> Outcome {
         if let Some(source) = status.source() {
-            let cause = explain(&self.origin, source);
+            let outcome = no_answer(&self.origin, source);
             // tonic keeps the same time, and may be first.
-            let late = cause.to_lowercase().contains("timeout expired");
-            return if late { self.no_answer() } else { Outcome::again(AgainKind::Unavailable, cause) };
+            let late = matches!(&outcome, Outcome::Again { cause, .. } if cause.contains("Timeout expired"));
+            return if late { self.late() } else { outcome };
         }
         let cause = format!("{} answered {:?}: {}", self.origin, status.code(), short(status.message()));
         let after = status.get_details_retry_info().and_then(|info| info.retry_delay);
@@ -109,29 +151,45 @@ fn with_hint(cause: String, kind: AgainKind) -> String {
     }
 }
 
-fn endpoint(destination: &Destination) -> Result<Endpoint, ExportError> {
-    let unusable = |cause: tonic::transport::Error| ExportError::Url {
-        destination: destination.name.clone(),
-        url: destination.url.to_string(),
-        cause: cause.to_string(),
+fn grpc(channel: Channel, compression: Compression) -> Grpc<Channel> {
+    let grpc = Grpc::new(channel);
+    let grpc = match compression {
+        Compression::None => grpc,
+        Compression::Gzip => grpc.send_compressed(CompressionEncoding::Gzip),
+        Compression::Zstd => grpc.send_compressed(CompressionEncoding::Zstd),
     };
-    let endpoint = Endpoint::from_shared(destination.url.origin())
+    grpc.accept_compressed(CompressionEncoding::Gzip).accept_compressed(CompressionEncoding::Zstd)
+}
+
+/// Connects to one place, whatever it is asked for. TLS is the connector's, which tonic does not know: to it the
+/// connection is a plain one.
+fn to(
+    uri: Uri,
+    connector: Connector,
+) -> impl Service<Uri, Response = <Connector as Service<Uri>>::Response, Error = BoxError, Future: Send> {
+    tower::service_fn(move |_: Uri| connector.clone().call(uri.clone()))
+}
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+fn origin(destination: &Destination) -> Result<Uri, ExportError> {
+    destination.url.origin().parse().map_err(|cause: http::uri::InvalidUri| unusable(destination, cause.to_string()))
+}
+
+fn unusable(destination: &Destination, cause: String) -> ExportError {
+    ExportError::Url { destination: destination.name.clone(), url: destination.url.to_string(), cause }
+}
+
+fn endpoint(destination: &Destination) -> Result<Endpoint, ExportError> {
+    let plain = format!("http://{}:{}", destination.url.host, destination.url.port);
+    let endpoint = Endpoint::from_shared(plain)
         .and_then(|endpoint| endpoint.user_agent(USER_AGENT))
-        .map_err(unusable)?
+        .map_err(|cause| unusable(destination, cause.to_string()))?;
+    Ok(endpoint
+        .origin(origin(destination)?)
         .connect_timeout(destination.timeout.0)
         .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE);
-    if !destination.url.tls {
-        return Ok(endpoint);
-    }
-    let tls = match secrets::ca_pem(destination)? {
-        Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
-        None => ClientTlsConfig::new().with_native_roots(),
-    };
-    endpoint.tls_config(tls).map_err(|cause| ExportError::Tls {
-        destination: destination.name.clone(),
-        cause: cause.source().map_or_else(|| cause.to_string(), ToString::to_string),
-    })
+        .keep_alive_timeout(KEEP_ALIVE))
 }
 
 /// Sends bytes that are a request already.

@@ -3,23 +3,24 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::Client,
     rt::{TokioExecutor, TokioTimer},
 };
-use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::CertificateDer, pki_types::pem::PemObject};
 
 use super::{
     ExportError,
     answer::{Verdict, of_http},
+    auth::Auth,
     client::{IDEMPOTENCY_KEY, USER_AGENT},
     compress::Compressor,
-    explain::{explain, short},
-    format::{Format, Post, Posts},
+    connect::{Connector, Renewed, Target},
+    explain::{no_answer, short},
+    format::{Format, Post},
+    parts::{Parts, Unfinished},
     retry::{AgainKind, Outcome, retry_after},
     secrets, taken,
 };
@@ -29,9 +30,13 @@ use crate::config::{Destination, Encoding, Protocol};
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// An idle connection is closed before most servers and firewalls do it.
 const IDLE: Duration = Duration::from_secs(30);
+/// What a Datadog agent wants to know of each request.
+const TRACE_COUNT: header::HeaderName = header::HeaderName::from_static("x-datadog-trace-count");
 
 pub(super) struct HttpClient {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: Renewed<Client<Connector, Full<Bytes>>>,
+    auth: Auth,
+    unfinished: Unfinished,
     protocol: Protocol,
     format: Format,
     compressor: Compressor,
@@ -50,19 +55,14 @@ impl HttpClient {
         })?;
         let format = format(destination);
         let compressor = Compressor::new(destination.compression, destination.compression_level);
-        let mut headers = secrets::headers(destination)?;
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(format)));
-        headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
-        if let Some(encoding) = compressor.content_encoding() {
-            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
-        }
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(1)
-            .build(connector(destination)?);
+        let headers = headers(destination, format, compressor)?;
+        let client = Renewed::new(Target::new(destination, "http/1.1"), |connector| {
+            Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE).build(connector)
+        })?;
+        let auth = Auth::new(destination)?;
         let (protocol, timeout) = (destination.url.protocol, destination.timeout.0);
-        Ok(Self { client, protocol, format, compressor, uri, headers, timeout })
+        let unfinished = Unfinished::default();
+        Ok(Self { client, auth, unfinished, protocol, format, compressor, uri, headers, timeout })
     }
 
     pub(super) async fn send(&self, body: Bytes, key: &str) -> Outcome {
@@ -75,45 +75,46 @@ impl HttpClient {
         }
     }
 
-    async fn send_all(&self, body: Bytes, key: &str) -> Outcome {
-        let posts = match self.bodies(body).await {
-            Ok(posts) => posts,
-            Err(cause) => return Outcome::Never { cause },
+    /// Sends each body, or those that are left of a request of which some were taken before.
+    async fn send_all(&self, request: Bytes, key: &str) -> Outcome {
+        let mut parts = match self.unfinished.take(&request) {
+            Some(parts) => parts,
+            None => match self.format.prepare(&request, self.compressor).await {
+                Ok(posts) => Parts::new(request, posts),
+                Err(cause) => return Outcome::Never { cause },
+            },
         };
-        let mut outcome = Outcome::Delivered { rejected: 0, message: String::new() };
-        for post in posts.posts {
-            outcome = self.post(post, key).await;
-        }
-        with_left_out(outcome, posts.left_out)
-    }
-
-    /// Formatted and compressed. Neither waits for anything, so it is not done where others wait.
-    async fn bodies(&self, body: Bytes) -> Result<Posts, String> {
-        let (format, compressor) = (self.format, self.compressor);
-        if format == Format::Otlp && compressor.content_encoding().is_none() {
-            return format.encode(&body);
-        }
-        let made = tokio::task::spawn_blocking(move || {
-            let mut posts = format.encode(&body)?;
-            for post in &mut posts.posts {
-                post.body = compressor.compress(post.body.clone()).map_err(|cause| cause.to_string())?;
+        while let Some(post) = parts.next() {
+            // Kept before it is known: whoever waits may give up.
+            self.unfinished.keep(&parts);
+            let outcome = self.auth.attempt(|authorization| self.post(post, key, authorization)).await;
+            if let Some(outcome) = parts.settle(outcome) {
+                return outcome;
             }
-            Ok(posts)
-        });
-        made.await.map_err(|failure| failure.to_string())?
+        }
+        self.unfinished.forget(&parts);
+        parts.outcome()
     }
 
-    async fn post(&self, post: Post, key: &str) -> Outcome {
-        let mut request = Request::new(Full::new(post.body));
+    async fn post(&self, post: &Post, key: &str, authorization: Option<HeaderValue>) -> Outcome {
+        let mut request = Request::new(Full::new(post.body.clone()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.headers.clone();
-        if let Ok(key) = HeaderValue::from_str(key) {
-            request.headers_mut().insert(IDEMPOTENCY_KEY, key);
+        let headers = request.headers_mut();
+        headers.clone_from(&self.headers);
+        if let Some(value) = authorization {
+            headers.insert(header::AUTHORIZATION, value);
         }
-        match self.client.request(request).await {
+        // Several requests of another format have parts of the same spans: a key would call them repetitions.
+        if let (Format::Otlp | Format::OtlpJson, Ok(key)) = (self.format, HeaderValue::from_str(key)) {
+            headers.insert(IDEMPOTENCY_KEY, key);
+        }
+        if self.format == Format::Datadog {
+            headers.insert(TRACE_COUNT, post.traces.into());
+        }
+        match self.client.get().request(request).await {
             Ok(response) => self.answered(response).await,
-            Err(error) => Outcome::again(AgainKind::Unavailable, explain(&self.uri.to_string(), &error)),
+            Err(error) => no_answer(&self.uri.to_string(), &error),
         }
     }
 
@@ -144,7 +145,9 @@ impl HttpClient {
         match verdict {
             Verdict::Never => Outcome::Never { cause },
             Verdict::TooLarge => Outcome::TooLarge { cause },
-            Verdict::Again(kind) => Outcome::Again { kind, after, cause: with_hint(cause, kind, self.protocol) },
+            Verdict::Again(kind) => {
+                Outcome::Again { kind, after, cause: with_hint(cause, kind, head.status, self.protocol) }
+            }
         }
     }
 }
@@ -152,81 +155,52 @@ impl HttpClient {
 fn format(destination: &Destination) -> Format {
     match destination.url.protocol {
         Protocol::Zipkin => Format::Zipkin,
-        _ if destination.encoding == Encoding::Json => Format::OtlpJson,
-        _ => Format::Otlp,
+        Protocol::Jaeger => Format::JaegerThrift,
+        Protocol::Datadog => Format::Datadog,
+        Protocol::Otlp if destination.encoding == Encoding::Json => Format::OtlpJson,
+        Protocol::Otlp => Format::Otlp,
     }
+}
+
+/// The headers of every request.
+fn headers(destination: &Destination, format: Format, compressor: Compressor) -> Result<HeaderMap, ExportError> {
+    let mut headers = secrets::headers(destination)?;
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(format)));
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+    if let Some(encoding) = compressor.content_encoding() {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
+    }
+    if format == Format::Datadog {
+        headers.insert("datadog-meta-lang", HeaderValue::from_static("rust"));
+        headers.insert("datadog-meta-tracer-version", HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
+    }
+    Ok(headers)
 }
 
 fn content_type(format: Format) -> &'static str {
     match format {
-        Format::Otlp => "application/x-protobuf",
+        Format::Otlp | Format::JaegerProto => "application/x-protobuf",
         Format::OtlpJson | Format::Zipkin => "application/json",
+        Format::JaegerThrift => "application/x-thrift",
+        Format::Datadog => "application/msgpack",
     }
 }
 
-/// What could not be said in the format counts as refused.
-fn with_left_out(outcome: Outcome, left_out: u64) -> Outcome {
-    match outcome {
-        Outcome::Delivered { rejected, message } if left_out > 0 => {
-            let cause = format!("{left_out} spans have no valid ids");
-            let message = if message.is_empty() { cause } else { format!("{message}; {cause}") };
-            Outcome::Delivered { rejected: rejected + left_out, message }
-        }
-        other => other,
-    }
-}
-
-fn with_hint(cause: String, kind: AgainKind, protocol: Protocol) -> String {
+fn with_hint(cause: String, kind: AgainKind, status: StatusCode, protocol: Protocol) -> String {
+    let path = match protocol {
+        Protocol::Otlp => "/v1/traces",
+        Protocol::Zipkin => "/api/v2/spans",
+        Protocol::Jaeger => "/api/traces",
+        Protocol::Datadog => "/v0.4/traces",
+    };
     match kind {
         AgainKind::Auth => format!("{cause}; correct `auth` or `headers`, the spans wait in the log"),
-        AgainKind::Misconfigured => {
-            let path = match protocol {
-                Protocol::Otlp => "/v1/traces",
-                Protocol::Zipkin => "/api/v2/spans",
-                Protocol::Jaeger => "/api/traces",
-                Protocol::Datadog => "/v0.4/traces",
-            };
-            format!("{cause}; the usual path is {path}")
-        }
+        AgainKind::Misconfigured if status.is_redirection() => cause,
+        AgainKind::Misconfigured => format!("{cause}; the usual path is {path}"),
         _ => cause,
     }
 }
 
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
-}
-
-fn connector(destination: &Destination) -> Result<HttpsConnector<HttpConnector>, ExportError> {
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(destination.timeout.0));
-    let tls = tls(destination)?;
-    Ok(HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp))
-}
-
-fn tls(destination: &Destination) -> Result<ClientConfig, ExportError> {
-    let unusable = |cause: String| ExportError::Tls { destination: destination.name.clone(), cause };
-    let mut roots = RootCertStore::empty();
-    if let Some(pem) = secrets::ca_pem(destination)? {
-        for certificate in CertificateDer::pem_slice_iter(&pem) {
-            let certificate = certificate.map_err(|cause| unusable(format!("tls.ca_file: {cause}")))?;
-            roots.add(certificate).map_err(|cause| unusable(format!("tls.ca_file: {cause}")))?;
-        }
-        if roots.is_empty() {
-            return Err(unusable("tls.ca_file has no certificate in PEM".into()));
-        }
-    } else if destination.url.tls {
-        let found = rustls_native_certs::load_native_certs();
-        roots.add_parsable_certificates(found.certs);
-        if roots.is_empty() {
-            return Err(unusable(
-                "the system has no CA certificates; install ca-certificates or set tls.ca_file".into(),
-            ));
-        }
-    }
-    let builder = ClientConfig::builder_with_provider(ring::default_provider().into())
-        .with_safe_default_protocol_versions()
-        .map_err(|cause| unusable(cause.to_string()))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }

@@ -1,8 +1,8 @@
 //! Sends the span log to its destinations: one task, one place in the log and one retry state for each.
 //!
 //! In: batches of OTLP bytes from a [`BatchSource`], which the span log provides. Out: the same bytes, unmodified, over
-//! OTLP/gRPC or OTLP/HTTP, and what became of them. Called by the wiring of `spantap run`. Never decodes or re-encodes
-//! spans, never holds more than the configured number of batches per destination, never lets one destination wait for another.
+//! OTLP/gRPC or OTLP/HTTP, or what another format makes of them, and what became of them. Called by the wiring of `spantap run`.
+//! Never decodes spans for OTLP, never holds more than the configured batches per destination, never lets one destination wait for another.
 //!
 //! Delivery is at least once: a request whose answer was not seen is sent again, with the same key. What a destination refuses for
 //! good becomes a dead letter (`log::DeadLetters`), the spans that it took beside it are delivered; of a request that it took in
@@ -29,8 +29,10 @@ use crate::{
 
 mod adapt;
 mod answer;
+mod auth;
 mod client;
 mod compress;
+mod connect;
 mod delivery;
 mod explain;
 mod file;
@@ -39,6 +41,7 @@ mod gate;
 mod grpc;
 mod http;
 mod pace;
+mod parts;
 mod retry;
 mod secrets;
 mod source;
@@ -47,7 +50,11 @@ mod taken;
 mod worker;
 
 #[cfg(test)]
+mod credentials;
+#[cfg(test)]
 mod fakes;
+#[cfg(test)]
+mod outcomes;
 #[cfg(test)]
 mod tests;
 

@@ -1,61 +1,94 @@
-//! Reads what destinations need to know and messages must not show: header values and certificates.
+//! Reads what destinations need to know and messages must not show: header values, tokens, passwords.
 //!
-//! Read once, when the agent starts. Errors name the header or file, never a value.
+//! Errors name the header, file or variable, never a value.
 
-use std::fs;
+use std::{fs, io::Read, path::Path};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::ExportError;
-use crate::config::{self, Destination};
+use crate::config::{self, Basic, Destination, Secret};
 
-/// The headers of every request, marked as sensitive so that no debug output has them.
+/// Longest file of a secret that is read.
+const SECRET_BYTES_MAX: u64 = 64 << 10;
+
+/// The static headers of every request, read once and marked as sensitive so that no debug output has them.
 pub(super) fn headers(destination: &Destination) -> Result<HeaderMap, ExportError> {
     let mut headers = HeaderMap::new();
     for (name, value) in &destination.headers {
         let wrong =
             |cause: String| ExportError::Header { destination: destination.name.clone(), header: name.clone(), cause };
-        let text = text(destination, name, value)?;
-        let mut value = HeaderValue::from_str(&text)
-            .map_err(|_| wrong("its value has characters that a header cannot hold".into()))?;
-        value.set_sensitive(true);
+        let value = sensitive(&text(destination, name, value)?).map_err(wrong)?;
         headers.insert(HeaderName::try_from(name).map_err(|cause| wrong(cause.to_string()))?, value);
     }
     Ok(headers)
 }
 
 fn text(destination: &Destination, header: &str, value: &config::HeaderValue) -> Result<String, ExportError> {
-    let wrong = |cause| ExportError::Header { destination: destination.name.clone(), header: header.to_owned(), cause };
-    match value {
+    let read = match value {
         config::HeaderValue::Text(text) => Ok(text.clone()),
-        config::HeaderValue::File { file } => {
-            let text = fs::read_to_string(file).map_err(|cause| ExportError::File {
-                destination: destination.name.clone(),
-                key: format!("headers.{header}"),
-                path: file.clone(),
-                cause,
-            })?;
-            let line = text.lines().next().unwrap_or_default().trim();
-            if line.is_empty() {
-                return Err(wrong(format!("the first line of {} is empty", file.display())));
-            }
-            Ok(line.to_owned())
-        }
-        config::HeaderValue::Env { env } => std::env::var(env)
-            .map_err(|_| wrong(format!("environment variable {env} is not set; set it for the agent's service"))),
+        config::HeaderValue::File { file } => first_line(file),
+        config::HeaderValue::Env { env } => variable(env),
+    };
+    read.map_err(|cause| ExportError::Header {
+        destination: destination.name.clone(),
+        header: header.to_owned(),
+        cause,
+    })
+}
+
+/// The secret, as it is now.
+pub(super) fn read(secret: &Secret) -> Result<String, String> {
+    match secret {
+        Secret::File { file } => first_line(file),
+        Secret::Env { env } => variable(env),
     }
 }
 
-/// The certificates to trust in place of the system's, as PEM, if configured.
-pub(super) fn ca_pem(destination: &Destination) -> Result<Option<Vec<u8>>, ExportError> {
-    let Some(path) = &destination.tls.ca_file else { return Ok(None) };
-    let pem = fs::read(path).map_err(|cause| ExportError::File {
-        destination: destination.name.clone(),
-        key: "tls.ca_file".into(),
-        path: path.clone(),
-        cause,
-    })?;
-    Ok(Some(pem))
+/// The first line of a file, without white space around it.
+pub(super) fn first_line(path: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    let file = fs::File::open(path).map_err(|cause| format!("cannot read {}: {cause}", path.display()))?;
+    let read = file.take(SECRET_BYTES_MAX).read_to_string(&mut text);
+    read.map_err(|cause| format!("cannot read {}: {cause}", path.display()))?;
+    match text.lines().next().unwrap_or_default().trim() {
+        "" => Err(format!("the first line of {} is empty", path.display())),
+        line => Ok(line.to_owned()),
+    }
+}
+
+fn variable(name: &str) -> Result<String, String> {
+    std::env::var(name).map_err(|_| format!("environment variable {name} is not set; set it for the agent's service"))
+}
+
+/// `Bearer` and the token (RFC 6750).
+pub(super) fn bearer(token: &str) -> Result<HeaderValue, String> {
+    if token.is_empty() {
+        return Err("the token is empty".into());
+    }
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("the token has characters that no token has".into());
+    }
+    sensitive(&format!("Bearer {token}"))
+}
+
+/// `Basic` with user name and password (RFC 7617).
+pub(super) fn basic(basic: &Basic) -> Result<HeaderValue, String> {
+    basic_value(&basic.username, &read(&basic.password)?)
+}
+
+/// As [`basic`], of texts that are there already.
+pub(super) fn basic_value(username: &str, password: &str) -> Result<HeaderValue, String> {
+    sensitive(&format!("Basic {}", BASE64_STANDARD.encode(format!("{username}:{password}"))))
+}
+
+/// A value that no debug output shows.
+fn sensitive(text: &str) -> Result<HeaderValue, String> {
+    let mut value =
+        HeaderValue::from_str(text).map_err(|_| "its value has characters that a header cannot hold".to_owned())?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 #[cfg(test)]
@@ -87,6 +120,6 @@ mod tests {
         let error = headers(&destination(unset)).unwrap_err().to_string();
         assert!(error.contains("backend") && error.contains("NO_SUCH_VARIABLE_IS_SET"), "{error}");
         let error = headers(&destination(config::HeaderValue::File { file: "/nowhere/token".into() })).unwrap_err();
-        assert!(error.to_string().contains("headers.authorization /nowhere/token"), "{error}");
+        assert!(error.to_string().contains("header authorization: cannot read /nowhere/token"), "{error}");
     }
 }

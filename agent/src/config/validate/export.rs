@@ -122,7 +122,7 @@ impl Check<'_> {
         self.require(auth.ways() == 1, at, || "give one of `bearer`, `basic` and `oauth2`".into());
         if let Some(bearer) = &auth.bearer {
             let path = format!("{at}.bearer");
-            let one = bearer.file.is_some() != !bearer.command.is_empty();
+            let one = bearer.file.is_some() == bearer.command.is_empty();
             self.require(one, &path, || "give one of `file` and `command`".into());
             self.positive(&format!("{path}.expires_after"), bearer.expires_after);
         }

@@ -12,6 +12,13 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message;
 
+use super::compress::Compressor;
+
+mod datadog;
+mod datadog_names;
+mod jaeger;
+mod jaeger_proto;
+mod jaeger_thrift;
 mod json;
 mod value;
 mod zipkin;
@@ -31,13 +38,18 @@ pub(super) enum Format {
     Otlp,
     OtlpJson,
     Zipkin,
+    JaegerProto,
+    JaegerThrift,
+    Datadog,
 }
 
-/// One body, and how many spans are in it.
+/// One body, and what is in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Post {
     pub body: Bytes,
     pub spans: u64,
+    /// Only counted where the receiver asks.
+    pub traces: u64,
 }
 
 /// What to send for a request.
@@ -56,13 +68,33 @@ impl Format {
     pub(super) fn encode(self, request: &Bytes) -> Result<Posts, String> {
         if self == Self::Otlp {
             // How many spans it has does not matter: the answer speaks for the request.
-            return Ok(Posts { posts: vec![Post { body: request.clone(), spans: 0 }], left_out: 0 });
+            let post = Post { body: request.clone(), spans: 0, traces: 0 };
+            return Ok(Posts { posts: vec![post], left_out: 0 });
         }
         let request = decode(request)?;
         Ok(match self {
             Self::Otlp | Self::OtlpJson => one(json::encode(&request), 0, 0),
             Self::Zipkin => zipkin::encode(&request),
+            Self::JaegerProto => jaeger::encode_proto(&request),
+            Self::JaegerThrift => jaeger::encode_thrift(&request),
+            Self::Datadog => datadog::encode(&request),
         })
+    }
+
+    /// The bodies for a request, compressed. That takes a while and waits for nothing, so it is not done where others wait.
+    pub(super) async fn prepare(self, request: &Bytes, compressor: Compressor) -> Result<Posts, String> {
+        if self == Self::Otlp && compressor.content_encoding().is_none() {
+            return self.encode(request);
+        }
+        let request = request.clone();
+        let made = tokio::task::spawn_blocking(move || {
+            let mut posts = self.encode(&request)?;
+            for post in &mut posts.posts {
+                post.body = compressor.compress(post.body.clone()).map_err(|cause| cause.to_string())?;
+            }
+            Ok(posts)
+        });
+        made.await.map_err(|failure| failure.to_string())?
     }
 }
 
@@ -72,7 +104,7 @@ pub(super) fn decode(request: &Bytes) -> Result<ExportTraceServiceRequest, Strin
 }
 
 fn one(body: Vec<u8>, spans: u64, left_out: u64) -> Posts {
-    Posts { posts: vec![Post { body: body.into(), spans }], left_out }
+    Posts { posts: vec![Post { body: body.into(), spans, traces: 0 }], left_out }
 }
 
 /// A span with what it belongs to.

@@ -1,0 +1,165 @@
+//! A request that is sent in several bodies: which were taken, so that none is sent twice when another has to be.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+
+use super::{
+    format::{Post, Posts},
+    retry::Outcome,
+};
+
+/// Most requests that are remembered: more than are on their way at once.
+const UNFINISHED_MAX: usize = 64;
+
+/// A request, and what is left of it.
+#[derive(Clone)]
+pub(super) struct Parts {
+    request: Bytes,
+    left: VecDeque<Post>,
+    several: bool,
+    any_taken: bool,
+    /// Of the bodies that were answered.
+    rejected: u64,
+    messages: Vec<String>,
+    left_out: u64,
+}
+
+impl Parts {
+    pub(super) fn new(request: Bytes, posts: Posts) -> Self {
+        let several = posts.posts.len() > 1;
+        let (left, left_out) = (posts.posts.into(), posts.left_out);
+        Self { request, left, several, any_taken: false, rejected: 0, messages: Vec::new(), left_out }
+    }
+
+    /// What to send next.
+    pub(super) fn next(&self) -> Option<&Post> {
+        self.left.front()
+    }
+
+    /// What became of it. Some outcomes are those of the whole request.
+    pub(super) fn settle(&mut self, outcome: Outcome) -> Option<Outcome> {
+        match outcome {
+            Outcome::Delivered { rejected, message } => {
+                self.any_taken = true;
+                self.rejected += rejected;
+                self.messages.extend(Some(message).filter(|message| !message.is_empty()));
+            }
+            Outcome::Never { cause } if self.several => {
+                self.rejected += self.left.front().map_or(0, |post| post.spans);
+                self.messages.push(cause);
+            }
+            other => return Some(other),
+        }
+        self.left.pop_front();
+        None
+    }
+
+    /// The outcome once nothing is left.
+    pub(super) fn outcome(self) -> Outcome {
+        if self.several && !self.any_taken {
+            return Outcome::Never { cause: self.messages.join("; ") };
+        }
+        let mut messages = self.messages;
+        if self.left_out > 0 {
+            messages.push(format!("{} spans have no valid ids", self.left_out));
+        }
+        Outcome::Delivered { rejected: self.rejected + self.left_out, message: messages.join("; ") }
+    }
+}
+
+/// Requests of which some bodies were taken, until the rest is.
+#[derive(Default)]
+pub(super) struct Unfinished(Mutex<VecDeque<Parts>>);
+
+impl Unfinished {
+    /// What is left of this very request.
+    pub(super) fn take(&self, request: &Bytes) -> Option<Parts> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = all.iter().position(|parts| same(&parts.request, request))?;
+        all.remove(place)
+    }
+
+    /// Remembers a request of several bodies.
+    pub(super) fn keep(&self, parts: &Parts) {
+        if !parts.several {
+            return;
+        }
+        self.forget(parts);
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() == UNFINISHED_MAX {
+            all.pop_front();
+        }
+        all.push_back(parts.clone());
+    }
+
+    pub(super) fn forget(&self, parts: &Parts) {
+        if parts.several {
+            self.take(&parts.request);
+        }
+    }
+}
+
+/// Whether it is the same memory. As long as it is held here, nothing else can be there.
+fn same(one: &Bytes, other: &Bytes) -> bool {
+    one.as_ptr() == other.as_ptr() && one.len() == other.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::retry::AgainKind, *};
+
+    fn parts(request: &Bytes, bodies: u64) -> Parts {
+        let post = |n: u64| Post { body: Bytes::from(vec![n as u8]), spans: n, traces: 0 };
+        Parts::new(request.clone(), Posts { posts: (1..=bodies).map(post).collect(), left_out: 0 })
+    }
+
+    fn taken() -> Outcome {
+        Outcome::Delivered { rejected: 0, message: String::new() }
+    }
+
+    fn never() -> Outcome {
+        Outcome::Never { cause: "no".into() }
+    }
+
+    #[test]
+    fn only_what_is_left_is_sent_again() {
+        let unfinished = Unfinished::default();
+        let request = Bytes::from(vec![0; 9]);
+        let mut first = parts(&request, 3);
+        assert_eq!(first.settle(taken()), None);
+        unfinished.keep(&first);
+        let again = Outcome::again(AgainKind::Unavailable, "busy".into());
+        assert_eq!(first.settle(again.clone()), Some(again));
+        assert!(unfinished.take(&Bytes::from(vec![0; 9])).is_none(), "another request with the same bytes");
+        let mut second = unfinished.take(&request).unwrap();
+        assert_eq!(second.next().unwrap().spans, 2);
+        assert_eq!((second.settle(taken()), second.settle(taken())), (None, None));
+        assert_eq!(second.outcome(), taken());
+        assert!(unfinished.take(&request).is_none());
+    }
+
+    #[test]
+    fn bodies_that_are_refused_for_good_count_as_rejected_unless_all_are() {
+        let request = Bytes::from(vec![0; 9]);
+        let mut some = parts(&request, 2);
+        assert_eq!((some.settle(taken()), some.settle(never())), (None, None));
+        assert_eq!(some.outcome(), Outcome::Delivered { rejected: 2, message: "no".into() });
+        let mut all = parts(&request, 2);
+        assert_eq!((all.settle(never()), all.settle(never())), (None, None));
+        assert_eq!(all.outcome(), Outcome::Never { cause: "no; no".into() });
+        assert_eq!(parts(&request, 1).settle(never()), Some(never()));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let unfinished = Unfinished::default();
+        let requests: Vec<_> = (0..=UNFINISHED_MAX).map(|_| Bytes::from(vec![0; 9])).collect();
+        requests.iter().for_each(|request| unfinished.keep(&parts(request, 2)));
+        assert!(unfinished.take(&requests[0]).is_none());
+        assert!(unfinished.take(&requests[1]).is_some());
+    }
+}
