@@ -60,10 +60,13 @@ pub struct LiveFacts {
     tls: Option<Arc<Follower>>,
 }
 
+/// The loaded programs, and who follows TLS libraries.
+pub type Attached = (Capture, Option<Arc<Follower>>);
+
 impl LiveFacts {
     /// Facts of a started agent; without a kernel side it only relays.
     pub fn new(
-        kernel: Option<((Capture, Option<Arc<Follower>>), &Capturing)>,
+        kernel: Option<(Attached, &Capturing)>,
         destinations: AllStats,
         (log, intake, receivers): (SpanLog, Intake, Arc<ReceiverStats>),
         selection: Vec<String>,

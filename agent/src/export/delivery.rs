@@ -245,7 +245,7 @@ impl Line {
 
     fn should_split(&self, part: &Part) -> bool {
         let refused = self.refused.load(Relaxed);
-        part.spans > 1 && (refused < HOPELESS || refused % HOPELESS_TRIAL == 0)
+        part.spans > 1 && (refused < HOPELESS || refused.is_multiple_of(HOPELESS_TRIAL))
     }
 
     /// Keeps spans as a dead letter. As long as that is impossible the destination waits: its spans are still in the log.

@@ -151,7 +151,9 @@ impl<S: BatchSource> Worker<S> {
     /// batch left behind is not younger than that, so it keeps its time.
     async fn event(&mut self) -> Event {
         let queued = self.source.queued();
-        let has_room = self.running.len() < self.concurrency && !(self.line.gate.is_open() && !self.running.is_empty());
+        // While the destination fails, one that waits for it is enough.
+        let may_join = self.running.is_empty() || !self.line.gate.is_open();
+        let has_room = may_join && self.running.len() < self.concurrency;
         let is_stopping = self.deadline().is_some();
         let is_full = queued.unread >= self.limits.spans || queued.unread_bytes >= self.limits.bytes;
         if has_room && queued.unread > 0 && (is_full || is_stopping) {
