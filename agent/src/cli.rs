@@ -48,6 +48,9 @@ pub enum Command {
     /// What the agent costs: each kernel program, memory, itself
     #[command(name = "self")]
     SelfCost(SelfArgs),
+    /// Would a destination take spans?
+    #[command(subcommand)]
+    Export(ExportCommand),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -177,6 +180,23 @@ pub struct IdArgs {
     /// Trace id or span id, or at least four leading digits of one
     #[arg(value_name = "ID")]
     pub id: String,
+}
+
+/// `spantap export ...`
+#[derive(Clone, Debug, Subcommand)]
+pub enum ExportCommand {
+    /// Send one span to a destination and tell what becomes of it; the agent need not run
+    Test {
+        /// Configuration file (YAML)
+        #[arg(long, value_name = "FILE", env = "SPANTAP_CONFIG")]
+        config: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// The destination: its name in the configuration, or a URL
+        #[arg(value_name = "NAME|URL")]
+        destination: String,
+    },
 }
 
 /// `spantap dlq ...`

@@ -126,7 +126,7 @@ impl Step {
             // The same profile as the unit tests: a release build would take CI several minutes more and show nothing else.
             Self::Object => build::build(repo, &BuildArgs { release: false, toolchain: None }),
             Self::Privileged => {
-                let others = ["--lib", "--bins", "--test", "e2e", "--test", "hooks"];
+                let others = ["--lib", "--bins", "--test", "e2e", "--test", "hooks", "--test", "delivery"];
                 privileged(repo, &others, &[])?;
                 privileged(repo, &["--test", "scenarios"], STEADY_SCENARIOS)
             }

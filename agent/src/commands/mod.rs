@@ -7,6 +7,7 @@ mod check;
 mod config;
 mod conns;
 mod dlq;
+mod export;
 mod json;
 mod losses;
 mod output;
@@ -44,6 +45,7 @@ pub fn execute(cli: Cli, run: impl FnOnce(RunArgs) -> anyhow::Result<()>) -> Exi
         Command::ReplayEvents(args) => replay_events::replay_events(&args, &mut output),
         Command::Status(args) => ask(status::status(&args, &mut output)),
         Command::Conns(args) => ask(conns::conns(&args, &mut output)),
+        Command::Export(command) => ask(export::export(&command, &mut output)),
         Command::Dlq(command) => ask(dlq::dlq(&command, &mut output)),
         Command::Losses(args) => ask(losses::losses(&args, &mut output)),
         Command::SelfCost(args) => ask(self_::self_cost(&args, &mut output)),

@@ -42,6 +42,7 @@ mod grpc;
 mod http;
 mod pace;
 mod parts;
+pub mod probe;
 mod retry;
 mod secrets;
 mod source;

@@ -1,0 +1,111 @@
+//! One span to a destination, to see whether it would take spans: for `spantap export test`.
+
+use std::time::Duration;
+
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::ExportTraceServiceRequest,
+    common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value},
+    resource::v1::Resource,
+    trace::v1::{ResourceSpans, ScopeSpans, Span, span},
+};
+use prost::Message;
+
+use super::{
+    ExportError,
+    client::Client,
+    retry::{AgainKind, Outcome},
+};
+use crate::{config::Destination, run::unix_ns};
+
+/// Name of the span.
+pub const NAME: &str = "spantap export test";
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Whether the destination took it.
+    pub is_taken: bool,
+    /// What the trouble is about, in a word: `unavailable`, `timeout`, `credentials`, `quota`, `address`, `refused`, `size`; empty if
+    /// there is none.
+    pub trouble: &'static str,
+    /// What the destination said, and the next step.
+    pub message: String,
+    /// How long that took.
+    pub took: Duration,
+}
+
+/// Sends one span, once.
+///
+/// # Errors
+/// The destination cannot be served at all.
+pub async fn probe(destination: &Destination) -> Result<Probe, ExportError> {
+    let client = Client::new(destination)?;
+    let began = std::time::Instant::now();
+    let outcome = client.send(request().encode_to_vec().into(), &format!("probe-{}", unix_ns())).await;
+    let (is_taken, trouble, message) = match outcome {
+        Outcome::Delivered { rejected: 0, message } => (true, "", message),
+        Outcome::Delivered { message, .. } | Outcome::Never { cause: message } => (false, "refused", message),
+        Outcome::TooLarge { cause } => (false, "size", cause),
+        Outcome::Again { kind, cause, .. } => (false, word(kind), cause),
+    };
+    Ok(Probe { is_taken, trouble, message, took: began.elapsed() })
+}
+
+fn word(kind: AgainKind) -> &'static str {
+    match kind {
+        AgainKind::Unavailable => "unavailable",
+        AgainKind::Timeout => "timeout",
+        AgainKind::Auth => "credentials",
+        AgainKind::RateLimited => "quota",
+        AgainKind::Misconfigured => "address",
+    }
+}
+
+fn request() -> ExportTraceServiceRequest {
+    let (now, id) = (unix_ns(), fastrand::u64(1..));
+    let service = Value::StringValue("spantap".to_owned());
+    let attribute = KeyValue {
+        key: "service.name".to_owned(),
+        value: Some(AnyValue { value: Some(service) }),
+        ..KeyValue::default()
+    };
+    let span = Span {
+        trace_id: [id.to_be_bytes(), now.to_be_bytes()].concat(),
+        span_id: id.to_be_bytes().to_vec(),
+        name: NAME.to_owned(),
+        kind: span::SpanKind::Internal as i32,
+        start_time_unix_nano: now - 1_000_000,
+        end_time_unix_nano: now,
+        ..Span::default()
+    };
+    let scope = InstrumentationScope { name: "spantap".to_owned(), ..InstrumentationScope::default() };
+    ExportTraceServiceRequest {
+        resource_spans: vec![ResourceSpans {
+            resource: Some(Resource { attributes: vec![attribute], ..Resource::default() }),
+            scope_spans: vec![ScopeSpans { scope: Some(scope), spans: vec![span], ..ScopeSpans::default() }],
+            ..ResourceSpans::default()
+        }],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::fakes::{Answer, Fake, names};
+
+    #[tokio::test]
+    async fn one_span_tells_what_is_wrong() {
+        let answer = |status| Answer::Http { status, retry_after: None, body: "as the test says" };
+        let script = [Answer::Take, answer(401), answer(429), answer(404), answer(400)];
+        let fake = Fake::http(&script, None).await;
+        let to = Destination::to(format!("otlp+http://{}", fake.address).parse().unwrap());
+        for trouble in ["", "credentials", "quota", "address", "refused"] {
+            let probe = probe(&to).await.unwrap();
+            assert_eq!((probe.trouble, probe.is_taken), (trouble, trouble.is_empty()), "{probe:?}");
+        }
+        assert_eq!(names(&fake.received()[0].body), [NAME]);
+        let nobody = Destination::to("otlp+http://127.0.0.1:1".parse().unwrap());
+        let probe = probe(&nobody).await.unwrap();
+        assert!(probe.trouble == "unavailable" && probe.message.contains("nothing listens there"), "{probe:?}");
+    }
+}
