@@ -16,7 +16,7 @@ use crate::{
     config,
     cost::{Looker, Meter},
     export::{AllStats, DestinationStats},
-    intake::Intake,
+    intake::{Intake, IntakeCounts},
     kernel::{
         attach::HookState,
         budget::{BudgetFigures, Cost, LEVELS},
@@ -26,10 +26,10 @@ use crate::{
     },
     log::SpanLog,
     query::api::{
-        BudgetStatus, ConnView, DestinationStatus, HookStatus, Live, Loss, MapMemory, ProgramCost, SelfReport,
-        StatusReport, TlsProcess,
+        BudgetStatus, ConnView, DestinationStatus, HookStatus, Live, Loss, MapMemory, ProgramCost, RelayStatus,
+        SelfReport, StatusReport, TlsProcess,
     },
-    receive::ReceiverStats,
+    receive::{Outcome, ReceiverStats},
     reload::Reloads,
     run::{Capturing, unix_ns},
     telemetry::{
@@ -145,6 +145,16 @@ impl LiveFacts {
         }
     }
 
+    /// Nothing if no request was ever received.
+    fn relay_status(&self) -> Option<RelayStatus> {
+        let IntakeCounts { accepted, local, rejected, skewed, redacted, .. } = self.intake.counts();
+        let receivers = self.receivers.counts();
+        let refused =
+            [Outcome::RefusedFull, Outcome::RefusedQuota, Outcome::Storage].map(|outcome| receivers.of(outcome));
+        let status = RelayStatus { accepted, local, rejected, skewed, redacted, refused: refused.iter().sum() };
+        (!receivers.requests.is_empty()).then_some(status)
+    }
+
     /// Kernel-side losses by reason and CPU, zeros left out.
     fn kernel_losses(&self) -> Vec<KernelLossCount> {
         let capture = lock(&self.capture);
@@ -230,6 +240,8 @@ impl Live for LiveFacts {
             losses: self.losses(),
             budget: Some(self.budget_status()),
             tls: self.tls_processes(),
+            only_relays: self.questions.is_none(),
+            relay: self.relay_status(),
         }
     }
 

@@ -203,6 +203,7 @@ pub fn status() -> StatusReport {
             dead: 30,
             dropped: 200,
             last_error: "connection refused".to_owned(),
+            filtered: 0,
         }],
         log: Some(LogStatus {
             bytes: 3 << 20,
@@ -219,6 +220,8 @@ pub fn status() -> StatusReport {
         ],
         budget: Some(budget()),
         tls: [42, 43].map(tls).into(),
+        only_relays: false,
+        relay: None,
     }
 }
 

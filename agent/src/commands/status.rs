@@ -12,7 +12,7 @@ use super::{Done, Output, losses, since_unix_ns, text};
 use crate::{
     cli::{ReadArgs, Since},
     query::{
-        api::{BudgetStatus, DestinationStatus, HookStatus, LogStatus, Loss, StatusReport, TlsProcess},
+        api::{BudgetStatus, DestinationStatus, HookStatus, LogStatus, Loss, RelayStatus, StatusReport, TlsProcess},
         client::Client,
     },
 };
@@ -34,7 +34,7 @@ fn json(report: &StatusReport) -> Value {
     let destination = |it: &DestinationStatus| {
         json!({
             "name": it.name, "url": it.url, "queued": it.queued, "delivered": it.delivered, "dead": it.dead,
-            "dropped": it.dropped, "last_error": it.last_error,
+            "dropped": it.dropped, "filtered": it.filtered, "last_error": it.last_error,
         })
     };
     let log = |log: &LogStatus| {
@@ -45,6 +45,12 @@ fn json(report: &StatusReport) -> Value {
         })
     };
     let tls = |it: &TlsProcess| json!({ "pid": it.pid, "covered_by": it.covered_by, "not_covered": it.not_covered });
+    let relay = |it: &RelayStatus| {
+        json!({
+            "accepted": it.accepted, "local": it.local, "rejected": it.rejected, "skewed": it.skewed,
+            "redacted": it.redacted, "refused": it.refused,
+        })
+    };
     let loss = |loss: &Loss| json!({ "source": loss.source, "reason": loss.reason, "count": loss.count });
     json!({
         "version": report.version, "pid": report.pid, "started_unix_ns": report.started_unix_ns,
@@ -55,6 +61,7 @@ fn json(report: &StatusReport) -> Value {
         "losses": report.losses.iter().map(loss).collect::<Vec<_>>(),
         "budget": report.budget.as_ref().map(budget_json),
         "tls": report.tls.iter().map(tls).collect::<Vec<_>>(),
+        "only_relays": report.only_relays, "relay": report.relay.as_ref().map(relay),
     })
 }
 
@@ -84,7 +91,9 @@ pub(super) fn budget_words(budget: &BudgetStatus) -> String {
 fn render(report: &StatusReport, now_unix_ns: u64, colour: bool) -> String {
     let up = Duration::from_secs(now_unix_ns.saturating_sub(report.started_unix_ns) / 1_000_000_000);
     let attached = report.hooks.iter().filter(|hook| hook.attached).count();
-    let selection = if report.selection.is_empty() {
+    let selection = if report.only_relays {
+        "nothing is captured (capture.enabled: false)".to_owned()
+    } else if report.selection.is_empty() {
         "nothing in full; timing of every connection".to_owned()
     } else {
         report.selection.join(", ")
@@ -94,10 +103,15 @@ fn render(report: &StatusReport, now_unix_ns: u64, colour: bool) -> String {
         format!("{}, pid {}, up {}\n", text::bold(&title, colour), report.pid, humantime::format_duration(up));
     let mut field = |name: &str, value: String| out.push_str(&format!("{name:<13} {}\n", text::clean(&value)));
     field("selected", selection);
-    field("connections", report.connections.to_string());
-    field("spans", report.spans_total.to_string());
-    if let Some(budget) = &report.budget {
-        field("budget", budget_words(budget));
+    if !report.only_relays {
+        field("connections", report.connections.to_string());
+        field("spans", report.spans_total.to_string());
+        if let Some(budget) = &report.budget {
+            field("budget", budget_words(budget));
+        }
+    }
+    if let Some(relay) = &report.relay {
+        field("relayed", relay_words(relay));
     }
     if let Some(log) = &report.log {
         field("log", log_words(log));
@@ -108,7 +122,9 @@ fn render(report: &StatusReport, now_unix_ns: u64, colour: bool) -> String {
     if !report.tls.is_empty() {
         field("TLS seen of", tls_words(&report.tls));
     }
-    field("hooks", format!("{attached} of {} attached", report.hooks.len()));
+    if !report.only_relays {
+        field("hooks", format!("{attached} of {} attached", report.hooks.len()));
+    }
     for hook in report.hooks.iter().filter(|hook| !hook.attached) {
         field("  missing", format!("{} ({}): {}", hook.name, hook.means, hook.detail));
     }
@@ -120,6 +136,22 @@ fn render(report: &StatusReport, now_unix_ns: u64, colour: bool) -> String {
     out.push('\n');
     out.push_str(&losses::render(&report.losses));
     out
+}
+
+fn relay_words(relay: &RelayStatus) -> String {
+    let mut words = format!("{} spans acknowledged", relay.accepted);
+    for (count, what) in [
+        (relay.local, "kept here by sampling"),
+        (relay.rejected, "rejected for good"),
+        (relay.skewed, "with impossible times"),
+        (relay.redacted, "values redacted"),
+        (relay.refused, "requests told to come again"),
+    ] {
+        if count > 0 {
+            words.push_str(&format!(", {count} {what}"));
+        }
+    }
+    words
 }
 
 /// How many processes of each library.
@@ -177,6 +209,18 @@ mod tests {
         let report = fixtures::status();
         let now = report.started_unix_ns + 3_723_000_000_000;
         fixtures::check_golden("status.txt", &render(&report, now, false));
+    }
+
+    #[test]
+    fn an_agent_that_only_relays_says_nothing_of_hooks() {
+        let relay = RelayStatus { accepted: 500, redacted: 3, ..RelayStatus::default() };
+        let report = StatusReport { only_relays: true, relay: Some(relay), ..fixtures::status() };
+        let text = render(&report, report.started_unix_ns, false);
+        assert!(
+            text.contains("nothing is captured") && text.contains("500 spans acknowledged, 3 values redacted"),
+            "{text}"
+        );
+        assert!(!text.contains("hooks") && !text.contains("budget"), "{text}");
     }
 
     #[test]

@@ -87,6 +87,35 @@ pub struct StatusReport {
     /// Selected processes of which TLS is seen, or would be.
     #[prost(message, repeated, tag = "21")]
     pub tls: Vec<TlsProcess>,
+    /// Whether it only relays: nothing is captured.
+    #[prost(bool, tag = "22")]
+    pub only_relays: bool,
+    /// What became of received spans; nothing if none are received.
+    #[prost(message, optional, tag = "23")]
+    pub relay: Option<RelayStatus>,
+}
+
+/// What became of the spans of others since the start.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct RelayStatus {
+    /// Acknowledged to their senders.
+    #[prost(uint64, tag = "1")]
+    pub accepted: u64,
+    /// Of these, kept on this host only, by sampling.
+    #[prost(uint64, tag = "2")]
+    pub local: u64,
+    /// Refused for good, each by itself.
+    #[prost(uint64, tag = "3")]
+    pub rejected: u64,
+    /// With times that cannot be true.
+    #[prost(uint64, tag = "4")]
+    pub skewed: u64,
+    /// Values taken out or replaced.
+    #[prost(uint64, tag = "5")]
+    pub redacted: u64,
+    /// Requests that were not taken: no room, over quota, or the disk failed. Their senders were told to come again.
+    #[prost(uint64, tag = "6")]
+    pub refused: u64,
 }
 
 /// A process that uses TLS libraries.
@@ -256,6 +285,9 @@ pub struct DestinationStatus {
     /// The last failure; empty: none since the start.
     #[prost(string, tag = "7")]
     pub last_error: String,
+    /// Spans that are not for it: another tenant's, or left out by its filter or sampling.
+    #[prost(uint64, tag = "8")]
+    pub filtered: u64,
 }
 
 /// The span log.

@@ -251,6 +251,7 @@ impl Query {
             destination.delivered = counts.delivered;
             destination.dead = counts.dead;
             destination.dropped = counts.dropped;
+            destination.filtered = counts.filtered;
             for (reason, count) in [("refused for good", counts.dead), ("dropped before delivery", counts.dropped)] {
                 report.losses.push(Loss { source: format!("destination {name}"), reason: reason.to_owned(), count });
             }
