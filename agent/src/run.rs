@@ -3,8 +3,8 @@
 //! Start: configuration, span log, query socket, metrics address, destinations, kernel programs, capture loop. What can
 //! fail for an operator's reason fails before anything is attached, and once the capture loop runs every end goes
 //! through its orderly stop. End, on SIGTERM or SIGINT: detach, finish what is known,
-//! append it, send what waits for as long as the configuration allows, close. SIGHUP applies the selection of the
-//! configuration anew.
+//! append it, send what waits for as long as the configuration allows, close. SIGHUP, or another content of its file,
+//! has the configuration applied anew.
 
 use std::{
     path::{Path, PathBuf},
@@ -37,7 +37,7 @@ use crate::{
         tls::{self, Follower, selected},
     },
     live::LiveFacts,
-    log::{LogConfig, Overflow, SpanLog},
+    log::{Hold, LogConfig, Overflow, SpanLog},
     query::server::QuerySocket,
     receive::Bound,
     reload::Reloader,
@@ -73,6 +73,7 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     let receivers = Bound::bind(&config.receive)?;
     // Before the first span: a new destination begins with the next span that is appended.
     let mut exporter = Exporter::start(&config.export, log.dead_letters(), |to| LogSource::open(&log, to))?;
+    log.destinations_open()?;
     let mut kernel = if config.capture.enabled { Some(load_kernel_side(&config)?) } else { None };
     let keeping = tokio::spawn(crate::log::keep(log.clone()));
     let capturing = kernel.as_mut().map(|kernel| kernel.start(&log, pipeline)).transpose()?;
@@ -92,8 +93,14 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     let metrics = metrics.map(|server| tokio::spawn(server.serve(Arc::clone(&live) as _)));
     tracing::info!(pid = std::process::id(), socket = %config.socket.display(), data_dir = %config.data_dir.display(), "ready");
 
-    let mut changing =
-        Changing { live: &live, log: &log, intake: &intake, exporter: &mut exporter, capturing: capturing.as_ref() };
+    let mut changing = Changing {
+        live: &live,
+        log: &log,
+        intake: &intake,
+        exporter: &mut exporter,
+        hold: None,
+        capturing: capturing.as_ref(),
+    };
     let ending = supervise(Reloader::new(args, config), &mut changing).await;
 
     receivers.shutdown().await;
@@ -131,6 +138,8 @@ struct Changing<'a> {
     log: &'a SpanLog,
     intake: &'a Intake,
     exporter: &'a mut Exporter,
+    /// Held after a change that failed when destinations were stopped already.
+    hold: Option<Hold>,
     capturing: Option<&'a Capturing>,
 }
 
@@ -151,7 +160,8 @@ async fn supervise(mut reloader: Reloader, changing: &mut Changing<'_>) -> Resul
         if let Some(capturing) = changing.capturing {
             anyhow::ensure!(capturing.looping.is_running(), "the capture loop ended; see the messages above");
         }
-        if !is_asked && !reloader.has_changed() {
+        let has_changed = reloader.has_changed();
+        if !is_asked && !has_changed {
             continue;
         }
         match reload(&mut reloader, changing).await {
@@ -168,13 +178,19 @@ async fn supervise(mut reloader: Reloader, changing: &mut Changing<'_>) -> Resul
 async fn reload(reloader: &mut Reloader, changing: &mut Changing<'_>) -> Result<()> {
     let change = reloader.load()?;
     let relay = change.config.relay.to_core().map_err(anyhow::Error::msg)?;
-    let words = changing.capturing.map(|capturing| reselect(&change.config, capturing)).transpose()?;
+    wanted(&change.config).check()?;
     let log = changing.log;
-    changing.exporter.apply(&change.config.export, |to| LogSource::open(log, to)).await?;
-    changing.intake.set_relay(relay);
-    if let Some(words) = words {
-        changing.live.set_selection(words);
+    // Until all run again: what stopped destinations wait for must not go meanwhile.
+    let hold = changing.hold.take().unwrap_or_else(|| log.hold());
+    let applied = changing.exporter.apply(&change.config.export, |to| LogSource::open(log, to)).await;
+    if applied.is_err() {
+        changing.hold = Some(hold);
     }
+    applied?;
+    if let Some(capturing) = changing.capturing {
+        changing.live.set_selection(reselect(&change.config, capturing)?);
+    }
+    changing.intake.set_relay(relay);
     reloader.applied(change);
     Ok(())
 }

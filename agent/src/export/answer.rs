@@ -41,6 +41,8 @@ pub(super) fn of_grpc(code: Code, message: &str) -> Verdict {
         Code::ResourceExhausted | Code::OutOfRange | Code::InvalidArgument | Code::Internal
             if says(&[
                 "larger than max",
+                // spantap's own receivers.
+                "the request is larger than",
                 "message length too large",
                 "exceeds maximum size",
                 "exceeds the maximum",

@@ -15,7 +15,7 @@ use agent_core::{
 };
 use bytes::Bytes;
 use tokio::{
-    sync::watch,
+    sync::{OnceCell, watch},
     time::{Instant, sleep, sleep_until},
 };
 use tracing::{info, warn};
@@ -36,6 +36,8 @@ use crate::{
     telemetry::log::RateLimit,
 };
 
+/// Single spans that are refused in a row before the rest of a batch is taken for refused as well.
+const REFUSED_ALONE_MAX: u32 = 16;
 /// After so many batches of which nothing was taken, refusals are not about single spans: only each so many-th is halved then.
 const HOPELESS: u32 = 3;
 const HOPELESS_TRIAL: u32 = 16;
@@ -63,6 +65,14 @@ struct Part {
     key: String,
     body: Bytes,
     spans: u64,
+    /// As it is sent, the same in every attempt.
+    sent: OnceCell<Bytes>,
+}
+
+impl Part {
+    fn new(key: String, body: Bytes, spans: u64) -> Self {
+        Self { key, body, spans, sent: OnceCell::new() }
+    }
 }
 
 /// What became of a part.
@@ -101,24 +111,30 @@ impl Line {
     pub(super) async fn deliver(&self, batch: Batch, stop: &mut watch::Receiver<Option<Instant>>) -> Option<Fate> {
         let mut fate = Fate::default();
         let mut taken = 0;
-        let part = self.shaped(Part { key: batch.key, body: batch.body, spans: batch.spans }).await;
+        let part = self.shaped(Part::new(batch.key, batch.body, batch.spans)).await;
         fate.filtered = batch.spans.saturating_sub(part.spans);
         let mut parts = if part.spans > 0 { vec![part] } else { vec![] };
+        let was_sent = !parts.is_empty();
+        let mut refused_alone = 0;
         while let Some(part) = parts.pop() {
-            match self.send(&part, stop).await? {
+            let may_split = taken > 0 || refused_alone < REFUSED_ALONE_MAX;
+            match self.send(&part, may_split, stop).await? {
                 Sent::Taken { rejected } => {
                     taken += part.spans - rejected;
                     fate.dead += rejected;
                 }
                 Sent::Split(first, second) => parts.extend([second, first]),
                 Sent::Refused { cause } => {
+                    refused_alone += 1;
                     fate.dead += part.spans;
                     self.bury(&part, part.spans, &cause, stop).await?;
                 }
             }
         }
-        let refused = if taken > 0 { 0 } else { self.refused.load(Relaxed).saturating_add(1) };
-        self.refused.store(refused, Relaxed);
+        if was_sent {
+            let refused = if taken > 0 { 0 } else { self.refused.load(Relaxed).saturating_add(1) };
+            self.refused.store(refused, Relaxed);
+        }
         Some(fate)
     }
 
@@ -136,7 +152,7 @@ impl Line {
         match shaped.await.map_err(|failure| failure.to_string()).and_then(|shaped| shaped) {
             Ok((body, counts)) => {
                 self.stats.count_shaped(counts.filtered, counts.sampled_out);
-                Part { body, spans: counts.kept, ..part }
+                Part::new(part.key, body, counts.kept)
             }
             Err(error) => {
                 self.trouble(&format!("spans are sent without filter and sampling: {error}"));
@@ -151,7 +167,7 @@ impl Line {
         letter: &Letter,
         stop: &mut watch::Receiver<Option<Instant>>,
     ) -> Option<Result<(), String>> {
-        let part = Part { key: letter.key.clone(), body: letter.payload.clone().into(), spans: letter.spans };
+        let part = Part::new(letter.key.clone(), letter.payload.clone().into(), letter.spans);
         loop {
             match self.request(&part, stop).await? {
                 Outcome::Delivered { rejected: 0, .. } => return Some(Ok(())),
@@ -165,7 +181,7 @@ impl Line {
     }
 
     /// Sends a part until it is taken or refused for good.
-    async fn send(&self, part: &Part, stop: &mut watch::Receiver<Option<Instant>>) -> Option<Sent> {
+    async fn send(&self, part: &Part, may_split: bool, stop: &mut watch::Receiver<Option<Instant>>) -> Option<Sent> {
         loop {
             match self.request(part, stop).await? {
                 Outcome::Delivered { rejected, message } => {
@@ -179,7 +195,7 @@ impl Line {
                     return Some(Sent::Taken { rejected });
                 }
                 Outcome::Never { cause } => {
-                    let halves = if self.should_split(part) { halves(part) } else { None };
+                    let halves = if may_split && self.should_split(part) { halves(part) } else { None };
                     return Some(halves.unwrap_or(Sent::Refused { cause }));
                 }
                 Outcome::TooLarge { cause } => {
@@ -204,7 +220,7 @@ impl Line {
                 () = stopped(stop) => return None,
             }
         }
-        let body = if self.segment_spans { self.with_segment_spans(&part.body).await } else { part.body.clone() };
+        let body = part.sent.get_or_init(|| self.as_sent(&part.body)).await.clone();
         let (bytes, began) = (body.len() as u64, Instant::now());
         let outcome = tokio::select! {
             outcome = self.client.send(body, &part.key) => outcome,
@@ -213,8 +229,11 @@ impl Line {
         self.stats.count_request(&outcome, part.spans, bytes, began.elapsed());
         match &outcome {
             Outcome::Again { kind, after, cause } => {
-                if *kind == AgainKind::RateLimited {
-                    self.adapt.press();
+                match kind {
+                    AgainKind::RateLimited => self.adapt.press(),
+                    // It may have been taken.
+                    AgainKind::Timeout => self.stats.count_possible_duplicates(part.spans),
+                    _ => {}
                 }
                 pass.failed(*after);
                 self.trouble(cause);
@@ -231,7 +250,10 @@ impl Line {
     }
 
     /// Of what the destination then refuses, at most the log's own spans count: nobody can say whether a refused one was a child.
-    async fn with_segment_spans(&self, body: &Bytes) -> Bytes {
+    async fn as_sent(&self, body: &Bytes) -> Bytes {
+        if !self.segment_spans {
+            return body.clone();
+        }
         let bytes = body.clone();
         let shaped = tokio::task::spawn_blocking(move || otlp::with_segment_spans(&bytes)).await;
         match shaped.map_err(|failure| failure.to_string()).and_then(|body| body.map_err(|error| error.to_string())) {
@@ -258,7 +280,8 @@ impl Line {
     ) -> Option<()> {
         let letter = Letter {
             destination: self.stats.name().to_owned(),
-            key: part.key.clone(),
+            // Other spans may come under the same key: numbers of blocks begin anew when the log was lost, and filters change.
+            key: format!("{}#{:08x}", part.key, crc32fast::hash(&part.body)),
             reason: reason.to_owned(),
             spans,
             is_suspect: spans < part.spans,
@@ -297,8 +320,7 @@ impl Line {
 fn halves(part: &Part) -> Option<Sent> {
     let first = part.spans / 2;
     let (left, right) = wire::split(&part.body, u32::try_from(first).ok()?).ok()?;
-    let half =
-        |place: u32, body: Vec<u8>, spans| Part { key: format!("{}/{place}", part.key), body: body.into(), spans };
+    let half = |place: u32, body: Vec<u8>, spans| Part::new(format!("{}/{place}", part.key), body.into(), spans);
     Some(Sent::Split(half(0, left, first), half(1, right, part.spans - first)))
 }
 

@@ -121,7 +121,14 @@ impl HttpClient {
     async fn answered(&self, response: Response<Incoming>) -> Outcome {
         let (head, body) = response.into_parts();
         let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-        let body = body.map(|body| body.to_bytes()).unwrap_or_default();
+        let body = match body {
+            Ok(body) => body.to_bytes(),
+            // It may say that some spans were refused.
+            Err(error) if head.status.is_success() => {
+                return Outcome::again(AgainKind::Unavailable, format!("{}: the answer is cut: {error}", self.uri));
+            }
+            Err(_) => Bytes::new(),
+        };
         let content_type = text(&head.headers, header::CONTENT_TYPE).unwrap_or_default();
         if head.status.is_success() {
             return match self.protocol {

@@ -315,8 +315,9 @@ async fn stop(running: Vec<Running>, within: Duration) {
         // A little longer, so that a task that ends at the deadline can settle its last batch.
         if timeout_at(deadline + Duration::from_millis(500), &mut running.task).await.is_err() {
             running.task.abort();
-            // Its place in the log is free only when it is gone.
+            // Its place in the log is free only when it is gone, and what it does with files is not stopped by that.
             let _ = running.task.await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio::{sync::watch, task::spawn_blocking};
 use super::{Batch, BatchSource, Limits, Queued};
 use crate::{
     config::Destination,
+    intake::NO_TENANT,
     log::{Cursor, Fate, LogError, SpanLog, Wanted},
     query::api::hex,
 };
@@ -34,7 +35,7 @@ impl LogSource {
     /// The place of a destination; a new one begins with the next span.
     pub fn open(log: &SpanLog, to: &Destination) -> Result<Self, LogError> {
         let appended = log.appended();
-        let tenants: BTreeSet<u32> = to.tenants.iter().map(|name| log.tenant(name)).collect::<Result<_, _>>()?;
+        let tenants: BTreeSet<u32> = to.tenants.iter().map(|name| number(log, name)).collect::<Result<_, _>>()?;
         let wanted = Wanted { not_local: true, tenants: (!tenants.is_empty()).then_some(tenants) };
         let cursor = Arc::new(Mutex::new(log.cursor(&to.name, wanted)?));
         Ok(Self { cursor, appended, log_id: hex(&log.id()), span_bytes: SPAN_BYTES_GUESS })
@@ -92,6 +93,11 @@ impl BatchSource for LogSource {
     async fn revive(&mut self, spans: u64) -> Result<(), String> {
         self.blocking(move |cursor| cursor.revive(spans)).await
     }
+}
+
+/// Spans of senders that gave no token have no tenant.
+fn number(log: &SpanLog, tenant: &str) -> Result<u32, LogError> {
+    if tenant == NO_TENANT { Ok(0) } else { log.tenant(tenant) }
 }
 
 fn locked(cursor: &Mutex<Cursor>) -> MutexGuard<'_, Cursor> {

@@ -153,7 +153,8 @@ impl<S: BatchSource> Worker<S> {
         let queued = self.source.queued();
         // While the destination fails, one that waits for it is enough.
         let may_join = self.running.is_empty() || !self.line.gate.is_open();
-        let has_room = may_join && self.running.len() < self.concurrency;
+        let batches = self.running.len() - usize::from(self.is_replaying);
+        let has_room = may_join && batches < self.concurrency;
         let is_stopping = self.deadline().is_some();
         let is_full = queued.unread >= self.limits.spans || queued.unread_bytes >= self.limits.bytes;
         if has_room && queued.unread > 0 && (is_full || is_stopping) {
@@ -220,10 +221,14 @@ impl<S: BatchSource> Worker<S> {
             Ok(Done::Batch { fate: None, .. }) => {}
             Ok(Done::Letter { letter, fate }) => {
                 self.is_replaying = false;
-                if let Some(fate) = fate {
-                    self.settle_letter(letter, fate).await;
+                let noted = match fate {
+                    Some(fate) => self.settle_letter(letter, fate).await,
+                    None => false,
+                };
+                // What cannot be noted would come again at once.
+                if noted {
+                    self.replay().await;
                 }
-                self.replay().await;
             }
             Err(failure) => {
                 self.line.trouble(&format!("a delivery failed, its spans wait for the next start: {failure}"))
@@ -231,23 +236,25 @@ impl<S: BatchSource> Worker<S> {
         }
     }
 
-    async fn settle_letter(&mut self, letter: Letter, fate: Result<(), String>) {
+    /// Whether what became of the letter is noted.
+    async fn settle_letter(&mut self, letter: Letter, fate: Result<(), String>) -> bool {
         let letters = self.line.letters.clone();
         let (id, spans, taken) = (letter.id, letter.spans, fate.is_ok());
         let noted = tokio::task::spawn_blocking(move || match fate {
             Ok(()) => letters.forget(&Which { ids: vec![id], ..Default::default() }).map(drop),
             Err(reason) => letters.refused_again(id, &reason),
         });
-        match noted.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => self.line.trouble(&error.to_string()),
-            Err(failure) => self.line.trouble(&failure.to_string()),
+        let noted = noted.await.map_err(|failure| failure.to_string());
+        if let Err(error) = noted.and_then(|noted| noted.map_err(|error| error.to_string())) {
+            self.line.trouble(&format!("a dead letter that was sent again waits for the next replay: {error}"));
+            return false;
         }
         if taken {
             self.line.stats.count_replayed(spans);
             let settled = self.source.revive(spans).await;
             self.settled(settled);
         }
+        true
     }
 
     fn settled(&mut self, result: Result<(), S::Error>) {

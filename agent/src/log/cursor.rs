@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::{
     Inner, LogError, State,
     reader::{Position, Read, Reader, Wanted},
-    store::Saved,
+    store::{Saved, SavedBatch},
 };
 
 /// A destination's accounts, in spans.
@@ -73,8 +73,8 @@ pub struct Cursor {
     reader: Reader,
     /// Given out and not settled up to its place, in order.
     open: VecDeque<Open>,
-    /// First and last blocks of the batches that were open when the agent ended.
-    again: VecDeque<(u64, u64)>,
+    /// Batches that were open when the agent ended.
+    again: VecDeque<SavedBatch>,
 }
 
 /// A batch that was given out; or a place without anything to send, which is settled from the start.
@@ -92,6 +92,7 @@ struct Open {
 impl Cursor {
     pub(super) fn open(inner: Arc<Inner>, name: &str, wanted: Wanted) -> Result<Self, LogError> {
         let saved = inner.store.load(name)?;
+        let is_new = saved.is_none();
         let (counts, again) = {
             let mut state = inner.state();
             if state.cursors.contains_key(name) {
@@ -103,7 +104,13 @@ impl Cursor {
         };
         let reader = Reader::at(Arc::clone(&inner), counts.next).wanting(wanted);
         let mut cursor = Self { inner, name: name.to_owned(), reader, open: VecDeque::new(), again: again.into() };
-        cursor.save(counts)?;
+        match cursor.save(counts) {
+            // From here on it is meant to get every span: that must survive the machine.
+            Ok(()) if is_new => cursor.inner.store.force()?,
+            // A full disk is no reason not to drain it.
+            Err(error) if !is_new => tracing::warn!(destination = name, %error, "its place cannot be saved now"),
+            saved => saved?,
+        }
         Ok(cursor)
     }
 
@@ -116,10 +123,10 @@ impl Cursor {
         loop {
             let again = self.again.pop_front();
             let read = match again {
-                Some((_, last_block)) => self.reader.read_to(last_block)?,
+                Some(again) => self.reader.read_to(again.last_block)?,
                 None => self.reader.read(spans_max, bytes_max)?,
             };
-            let batch = self.given(read, again.is_some());
+            let batch = self.given(read, again);
             if batch.is_some() || (again.is_none() && self.again.is_empty()) {
                 return Ok(batch);
             }
@@ -127,17 +134,21 @@ impl Cursor {
     }
 
     /// Notes what was read as given out; `None`: there is nothing to send in it.
-    fn given(&mut self, read: Read, may_be_duplicate: bool) -> Option<Batch> {
+    fn given(&mut self, read: Read, again: Option<SavedBatch>) -> Option<Batch> {
         let span_count = read.blocks.iter().map(|block| u64::from(block.header.span_count)).sum();
         let numbers = read.blocks.first().zip(read.blocks.last());
         let (first_block, last_block) = numbers.map_or((0, 0), |(a, b)| (a.header.block, b.header.block));
         let (lost, passed) = (read.lost_spans, read.passed_spans);
-        let fate = numbers.is_none().then(Fate::default);
+        let settled = again.and_then(|again| again.fate);
+        let fate = settled.or(numbers.is_none().then(Fate::default));
         if lost + passed + span_count > 0 {
             let end = self.reader.position();
             self.open.push_back(Open { first_block, last_block, end, spans: span_count, lost, passed, fate });
             // What cannot be saved now is saved with the next.
             let _ = self.advance();
+        }
+        if settled.is_some() {
+            return None;
         }
         Some(Batch {
             span_count,
@@ -145,7 +156,7 @@ impl Cursor {
             oldest_appended_unix_ns: read.blocks.first()?.header.appended_unix_ns,
             first_block,
             last_block,
-            may_be_duplicate,
+            may_be_duplicate: again.is_some(),
             blocks: read.blocks.into_iter().map(|block| block.payload).collect(),
         })
     }
@@ -213,7 +224,9 @@ impl Cursor {
     }
 
     fn save(&mut self, counts: DestinationCounts) -> Result<(), LogError> {
-        let given = self.open.iter().filter(|open| open.spans > 0).map(|open| (open.first_block, open.last_block));
+        let saved =
+            |open: &Open| SavedBatch { first_block: open.first_block, last_block: open.last_block, fate: open.fate };
+        let given = self.open.iter().filter(|open| open.spans > 0).map(saved);
         let open = given.chain(self.again.iter().copied()).collect();
         self.inner.store.save(&self.name, &Saved { counts, open })
     }

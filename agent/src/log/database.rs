@@ -2,7 +2,7 @@
 //!
 //! In: a path and the steps of its schema. Out: a connection. Called by `store` and `dead`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
@@ -12,40 +12,51 @@ use super::{LogError, now_unix_ns};
 #[derive(Debug)]
 pub(super) struct Opened {
     pub connection: Connection,
-    /// It was not there, or damaged and set aside.
+    /// It had nothing: it was not there, not yet on the disk when the machine died, or damaged and set aside.
     pub is_new: bool,
 }
 
-/// Opens the database. `steps[n]` brings it from version `n` to `n + 1`; one of a later version counts as damaged.
+/// Opens the database. `steps[n]` brings it from version `n` to `n + 1`; one of a later version is refused.
 pub(super) fn open(path: &Path, steps: &[&str]) -> Result<Opened, LogError> {
-    let is_new = !path.exists();
     match connect(path, steps) {
-        Ok(connection) => Ok(Opened { connection, is_new }),
+        Ok(opened) => Ok(opened),
         Err(error) if is_damage(&error) => {
-            set_aside(path)?;
-            let connection = connect(path, steps).map_err(error_of("open", path))?;
-            Ok(Opened { connection, is_new: true })
+            let aside = set_aside(path)?;
+            tracing::error!(path = %path.display(), aside = %aside.display(), %error, "damaged, set aside and made anew");
+            let opened = connect(path, steps).map_err(error_of("open", path))?;
+            Ok(Opened { is_new: true, ..opened })
         }
         Err(cause) => Err(error_of("open", path)(cause)),
     }
 }
 
-fn connect(path: &Path, steps: &[&str]) -> rusqlite::Result<Connection> {
+fn connect(path: &Path, steps: &[&str]) -> rusqlite::Result<Opened> {
     let connection = Connection::open(path)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     let check: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    let known = usize::try_from(version).ok().and_then(|version| steps.get(version..));
-    let Some(steps_left) = known.filter(|_| check == "ok") else {
-        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
-        return Err(rusqlite::Error::SqliteFailure(code, Some(format!("version {version}, check {check}"))));
+    let failure = |code, text| rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), Some(text));
+    if check != "ok" {
+        return Err(failure(rusqlite::ffi::SQLITE_CORRUPT, format!("check: {check}")));
+    }
+    let Some(steps_left) = usize::try_from(version).ok().and_then(|version| steps.get(version..)) else {
+        let text =
+            format!("it has version {version}, this agent knows {} and older: was a newer one here?", steps.len());
+        return Err(failure(rusqlite::ffi::SQLITE_MISMATCH, text));
     };
     if !steps_left.is_empty() {
         let (sql, version) = (steps_left.join(""), steps.len());
         connection.execute_batch(&format!("BEGIN; {sql} PRAGMA user_version = {version}; COMMIT;"))?;
     }
-    Ok(connection)
+    let opened = Opened { connection, is_new: version == 0 };
+    force(&opened.connection)?;
+    Ok(opened)
+}
+
+/// Forces what was committed to the disk.
+pub(super) fn force(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(()))
 }
 
 fn is_damage(error: &rusqlite::Error) -> bool {
@@ -53,16 +64,19 @@ fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(code, Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase))
 }
 
-fn set_aside(path: &Path) -> Result<(), LogError> {
+fn set_aside(path: &Path) -> Result<PathBuf, LogError> {
     let aside = path.with_extension(format!("db.damaged-{}", now_unix_ns()));
     std::fs::rename(path, &aside).map_err(LogError::io("set aside", path))?;
     for suffix in ["-wal", "-shm"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
+        let with_suffix = |path: &Path| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(suffix);
+            name
+        };
         // Usually not there; a new database must not find the old one's.
-        let _ = std::fs::remove_file(name);
+        let _ = std::fs::rename(with_suffix(path), with_suffix(&aside));
     }
-    Ok(())
+    Ok(aside)
 }
 
 /// For `map_err` on an operation of the database.

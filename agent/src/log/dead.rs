@@ -4,7 +4,8 @@
 //! exporters. SQLite, beside the cursor database and apart from it: a letter is on stable storage before the cursor passes its spans,
 //! and losing the cursors does not lose the letters. A copy, not a mark in the log: letters outlive the log's retention.
 //!
-//! Limits: [`DeadLetters::open`]'s bytes of spans. At the bound letters are refused, and the destination waits with its spans.
+//! Limits: [`DeadLetters::open`]'s bytes of spans for each destination. At the bound letters are refused, and the destination waits with
+//! its spans.
 
 use std::{
     path::{Path, PathBuf},
@@ -120,8 +121,12 @@ impl DeadLetters {
     /// The bound is reached, or the database fails. The spans are still the caller's.
     pub fn put(&self, letter: &Letter) -> Result<(), LogError> {
         let bytes = letter.payload.len() as u64;
-        let taken: u64 = self.sums()?.iter().map(|sum| sum.bytes).sum();
-        if taken + bytes > self.inner.bytes_max {
+        let sql = "SELECT coalesce(sum(bytes), 0), coalesce(max(key = ?2), 0) FROM letter WHERE destination = ?1";
+        let known = self
+            .connection()
+            .query_row(sql, [&letter.destination, &letter.key], |row| Ok((unsigned(row, 0)?, row.get::<_, bool>(1)?)));
+        let (taken, is_known) = self.done("count dead letters", known)?;
+        if !is_known && taken + bytes > self.inner.bytes_max {
             return Err(LogError::DeadLettersFull { bytes: taken, max: self.inner.bytes_max });
         }
         let sql =

@@ -71,7 +71,7 @@ pub enum LogError {
     },
     /// There is no room for more dead letters.
     #[error(
-        "dead letters are full ({bytes} of {max} bytes), the destination waits: see `spantap dlq ls`, replay or drop some, or raise \
+        "the destination's dead letters are full ({bytes} of {max} bytes), it waits: see `spantap dlq ls`, replay or drop some, or raise \
          log.dead_letters_max_bytes"
     )]
     DeadLettersFull {

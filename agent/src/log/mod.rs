@@ -62,6 +62,8 @@ const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = (256 << 10)..=(16 << 20);
 /// A segment is closed after this part of the greatest age, so that age deletes little at a time.
 const SEGMENT_AGE_PART: u32 = 24;
 
+/// More blocks than a log can have lost that was not closed in order.
+const LOST_BLOCKS_MAX: u64 = 1 << 20;
 /// Most places of damage that are remembered; more are not counted apart.
 const DAMAGE_MAX: usize = 10_000;
 /// How often [`keep`] maintains the log.
@@ -180,6 +182,10 @@ struct State {
     next_span: u64,
     stats: LogStats,
     cursors: BTreeMap<String, DestinationCounts>,
+    /// The highest number of a tenant that was found in the files when the log was opened.
+    tenant_max: u32,
+    /// Guards that keep relayed spans.
+    holds: u32,
     /// Places (segment, offset) of the damage that is counted already, up to [`DAMAGE_MAX`].
     damaged: BTreeSet<(u64, u64)>,
 }
@@ -203,6 +209,10 @@ impl SpanLog {
         let (block, span) = store.furthest()?;
         state.next_block = state.next_block.max(block);
         state.next_span = state.next_span.max(span);
+        // Blocks behind the ones that are there may have been sent, or be dead letters, under their numbers before the machine died.
+        if store.closed_block()? != state.next_block {
+            state.next_block += LOST_BLOCKS_MAX;
+        }
         state.stats.cursors_rebuilt = store.rebuilt();
         let writer = Writer::open(&segments_dir, &config, &mut state)?;
         let encoder = Encoder::new(config.host_name.clone());
@@ -275,7 +285,8 @@ impl SpanLog {
     /// # Errors
     /// The database fails, or there are too many.
     pub fn tenant(&self, name: &str) -> Result<u32, LogError> {
-        self.inner.store.tenant(name)
+        let used = self.inner.state().tenant_max;
+        self.inner.store.tenant(name, used)
     }
 
     /// What destinations refused for good.
@@ -332,7 +343,23 @@ impl SpanLog {
     /// A file operation failed.
     pub fn sync(&self) -> Result<(), LogError> {
         self.inner.maintain(true)?;
+        self.inner.store.close(self.inner.state().next_block)?;
         self.inner.store.checkpoint()
+    }
+
+    /// While the guard lives, nothing that was relayed is deleted: destinations are being changed, and those that are stopped still
+    /// wait for their spans.
+    pub fn hold(&self) -> Hold {
+        self.inner.state().holds += 1;
+        Hold { inner: Arc::clone(&self.inner) }
+    }
+
+    /// Every destination of the configuration is open: if their places had been lost, they have them again.
+    ///
+    /// # Errors
+    /// The database fails; then the next start counts them as lost again, and new destinations begin with the oldest span.
+    pub fn destinations_open(&self) -> Result<(), LogError> {
+        if self.inner.store.rebuilt() { self.inner.store.settle_rebuilt() } else { Ok(()) }
     }
 
     /// Numbers.
@@ -378,6 +405,18 @@ pub async fn keep(log: SpanLog) {
             tracing::error!(error = %now, "the span log could not be maintained");
         }
         said = now;
+    }
+}
+
+/// Keeps relayed spans; see [`SpanLog::hold`].
+#[derive(Debug)]
+pub struct Hold {
+    inner: Arc<Inner>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.inner.state().holds -= 1;
     }
 }
 

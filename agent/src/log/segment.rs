@@ -11,7 +11,9 @@ use std::{
 
 use super::{
     LogError, State,
-    block::{BLOCK_HEADER_BYTES, BlockHeader, Item, SEGMENT_HEADER_BYTES, SegmentHeader, VERSION, Walk},
+    block::{
+        BLOCK_HEADER_BYTES, BlockHeader, Item, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentHeaderError, VERSION, Walk,
+    },
 };
 
 const EXTENSION: &str = "spans";
@@ -49,7 +51,10 @@ pub(super) fn open_all(dir: &Path) -> Result<State, LogError> {
             continue;
         }
         match open_one(&path) {
-            Some(segment) => state.segments.push(segment),
+            Some((segment, tenant_max)) => {
+                state.tenant_max = state.tenant_max.max(tenant_max);
+                state.segments.push(segment);
+            }
             None => state.stats.foreign_files += 1,
         }
     }
@@ -60,39 +65,63 @@ pub(super) fn open_all(dir: &Path) -> Result<State, LogError> {
     Ok(state)
 }
 
-/// `None`: unreadable, or not a segment of this version. Such a file is left for people to look at.
-fn open_one(path: &Path) -> Option<SegmentMeta> {
+/// `None`: unreadable, or not a segment of this version. Such a file is left for people to look at. Also gives the highest number of a
+/// tenant in it.
+fn open_one(path: &Path) -> Option<(SegmentMeta, u32)> {
     let file = File::open(path).ok()?;
     let mut header = [0; SEGMENT_HEADER_BYTES];
     file.read_exact_at(&mut header, 0).ok()?;
-    let header = SegmentHeader::parse(&header).ok()?;
+    let header = match SegmentHeader::parse(&header) {
+        Ok(header) => header,
+        Err(SegmentHeaderError::NotASegment) => guessed_header(path)?,
+        Err(SegmentHeaderError::Version(_)) => return None,
+    };
     let bytes = file.metadata().ok()?.len();
-    Some(SegmentMeta {
+    let (relayed_bytes, tenant_max) = if header.version == VERSION { relayed(&file, bytes) } else { (0, 0) };
+    let segment = SegmentMeta {
         path: path.to_owned(),
         first_block: header.first_block,
         first_span: header.first_span,
         created_unix_ns: header.created_unix_ns,
         bytes,
-        relayed_bytes: if header.version == VERSION { relayed_bytes(&file, bytes) } else { 0 },
+        relayed_bytes,
         version: header.version,
+    };
+    Some((segment, tenant_max))
+}
+
+/// A damaged header costs nothing if blocks follow: the file's name has the number of the first one.
+fn guessed_header(path: &Path) -> Option<SegmentHeader> {
+    let first_block = path.file_stem()?.to_str()?.parse().ok()?;
+    let bytes = std::fs::read(path).ok()?;
+    let first = Walk::new(bytes.get(SEGMENT_HEADER_BYTES..)?).find_map(|item| match item {
+        Item::Block { header, .. } => Some(header),
+        Item::Damaged { .. } => None,
+    })?;
+    Some(SegmentHeader {
+        first_block,
+        first_span: first.first_span,
+        created_unix_ns: first.appended_unix_ns,
+        version: VERSION,
     })
 }
 
-/// From one block's header to the next; behind a damaged one everything counts as relayed.
-fn relayed_bytes(file: &File, bytes: u64) -> u64 {
+/// From one block's header to the next; behind a damaged one everything counts as relayed. Also gives the highest number of a tenant.
+fn relayed(file: &File, bytes: u64) -> (u64, u32) {
     let mut offset = SEGMENT_HEADER_BYTES as u64;
-    let mut relayed = 0;
+    let (mut relayed, mut tenant_max) = (0, 0);
     while offset < bytes {
         let mut header = [0; BLOCK_HEADER_BYTES];
         let read = file.read_exact_at(&mut header, offset);
         let Some(header) = read.ok().and_then(|()| BlockHeader::parse(&header)) else {
-            return relayed + bytes - offset;
+            return (relayed + bytes - offset, tenant_max);
         };
+        tenant_max = tenant_max.max(header.flags.tenant);
         let block_bytes = BLOCK_HEADER_BYTES as u64 + u64::from(header.payload_bytes);
         relayed += if header.flags.is_relayed { block_bytes } else { 0 };
         offset += block_bytes;
     }
-    relayed
+    (relayed, tenant_max)
 }
 
 /// Finds the end of the last segment, cuts what is torn, and takes the next numbers from there.

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     LogError,
-    cursor::DestinationCounts,
+    cursor::{DestinationCounts, Fate},
     database::{self, Opened, error_of},
     reader::Position,
 };
@@ -27,11 +27,16 @@ const VERSION_1: &str = "
 /// What version 2 has beyond version 1, whose dead letters were only marks in the log.
 const VERSION_2: &str = "
     ALTER TABLE cursor ADD COLUMN filtered INTEGER NOT NULL DEFAULT 0;
-    CREATE TABLE open_batch (destination TEXT NOT NULL, first_block INTEGER NOT NULL, last_block INTEGER NOT NULL) STRICT;
+    CREATE TABLE open_batch (
+        destination TEXT NOT NULL, first_block INTEGER NOT NULL, last_block INTEGER NOT NULL, is_settled INTEGER NOT NULL,
+        dead INTEGER NOT NULL, filtered INTEGER NOT NULL
+    ) STRICT;
     CREATE INDEX open_batch_destination ON open_batch (destination, first_block);
     CREATE TABLE tenant (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
     CREATE TABLE log_id (id BLOB NOT NULL) STRICT;
     INSERT INTO log_id VALUES (randomblob(8));
+    CREATE TABLE state (is_rebuilt INTEGER NOT NULL, closed_block INTEGER NOT NULL) STRICT;
+    INSERT INTO state VALUES (0, 0);
     DROP TABLE IF EXISTS dead_letter;
 ";
 /// Most tenants; the log has 24 bits for their numbers.
@@ -49,8 +54,17 @@ pub(super) struct Store {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Saved {
     pub counts: DestinationCounts,
-    /// First and last block of each batch that was given out and not settled, in order.
-    pub open: Vec<(u64, u64)>,
+    /// Batches that were given out, from the first that is not settled on, in order.
+    pub open: Vec<SavedBatch>,
+}
+
+/// A batch that was given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SavedBatch {
+    pub first_block: u64,
+    pub last_block: u64,
+    /// What became of it, if that is known: one before it is not settled.
+    pub fate: Option<Fate>,
 }
 
 impl Saved {
@@ -64,7 +78,37 @@ impl Store {
     /// Opens the database; a missing or damaged one is made anew (the damaged one is kept beside it).
     pub fn open(path: &Path, has_spans: bool) -> Result<Self, LogError> {
         let Opened { connection, is_new } = database::open(path, &[VERSION_1, VERSION_2])?;
-        Ok(Self { path: path.to_owned(), connection: Mutex::new(connection), rebuilt: has_spans && is_new })
+        if is_new && has_spans {
+            let noted = connection.execute("UPDATE state SET is_rebuilt = 1", []);
+            noted.and_then(|_| database::force(&connection)).map_err(error_of("note the loss", path))?;
+        }
+        let rebuilt = connection.query_row("SELECT is_rebuilt FROM state", [], |row| row.get(0));
+        let rebuilt = rebuilt.map_err(error_of("read the state", path))?;
+        Ok(Self { path: path.to_owned(), connection: Mutex::new(connection), rebuilt })
+    }
+
+    /// Every destination has its place again: new ones begin with new spans from the next start on.
+    pub fn settle_rebuilt(&self) -> Result<(), LogError> {
+        let connection = self.connection();
+        let noted = connection.execute("UPDATE state SET is_rebuilt = 0", []);
+        noted.and_then(|_| database::force(&connection)).map_err(error_of("save the state", &self.path))
+    }
+
+    /// How far the log went when it was last closed in order.
+    pub fn closed_block(&self) -> Result<u64, LogError> {
+        let block = self.connection().query_row("SELECT closed_block FROM state", [], |row| Ok(unsigned(row.get(0)?)));
+        block.map_err(error_of("read the state", &self.path))
+    }
+
+    /// Notes how far the log goes, when all of it is on the disk.
+    pub fn close(&self, next_block: u64) -> Result<(), LogError> {
+        let noted = self.connection().execute("UPDATE state SET closed_block = ?1", [signed(next_block)]);
+        noted.map(drop).map_err(error_of("save the state", &self.path))
+    }
+
+    /// Forces what was saved to the disk.
+    pub fn force(&self) -> Result<(), LogError> {
+        database::force(&self.connection()).map_err(error_of("force to disk", &self.path))
     }
 
     /// Whether the positions of the cursors were lost.
@@ -74,7 +118,9 @@ impl Store {
 
     /// The furthest block and span that any cursor has passed.
     pub fn furthest(&self) -> Result<(u64, u64), LogError> {
-        let sql = "SELECT coalesce(max(next_block), 0), coalesce(max(next_span), 0) FROM cursor";
+        let sql = "SELECT max(coalesce((SELECT max(next_block) FROM cursor), 0),
+                              coalesce((SELECT max(last_block) + 1 FROM open_batch), 0)),
+                          coalesce((SELECT max(next_span) FROM cursor), 0)";
         let row = self.connection().query_row(sql, [], |row| Ok((unsigned(row.get(0)?), unsigned(row.get(1)?))));
         row.map_err(error_of("read the cursors", &self.path))
     }
@@ -89,9 +135,18 @@ impl Store {
         save(&mut self.connection(), name, saved).map_err(error_of("save a cursor", &self.path))
     }
 
-    /// The number of a tenant, given to it now if it has none.
-    pub fn tenant(&self, name: &str) -> Result<u32, LogError> {
-        tenant(&self.connection(), name).map_err(error_of("number a tenant", &self.path))
+    /// The number of a tenant; a new one gets one above `used`, which may stand for somebody in the log.
+    pub fn tenant(&self, name: &str, used: u32) -> Result<u32, LogError> {
+        let connection = self.connection();
+        let number = tenant(&connection, name, used);
+        // Before a block with it is on the disk: another tenant must never get the same.
+        let number = number.and_then(|(number, is_new)| {
+            if is_new {
+                database::force(&connection)?;
+            }
+            Ok(number)
+        });
+        number.map_err(error_of("number a tenant", &self.path))
     }
 
     /// What this log is told apart by from others, also after it was moved.
@@ -127,9 +182,17 @@ fn load(connection: &Connection, name: &str) -> rusqlite::Result<Option<Saved>> 
         })
     });
     let Some(counts) = counts.optional()? else { return Ok(None) };
-    let sql = "SELECT first_block, last_block FROM open_batch WHERE destination = ?1 ORDER BY first_block";
+    let sql = "SELECT first_block, last_block, is_settled, dead, filtered FROM open_batch WHERE destination = ?1
+               ORDER BY first_block";
     let mut statement = connection.prepare(sql)?;
-    let open = statement.query_map([name], |row| Ok((unsigned(row.get(0)?), unsigned(row.get(1)?))))?;
+    let open = statement.query_map([name], |row| {
+        let fate = Fate { dead: unsigned(row.get(3)?), filtered: unsigned(row.get(4)?) };
+        Ok(SavedBatch {
+            first_block: unsigned(row.get(0)?),
+            last_block: unsigned(row.get(1)?),
+            fate: row.get::<_, bool>(2)?.then_some(fate),
+        })
+    })?;
     Ok(Some(Saved { counts, open: open.collect::<rusqlite::Result<_>>()? }))
 }
 
@@ -149,23 +212,26 @@ fn save(connection: &mut Connection, name: &str, Saved { counts, open }: &Saved)
         signed(counts.filtered),
     ])?;
     transaction.prepare_cached("DELETE FROM open_batch WHERE destination = ?1")?.execute([name])?;
-    let mut insert = transaction.prepare_cached("INSERT INTO open_batch VALUES (?1, ?2, ?3)")?;
-    for (first, last) in open {
-        insert.execute(params![name, signed(*first), signed(*last)])?;
+    let mut insert = transaction.prepare_cached("INSERT INTO open_batch VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
+    for SavedBatch { first_block, last_block, fate } in open {
+        let Fate { dead, filtered } = fate.unwrap_or_default();
+        let (first, last) = (signed(*first_block), signed(*last_block));
+        insert.execute(params![name, first, last, fate.is_some(), signed(dead), signed(filtered)])?;
     }
     drop(insert);
     transaction.commit()
 }
 
-fn tenant(connection: &Connection, name: &str) -> rusqlite::Result<u32> {
+/// The number, and whether it is new.
+fn tenant(connection: &Connection, name: &str, used: u32) -> rusqlite::Result<(u32, bool)> {
     let find = "SELECT number FROM tenant WHERE name = ?1";
     let known = connection.query_row(find, [name], |row| row.get(0)).optional()?;
     if let Some(number) = known {
-        return Ok(number);
+        return Ok((number, false));
     }
-    let sql = "INSERT INTO tenant (number, name) SELECT coalesce(max(number), 0) + 1, ?1 FROM tenant
-               HAVING coalesce(max(number), 0) < ?2 RETURNING number";
-    connection.query_row(sql, params![name, TENANTS_MAX], |row| row.get(0))
+    let sql = "INSERT INTO tenant (number, name) SELECT max(coalesce(max(number), 0), ?3) + 1, ?1 FROM tenant
+               HAVING max(coalesce(max(number), 0), ?3) < ?2 RETURNING number";
+    Ok((connection.query_row(sql, params![name, TENANTS_MAX, used], |row| row.get(0))?, true))
 }
 
 /// SQLite's integers are signed; numbers of spans and blocks never get that large.

@@ -233,7 +233,8 @@ impl Writer {
             let state = inner.state();
             let [oldest, next, ..] = state.segments.as_slice() else { return Ok(false) };
             let is_awaited = oldest.relayed_bytes > 0 && state.slowest_block() < next.first_block;
-            if is_awaited && self.overflow == Overflow::Refuse {
+            let is_held = oldest.relayed_bytes > 0 && state.holds > 0;
+            if (is_awaited || is_held) && self.overflow == Overflow::Refuse {
                 return Ok(false);
             }
             (oldest.path.clone(), next.first_span - oldest.first_span)
