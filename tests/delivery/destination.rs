@@ -122,9 +122,10 @@ fn one_dead_destination_of_four_does_not_hold_up_the_others() {
         let queued = |name: &str| relay.destination(name)["queued"].as_u64().expect("a number");
         backlog = backlog.max(names[1..].iter().map(|name| queued(name)).max().expect("three"));
     }
-    assert!(relay.destination("dead")["queued"].as_u64() >= Some(RATE * 3 / 2), "{}", relay.destination("dead"));
-    // A second of spans: what a busy machine leaves waiting. The dead one has all of them.
-    assert!(backlog <= RATE / 2, "{backlog}");
+    let dead = relay.destination("dead")["queued"].as_u64().expect("a number");
+    assert!(dead >= RATE * 3 / 2, "{dead}");
+    // What a busy machine leaves waiting for a moment, against everything.
+    assert!(backlog * 2 < dead, "{backlog} of {dead}");
     let acknowledged = sender.finish();
     for (name, sink) in names.iter().zip(&sinks).skip(1) {
         relay.drained(name);

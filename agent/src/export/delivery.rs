@@ -78,7 +78,7 @@ impl Part {
 /// What became of a part.
 enum Sent {
     Taken { rejected: u64 },
-    Split(Part, Part),
+    Split(Box<[Part; 2]>),
     Refused { cause: String },
 }
 
@@ -123,7 +123,10 @@ impl Line {
                     taken += part.spans - rejected;
                     fate.dead += rejected;
                 }
-                Sent::Split(first, second) => parts.extend([second, first]),
+                Sent::Split(halves) => {
+                    let [first, second] = *halves;
+                    parts.extend([second, first]);
+                }
                 Sent::Refused { cause } => {
                     refused_alone += 1;
                     fate.dead += part.spans;
@@ -321,7 +324,7 @@ fn halves(part: &Part) -> Option<Sent> {
     let first = part.spans / 2;
     let (left, right) = wire::split(&part.body, u32::try_from(first).ok()?).ok()?;
     let half = |place: u32, body: Vec<u8>, spans| Part::new(format!("{}/{place}", part.key), body.into(), spans);
-    Some(Sent::Split(half(0, left, first), half(1, right, part.spans - first)))
+    Some(Sent::Split(Box::new([half(0, left, first), half(1, right, part.spans - first)])))
 }
 
 /// Completes at the deadline of a stop.
