@@ -310,6 +310,8 @@ impl Facts for LiveFacts {
             kernel_losses: self.kernel_losses(),
             losses,
             log_bytes: log.bytes,
+            log_awaited_bytes: log.awaited_bytes,
+            log_bytes_max: self.log.bytes_max(),
             log_segments: log.segments,
             log_spans_dropped: log.spans_dropped,
             hooks: self.hooks.iter().map(|hook| (hook.name.to_owned(), hook.rung.is_some())).collect(),

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use super::{
     Inner, LogError, State,
     reader::{Position, Read, Reader, Wanted},
+    segment::SegmentMeta,
     store::{Saved, SavedBatch},
 };
 
@@ -260,6 +261,13 @@ impl State {
             dropped: counts.dropped + (first - counts.next.span),
             ..*counts
         }
+    }
+
+    /// Segments that some destination has not settled yet.
+    pub(super) fn awaited(&self) -> impl Iterator<Item = &SegmentMeta> {
+        let slowest = self.slowest_block();
+        let ends = self.segments.iter().skip(1).map(|next| next.first_block).chain([self.next_block]);
+        self.segments.iter().zip(ends).filter(move |(_, end)| slowest < *end).map(|(segment, _)| segment)
     }
 
     /// The first block that some destination has not settled.

@@ -122,6 +122,8 @@ pub struct BlockId(pub u64);
 pub struct LogStats {
     /// Bytes of the segment files.
     pub bytes: u64,
+    /// Those of them that some destination waits for.
+    pub awaited_bytes: u64,
     /// Their number.
     pub segments: u64,
     /// When the oldest was made; 0: there is none.
@@ -367,6 +369,7 @@ impl SpanLog {
         let state = self.inner.state();
         LogStats {
             bytes: state.segments.iter().map(|segment| segment.bytes).sum(),
+            awaited_bytes: state.awaited().map(|segment| segment.bytes).sum(),
             segments: state.segments.len() as u64,
             oldest_unix_ns: state.segments.first().map_or(0, |segment| segment.created_unix_ns),
             next_span: state.next_span,

@@ -317,13 +317,7 @@ fn header(payload: &Payload<'_>, inner: &Inner, now_unix_ns: u64) -> BlockHeader
 
 /// Relayed spans leave a part of the log to this host's own. Counted by whole segments that some destination still waits for.
 fn check_quota(state: &State, block_bytes: u64, max: u64) -> Result<(), LogError> {
-    let slowest = state.slowest_block();
-    if slowest >= state.next_block {
-        return Ok(());
-    }
-    let ends = state.segments.iter().skip(1).map(|next| next.first_block).chain([state.next_block]);
-    let awaited = state.segments.iter().zip(ends).filter(|(_, end)| slowest < *end);
-    let bytes: u64 = awaited.map(|(segment, _)| segment.relayed_bytes).sum();
+    let bytes: u64 = state.awaited().map(|segment| segment.relayed_bytes).sum();
     if bytes + block_bytes > max { Err(LogError::Full { bytes, max }) } else { Ok(()) }
 }
 

@@ -35,6 +35,10 @@ pub struct Snapshot {
     pub losses: Vec<(String, u64)>,
     /// Size of the span log.
     pub log_bytes: u64,
+    /// Of this, what some destination waits for.
+    pub log_awaited_bytes: u64,
+    /// Its bound.
+    pub log_bytes_max: u64,
     /// Files of the span log.
     pub log_segments: u64,
     /// Spans that could not be written to the span log.
@@ -148,6 +152,9 @@ impl Snapshot {
 
     fn encode_log(&self, to: &mut DescriptorEncoder) -> fmt::Result {
         gauges(to, "log_bytes", "Size of the span log", vec![(vec![], self.log_bytes)])?;
+        let awaited = vec![(vec![], self.log_awaited_bytes)];
+        gauges(to, "log_awaited_bytes", "Size of the segments that some destination waits for", awaited)?;
+        gauges(to, "log_bytes_max", "Bound of the span log's size", vec![(vec![], self.log_bytes_max)])?;
         gauges(to, "log_segments", "Files of the span log", vec![(vec![], self.log_segments)])?;
         let dropped = vec![(vec![], self.log_spans_dropped)];
         counters(to, "log_spans_dropped", "Spans that could not be written to the span log", dropped)
@@ -348,6 +355,45 @@ mod tests {
                 concat!("spantap_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
             ],
         );
+    }
+
+    /// Names in the text that follow `spantap_`, without what the text format adds.
+    fn names(text: &str) -> std::collections::BTreeSet<String> {
+        let name = |rest: &str| {
+            let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(rest.len());
+            let name = &rest[..end];
+            ["_total", "_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|end| name.strip_suffix(end))
+                .unwrap_or(name)
+                .to_owned()
+        };
+        text.split("spantap_").skip(1).map(name).collect()
+    }
+
+    #[test]
+    fn rules_and_dashboard_ask_only_for_what_there_is() {
+        let destination = DestinationFigures::default();
+        let request = RequestCount {
+            protocol: crate::receive::Protocol::OtlpGrpc,
+            outcome: crate::receive::Outcome::Ok,
+            requests: 1,
+            spans: 1,
+            bytes: 1,
+        };
+        let known = names(&render(Snapshot {
+            kernel_losses: vec![KernelLossCount { reason: "ring_full", cpu: 0, count: 1 }],
+            destinations: vec![destination],
+            receivers: ReceiverCounts { requests: vec![request], ..ReceiverCounts::default() },
+            budget: BudgetFigures { cpu_percent_max: 5, ..BudgetFigures::default() },
+            ..Snapshot::default()
+        }));
+        for path in ["prometheus/rules.yaml", "grafana/spantap.json"] {
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(path);
+            let asked = names(&std::fs::read_to_string(&path).expect("readable"));
+            let unknown: Vec<&String> = asked.difference(&known).collect();
+            assert!(asked.len() > 10 && unknown.is_empty(), "{}: {unknown:?}", path.display());
+        }
     }
 
     #[test]
