@@ -112,7 +112,7 @@ fn values_nest() {
         r#"{"arrayValue":{"values":[{"kvlistValue":{"values":[{"key":"a","value":{"boolValue":true}}]}},{}]}}"#;
     let Some(Value::ArrayValue(array)) = value(nested) else { panic!() };
     let Some(Value::KvlistValue(list)) = &array.values[0].value else { panic!() };
-    assert_eq!(list.values[0].value, Some(AnyValue { value: Some(Value::BoolValue(true)), ..AnyValue::default() }));
+    assert_eq!(list.values[0].value, Some(AnyValue { value: Some(Value::BoolValue(true)) }));
     assert_eq!(array.values[1].value, None);
     let deep = |levels: usize| {
         let open = r#"{"arrayValue":{"values":["#.repeat(levels);
