@@ -129,7 +129,7 @@ impl Default for Receive {
             quota: Quota::default(),
             request_bytes_max: Size::mib(16),
             requests_max: 128,
-            bytes_max: Size::mib(32),
+            bytes_max: Size::mib(64),
             connections_max: 1_024,
             timeout: Interval::secs(10),
             idle_timeout: Interval::secs(300),
@@ -168,8 +168,9 @@ impl Receive {
         require(self.requests_max > 0, "receive.requests_max", "must be at least 1");
         require(self.connections_max > 0, "receive.connections_max", "must be at least 1");
         require(self.request_bytes_max.0 > 0, "receive.request_bytes_max", "must be at least 1B");
-        let fits = self.request_bytes_max.0 <= self.bytes_max.0 && self.bytes_max.0 <= u64::from(u32::MAX);
-        require(fits, "receive.bytes_max", "must hold `request_bytes_max`, and be less than 4GiB");
+        // A request is there twice while it is decompressed or read from JSON.
+        let fits = self.request_bytes_max.0 <= self.bytes_max.0 / 2 && self.bytes_max.0 <= u64::from(u32::MAX);
+        require(fits, "receive.bytes_max", "must hold `request_bytes_max` twice, and be less than 4GiB");
         for (key, interval) in [("receive.timeout", self.timeout), ("receive.idle_timeout", self.idle_timeout)] {
             require(!interval.0.is_zero() && interval.0 <= INTERVAL_MAX, key, "must be longer than 0s, at most 1day");
         }
@@ -302,7 +303,7 @@ mod tests {
         check("tls: { client_ca_file: /c }", &["client_ca_file: needs `cert_file`"]);
         check("tenant_header: a b", &["header name"]);
         check("{ requests_max: 0, connections_max: 0 }", &["receive.requests_max", "receive.connections_max"]);
-        check("{ request_bytes_max: 33MiB }", &["must hold `request_bytes_max`"]);
+        check("{ request_bytes_max: 33MiB }", &["must hold `request_bytes_max` twice"]);
         check("{ bytes_max: 4GiB }", &["less than 4GiB"]);
         check("{ timeout: 0s, idle_timeout: 0s }", &["receive.timeout", "receive.idle_timeout"]);
         check("otlp_unix: ['']", &["1 to 107 bytes"]);

@@ -1,7 +1,7 @@
 //! What a sender is told, in gRPC and in HTTP: one table for both.
 //!
-//! The codes are those of the OTLP specification: with RESOURCE_EXHAUSTED and RetryInfo, UNAVAILABLE, 429 and 503 a sender comes again;
-//! after all others it gives up.
+//! The codes are those of the OTLP specification: after RESOURCE_EXHAUSTED with RetryInfo, UNAVAILABLE, DEADLINE_EXCEEDED, CANCELLED, 429
+//! and 503 a sender comes again; after all others it gives up.
 
 use std::{
     convert::Infallible,
@@ -96,8 +96,8 @@ impl Refused {
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Full { .. } | Self::Quota { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::Storage(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Timeout(_) => StatusCode::REQUEST_TIMEOUT,
+            // Not 408, after which OTLP lets senders give up.
+            Self::Storage(_) | Self::Timeout(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unsupported { status, .. } => *status,
         }
     }
@@ -106,7 +106,7 @@ impl Refused {
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Full { retry_after } | Self::Quota { retry_after } => Some(*retry_after),
-            Self::Storage(_) => Some(COME_AGAIN),
+            Self::Storage(_) | Self::Timeout(_) => Some(COME_AGAIN),
             _ => None,
         }
     }

@@ -17,7 +17,7 @@ use super::{admission::Place, answer::Refused};
 const STEP_BYTES: usize = 256 << 10;
 /// As much larger as compressed spans usually become.
 const RATIO: usize = 6;
-/// Compressed requests up to this size are decompressed in place; larger ones would hold up others.
+/// Requests up to this size are decompressed and read in place; larger ones would hold up others.
 const INLINE_BYTES_MAX: usize = 256 << 10;
 /// What is set aside for a body of unknown length.
 const UNKNOWN_BYTES: usize = 64 << 10;
@@ -92,7 +92,8 @@ impl Chunks {
     pub(super) async fn exactly(&mut self, length: usize) -> Result<Bytes, Refused> {
         let mut all = Joined::default();
         while all.len() < length {
-            let mut chunk = self.next().await?.ok_or(Refused::Gone)?;
+            let ended = || Refused::Malformed("the request ends within a message".into());
+            let mut chunk = self.next().await?.ok_or_else(ended)?;
             let rest = chunk.split_off(chunk.len().min(length - all.len()));
             self.put_back(rest);
             all.push(chunk, length);
@@ -188,17 +189,26 @@ pub(super) async fn decompressed(
     if encoding == Encoding::Identity {
         return Ok((body, place));
     }
-    let is_small = body.len() <= INLINE_BYTES_MAX;
+    let length = body.len();
     let work = move || {
         let plain = decompress(&body, encoding, bytes_max, &mut place)?;
         drop(body);
         place.shrink_to(plain.len());
         Ok((plain, place))
     };
-    if is_small {
+    work_on(length, work).await
+}
+
+/// Does `work` on so many bytes where it holds up nobody.
+pub(super) async fn work_on<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> Result<T, Refused> + Send + 'static,
+) -> Result<T, Refused> {
+    if bytes <= INLINE_BYTES_MAX {
         return work();
     }
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(Refused::Storage("decompression failed".into())))
+    let failed = |_| Err(Refused::Storage("the request could not be worked on".into()));
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(failed)
 }
 
 fn decompress(body: &Bytes, encoding: Encoding, bytes_max: usize, place: &mut Place) -> Result<Bytes, Refused> {
@@ -219,7 +229,7 @@ fn drain(mut reader: impl Read, compressed: usize, bytes_max: usize, place: &mut
     let mut plain = Vec::with_capacity(compressed.saturating_mul(RATIO).min(bytes_max));
     loop {
         let step = STEP_BYTES.min(bytes_max - plain.len() + 1);
-        place.grow_to(compressed + plain.len() + step)?;
+        place.grow_to((compressed + plain.len() + step).min(compressed + bytes_max))?;
         let read = (&mut reader).take(step as u64).read_to_end(&mut plain);
         let read = read.map_err(|error| Refused::Malformed(format!("cannot decompress the request: {error}")))?;
         if plain.len() > bytes_max {

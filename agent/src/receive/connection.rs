@@ -28,7 +28,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     answer::AnswerBody,
-    front::Front,
+    front::{Front, Peer},
     grpc, http as otlp_http,
     listen::{Listener, Stream, Takes},
 };
@@ -126,20 +126,20 @@ struct Connection<T> {
 impl<T: Take> Connection<T> {
     async fn run(self, stream: Stream, tls: Option<TlsAcceptor>) {
         match (stream, tls) {
-            (Stream::Unix(stream), _) => self.converse(stream).await,
-            (Stream::Tcp(stream), None) => self.converse(stream).await,
-            (Stream::Tcp(stream), Some(tls)) => match timeout(self.front.timeout, tls.accept(stream)).await {
-                Ok(Ok(stream)) => self.converse(stream).await,
+            (Stream::Unix(stream), _) => self.converse(stream, Peer(None)).await,
+            (Stream::Tcp(stream, peer), None) => self.converse(stream, Peer(Some(peer))).await,
+            (Stream::Tcp(stream, peer), Some(tls)) => match timeout(self.front.timeout, tls.accept(stream)).await {
+                Ok(Ok(stream)) => self.converse(stream, Peer(Some(peer))).await,
                 failed => {
                     self.front.stats.count_tls_failure();
-                    tracing::debug!(cause = ?failed.map(|result| result.err()), "a TLS handshake failed");
+                    tracing::debug!(cause = ?failed.map(|result| result.err()), %peer, "a TLS handshake failed");
                 }
             },
         }
     }
 
     /// Answers requests until the sender is done, too long silent, or the receivers stop.
-    async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S) {
+    async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, peer: Peer) {
         let Self { front, builder, takes, mut stopping } = self;
         let activity = Arc::new(Activity::default());
         let (limit, idle_limit) = (front.timeout, front.idle_timeout);
@@ -148,7 +148,7 @@ impl<T: Take> Connection<T> {
             service_fn(move |request| {
                 let (front, busy) = (Arc::clone(&front), activity.begin());
                 async move {
-                    let response = answer(&front, takes, request).await;
+                    let response = answer(&front, takes, peer, request).await;
                     drop(busy);
                     Ok::<_, Infallible>(response)
                 }
@@ -184,11 +184,16 @@ impl<T: Take> Connection<T> {
     }
 }
 
-async fn answer<T: Take>(front: &Front<T>, takes: Takes, request: Request<Incoming>) -> Response<AnswerBody> {
+async fn answer<T: Take>(
+    front: &Front<T>,
+    takes: Takes,
+    peer: Peer,
+    request: Request<Incoming>,
+) -> Response<AnswerBody> {
     match grpc::is_grpc(request.headers()) {
-        true if takes.grpc => grpc::answer(front, request).await,
-        false if !takes.http => otlp_http::only_grpc(front),
-        _ => otlp_http::answer(front, request).await,
+        true if takes.grpc => grpc::answer(front, peer, request).await,
+        false if !takes.http => otlp_http::only_grpc(front, peer).await,
+        _ => otlp_http::answer(front, peer, request).await,
     }
 }
 

@@ -1,7 +1,9 @@
 //! What all protocols share: who sends, is there room, and handing over.
 
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -18,7 +20,11 @@ use super::{
 use crate::{
     config::Receive,
     intake::{Accepted, Refusal, Take},
+    telemetry::log::RateLimit,
 };
+
+/// Between two messages about the same trouble of senders.
+const TELL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The receivers' side of the intake.
 pub(super) struct Front<T> {
@@ -31,6 +37,20 @@ pub(super) struct Front<T> {
     /// Of reading a request.
     pub timeout: Duration,
     pub idle_timeout: Duration,
+    unsaid: Mutex<[RateLimit; Outcome::ALL.len()]>,
+}
+
+/// Who sent a request, as far as the socket says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub Option<SocketAddr>);
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(address) => address.fmt(f),
+            None => f.write_str("a unix socket"),
+        }
+    }
 }
 
 /// A request that was read.
@@ -51,6 +71,7 @@ impl<T: Take> Front<T> {
             bytes_max: usize::try_from(receive.request_bytes_max.0).unwrap_or(usize::MAX),
             timeout: receive.timeout.0,
             idle_timeout: receive.idle_timeout.0,
+            unsaid: Mutex::new(std::array::from_fn(|_| RateLimit::new(TELL_INTERVAL))),
         }
     }
 
@@ -68,13 +89,35 @@ impl<T: Take> Front<T> {
     }
 
     /// Hands over what was read, or counts why nothing was.
-    pub(super) async fn take(&self, tally: Tally, read: Result<Ready, Refused>) -> Result<Accepted, Refused> {
-        match read {
+    pub(super) async fn take(
+        &self,
+        tally: Tally,
+        peer: Peer,
+        read: Result<Ready, Refused>,
+    ) -> Result<Accepted, Refused> {
+        let result = match read {
             Ok(ready) => self.hand_over(tally, ready).await,
             Err(refused) => {
                 tally.settle(refused.outcome(), 0);
                 Err(refused)
             }
+        };
+        result.inspect_err(|refused| self.tell(refused, peer))
+    }
+
+    /// Tells the operator of what a sender does wrong, now and then; the counters have all of it.
+    fn tell(&self, refused: &Refused, peer: Peer) {
+        let reason = match refused {
+            Refused::Unauthenticated(_) | Refused::Forbidden(_) | Refused::Unsupported { .. } => refused.message(),
+            Refused::TooLarge { .. } | Refused::Timeout(_) => refused.message(),
+            // Its message may have parts of the request.
+            Refused::Malformed(_) => "the request is malformed; its sender was told why".into(),
+            // These come and go by themselves.
+            Refused::Full { .. } | Refused::Quota { .. } | Refused::Storage(_) | Refused::Gone => return,
+        };
+        let mut limits = self.unsaid.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(unsaid) = limits[refused.outcome() as usize].allow() {
+            tracing::warn!(%peer, outcome = refused.outcome().name(), unsaid, "refused a request: {reason}");
         }
     }
 

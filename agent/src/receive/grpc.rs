@@ -13,7 +13,7 @@ use tonic::Code;
 use super::{
     answer::{AnswerBody, Refused},
     body::{Chunks, Encoding, decompressed, in_time, reserve},
-    front::{Front, Ready},
+    front::{Front, Peer, Ready},
     stats::Protocol,
 };
 use crate::intake::{Accepted, Take};
@@ -34,7 +34,7 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     rest.is_some_and(|rest| rest.first().is_none_or(|next| matches!(next, b'+' | b';')))
 }
 
-pub(super) async fn answer<T: Take>(front: &Front<T>, request: Request<Incoming>) -> Response<AnswerBody> {
+pub(super) async fn answer<T: Take>(front: &Front<T>, peer: Peer, request: Request<Incoming>) -> Response<AnswerBody> {
     let (parts, body) = request.into_parts();
     if parts.uri.path() == HEALTH {
         return message(&SERVING);
@@ -44,7 +44,7 @@ pub(super) async fn answer<T: Take>(front: &Front<T>, request: Request<Incoming>
         EXPORT => read(front, &parts.headers, body).await,
         path => Err(unimplemented(format!("this receiver has no {path}, only {EXPORT}"))),
     };
-    match front.take(tally, read).await {
+    match front.take(tally, peer, read).await {
         Ok(accepted) => message(&export_response(accepted).encode_to_vec()),
         Err(refused) => failed(&refused),
     }

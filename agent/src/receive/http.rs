@@ -17,8 +17,8 @@ use tonic::Code;
 
 use super::{
     answer::{AnswerBody, Refused},
-    body::{Chunks, Encoding, decompressed, in_time, read as read_body},
-    front::{Front, Ready},
+    body::{Chunks, Encoding, decompressed, in_time, read as read_body, work_on},
+    front::{Front, Peer, Ready},
     grpc::export_response,
     json,
     stats::Protocol,
@@ -31,7 +31,7 @@ const ZIPKIN: &str = "/api/v2/spans";
 const PROTOBUF: &str = "application/x-protobuf";
 const JSON: &str = "application/json";
 
-pub(super) async fn answer<T: Take>(front: &Front<T>, request: Request<Incoming>) -> Response<AnswerBody> {
+pub(super) async fn answer<T: Take>(front: &Front<T>, peer: Peer, request: Request<Incoming>) -> Response<AnswerBody> {
     let (parts, body) = request.into_parts();
     let mut chunks = Chunks::new(body);
     let (protocol, is_served) = protocol(&parts);
@@ -40,7 +40,7 @@ pub(super) async fn answer<T: Take>(front: &Front<T>, request: Request<Incoming>
         Ok(()) => read(front, protocol, &parts.headers, &mut chunks).await,
         Err(refused) => Err(refused),
     };
-    match front.take(tally, read).await {
+    match front.take(tally, peer, read).await {
         Ok(accepted) => taken(protocol, accepted),
         Err(refused) => {
             let_sender_finish(front, &parts, &mut chunks, &refused).await;
@@ -116,9 +116,13 @@ async fn read<T: Take>(
     };
     // What is written is about as large as what was read.
     place.grow_to(plain.len().saturating_mul(2))?;
-    let request = convert(&plain).map_err(|error| Refused::Malformed(error.to_string()))?;
-    place.shrink_to(request.len());
-    Ok(Ready { place, sender, request: request.into() })
+    work_on(plain.len(), move || {
+        let request = convert(&plain).map_err(|error| Refused::Malformed(error.to_string()))?;
+        drop(plain);
+        place.shrink_to(request.len());
+        Ok(Ready { place, sender, request: request.into() })
+    })
+    .await
 }
 
 fn encoding(headers: &HeaderMap) -> Result<Encoding, Refused> {
@@ -174,13 +178,15 @@ fn failed(protocol: Protocol, refused: &Refused) -> Response<AnswerBody> {
     if let Some(seconds) = refused.retry_after_seconds() {
         headers.insert(RETRY_AFTER, seconds.into());
     }
+    if matches!(refused, Refused::Timeout(_)) {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     match status {
         StatusCode::UNAUTHORIZED => drop(headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
         StatusCode::METHOD_NOT_ALLOWED => drop(headers.insert(ALLOW, HeaderValue::from_static("POST"))),
         StatusCode::UNSUPPORTED_MEDIA_TYPE => {
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, zstd"));
         }
-        StatusCode::REQUEST_TIMEOUT => drop(headers.insert(CONNECTION, HeaderValue::from_static("close"))),
         _ => {}
     }
     response
@@ -196,9 +202,12 @@ fn answered(status: StatusCode, kind: Option<&'static str>, body: Vec<u8>) -> Re
 }
 
 /// The answer to a request without gRPC where only gRPC is received.
-pub(super) fn only_grpc<T: Take>(front: &Front<T>) -> Response<AnswerBody> {
+pub(super) async fn only_grpc<T: Take>(front: &Front<T>, peer: Peer) -> Response<AnswerBody> {
     let message = "this is the address of OTLP/gRPC; OTLP/HTTP usually has port 4318".to_owned();
     let refused = unsupported(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
-    front.tally(Protocol::OtlpHttpProtobuf).settle(refused.outcome(), 0);
-    failed(Protocol::ZipkinJson, &refused)
+    match front.take(front.tally(Protocol::OtlpHttpProtobuf), peer, Err(refused)).await {
+        Ok(accepted) => taken(Protocol::OtlpHttpProtobuf, accepted),
+        // Text, since it is not known what the sender speaks.
+        Err(refused) => failed(Protocol::ZipkinJson, &refused),
+    }
 }

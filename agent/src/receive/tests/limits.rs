@@ -152,7 +152,7 @@ async fn a_request_that_does_not_arrive_in_time_is_ended() {
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1\r\n"), "{answer}");
     assert_eq!(running.count(Protocol::OtlpHttpProtobuf, Outcome::Timeout), 1);
     // Who says nothing at all, or nothing whole, is closed too.
     for begin in ["", "POST /v1/tra", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
