@@ -4,7 +4,7 @@
 //! trace id, behind [`MAGIC`], so that the sink finds it in whatever bytes arrive.
 
 use std::{
-    io::{Read, Write},
+    io::{BufReader, Write},
     net::{SocketAddr, TcpStream},
     sync::{
         Arc,
@@ -13,6 +13,8 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant},
 };
+
+use spantap_tests::otlp::{self, attribute, export_request, fixed64, message};
 
 /// First half of every trace id.
 pub const MAGIC: [u8; 8] = *b"\xc3\x9aspanta";
@@ -115,69 +117,30 @@ impl Run {
                 connection.insert(stream)
             }
         };
-        let head = format!(
-            "POST /v1/traces HTTP/1.1\r\nhost: agent\r\ncontent-type: application/x-protobuf\r\ncontent-length: {}\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(&[head.as_bytes(), body].concat())?;
-        let mut answer = Vec::new();
-        let mut buffer = [0; 4096];
-        loop {
-            let count = stream.read(&mut buffer)?;
-            if count == 0 {
-                return Ok(false);
-            }
-            answer.extend_from_slice(&buffer[..count]);
-            let Some(end) = find(&answer, b"\r\n\r\n") else { continue };
-            let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
-            let length: usize = length.and_then(|length| length.trim().parse().ok()).unwrap_or(0);
-            if answer.len() >= end + 4 + length {
-                return Ok(head.starts_with("http/1.1 200"));
-            }
-        }
+        stream.write_all(&otlp::post(body))?;
+        let head = otlp::read_message(&mut BufReader::new(stream), &mut Vec::new())?;
+        Ok(head.as_deref().and_then(otlp::status) == Some(200))
     }
 }
 
 /// An `ExportTraceServiceRequest` with these spans, each with ten attributes, one of them sensitive.
 fn request(first: u64, count: u64) -> Vec<u8> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
-    let spans: Vec<u8> = (first..first + count).flat_map(|number| message(2, &span(number, now))).collect();
-    let resource = message(1, &message(1, &attribute("service.name", "checkout")));
-    message(1, &[resource, message(2, &spans)].concat())
+    export_request("checkout", (first..first + count).map(|number| span(number, now)))
 }
 
 fn span(number: u64, now: u64) -> Vec<u8> {
     let mut span = message(1, &[MAGIC, number.to_be_bytes()].concat());
     span.extend(message(2, &(number + 1).to_be_bytes()));
     span.extend(message(5, format!("GET /orders/{}", number % 50).as_bytes()));
-    span.extend([6 << 3, 2]);
-    for (field, time) in [(7, now), (8, now + 1_000_000)] {
-        span.push(field << 3 | 1);
-        span.extend(time.to_le_bytes());
-    }
+    span.extend(otlp::number(6, 2));
+    span.extend(fixed64(7, now));
+    span.extend(fixed64(8, now + 1_000_000));
     for index in 0..9 {
         span.extend(message(9, &attribute(&format!("app.key.{index}"), &format!("value {index} of {number}"))));
     }
     span.extend(message(9, &attribute("http.request.header.authorization", "Bearer hunter2")));
     span
-}
-
-fn attribute(key: &str, value: &str) -> Vec<u8> {
-    [message(1, key.as_bytes()), message(2, &message(1, value.as_bytes()))].concat()
-}
-
-/// A length-delimited field.
-fn message(field: u8, body: &[u8]) -> Vec<u8> {
-    let mut out = vec![field << 3 | 2];
-    let mut length = body.len();
-    while length >= 0x80 {
-        out.push(length as u8 | 0x80);
-        length >>= 7;
-    }
-    out.push(length as u8);
-    out.extend_from_slice(body);
-    out
 }
 
 /// Where `needle` first is.

@@ -18,6 +18,7 @@ pub mod http2;
 pub mod mariadb;
 pub mod namespace;
 pub mod nginx;
+pub mod otlp;
 pub mod php;
 pub mod postgres;
 pub mod process;

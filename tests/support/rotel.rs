@@ -1,4 +1,4 @@
-//! rotel, a real OTLP receiver, that prints the spans it got.
+//! rotel, a real OTLP receiver: prints the spans it got, or relays them.
 
 use std::{net::TcpStream, path::PathBuf, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
 
 /// A running rotel.
 pub struct Rotel {
-    _process: Process,
+    process: Process,
     folder: TempDir,
     grpc_port: u16,
     http_port: u16,
@@ -37,12 +37,23 @@ pub struct ReceivedSpan {
 }
 
 impl Rotel {
-    /// Starts it on free ports of loopback.
+    /// Starts it on free ports of loopback; it prints what it gets.
     pub fn start() -> Self {
+        Self::with(&["--debug-log", "traces", "--debug-log-verbosity", "detailed", "--exporter", "blackhole"])
+    }
+
+    /// Starts it on free ports of loopback; it sends what it gets to `url` by OTLP/HTTP. Compression is `none` or `gzip`.
+    pub fn relaying(url: &str, compression: &str) -> Self {
+        let to = ["--exporter", "otlp", "--otlp-exporter-protocol", "http", "--otlp-exporter-endpoint", url];
+        Self::with(&[&to[..], &["--otlp-exporter-compression", compression]].concat())
+    }
+
+    fn with(args: &[&str]) -> Self {
         let folder = TempDir::new("rotel");
         let (grpc_port, http_port) = (free_port(), free_port());
         let process = Launch::new(program())
-            .args(["start", "--debug-log", "traces", "--debug-log-verbosity", "detailed", "--exporter", "blackhole"])
+            .arg("start")
+            .args(args)
             .args(["--otlp-grpc-endpoint", &format!("127.0.0.1:{grpc_port}")])
             .args(["--otlp-http-endpoint", &format!("127.0.0.1:{http_port}")])
             .arg("--pid-file")
@@ -53,7 +64,17 @@ impl Rotel {
         for port in [grpc_port, http_port] {
             clock::wait_for("rotel listens", Duration::from_secs(20), || TcpStream::connect(("127.0.0.1", port)).ok());
         }
-        Self { _process: process, folder, grpc_port, http_port }
+        Self { process, folder, grpc_port, http_port }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Where it receives OTLP/HTTP.
+    pub fn http_port(&self) -> u16 {
+        self.http_port
     }
 
     /// For `--export`, by gRPC.

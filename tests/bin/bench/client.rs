@@ -1,6 +1,6 @@
 //! The benchmark's own actors, run as processes of their own: a paced client, a server for it, a loop of one system call.
 //!
-//! In: `paced|echo|getppid key=value …`. Out: lines on standard output. The client is blocking and keeps one request at a time
+//! In: `paced|echo|getppid|forward|prost key=value …` (the last two: `relay/floor.rs`). Out: lines on standard output. The client is blocking and keeps one request at a time
 //! on each connection; requests start by a fixed timetable, whatever the answers do.
 
 use std::{
@@ -11,6 +11,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use spantap_tests::{actors::Arguments, clock, stats::percentile};
+
+use crate::relay::floor;
 
 /// Bytes of a message of the `ping` protocol.
 const PING_BYTES: usize = 64;
@@ -42,6 +44,8 @@ pub fn run(mut args: impl Iterator<Item = String>) -> bool {
         "paced" => paced,
         "echo" => echo,
         "getppid" => getppid,
+        "forward" => floor::forward,
+        "prost" => floor::prost,
         _ => return false,
     };
     actor(&Arguments::new(args));

@@ -1,8 +1,8 @@
 //! What tracing costs the traced, and what the agent itself costs.
 //!
 //! In: `[what=LIST] [seconds=S] [rounds=N] [rate.LOAD=R] [syscall_hooks=every|io]`. Out: tables in Markdown on standard output.
-//! `what` names any of the loads `ping`, `redis`, `nginx`, `app` (fixed rate), `saturation`, `syscall`, `memory`; by default
-//! all. Each table comes from one run in which the modes take turns (see `mode.rs`).
+//! `what` names any of the loads `ping`, `redis`, `nginx`, `app` (fixed rate), `saturation`, `syscall`, `memory`, `relay` (see
+//! `relay.rs`); by default all. Each table comes from one run in which the modes take turns (see `mode.rs`).
 //!
 //! Called by `cargo xtask bench`. Limits: both ends of every connection run on this host, and within the traced cgroup. On a
 //! shared machine trust the ratios, not the digits.
@@ -14,6 +14,7 @@ mod floor;
 mod load;
 mod memory;
 mod mode;
+mod relay;
 mod saturation;
 mod syscall;
 mod table;
@@ -62,19 +63,21 @@ fn main() {
     }
     require_root();
     let arguments = Arguments::new(args());
-    let what: String = arguments.get("what", "ping,redis,nginx,app,saturation,syscall,memory".to_owned());
+    let what: String = arguments.get("what", "relay,ping,redis,nginx,app,saturation,syscall,memory".to_owned());
     let wanted = |name: &str| what.split(',').any(|item| item == name);
-    let idle = Cgroup::new("bench-idle");
     println!("Command: `cargo xtask bench -- {}`.", args().collect::<Vec<_>>().join(" "));
     println!("{}", machine());
+    let (seconds, rounds) = (arguments.get("seconds", 4), arguments.get("rounds", 5));
+    if wanted("relay") {
+        relay::run(&arguments, seconds, rounds);
+    }
+    if what == "relay" {
+        return;
+    }
+    let idle = Cgroup::new("bench-idle");
     let hooks = mode::hooks_of_the_agent(&idle);
-    let bench = Bench {
-        seconds: arguments.get("seconds", 4),
-        rounds: arguments.get("rounds", 5),
-        idle,
-        hooks,
-        syscall_hooks: arguments.get("syscall_hooks", "every".to_owned()),
-    };
+    let bench =
+        Bench { seconds, rounds, idle, hooks, syscall_hooks: arguments.get("syscall_hooks", "every".to_owned()) };
     for load in Load::ALL.into_iter().filter(|load| wanted(load.name())) {
         let rate = arguments.get(&format!("rate.{}", load.name()), load.rate());
         fixed::run(&bench, load, rate);

@@ -1,6 +1,6 @@
 //! The agent's resident memory while it traces a high rate.
 
-use spantap_tests::{agent::Agent, cgroup::Cgroup, http::Place};
+use spantap_tests::{cgroup::Cgroup, http::Place};
 
 use crate::{
     Bench,
@@ -18,13 +18,13 @@ pub fn run(bench: &Bench, rate: u64) {
     let place = Place::cgroup(&cgroup);
     let tracer = Tracer::start(Mode::Full, &cgroup, bench);
     let agent = tracer.agent().expect("this mode has an agent");
-    let before = status_kib(agent, "VmRSS");
+    let before = status_kib(agent.pid(), "VmRSS");
     let server = Load::Nginx.start(place);
     let seconds = 5 * bench.seconds;
     let args = [format!("rate={rate}"), format!("seconds={seconds}"), format!("connections={CONNECTIONS}")];
     let report = paced(place, Load::Nginx, &server, &args.each_ref().map(String::as_str)).finish();
-    let after = status_kib(agent, "VmRSS");
-    let most = status_kib(agent, "VmHWM");
+    let after = status_kib(agent.pid(), "VmRSS");
+    let most = status_kib(agent.pid(), "VmHWM");
     let spans = agent.status()["spans_total"].as_u64().unwrap_or(0);
     println!("## The agent's memory\n");
     println!(
@@ -44,9 +44,9 @@ pub fn run(bench: &Bench, rate: u64) {
     table.print();
 }
 
-/// A field of `/proc/<pid>/status` in KiB.
-fn status_kib(agent: &Agent, field: &str) -> u64 {
-    let path = format!("/proc/{}/status", agent.pid());
+/// A field of a process's `/proc/<pid>/status` in KiB.
+pub fn status_kib(pid: u32, field: &str) -> u64 {
+    let path = format!("/proc/{pid}/status");
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("read {path}: {error}"));
     let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
     let number = value.and_then(|value| value.trim().split(' ').next()?.parse().ok());
