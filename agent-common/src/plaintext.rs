@@ -25,6 +25,14 @@ pub mod library {
     pub const GO: u8 = 2;
 }
 
+/// Which goroutines are to be noted: bits of the kernel side's switch.
+pub mod watch {
+    /// Those of Go since 1.17, by a register.
+    pub const REGISTER: u32 = 1;
+    /// Those of Go before, by the thread's own memory.
+    pub const STACK: u32 = 2;
+}
+
 /// A call of a TLS library that returned, followed by plaintext: the first bytes that moved, and, if `tail_len` is not 0, the last
 /// `tail_len` bytes that moved (after a gap), at `tail_at`.
 ///
@@ -51,7 +59,7 @@ pub struct PlaintextRecord {
     pub tcp_start: u32,
     /// Just past the last; equal to `tcp_start` if none did.
     pub tcp_end: u32,
-    /// Bytes that the application offered, or has room for.
+    /// Bytes that the application offered, or has room for; of several buffers (`PR_Writev`) in the first.
     pub wanted: u32,
     /// Process (thread group) id in the initial namespace.
     pub pid: u32,

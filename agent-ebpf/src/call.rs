@@ -229,7 +229,7 @@ fn returned_from_send(settings: &Settings, task: &mut Task, id: u64, result: i64
         task.tx_end = task.tx_start;
     }
     let transmitted_ns = message::finish_send(conn, task, task.tx_end, time_ns);
-    tls::moved(task, direction::SEND, conn.id);
+    tls::moved(task, direction::SEND, conn.id, None);
     let by_connection = select::connection_mode(settings, conn);
     if !select::payload(settings, select::combined(task.mode, by_connection)) {
         return; // the slot's record says it all
@@ -258,7 +258,8 @@ fn returned_from_read(settings: &Settings, task: &mut Task, id: u64, result: i64
         task.arrival_last_ns = 0;
         task.arrival_end = task.rx_start;
     }
-    tls::moved(task, direction::RECEIVE, conn.id);
+    let base = (conn.flags & flag::BASES != 0).then_some(conn.receive_base);
+    tls::moved(task, direction::RECEIVE, conn.id, base);
     let by_connection = select::connection_mode(settings, conn);
     let combined = select::combined(task.mode, by_connection);
     if !select::records(combined) {

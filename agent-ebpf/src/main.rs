@@ -289,6 +289,17 @@ tls_entry!(tls_write_ex, SEND, TLS, true);
 tls_entry!(nspr_read, RECEIVE, NSPR, false);
 tls_entry!(nspr_write, SEND, NSPR, false);
 
+/// The same of several buffers.
+#[uprobe]
+pub fn nspr_writev(context: ProbeContext) -> u32 {
+    // SAFETY: the context is the thread's registers.
+    let registers = unsafe { &*context.regs };
+    if let Some(entered) = Entered::vector(registers) {
+        tls::on_enter(registers.rsp, &entered);
+    }
+    0
+}
+
 /// Handshakes, of which nothing is told.
 #[uprobe]
 pub fn tls_handshake(context: ProbeContext) -> u32 {
@@ -327,6 +338,72 @@ pub fn go_return(context: ProbeContext) -> u32 {
     // SAFETY: the context is the thread's registers.
     let registers = unsafe { &*context.regs };
     tls::on_go_return(registers.r14, registers.rax as i64);
+    0
+}
+
+/// The same of Go before 1.17, whose arguments are on the stack, above the return address. The probe lies where the prologue has
+/// the goroutine in `rcx`.
+macro_rules! go_stack_entry {
+    ($name:ident, $direction:ident) => {
+        #[uprobe]
+        pub fn $name(context: ProbeContext) -> u32 {
+            // SAFETY: the context is the thread's registers.
+            let registers = unsafe { &*context.regs };
+            if let Some(entered) = Entered::go_on_stack(registers, direction::$direction) {
+                tls::on_go_enter(registers.rcx, &entered);
+            }
+            0
+        }
+    };
+}
+go_stack_entry!(go_stack_read, RECEIVE);
+go_stack_entry!(go_stack_write, SEND);
+
+/// Likewise: the results are on the stack, behind the arguments.
+#[uprobe]
+pub fn go_stack_return(context: ProbeContext) -> u32 {
+    // SAFETY: the context is the thread's registers.
+    let at = unsafe { (*context.regs).rsp } + 40;
+    if let (Some(goroutine), Some(result)) = (tls::goroutine_of_thread(), tls::user_word(at)) {
+        tls::on_go_return(goroutine, result as i64);
+    }
+    0
+}
+
+/// Likewise.
+#[uprobe]
+pub fn go_stack_handshake(context: ProbeContext) -> u32 {
+    // SAFETY: the context is the thread's registers.
+    let registers = unsafe { &*context.regs };
+    if let Some(session) = tls::user_word(registers.rsp + 8) {
+        tls::on_go_handshake(registers.rcx, session);
+    }
+    0
+}
+
+/// Likewise.
+#[uprobe]
+pub fn go_stack_handshaken(_context: ProbeContext) -> u32 {
+    if let Some(goroutine) = tls::goroutine_of_thread() {
+        tls::on_go_handshaken(goroutine);
+    }
+    0
+}
+
+/// A handshake of Go's; it may be inside a read or write.
+#[uprobe]
+pub fn go_handshake(context: ProbeContext) -> u32 {
+    // SAFETY: the context is the thread's registers.
+    let registers = unsafe { &*context.regs };
+    tls::on_go_handshake(registers.r14, registers.rax);
+    0
+}
+
+/// Each place where that returns.
+#[uprobe]
+pub fn go_handshaken(context: ProbeContext) -> u32 {
+    // SAFETY: the context is the thread's registers.
+    tls::on_go_handshaken(unsafe { (*context.regs).r14 });
     0
 }
 

@@ -85,7 +85,7 @@ pub static TLS_SESSIONS: HashMap<InProcess, TlsSession> = HashMap::with_max_entr
 /// Calls of goroutines in progress: a goroutine may go on on another thread.
 #[map]
 pub static TLS_GOROUTINES: HashMap<InProcess, TlsCall> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
-/// 1 while goroutines are probed anywhere.
+/// `agent_common::plaintext::watch`: which goroutines are probed anywhere.
 #[map]
 pub static TLS_GO: Array<u32> = Array::with_max_entries(1, 0);
 

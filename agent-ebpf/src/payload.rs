@@ -107,6 +107,14 @@ fn buffers(task: &Task, id: u64) -> Option<(u64, u64)> {
     }
 }
 
+/// Where the first buffer of the call in progress is.
+#[inline(always)]
+pub fn first_buffer(task: &Task) -> Option<u64> {
+    let (base, count) = buffers(task, task.number.wrapping_sub(1))?;
+    // SAFETY: the helper checks the address.
+    if count == u64::MAX { Some(base) } else { unsafe { bpf_probe_read_user(base as *const u64) }.ok() }
+}
+
 /// How much of the call is captured: the configured limit, but as much as there is room for if the call looks as if it began a
 /// message of a known protocol (a cut within a head hides where the body ends, and what is pipelined or multiplexed follows), or if the
 /// agent asked for it, because on this connection messages begin within calls.
@@ -163,8 +171,8 @@ fn begins_message(start: [u8; 4]) -> bool {
     found | matches!(first, 0x80 | 0x81)
 }
 
-/// Whether this is the begin of a connection on which many messages will be put into one call: AMQP 0-9-1's protocol header, the
-/// greeting of a NATS server, CONNECT of MQTT with a length of one byte.
+/// Whether this is the begin of a connection on which many messages will be put into one call: HTTP/2's preface, AMQP 0-9-1's
+/// protocol header, the greeting of a NATS server, CONNECT of MQTT with a length of one byte.
 #[inline(always)]
 fn packs_messages(scratch: &Scratch, length: u32) -> bool {
     let payload = (&raw const scratch.payload).cast::<[u8; 6]>();
@@ -172,7 +180,8 @@ fn packs_messages(scratch: &Scratch, length: u32) -> bool {
     let [a, b, c, d, e, f] = unsafe { payload.read_volatile() };
     let word = u32::from_be_bytes([a, b, c, d]);
     let mqtt = a == 0x10 && c == 0 && matches!((d, e, f), (4, b'M', b'Q') | (6, b'M', b'Q'));
-    length >= 8 && (word == u32::from_be_bytes(*b"AMQP") || word == u32::from_be_bytes(*b"INFO") || mqtt)
+    let packs = [*b"PRI ", *b"AMQP", *b"INFO"].map(u32::from_be_bytes);
+    length >= 8 && (word == packs[0] || word == packs[1] || word == packs[2] || mqtt)
 }
 
 /// Copies up to `limit` of the `moved` bytes that are in the buffers; how it went is in `scratch.copy`.

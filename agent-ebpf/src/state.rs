@@ -237,6 +237,9 @@ pub struct Task {
     /// Sequence numbers of what was read since a session was read.
     pub near_start: u32,
     pub near_end: u32,
+    /// 1 if that begins with the connection's first byte, which is TLS.
+    pub near_begins: u32,
+    pub padding: u32,
     /// The goroutine that made the call in progress; 0 if nobody asks, or it is not known.
     pub goroutine: u64,
 }
@@ -266,7 +269,8 @@ pub struct TlsCall {
     pub library: u8,
     /// 1 if bytes of more than one connection moved inside.
     pub ambiguous: u8,
-    pub padding: u8,
+    /// 1 if it is a handshake, of which nothing is told.
+    pub handshake: u8,
 }
 
 /// What names a TLS session, or a goroutine, on this host.

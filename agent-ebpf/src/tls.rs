@@ -12,7 +12,7 @@ use agent_common::{
     header::kind,
     loss::KernelLoss,
     message::{PAYLOAD_BYTES_LIMIT, TAIL_BYTES, direction},
-    plaintext::{PlaintextRecord, flag as wire, library},
+    plaintext::{PlaintextRecord, flag as wire, library, watch},
     settings::{Settings, mode, rule},
 };
 use aya_ebpf::{
@@ -25,8 +25,9 @@ use crate::{
     connection,
     emit::{self, now},
     maps::{PlaintextRoom, TLS_GO, TLS_GOROUTINES, TLS_SESSIONS},
-    offsets, payload, select,
-    state::{Conn, InProcess, Task, TlsCall, TlsSession, flag},
+    offsets::{self, Checked, Memory},
+    payload, select,
+    state::{Conn, InProcess, Task, TlsCall, TlsSession},
 };
 
 /// What an entry probe has to say.
@@ -54,6 +55,15 @@ impl Entered {
         }
     }
 
+    /// Arguments of `PR_Writev`: session, buffers, their number. Only the first is looked at.
+    #[inline(always)]
+    pub fn vector(registers: &pt_regs) -> Option<Self> {
+        // SAFETY: the helper checks the address.
+        let [buffer, length] = unsafe { bpf_probe_read_user(registers.rsi as *const [u64; 2]) }.ok()?;
+        let (session, wanted) = (registers.rdi, length as u32);
+        Some(Self { session, buffer, wanted, moved_at: 0, direction: direction::SEND, library: library::NSPR })
+    }
+
     /// Arguments of Go methods: receiver, and a slice (since Go 1.17).
     #[inline(always)]
     pub fn go(registers: &pt_regs, direction: u8) -> Self {
@@ -65,6 +75,15 @@ impl Entered {
             direction,
             library: library::GO,
         }
+    }
+
+    /// The same before Go 1.17: on the stack, above the return address.
+    #[inline(always)]
+    pub fn go_on_stack(registers: &pt_regs, direction: u8) -> Option<Self> {
+        // SAFETY: the helper checks the address.
+        let arguments: [u64; 3] = unsafe { bpf_probe_read_user((registers.rsp + 8) as *const [u64; 3]) }.ok()?;
+        let [session, buffer, wanted] = arguments;
+        Some(Self { session, buffer, wanted: wanted as u32, moved_at: 0, direction, library: library::GO })
     }
 
     #[inline(always)]
@@ -84,7 +103,7 @@ impl Entered {
             direction: self.direction,
             library: self.library,
             ambiguous: 0,
-            padding: 0,
+            handshake: 0,
         }
     }
 }
@@ -164,6 +183,39 @@ pub fn on_go_enter(goroutine: u64, entered: &Entered) {
     }
 }
 
+/// A goroutine begins a handshake. Go reads as much as there is, so the first bytes of the application may be read by it.
+#[inline(always)]
+pub fn on_go_handshake(goroutine: u64, session: u64) {
+    let Some(settings) = select::settings() else { return };
+    let key = in_process(goroutine);
+    // Inside a read or write it is that call which says the connection.
+    if wanted_task(settings).is_none() || TLS_GOROUTINES.get_ptr(&key).is_some() {
+        return;
+    }
+    let entered =
+        Entered { session, buffer: 0, wanted: 0, moved_at: 0, direction: direction::RECEIVE, library: library::GO };
+    let call = TlsCall { handshake: 1, ..entered.call(0) };
+    if TLS_GOROUTINES.insert(&key, &call, u64::from(BPF_ANY)).is_err() {
+        emit::lost(KernelLoss::TlsTableFull);
+    }
+}
+
+/// It is about to return from there: from now on the session is the connection's of which bytes moved.
+#[inline(always)]
+pub fn on_go_handshaken(goroutine: u64) {
+    let key = in_process(goroutine);
+    let Some(call) = TLS_GOROUTINES.get_ptr_mut(&key) else { return };
+    // SAFETY: a live map value; the goroutine that made it is the current one.
+    let call = unsafe { &mut *call };
+    if call.handshake == 0 {
+        return;
+    }
+    if call.sock != 0 && call.ambiguous == 0 {
+        bind(&in_process(call.session), call.sock, call.connection_id, false);
+    }
+    let _ = TLS_GOROUTINES.remove(&key);
+}
+
 /// It is about to return.
 #[inline(always)]
 pub fn on_go_return(goroutine: u64, result: i64) {
@@ -196,9 +248,10 @@ fn in_process(address: u64) -> InProcess {
     InProcess { address, pid: bpf_get_current_pid_tgid() >> 32 }
 }
 
-/// A socket call of the current thread moved bytes of a TCP connection; it is about to return.
+/// A socket call of the current thread moved bytes of a TCP connection; it is about to return. `base`: of what it reads the first
+/// sequence number, if that is known.
 #[inline(always)]
-pub fn moved(task: &mut Task, direction: u8, connection_id: u64) {
+pub fn moved(task: &mut Task, direction: u8, connection_id: u64, base: Option<u32>) {
     let receives = direction == direction::RECEIVE;
     let (sock, start, end) =
         if receives { (task.rx_sock, task.rx_start, task.rx_end) } else { (task.tx_sock, task.tx_start, task.tx_end) };
@@ -215,6 +268,7 @@ pub fn moved(task: &mut Task, direction: u8, connection_id: u64) {
     if receives {
         if task.near_id != connection_id || task.near_session != 0 {
             task.near_start = start;
+            task.near_begins = u32::from(base == Some(start) && begins_tls(task));
         }
         task.near_end = end;
         task.near_sock = sock;
@@ -223,12 +277,42 @@ pub fn moved(task: &mut Task, direction: u8, connection_id: u64) {
     }
 }
 
-/// A system call begins: which goroutine makes it? Go keeps it in a register (since 1.17).
+/// Whether the first byte that the call read is that of a handshake's record (RFC 8446, 5.1).
+#[inline(always)]
+fn begins_tls(task: &Task) -> bool {
+    const HANDSHAKE: u8 = 22;
+    // SAFETY: the helper checks the address.
+    payload::first_buffer(task).is_some_and(|at| unsafe { bpf_probe_read_user(at as *const u8) } == Ok(HANDSHAKE))
+}
+
+/// A system call begins: which goroutine makes it? Go keeps it in a register (since 1.17), or the thread's own memory has it.
 #[inline(always)]
 pub fn note_goroutine(task: &mut Task, pt_regs: u64) {
     // SAFETY: a live map value.
-    let watched = TLS_GO.get_ptr(0).is_some_and(|watched| unsafe { *watched } != 0);
-    task.goroutine = if watched { offsets::read_at(pt_regs + regs::GOROUTINE).unwrap_or(0) } else { 0 };
+    let watched = TLS_GO.get_ptr(0).map_or(0, |watched| unsafe { *watched });
+    task.goroutine = 0;
+    if watched & watch::REGISTER != 0 {
+        task.goroutine = offsets::read_at(pt_regs + regs::GOROUTINE).unwrap_or(0);
+    }
+    if watched & watch::STACK != 0 && goroutine_call(task.goroutine).is_none() {
+        task.goroutine = goroutine_of_thread().unwrap_or(0);
+    }
+}
+
+/// The current goroutine, where Go before 1.17 keeps it: below the thread's own memory (runtime/asm_amd64.s: `settls`).
+#[inline(always)]
+pub fn goroutine_of_thread() -> Option<u64> {
+    // SAFETY: always there.
+    let task = unsafe { helpers::bpf_get_current_task() };
+    let base = Checked::read_optional::<u64>(task, &offsets::TASK_FSBASE).filter(|base| *base != 0)?;
+    user_word(base - 8)
+}
+
+/// A word of the application's.
+#[inline(always)]
+pub fn user_word(address: u64) -> Option<u64> {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_user(address as *const u64) }.ok()
 }
 
 /// The call that it is in.
@@ -267,8 +351,8 @@ fn returned(settings: &Settings, task: &mut Task, call: &TlsCall, moved: u32) {
     let inside = call.sock != 0 && call.ambiguous == 0;
     if inside {
         bind(&key, call.sock, call.connection_id, false);
-    } else if receives {
-        bind_near(task, &key, moved, true);
+    } else if receives && call.library != library::GO {
+        bind_near(task, &key, moved, true); // a goroutine is no thread, and reads the socket itself
     }
     if moved == 0 && !inside {
         return;
@@ -334,8 +418,9 @@ fn bind(key: &InProcess, sock: u64, connection_id: u64, near: bool) {
 }
 
 /// The application reads sockets itself: the first session that is used after a connection was read is that connection's. What
-/// was believed before is given up only by bytes, while there were none, or by a connection's very first bytes: those begin a
-/// session, at an address where another one may have been.
+/// was believed before is given up only by bytes, while there were none, or by a connection's very first bytes, if they are of TLS:
+/// those begin a session, at an address where another one may have been. What is known by bytes inside a call is never given up so,
+/// as long as that connection is there.
 #[inline(always)]
 fn bind_near(task: &mut Task, key: &InProcess, moved: u32, receives: bool) {
     if task.near_sock == 0 || (task.near_session != 0 && task.near_session != key.address) {
@@ -343,7 +428,7 @@ fn bind_near(task: &mut Task, key: &InProcess, moved: u32, receives: bool) {
     }
     task.near_session = key.address;
     let Some(conn) = connection::find(task.near_sock).filter(|conn| conn.id == task.near_id) else { return };
-    let begins = receives && conn.receive_base == task.near_start && conn.flags & flag::BASES != 0;
+    let begins = receives && task.near_begins != 0;
     let others = conn.tls.address != 0 && conn.tls.address != key.address;
     if others && moved == 0 && !begins {
         return;
@@ -352,7 +437,7 @@ fn bind_near(task: &mut Task, key: &InProcess, moved: u32, receives: bool) {
     let believed = TLS_SESSIONS.get_ptr(key).map(|session| unsafe { *session });
     let keeps = believed.is_some_and(|session| {
         let another = session.connection_id != task.near_id;
-        !(begins && another) && (session.near == 0 || (moved == 0 && session.sent | session.received != 0))
+        session.near == 0 || (!(begins && another) && moved == 0 && session.sent | session.received != 0)
     });
     if !keeps || known(key).is_none() {
         bind(key, task.near_sock, task.near_id, true);
@@ -367,7 +452,10 @@ pub fn forget(sock: u64, conn: &Conn) {
     }
     let key = InProcess { address: conn.tls.address, pid: conn.tls.pid };
     // SAFETY: a live map value. It may be another connection's by now.
-    if TLS_SESSIONS.get_ptr(&key).is_some_and(|session| unsafe { (*session).sock } == sock) {
+    if TLS_SESSIONS
+        .get_ptr(&key)
+        .is_some_and(|session| unsafe { (*session).sock == sock && (*session).connection_id == conn.id })
+    {
         let _ = TLS_SESSIONS.remove(&key);
     }
 }
@@ -386,7 +474,8 @@ struct Told {
 /// Takes as little room as the payload needs: it is copied where it is read from.
 #[inline(always)]
 fn tell(settings: &Settings, pid: u32, call: &TlsCall, told: Told) {
-    let mut wanted = told.moved;
+    // Of several buffers only the first is known.
+    let mut wanted = if call.wanted < told.moved { call.wanted } else { told.moved };
     if wanted != 0 {
         let limit =
             if settings.payload_bytes_max == 0 { 0 } else { payload::limit_at_most(settings, call.buffer, wanted) };
@@ -427,7 +516,7 @@ fn tell_in<const N: usize>(pid: u32, call: &TlsCall, told: &Told, wanted: u32) {
         if hidden != 0 {
             flags |= wire::TRUNCATED;
             emit::lost(KernelLoss::PayloadTruncated);
-            if length != 0 && hidden >= TAIL_BYTES as u32 {
+            if length != 0 && hidden >= TAIL_BYTES as u32 && told.moved <= call.wanted {
                 let from = call.buffer + u64::from(told.moved - TAIL_BYTES as u32);
                 // Not behind what was copied: Linux 6.1 does not follow the bounds of such an address.
                 // SAFETY: the tail is part of the reserved entry; the helper checks the source.

@@ -11,8 +11,9 @@ use std::{
 
 use serde_json::Value;
 use spantap_tests::{
-    agent::{Agent, repository},
+    agent::repository,
     clock,
+    coverage::wait_until_covered,
     nginx::{BIG_BYTES, Nginx, certificate},
     process::{Launch, Process, tool},
     span::{Span, only},
@@ -23,19 +24,6 @@ use spantap_tests::{
 const BOUND: Duration = Duration::from_secs(20);
 const PYTHON: &str = include_str!("tls_python.py");
 const NODE: &str = include_str!("tls_node.js");
-
-/// Waits until the agent says that it sees what this process does by TLS.
-fn wait_until_covered(agent: &Agent, pid: u32, library: &str) {
-    clock::wait_for(&format!("{library} of process {pid} is probed"), BOUND, || {
-        let status = agent.status();
-        let processes = status["tls"].as_array().expect("a list of processes");
-        let covered = |it: &&Value| {
-            let by = it["covered_by"].as_array().expect("what it is covered by");
-            it["pid"] == pid && by.iter().any(|by| by.as_str().is_some_and(|by| by.starts_with(library)))
-        };
-        processes.iter().find(covered).map(drop)
-    });
-}
 
 fn server(traced: &Traced, library: &str) -> Nginx {
     let nginx = Nginx::start_tls(traced.place(), format!("127.0.0.1:{}", free_port()));

@@ -12,9 +12,13 @@ fn count<T: Ord>(all: impl IntoIterator<Item = T>) -> BTreeMap<T, usize> {
     counts
 }
 
+mod caddy;
 mod databases;
 mod dns;
+mod etcd;
 mod node;
 mod proxies;
 mod proxy;
 mod rabbitmq;
+mod tls;
+mod websocket;

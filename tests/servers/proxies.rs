@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
 use spantap_tests::{
+    coverage::{checked, of_connections},
     http::{Client, Exchange, Place},
     nginx::Nginx,
     process::{Launch, tool},
@@ -139,6 +139,16 @@ fn envoy_fifty_connections() {
     Parties::start("envoy-fifty", |place, server| Proxy::envoy(place, server, false)).check(FIFTY);
 }
 
+#[test]
+fn caddy_one_request_after_the_other() {
+    Parties::start("caddy", Proxy::caddy).check(SINGLE);
+}
+
+#[test]
+fn caddy_fifty_connections() {
+    Parties::start("caddy-fifty", Proxy::caddy).check(FIFTY);
+}
+
 /// A proxy that passes `traceparent` on makes one trace of all four spans, below the parent that it names.
 fn check_one_trace(label: &str, proxy: impl FnOnce(Place, &str) -> Proxy) {
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -170,6 +180,11 @@ fn envoy_passes_the_trace_on() {
     check_one_trace("envoy-trace", |place, server| Proxy::envoy(place, server, false));
 }
 
+#[test]
+fn caddy_passes_the_trace_on() {
+    check_one_trace("caddy-trace", Proxy::caddy);
+}
+
 /// Envoy's TLS is a copy without symbols: said so per connection, and the same requests are seen in clear where they leave Envoy.
 #[test]
 fn envoys_own_tls_is_said_to_be_not_covered() {
@@ -185,12 +200,14 @@ fn envoys_own_tls_is_said_to_be_not_covered() {
     for span in spans.iter().filter(|span| span.pid == proxy.process.pid()) {
         assert_eq!(span.protocol, if span.kind == "server" { "tls" } else { "http" }, "{span:?}");
     }
-    let conns = traced.agent.answer(["conns", "--json"]);
-    let conns = conns.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
-    let told: Vec<Value> = conns.filter(|conn| conn["pid"] == proxy.process.pid() && conn["tls"].is_string()).collect();
+    const WHY: &str = "BoringSSL, linked in without symbols";
+    let told = of_connections(&traced.agent, proxy.process.pid());
     assert!(!told.is_empty(), "no connection of Envoy's with TLS");
-    for conn in told {
-        assert!(conn["tls"].as_str().is_some_and(|tls| tls.starts_with("not covered")), "{conn}");
+    for tls in told {
+        assert!(tls.starts_with("not covered") && tls.contains(WHY), "{tls}");
     }
+    let checked = checked("envoy");
+    assert!(!checked.is_empty(), "nothing is said of Envoy");
+    assert!(checked.iter().all(|(covered, detail)| !covered && detail.contains(WHY)), "{checked:?}");
     assert_eq!(nginx.finish().len(), 1);
 }

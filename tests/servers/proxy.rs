@@ -1,4 +1,4 @@
-//! HAProxy and Envoy in front of a server, with configurations of the tests' own.
+//! HAProxy, Envoy and Caddy in front of a server, with configurations of the tests' own.
 //!
 //! In: where the server is. Out: what the proxy's log says, and how many of its connections failed.
 
@@ -13,7 +13,7 @@ use spantap_tests::{
     temp::{TempDir, free_port},
 };
 
-use super::count;
+use super::{caddy, count};
 
 const BOUND: Duration = Duration::from_secs(30);
 /// Where nobody listens: what is asked for under `/down/` goes there.
@@ -22,7 +22,7 @@ pub const DEAD: &str = "127.0.0.1:1";
 /// Status and path of a request, and how often it was there.
 pub type Told = BTreeMap<(u64, String), usize>;
 
-/// A running proxy in front of a server. Its log has a line per request: `<status> <path>`.
+/// A running proxy in front of a server. Its log has a line per request: `<status> <path>`, or Caddy's JSON.
 pub struct Proxy {
     /// Its process.
     pub process: Process,
@@ -59,6 +59,16 @@ impl Proxy {
         Self { process, log, _folder: folder, address, admin: Some(admin) }.ready()
     }
 
+    /// Caddy, which asks anew for each request that its server refused.
+    pub fn caddy(place: Place, server: &str) -> Self {
+        let (folder, address) = (TempDir::new("caddy"), format!("127.0.0.1:{}", free_port()));
+        let routes = format!("handle /down/* {{\n reverse_proxy {DEAD}\n}}\nhandle {{\n reverse_proxy {server}\n}}\n");
+        let (_, port) = address.split_once(':').expect("address and port");
+        let site = caddy::site(&folder, &format!("http://:{port}"), &routes);
+        let process = caddy::launch(place, &folder, &site).spawn();
+        Self { process, log: folder.join("log"), _folder: folder, address, admin: None }.ready()
+    }
+
     fn ready(self) -> Self {
         clock::wait_for("the proxy listens", BOUND, || listens(&self.address).then_some(()));
         self
@@ -79,16 +89,19 @@ impl Proxy {
             let text = std::fs::read_to_string(&self.log).ok()?;
             (text.lines().count() >= lines).then_some(text)
         });
-        count(text.lines().map(|line| {
-            let (status, path) = line.split_once(' ').unwrap_or_else(|| panic!("not a line of the log: {line}"));
-            (status.parse().unwrap_or_else(|_| panic!("not a status: {line}")), path.to_owned())
-        }))
+        count(text.lines().map(|line| if line.starts_with('{') { caddy::logged(line) } else { logged(line) }))
     }
+}
+
+/// `<status> <path>`.
+fn logged(line: &str) -> (u64, String) {
+    let (status, path) = line.split_once(' ').unwrap_or_else(|| panic!("not a line of the log: {line}"));
+    (status.parse().unwrap_or_else(|_| panic!("not a status: {line}")), path.to_owned())
 }
 
 /// Whether somebody listens on this address of IPv4, by the kernel's list. A connection to find out would be traced, and HAProxy
 /// answers one that asks nothing with 400, which is nobody's request.
-fn listens(address: &str) -> bool {
+pub(super) fn listens(address: &str) -> bool {
     const LISTEN: &str = "0A";
     let (_, port) = address.split_once(':').expect("address and port");
     let port = format!(":{:04X}", port.parse::<u16>().expect("a port"));

@@ -3,8 +3,10 @@
 server PORT: prints the port that it listens on.
 client ADDRESS [calls COUNT CONNECTIONS]: prints a line per call, `<method> <status code's name>`; without `calls` one call of
 each kind: all streaming kinds, failures, a deadline that passes, a call that the client gives up.
+Over TLS if the environment names a CERTIFICATE, and for the server its KEY.
 """
 
+import os
 import sys
 import threading
 import time
@@ -13,6 +15,10 @@ from concurrent import futures
 import grpc
 
 SERVICE = "spantap.test.Echo"
+CERTIFICATE = None
+if "CERTIFICATE" in os.environ:
+    with open(os.environ["CERTIFICATE"], "rb") as certificate:
+        CERTIFICATE = certificate.read()
 
 
 def same(message):
@@ -46,14 +52,24 @@ HANDLERS = {
 def serve(port):
     server = grpc.server(futures.ThreadPoolExecutor(16))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, HANDLERS),))
-    print(server.add_insecure_port("127.0.0.1:" + port), flush=True)
+    address = "127.0.0.1:" + port
+    if CERTIFICATE is None:
+        print(server.add_insecure_port(address), flush=True)
+    else:
+        with open(os.environ["KEY"], "rb") as key:
+            pair = [(key.read(), CERTIFICATE)]
+        print(server.add_secure_port(address, grpc.ssl_server_credentials(pair)), flush=True)
     server.start()
     server.wait_for_termination()
 
 
 def channel_to(address, index=0):
     # Channels of one process share a connection unless their options differ.
-    return grpc.insecure_channel(address, options=[("spantap.test", index), ("grpc.use_local_subchannel_pool", 1)])
+    options = [("spantap.test", index), ("grpc.use_local_subchannel_pool", 1)]
+    if CERTIFICATE is None:
+        return grpc.insecure_channel(address, options)
+    options.append(("grpc.ssl_target_name_override", "tls.test"))
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(CERTIFICATE), options)
 
 
 def tell(method, call, *arguments, **more):

@@ -3,12 +3,14 @@
 use std::{
     io::{BufRead, BufReader},
     net::TcpStream,
+    path::PathBuf,
     time::Duration,
 };
 
 use crate::{
     clock,
     http::Place,
+    nginx::certificate,
     process::{Launch, Process, tool},
     python,
     span::Span,
@@ -111,8 +113,10 @@ pub fn grpc_calls<'a>(spans: &'a [Span], kind: &str) -> Vec<&'a Span> {
 
 /// A gRPC server of the tests' own on grpcio; `grpc_echo.py` has its methods.
 pub struct GrpcServer {
-    _process: Process,
+    process: Process,
     _folder: TempDir,
+    /// Key and certificate, with TLS.
+    pair: Option<(PathBuf, PathBuf)>,
     /// `ip:port` that it listens on.
     pub address: String,
 }
@@ -121,16 +125,40 @@ impl GrpcServer {
     /// Starts it on a free port of loopback.
     pub fn start(place: Place) -> Self {
         let folder = TempDir::new("grpc");
-        let launch = python::script(GRPC_ECHO).args(["server", "0"]);
+        Self::start_with(place, folder, None)
+    }
+
+    /// The same with TLS, and a certificate of its own.
+    pub fn start_tls(place: Place) -> Self {
+        let folder = TempDir::new("grpc");
+        let pair = certificate(&folder);
+        Self::start_with(place, folder, Some(pair))
+    }
+
+    fn start_with(place: Place, folder: TempDir, pair: Option<(PathBuf, PathBuf)>) -> Self {
+        let launch = secured(python::script(GRPC_ECHO).args(["server", "0"]), &pair);
         let mut process = place.apply(launch.stdout_piped().stderr_to(&folder.join("stderr"))).spawn();
         let mut port = String::new();
         BufReader::new(process.stdout()).read_line(&mut port).expect("port of the gRPC server");
-        Self { _process: process, _folder: folder, address: format!("127.0.0.1:{}", port.trim()) }
+        Self { process, _folder: folder, pair, address: format!("127.0.0.1:{}", port.trim()) }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// Runs a client against it; gives what it printed: a line per call, `<method> <status code's name>`.
     pub fn call(&self, place: Place, args: &[&str]) -> Vec<String> {
-        let launch = python::script(GRPC_ECHO).arg("client").arg(&self.address);
+        let launch = secured(python::script(GRPC_ECHO).arg("client").arg(&self.address), &self.pair);
         place.apply(launch.args(args)).run().lines().map(str::to_owned).collect()
+    }
+}
+
+/// Tells `grpc_echo.py` of key and certificate, if there are any.
+fn secured(launch: Launch, pair: &Option<(PathBuf, PathBuf)>) -> Launch {
+    match pair {
+        Some((key, certificate)) => launch.env("KEY", key).env("CERTIFICATE", certificate),
+        None => launch,
     }
 }

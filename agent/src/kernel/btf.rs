@@ -306,6 +306,8 @@ const FIELDS: &[(&str, &str, &[&str])] = &[
 
 /// As [`FIELDS`], of what some kernels do not have or have under another name; without it less is known.
 const OPTIONAL_FIELDS: &[(&str, &str, &[&str])] = &[
+    // Linux 5.10 and all since, on x86-64.
+    ("TASK_FSBASE", "task_struct", &["thread.fsbase"]),
     // CONFIG_FAIR_GROUP_SCHED
     ("TASK_CFS_RQ", "task_struct", &["se.cfs_rq"]),
     // CONFIG_CFS_BANDWIDTH; Linux 6.7, 5.19, before. The older ones are in scaled time, which equals real time on most

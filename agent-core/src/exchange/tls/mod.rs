@@ -212,7 +212,7 @@ impl Tls {
         let modern = self.handshake.is_1_3();
         let data = record.kind == content::APPLICATION_DATA;
         if data {
-            self.placing[place(connection, lane).0].record(*record);
+            self.placing[place(connection, lane).0].record(*record, lane == CLIENT);
         }
         if self.inside.is_some() {
             return;
@@ -349,7 +349,7 @@ impl Tls {
             let lane = if client { CLIENT } else { SERVER };
             let end = self.lanes[lane].record_end;
             let record = Record { start, end, kind: content::APPLICATION_DATA, encrypted: true };
-            self.placing[place(connection, lane).0].record(record);
+            self.placing[place(connection, lane).0].record(record, lane == CLIENT);
         }
         // A server's record that ends all doubt about the client's last one came after it.
         if let State::Finished { client: true, .. } = self.handshake.state

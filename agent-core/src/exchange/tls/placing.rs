@@ -4,7 +4,7 @@
 //! offset of a byte of plaintext. Called by [`super::inside`].
 //!
 //! A record holds as many bytes of plaintext as it is long, less what encryption adds: in TLS 1.3 a tag and a type (RFC 8446,
-//! 5.2), before that what the first record shows. That tells session tickets from data, and which records a call's bytes are in
+//! 5.2), before that what the first record shows. That tells session tickets, which only servers write, from data, and which records a call's bytes are in
 //! if they moved on the socket before or after the call; a call's records are never older than what had moved before it. A call
 //! during which a record's last byte moved ended with it.
 //! Limits: as many records, calls and links as below; the oldest go.
@@ -67,6 +67,8 @@ pub(super) struct Placing {
     calls: VecDeque<Call>,
     links: VecDeque<Link>,
     overhead: Option<u64>,
+    /// Records are data, all of them: a client writes no tickets.
+    only_data: bool,
 }
 
 impl Placing {
@@ -75,8 +77,9 @@ impl Placing {
         self.overhead = Some(TLS_1_3_OVERHEAD);
     }
 
-    /// A record of application data begins.
-    pub fn record(&mut self, record: Record) {
+    /// A record of application data begins; by the client or by the server of TLS.
+    pub fn record(&mut self, record: Record, by_client: bool) {
+        self.only_data = by_client;
         push_bounded(&mut self.records, record, WAITING_MAX);
     }
 
@@ -141,8 +144,12 @@ impl Placing {
         let holds = |index: usize| self.records[index].length().saturating_sub(overhead);
         if !call.sends {
             let all = 0..self.records.len();
-            let exact = all.clone().find(|index| holds(*index) == length);
             let more = |index: &usize| call.filled && holds(*index) > length;
+            let mut exact = all.clone().find(|index| holds(*index) == length);
+            if self.only_data {
+                // A later one that happens to be as long is not it.
+                exact = exact.into_iter().chain(all.clone().find(more)).min();
+            }
             let found = exact.or(last.filter(more)).or_else(|| all.clone().find(more)).or(last);
             return found.map(|index| index..index + 1);
         }
@@ -244,9 +251,20 @@ impl Placing {
         self.links.back().map_or(0, |link| link.stream.end)
     }
 
-    /// The plaintext whose first byte is in the record that begins at `offset` of the stream.
+    /// The byte of plaintext of which [`Placing::first`] gives this `offset` of the stream.
     pub fn plain_at(&self, offset: u64) -> Option<u64> {
-        self.links.iter().rev().find(|link| link.stream.start == offset).map(|link| link.plain.start)
+        self.links.iter().rev().find_map(|link| self.plain_within(link, offset))
+    }
+
+    fn plain_within(&self, link: &Link, offset: u64) -> Option<u64> {
+        if offset == link.stream.start {
+            return Some(link.plain.start);
+        }
+        let header = if link.whole { HEADER_BYTES } else { 0 };
+        let within = offset.checked_sub(link.stream.start + header).filter(|_| offset < link.stream.end)?;
+        let record = RECORD_PLAIN_MAX + HEADER_BYTES + self.overhead.unwrap_or(0);
+        let plain = link.plain.start + within / record * RECORD_PLAIN_MAX + within % record;
+        (plain < link.plain.end && self.first(plain) == Some(offset)).then_some(plain)
     }
 
     /// Forgets links of plaintext before `offset`.
@@ -265,4 +283,59 @@ fn push_bounded<T>(queue: &mut VecDeque<T>, value: T, max: usize) -> bool {
     }
     queue.push_back(value);
     full
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record that begins at `start` and holds so much plaintext in TLS 1.3.
+    fn record(start: u64, plain: u64) -> Record {
+        let end = start + HEADER_BYTES + plain + TLS_1_3_OVERHEAD;
+        Record { start, end, kind: agent_protocol::tls::content::APPLICATION_DATA, encrypted: true }
+    }
+
+    /// A read of what the library had buffered.
+    fn read(plain: Range<u64>) -> Call {
+        Call { plain, moved: None, after: 0, filled: true, sends: false }
+    }
+
+    fn placed(by_client: bool) -> [Option<u64>; 2] {
+        let mut placing = Placing::default();
+        placing.is_1_3();
+        placing.record(record(100, 40), by_client);
+        placing.record(record(200, 9), by_client);
+        placing.call(read(0..9));
+        placing.call(read(9..40));
+        placing.place(1000, By::Records);
+        [placing.first(0), placing.first(9)]
+    }
+
+    #[test]
+    fn what_begins_within_a_record_is_found_by_where_it_lies() {
+        let mut placing = Placing::default();
+        placing.is_1_3();
+        placing.record(record(100, RECORD_PLAIN_MAX), true);
+        let second = 100 + HEADER_BYTES + RECORD_PLAIN_MAX + TLS_1_3_OVERHEAD;
+        placing.record(record(second, 50), true);
+        let end = second + HEADER_BYTES + 50 + TLS_1_3_OVERHEAD;
+        let plain = 0..RECORD_PLAIN_MAX + 50;
+        placing.call(Call { plain, moved: Some(100..end), after: 100, filled: false, sends: true });
+        placing.place(end, By::Records);
+        assert_eq!(placing.first(9), Some(100 + HEADER_BYTES + 9));
+        for plain in [0, 9, RECORD_PLAIN_MAX - 1, RECORD_PLAIN_MAX + 7] {
+            assert_eq!(placing.first(plain).and_then(|offset| placing.plain_at(offset)), Some(plain));
+        }
+        assert_eq!(placing.plain_at(end), None);
+    }
+
+    #[test]
+    fn what_a_client_wrote_is_read_in_its_order() {
+        assert_eq!(placed(true), [Some(100), Some(100 + HEADER_BYTES + 9)]);
+    }
+
+    #[test]
+    fn of_a_server_the_record_that_is_as_long_as_the_read_is_preferred_because_the_first_may_be_a_ticket() {
+        assert_eq!(placed(false)[0], Some(200));
+    }
 }

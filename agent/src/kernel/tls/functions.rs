@@ -48,6 +48,7 @@ const FUNCTIONS: &[Function] = &[
     function("PR_Recv", "nspr_read", NSPR),
     function("PR_Write", "nspr_write", NSPR),
     function("PR_Send", "nspr_write", NSPR),
+    function("PR_Writev", "nspr_writev", NSPR),
 ];
 /// Tells only that the session is used.
 const HANDSHAKE: &str = "tls_handshake";

@@ -22,9 +22,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use agent_common::plaintext::watch;
 use aya::{
     Ebpf,
-    maps::{Array, MapError},
+    maps::{Array, HashMap, MapError},
     programs::{
         Program, UProbe,
         uprobe::{UProbeAttachLocation, UProbeLinkId, UProbeScope},
@@ -33,6 +34,7 @@ use aya::{
 
 pub use self::probes::Coverage;
 use self::{
+    files::Mapped,
     functions::Point,
     probes::{Attach, Probes},
 };
@@ -51,10 +53,18 @@ pub const PROGRAMS: &[&str] = &[
     "tls_write_ex",
     "nspr_read",
     "nspr_write",
+    "nspr_writev",
     "tls_handshake",
     "go_read",
     "go_write",
     "go_return",
+    "go_handshake",
+    "go_handshaken",
+    "go_stack_read",
+    "go_stack_write",
+    "go_stack_return",
+    "go_stack_handshake",
+    "go_stack_handshaken",
     RETURN,
 ];
 const RETURN: &str = "tls_return";
@@ -117,7 +127,8 @@ impl Attach for Object {
         let ebpf = self.0.upgrade().ok_or("the kernel programs are detached")?;
         let mut ebpf = lock(&ebpf);
         if point.program.starts_with("go_") {
-            watch_goroutines(&mut ebpf)?;
+            let on_stack = point.program.starts_with("go_stack_");
+            watch_goroutines(&mut ebpf, if on_stack { watch::STACK } else { watch::REGISTER })?;
         }
         let mut links = Vec::new();
         // The return first: an entry whose return is not seen would stay open.
@@ -142,13 +153,37 @@ impl Attach for Object {
             take_away(&mut lock(&ebpf), name, link);
         }
     }
+
+    fn forget_goroutines(&mut self, pid: u32) {
+        let Some(ebpf) = self.0.upgrade() else { return };
+        if let Err(error) = forget_goroutines(&mut lock(&ebpf), pid) {
+            tracing::warn!(pid, error, "calls of goroutines of a process that ended cannot be forgotten");
+        }
+    }
 }
 
-/// Has the kernel side note which goroutine makes a system call.
-fn watch_goroutines(ebpf: &mut Ebpf) -> Result<(), String> {
+/// Takes the calls of a process's goroutines out of the kernel side's table.
+fn forget_goroutines(ebpf: &mut Ebpf, pid: u32) -> Result<(), String> {
+    let map = ebpf.map_mut("TLS_GOROUTINES").ok_or("the object has no map TLS_GOROUTINES")?;
+    // Address and process id; what is known of the call is the kernel side's own.
+    let calls: Result<HashMap<_, [u64; 2], [u64; 10]>, MapError> = map.try_into();
+    let mut calls = calls.map_err(|error| error.to_string())?;
+    let left: Vec<[u64; 2]> = calls.keys().filter_map(Result::ok).filter(|key| key[1] == u64::from(pid)).collect();
+    for key in left {
+        match calls.remove(&key) {
+            Ok(()) | Err(MapError::KeyNotFound) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    Ok(())
+}
+
+/// Has the kernel side note which goroutine makes a system call, those of one more kind.
+fn watch_goroutines(ebpf: &mut Ebpf, kind: u32) -> Result<(), String> {
     let map = ebpf.map_mut("TLS_GO").ok_or("the object has no map TLS_GO")?;
     let mut watched: Array<_, u32> = map.try_into().map_err(|error: MapError| error.to_string())?;
-    watched.set(0, 1, 0).map_err(|error| error.to_string())
+    let before = watched.get(&0, 0).map_err(|error| error.to_string())?;
+    watched.set(0, before | kind, 0).map_err(|error| error.to_string())
 }
 
 fn take_away(ebpf: &mut Ebpf, name: &str, link: UProbeLinkId) {
@@ -201,11 +236,14 @@ impl Follower {
             return coverage.failed.join("; ");
         }
         let by: Vec<String> = coverage.by.iter().map(|(stack, path)| format!("{stack} {path}")).collect();
-        match (by.is_empty(), reasons::of(pid)) {
+        let is_probed = |mapped: &Mapped| coverage.by.iter().any(|(_, path)| *path == mapped.path);
+        let unused = format!("no call of {} was seen to use it", by.join(", "));
+        match (by.is_empty(), reasons::of(pid, is_probed)) {
             (true, Some(reason)) => reason,
             (true, None) if files::of(pid).is_empty() => "its process is gone".to_owned(),
             (true, None) => "no TLS library with symbols".to_owned(),
-            (false, _) => format!("no call of {} was seen to use it", by.join(", ")),
+            (false, Some(reason)) => format!("{unused}; {reason}"),
+            (false, None) => unused,
         }
     }
 

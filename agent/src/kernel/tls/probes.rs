@@ -14,6 +14,7 @@ use std::{
 use super::{
     files::{self, FileId, Mapped},
     functions::{self, Functions, Point},
+    golang,
 };
 
 /// A new process maps its libraries within this time, in steps that double from the first.
@@ -36,6 +37,8 @@ pub(super) trait Attach {
     fn attach(&mut self, path: &str, point: &Point) -> Result<Vec<Self::Link>, String>;
     /// Takes a program away.
     fn detach(&mut self, link: Self::Link);
+    /// Forgets what calls of goroutines a process left behind: nobody returns from them any more.
+    fn forget_goroutines(&mut self, pid: u32);
 }
 
 /// How far the plaintext of a process's TLS connections is seen.
@@ -159,8 +162,12 @@ impl<A: Attach> Probes<A> {
     }
 
     fn forget(&mut self, pid: u32, now: Instant) {
-        let process = self.processes.remove(&pid);
-        process.into_iter().flat_map(|process| process.files).for_each(|id| self.release(id, now));
+        let Some(process) = self.processes.remove(&pid) else { return };
+        let is_go = |id: &FileId| self.files.get(id).is_some_and(|known| known.functions.stack == golang::STACK);
+        if process.files.iter().any(is_go) {
+            self.attach.forget_goroutines(pid);
+        }
+        process.files.into_iter().for_each(|id| self.release(id, now));
     }
 
     fn release(&mut self, id: FileId, now: Instant) {
@@ -238,6 +245,7 @@ mod tests {
     struct Counting {
         attached: usize,
         detached: usize,
+        forgotten: Vec<u32>,
     }
 
     impl Attach for Counting {
@@ -251,6 +259,10 @@ mod tests {
 
         fn detach(&mut self, (): ()) {
             self.detached += 1;
+        }
+
+        fn forget_goroutines(&mut self, pid: u32) {
+            self.forgotten.push(pid);
         }
     }
 
@@ -272,6 +284,24 @@ mod tests {
         assert_eq!((due, probes.attach.detached), (now + LINGER, 0));
         assert_eq!(probes.turn(now + LINGER), None);
         assert_eq!(probes.attach.detached, 2);
+    }
+
+    #[test]
+    fn what_goroutines_left_behind_goes_with_their_process() {
+        let mut probes = Probes::new(Counting::default());
+        let now = Instant::now();
+        for (inode, stack) in [(1, "OpenSSL"), (2, golang::STACK)] {
+            let functions = Functions { stack, points: Vec::new() };
+            let path = "/x".to_owned();
+            let known = Known { functions, path, processes: 1, idle_since: None, links: vec![()], failed: None };
+            let id = FileId { device: 1, inode };
+            probes.files.insert(id, known);
+            // No process has these numbers.
+            let process = Process { files: [id].into(), size: 1, pause: FIRST_LOOK, due: now };
+            probes.processes.insert(u32::MAX - inode as u32, process);
+        }
+        probes.turn(now);
+        assert_eq!(probes.attach.forgotten, [u32::MAX - 2]);
     }
 
     #[test]

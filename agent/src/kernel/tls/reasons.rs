@@ -37,8 +37,8 @@ const MARKS: &[(&[u8], &str)] = &[
 /// Answers by file.
 static ANSWERS: Mutex<Option<HashMap<FileId, Option<&'static str>>>> = Mutex::new(None);
 
-/// What a process without a probed library seems to use; `None` if nothing is known of it.
-pub fn of(pid: u32) -> Option<String> {
+/// What a process seems to use besides the files that are probed; `None` if nothing is known of it.
+pub fn of(pid: u32, is_probed: impl Fn(&Mapped) -> bool) -> Option<String> {
     let files = files::of(pid);
     let name = |mapped: &Mapped| mapped.path.rsplit('/').next().unwrap_or_default().to_owned();
     if files.iter().any(|mapped| name(mapped) == "libjvm.so") {
@@ -47,7 +47,7 @@ pub fn of(pid: u32) -> Option<String> {
         );
     }
     // What everybody uses for hashes says nothing of TLS.
-    let mut files = files.iter().filter(|mapped| !name(mapped).starts_with("libcrypto"));
+    let mut files = files.iter().filter(|mapped| !name(mapped).starts_with("libcrypto") && !is_probed(mapped));
     files.find_map(|mapped| Some(format!("{}: {}", name(mapped), answer(mapped)?)))
 }
 

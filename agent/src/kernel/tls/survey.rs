@@ -45,7 +45,14 @@ fn of(pid: u32, libraries: &mut HashMap<FileId, &'static str>) -> Vec<Program> {
     };
     let program = |covered, detail| Program { name: name.clone(), covered, detail };
     let files = files::of(pid);
-    let by: Vec<Program> =
-        files.iter().filter_map(|file| Some(program(true, format!("{} {}", stack(file)?, file.path)))).collect();
-    if by.is_empty() { reasons::of(pid).map(|why| program(false, why)).into_iter().collect() } else { by }
+    let (mut programs, mut probed) = (Vec::new(), Vec::new());
+    for file in &files {
+        if let Some(stack) = stack(file) {
+            programs.push(program(true, format!("{stack} {}", file.path)));
+            probed.push(file.key());
+        }
+    }
+    // A program may have more than one: what one of them covers says nothing of the other.
+    programs.extend(reasons::of(pid, |file| probed.contains(&file.key())).map(|why| program(false, why)));
+    programs
 }
