@@ -77,10 +77,10 @@ impl HttpClient {
 
     /// Sends each body, or those that are left of a request of which some were taken before.
     async fn send_all(&self, request: Bytes, key: &str) -> Outcome {
-        let mut parts = match self.unfinished.take(&request) {
+        let mut parts = match self.unfinished.take(key) {
             Some(parts) => parts,
             None => match self.format.prepare(&request, self.compressor).await {
-                Ok(posts) => Parts::new(request, posts),
+                Ok(posts) => Parts::new(key, posts),
                 Err(cause) => return Outcome::Never { cause },
             },
         };
@@ -89,6 +89,9 @@ impl HttpClient {
             self.unfinished.keep(&parts);
             let outcome = self.auth.attempt(|authorization| self.post(post, key, authorization)).await;
             if let Some(outcome) = parts.settle(outcome) {
+                if !matches!(outcome, Outcome::Again { .. }) {
+                    self.unfinished.forget(&parts);
+                }
                 return outcome;
             }
         }

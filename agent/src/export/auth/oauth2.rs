@@ -91,15 +91,22 @@ impl OAuth2 {
         let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
         if !status.is_success() {
             let part = |key: &str| answer[key].as_str().map(short).unwrap_or_default();
-            return Err(format!("answered {status} {} {}", part("error"), part("error_description")));
+            return Err(self.it(&format!("answered {status} {} {}", part("error"), part("error_description"))));
         }
         let kind = answer["token_type"].as_str().unwrap_or("bearer");
         if !kind.eq_ignore_ascii_case("bearer") {
-            return Err(format!("gives a token of type {}, not bearer", short(kind)));
+            return Err(self.it(&format!("gives a token of type {}, not bearer", short(kind))));
         }
-        let token = answer["access_token"].as_str().ok_or("answered without an `access_token`")?;
+        let token = answer["access_token"].as_str();
+        let token = token.ok_or_else(|| self.it("answered without an `access_token`"))?;
+        let value = secrets::bearer(token).map_err(|cause| self.it(&format!("gives no token: {cause}")))?;
         let life = seconds(&answer["expires_in"]);
-        Ok(Token { value: secrets::bearer(token)?, fresh: self.fresh(life), good: life })
+        Ok(Token { value, fresh: self.fresh(life), good: life })
+    }
+
+    /// What the token endpoint does, with its name.
+    fn it(&self, does: &str) -> String {
+        format!("{} {does}", self.config.token_url)
     }
 
     /// A token is renewed `refresh_before` its end, but not in the first half of its life.
@@ -121,9 +128,9 @@ impl TokenSource for OAuth2 {
         let secret = secrets::read(&self.config.client_secret);
         let secret = secret.map_err(|cause| format!("auth.oauth2.client_secret: {cause}"))?;
         let token = tokio::time::timeout(self.timeout, self.token(&secret)).await;
-        let token = token.unwrap_or_else(|_| Err(format!("has not answered within {:?}", self.timeout)));
+        let token = token.unwrap_or_else(|_| Err(self.it(&format!("has not answered within {:?}", self.timeout))));
         // A server that repeats what it was sent must not make it public.
-        token.map_err(|cause| format!("token endpoint {} {cause}", self.config.token_url).replace(&secret, "***"))
+        token.map_err(|cause| format!("no token for auth.oauth2: {}", cause.replace(&secret, "***")))
     }
 }
 
@@ -202,7 +209,9 @@ mod tests {
             answer(200, r#"{"access_token":"two words"}"#),
         ];
         let Setup { oauth2, fake, _folder } = setup(&answers, ClientAuth::Header).await;
-        for part in ["invalid_client no client has ***", "without an `access_token`", "of type mac", "503", "token"] {
+        for part in
+            ["invalid_client no client has ***", "without an `access_token`", "of type mac", "503", "characters"]
+        {
             let error = oauth2.fetch().await.err().unwrap();
             assert!(error.contains(part) && !error.contains("hunter2") && !error.contains("two words"), "{error}");
             assert!(error.contains(&fake.address.to_string()), "{error}");
