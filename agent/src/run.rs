@@ -45,7 +45,7 @@ use crate::{
 };
 
 /// Time between two looks at the configuration file and the capture loop.
-const LOOK_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+const LOOK_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// Runs the agent until it is told to stop.
 pub fn run(args: &RunArgs) -> Result<()> {
