@@ -9,6 +9,7 @@ mod disk;
 mod kills;
 mod reload;
 mod rig;
+mod sdk;
 mod sender;
 mod sink;
 

@@ -73,6 +73,10 @@ const PYTHON_PACKAGES: &[(&str, &str)] = &[
     ("nats-py", "traced client"),
     ("confluent-kafka", "librdkafka: traced broker and clients of Kafka"),
     ("grpcio", "traced server and clients of gRPC"),
+    ("opentelemetry-sdk", "makes the spans that the agent receives"),
+    ("opentelemetry-exporter-otlp-proto-grpc", "sends them"),
+    ("opentelemetry-exporter-otlp-proto-http", "sends them"),
+    ("opentelemetry-exporter-zipkin-json", "sends them"),
 ];
 
 /// What only the tests of further servers start (`cargo xtask test --only servers`), on top of the above.
