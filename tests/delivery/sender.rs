@@ -4,7 +4,7 @@
 //! trace id, behind [`MAGIC`], so that the sink finds it in whatever bytes arrive.
 
 use std::{
-    io::{BufReader, Write},
+    io::BufReader,
     net::{SocketAddr, TcpStream},
     sync::{
         Arc,
@@ -86,8 +86,8 @@ impl Run {
             let due = start + Duration::from_secs_f64(first as f64 / rate as f64);
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
             let spans = REQUEST_SPANS.min(count - first);
-            let body = request(first, spans);
-            while !self.stop.load(SeqCst) && !self.post(&mut connection, &body) {
+            let request = otlp::post(&request(first, spans));
+            while !self.stop.load(SeqCst) && !self.post(&mut connection, &request) {
                 self.resent.fetch_add(1, SeqCst);
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -99,27 +99,12 @@ impl Run {
     }
 
     /// Whether the request was acknowledged.
-    fn post(&self, connection: &mut Option<TcpStream>, body: &[u8]) -> bool {
-        let answered = self.try_post(connection, body);
-        if !matches!(answered, Ok(true)) {
+    fn post(&self, connection: &mut Option<BufReader<TcpStream>>, request: &[u8]) -> bool {
+        let is_taken = matches!(otlp::exchange(connection, self.address, request, ANSWER_BOUND), Ok(Some(200)));
+        if !is_taken {
             *connection = None;
         }
-        answered.unwrap_or(false)
-    }
-
-    fn try_post(&self, connection: &mut Option<TcpStream>, body: &[u8]) -> std::io::Result<bool> {
-        let stream = match connection {
-            Some(stream) => stream,
-            None => {
-                let stream = TcpStream::connect(self.address)?;
-                stream.set_read_timeout(Some(ANSWER_BOUND))?;
-                stream.set_nodelay(true)?;
-                connection.insert(stream)
-            }
-        };
-        stream.write_all(&otlp::post(body))?;
-        let head = otlp::read_message(&mut BufReader::new(stream), &mut Vec::new())?;
-        Ok(head.as_deref().and_then(otlp::status) == Some(200))
+        is_taken
     }
 }
 

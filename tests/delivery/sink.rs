@@ -14,6 +14,8 @@ use std::{
     time::Duration,
 };
 
+use spantap_tests::otlp;
+
 use crate::sender::{MAGIC, find};
 
 /// What a request is answered with.
@@ -133,7 +135,7 @@ impl Shared {
     fn serve(&self, mut stream: TcpStream) {
         // So that a thread notices when the sink closes.
         stream.set_read_timeout(Some(Duration::from_millis(100))).expect("a socket");
-        let mut bytes = Vec::new();
+        let (mut bytes, mut whole) = (Vec::new(), 0);
         while self.is_open.load(SeqCst) {
             let mut buffer = [0; 64 << 10];
             match stream.read(&mut buffer) {
@@ -142,12 +144,15 @@ impl Shared {
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
                 Err(_) => return,
             }
-            while let Some((head, body, rest)) = request(&bytes) {
+            let (mut rest, mut body) = (&bytes[..], Vec::new());
+            // An error: it is not whole yet.
+            while let Ok(Some(head)) = otlp::read_message(&mut rest, &mut body) {
                 if !self.is_open.load(SeqCst) || self.answer(&mut stream, &head, &body).is_err() {
                     return;
                 }
-                bytes = rest;
+                whole = bytes.len() - rest.len();
             }
+            bytes.drain(..std::mem::take(&mut whole));
         }
     }
 
@@ -156,12 +161,12 @@ impl Shared {
         self.leaks.fetch_add(find(body, b"hunter2").is_some().into(), SeqCst);
         let numbers = numbers(body);
         let behaviour = self.behaviour.lock().expect("no panic").clone();
-        let ok = |body: &[u8]| answer(200, "content-type: application/x-protobuf\r\n", body);
+        let ok = |body: &[u8]| otlp::answer(200, "content-type: application/x-protobuf\r\n", body);
         let (bytes, is_taken) = match behaviour {
             Behaviour::Take => (ok(b""), true),
-            Behaviour::Refuse { status, headers } => (answer(status, &headers, b""), false),
+            Behaviour::Refuse { status, headers } => (otlp::answer(status, &headers, b""), false),
             Behaviour::Poison(poison) if numbers.iter().any(|number| poison.contains(number)) => {
-                (answer(400, "", b"poison"), false)
+                (otlp::answer(400, "", b"poison"), false)
             }
             Behaviour::Poison(_) => (ok(b""), true),
             // ExportTraceServiceResponse { partial_success: { rejected_spans } }
@@ -181,7 +186,7 @@ impl Shared {
                 (ok(b""), true)
             }
             Behaviour::Token(token) if head.contains(&format!("authorization: bearer {token}\r\n")) => (ok(b""), true),
-            Behaviour::Token(_) => (answer(401, "", b"expired"), false),
+            Behaviour::Token(_) => (otlp::answer(401, "", b"expired"), false),
         };
         if is_taken {
             let mut taken = self.taken.lock().expect("no panic");
@@ -189,20 +194,6 @@ impl Shared {
         }
         stream.write_all(&bytes)
     }
-}
-
-/// The first request of the bytes, if it is whole: head in lower case, body, and what is behind it.
-fn request(bytes: &[u8]) -> Option<(String, Vec<u8>, Vec<u8>)> {
-    let end = find(bytes, b"\r\n\r\n")? + 4;
-    let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"))?;
-    let whole = end + length.trim().parse::<usize>().ok()?;
-    Some((head, bytes.get(end..whole)?.to_vec(), bytes[whole..].to_vec()))
-}
-
-fn answer(status: u16, headers: &str, body: &[u8]) -> Vec<u8> {
-    let head = format!("HTTP/1.1 {status} X\r\n{headers}content-length: {}\r\n\r\n", body.len());
-    [head.as_bytes(), body].concat()
 }
 
 fn numbers(body: &[u8]) -> Vec<u64> {

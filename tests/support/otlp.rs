@@ -3,7 +3,11 @@
 //! In: spans as attributes; bytes from a connection. Out: `ExportTraceServiceRequest` in protobuf; whole HTTP/1.1 messages. Called by
 //! senders and sinks of the delivery tests and the benchmark. Limits: bodies with `content-length` only.
 
-use std::io::{self, BufRead};
+use std::{
+    io::{self, BufRead, BufReader, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
 
 /// Largest body that is read.
 const BODY_BYTES_MAX: usize = 64 << 20;
@@ -110,6 +114,30 @@ pub fn post(body: &[u8]) -> Vec<u8> {
         "POST /v1/traces HTTP/1.1\r\nhost: agent\r\ncontent-type: application/x-protobuf\r\ncontent-length: {length}\r\n\r\n"
     );
     [head.as_bytes(), body].concat()
+}
+
+/// Sends a whole request, on a new connection if there is none, and gives the answer's status. After an error, or an end without an
+/// answer, the connection is of no more use.
+///
+/// # Errors
+/// The connection cannot be made, broke, or gave no answer within `bound`.
+pub fn exchange(
+    connection: &mut Option<BufReader<TcpStream>>,
+    to: SocketAddr,
+    request: &[u8],
+    bound: Duration,
+) -> io::Result<Option<u16>> {
+    let reader = match connection {
+        Some(reader) => reader,
+        None => {
+            let stream = TcpStream::connect(to)?;
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(bound))?;
+            connection.insert(BufReader::new(stream))
+        }
+    };
+    reader.get_mut().write_all(request)?;
+    Ok(read_message(reader, &mut Vec::new())?.as_deref().and_then(status))
 }
 
 /// A whole answer. Each of `headers` ends with `\r\n`.

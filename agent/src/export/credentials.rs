@@ -2,28 +2,14 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use bytes::Bytes;
-use prost::Message;
 use tonic::Code;
 
 use super::{
     client::Client,
-    fakes::{Answer, Fake, Identity, eventually},
-    format::samples,
+    fakes::{Answer, Fake, Identity, body, destination, eventually},
     retry::{AgainKind, Outcome},
 };
-use crate::config::{Auth, Bearer, ClientAuth, Destination, Interval, OAuth2, Secret};
-
-fn destination(url: &str) -> Destination {
-    let mut destination = Destination::to(url.parse().unwrap());
-    destination.name = "backend".into();
-    destination.timeout = Interval::secs(30);
-    destination
-}
-
-fn body() -> Bytes {
-    samples::full().encode_to_vec().into()
-}
+use crate::config::{Auth, Bearer, ClientAuth, Interval, OAuth2, Secret};
 
 fn is_taken(outcome: &Outcome) -> bool {
     *outcome == Outcome::Delivered { rejected: 0, message: String::new() }

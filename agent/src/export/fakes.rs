@@ -32,8 +32,11 @@ pub(super) use self::{
     net::{Proxy, raw},
     tls::Identity,
 };
-use super::{Batch, BatchSource, Limits, Queued};
-use crate::log::Fate;
+use super::{Batch, BatchSource, Limits, Queued, format::samples};
+use crate::{
+    config::{Destination, Interval},
+    log::Fate,
+};
 
 mod jaeger;
 mod net;
@@ -256,6 +259,19 @@ fn decompressed(mut from: impl Read) -> Bytes {
     let mut plain = Vec::new();
     from.read_to_end(&mut plain).unwrap();
     plain.into()
+}
+
+/// A destination that waits long for answers.
+pub(super) fn destination(url: &str) -> Destination {
+    let mut destination = Destination::to(url.parse().unwrap());
+    destination.name = "backend".into();
+    destination.timeout = Interval::secs(30);
+    destination
+}
+
+/// A request with everything that a span may have.
+pub(super) fn body() -> Bytes {
+    samples::full().encode_to_vec().into()
 }
 
 /// One block: a request with spans of these names.

@@ -8,7 +8,7 @@ use tonic::Code;
 
 use super::{
     client::Client,
-    fakes::{Answer, Fake, Identity, Proxy, block, raw},
+    fakes::{Answer, Fake, Identity, Proxy, block, body, destination, raw},
     format::samples,
     retry::{AgainKind, Outcome},
 };
@@ -16,17 +16,6 @@ use crate::config::{Basic, Destination, Exhausted, Interval, Secret};
 
 /// Formats by HTTP.
 const HTTP: [&str; 4] = ["otlp+http", "zipkin+http", "jaeger+http", "datadog+http"];
-
-fn destination(url: &str) -> Destination {
-    let mut destination = Destination::to(url.parse().unwrap());
-    destination.name = "backend".into();
-    destination.timeout = Interval::secs(30);
-    destination
-}
-
-fn body() -> Bytes {
-    samples::full().encode_to_vec().into()
-}
 
 async fn sent(destination: &Destination) -> Outcome {
     Client::new(destination).unwrap().send(body(), "key").await

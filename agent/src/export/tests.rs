@@ -7,7 +7,7 @@ use tonic::Code;
 
 use super::{
     Exporter,
-    fakes::{Answer, Fake, Identity, Memory, block, eventually, names},
+    fakes::{self, Answer, Fake, Identity, Memory, block, eventually, names},
     format::samples,
 };
 use crate::{
@@ -21,11 +21,10 @@ use crate::{
 
 /// A destination that repeats at once and waits a short time for more spans.
 fn destination(url: &str) -> Destination {
-    let mut destination = Destination::to(url.parse().unwrap());
+    let mut destination = fakes::destination(url);
     destination.name = url.to_owned();
     destination.batch.age = Interval::ms(5);
     destination.retry = Retry { initial: Interval::ms(1), max: Interval::ms(2), ..Retry::default() };
-    destination.timeout = Interval::secs(30);
     destination
 }
 

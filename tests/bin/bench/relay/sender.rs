@@ -4,8 +4,7 @@
 //! benchmark, whose CPU time is not counted.
 
 use std::{
-    io::{self, BufReader, Write},
-    net::{SocketAddr, TcpStream},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -113,7 +112,7 @@ impl Requests {
                 if begin.elapsed() >= plan.length {
                     return (times, resent);
                 }
-                if matches!(post(&mut stream, to, &request.bytes), Ok(true)) {
+                if matches!(otlp::exchange(&mut stream, to, &request.bytes, ANSWER_BOUND), Ok(Some(200))) {
                     break;
                 }
                 (resent, stream) = (resent + 1, None);
@@ -123,22 +122,6 @@ impl Requests {
         }
         (times, resent)
     }
-}
-
-/// Whether it was acknowledged.
-fn post(stream: &mut Option<BufReader<TcpStream>>, to: SocketAddr, request: &[u8]) -> io::Result<bool> {
-    let reader = match stream {
-        Some(reader) => reader,
-        None => {
-            let new = TcpStream::connect(to)?;
-            new.set_nodelay(true)?;
-            new.set_read_timeout(Some(ANSWER_BOUND))?;
-            stream.insert(BufReader::new(new))
-        }
-    };
-    reader.get_mut().write_all(request)?;
-    let head = otlp::read_message(reader, &mut Vec::new())?;
-    Ok(head.as_deref().and_then(otlp::status) == Some(200))
 }
 
 fn request(first: u64) -> Vec<u8> {
