@@ -35,13 +35,16 @@ pub use self::{
     file::check,
     flags::RunArgs,
     layers::{Loaded, Source},
-    receive::{Address, Quota, Receive, ReceiveTls, Tenant, TokenSource},
+    receive::{Address, Quota, Receive, ReceiveTls, Tenant},
     relay::{Durability, Filter, Match, MatchKind, MatchStatus, Redact, Relay, shape},
     show::{schema, show},
     units::{Interval, Size},
     url::{Protocol, Transport, Url},
 };
-pub use crate::kernel::attach::{Rung, SyscallHooks};
+pub use crate::{
+    kernel::attach::{Rung, SyscallHooks},
+    log::Overflow,
+};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -215,17 +218,6 @@ pub struct Log {
     pub relayed_percent_max: u32,
     /// Size at which dead letters are full: destinations that refuse spans then wait.
     pub dead_letters_max_bytes: Size,
-}
-
-/// What happens when the log is full of relayed spans that destinations have not taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Overflow {
-    /// New ones are refused, so that their senders keep them; this host's own spans are dropped, and counted.
-    #[default]
-    Refuse,
-    /// The oldest go, although their senders were told that they are safe; they are counted as dropped.
-    DropOldest,
 }
 
 /// The agent's own metrics and health.

@@ -6,10 +6,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -84,18 +81,7 @@ struct Inner {
     durability: Durability,
     /// Numbers of tenants in the log.
     tenants: Mutex<HashMap<String, u32>>,
-    counters: Counters,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    accepted: AtomicU64,
-    local: AtomicU64,
-    rejected: AtomicU64,
-    skewed: AtomicU64,
-    redacted: AtomicU64,
-    refused: AtomicU64,
-    unsafe_spans: AtomicU64,
+    counts: Mutex<IntakeCounts>,
 }
 
 /// What became of received spans since the agent started.
@@ -126,7 +112,7 @@ impl Intake {
             relay: RwLock::new(Arc::new(relay)),
             durability,
             tenants: Mutex::default(),
-            counters: Counters::default(),
+            counts: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -138,17 +124,7 @@ impl Intake {
 
     /// The counters now.
     pub fn counts(&self) -> IntakeCounts {
-        let counters = &self.inner.counters;
-        let load = |counter: &AtomicU64| counter.load(Relaxed);
-        IntakeCounts {
-            accepted: load(&counters.accepted),
-            local: load(&counters.local),
-            rejected: load(&counters.rejected),
-            skewed: load(&counters.skewed),
-            redacted: load(&counters.redacted),
-            refused: load(&counters.refused),
-            possible_duplicates: load(&counters.unsafe_spans),
-        }
+        *lock(&self.inner.counts)
     }
 
     async fn take(self, request: Bytes, tenant: String) -> Result<Accepted, Refusal> {
@@ -157,7 +133,7 @@ impl Intake {
         if let (Some(last), Durability::Fsync) = (last, this.inner.durability)
             && let Err(error) = this.inner.log.durable(last).await
         {
-            this.inner.counters.unsafe_spans.fetch_add(spans(&relayed), Relaxed);
+            lock(&this.inner.counts).possible_duplicates += spans(&relayed);
             return Err(Refusal::Storage(error.to_string()));
         }
         this.count(&relayed);
@@ -191,13 +167,12 @@ impl Intake {
     }
 
     fn count(&self, relayed: &Relayed) {
-        let counters = &self.inner.counters;
-        counters.accepted.fetch_add(spans(relayed), Relaxed);
-        let local = relayed.local.as_ref().map_or(0, |batch| u64::from(batch.span_count()));
-        counters.local.fetch_add(local, Relaxed);
-        counters.rejected.fetch_add(relayed.rejected, Relaxed);
-        counters.skewed.fetch_add(relayed.skewed, Relaxed);
-        counters.redacted.fetch_add(relayed.redacted, Relaxed);
+        let mut counts = lock(&self.inner.counts);
+        counts.accepted += spans(relayed);
+        counts.local += relayed.local.as_ref().map_or(0, |batch| u64::from(batch.span_count()));
+        counts.rejected += relayed.rejected;
+        counts.skewed += relayed.skewed;
+        counts.redacted += relayed.redacted;
     }
 }
 
@@ -205,7 +180,7 @@ impl Take for Intake {
     async fn accept(&self, request: Bytes, tenant: &str) -> Result<Accepted, Refusal> {
         let result = self.clone().take(request, tenant.to_owned()).await;
         if matches!(result, Err(Refusal::Full { .. } | Refusal::Storage(_))) {
-            self.inner.counters.refused.fetch_add(1, Relaxed);
+            lock(&self.inner.counts).refused += 1;
         }
         result
     }

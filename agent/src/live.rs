@@ -4,7 +4,7 @@ mod connections;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, atomic::Ordering},
     time::Duration,
 };
 
@@ -30,7 +30,7 @@ use crate::{
         SelfReport, StatusReport, TlsProcess,
     },
     receive::{Outcome, ReceiverStats},
-    reload::Reloads,
+    reload::ReloadFigures,
     run::{Capturing, unix_ns},
     telemetry::{
         health::Facts,
@@ -56,7 +56,7 @@ pub struct LiveFacts {
     started_unix_ns: u64,
     meter: Meter,
     budget: Arc<Mutex<BudgetFigures>>,
-    reloads: Reloads,
+    reloads: Mutex<ReloadFigures>,
     tls: Option<Arc<Follower>>,
 }
 
@@ -95,7 +95,7 @@ impl LiveFacts {
             receivers,
             selection: Mutex::new(selection),
             started_unix_ns: unix_ns(),
-            reloads: Reloads::default(),
+            reloads: Mutex::default(),
             tls,
         }
     }
@@ -105,9 +105,9 @@ impl LiveFacts {
         lock(&self.capture).take();
     }
 
-    /// What became of attempts to change the configuration.
-    pub fn reloads(&self) -> &Reloads {
-        &self.reloads
+    /// What became of attempts to change the configuration is told here.
+    pub fn reloads(&self) -> MutexGuard<'_, ReloadFigures> {
+        lock(&self.reloads)
     }
 
     /// Says what is selected from now on, in the words of the flags.
@@ -319,7 +319,7 @@ impl Facts for LiveFacts {
             intake: self.intake.counts(),
             receivers: self.receivers.counts(),
             budget: *lock(&self.budget),
-            reloads: self.reloads.figures(),
+            reloads: *self.reloads(),
             cpu_ns: stats::own_cpu_ns(),
             memory_bytes: stats::own_memory_bytes(),
         }

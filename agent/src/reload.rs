@@ -4,10 +4,7 @@
 //! the wiring. Applies nothing itself. The file is compared by its content, so that a ConfigMap's exchanged link is seen like any
 //! other change, and a file that is written in parts is tried again with the next look.
 
-use std::{
-    path::PathBuf,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-};
+use std::path::PathBuf;
 
 use crate::config::{Config, ConfigError, Loaded, RunArgs};
 
@@ -36,15 +33,7 @@ pub struct Change {
     pub after_restart: Vec<String>,
 }
 
-/// What became of changes.
-#[derive(Debug, Default)]
-pub struct Reloads {
-    hash: AtomicU64,
-    applied: AtomicU64,
-    refused: AtomicU64,
-}
-
-/// The same at one moment.
+/// The configuration in use, and what became of changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReloadFigures {
     /// [`Config::hash`] of the configuration in use.
@@ -107,33 +96,6 @@ impl Reloader {
 
 fn is_applied(key: &str) -> bool {
     APPLIED.iter().any(|applied| key.starts_with(applied)) && !NOT_APPLIED.contains(&key)
-}
-
-impl Reloads {
-    /// The configuration that the agent was started with.
-    pub fn set_hash(&self, hash: u64) {
-        self.hash.store(hash, Relaxed);
-    }
-
-    /// A change was applied.
-    pub fn applied(&self, hash: u64) {
-        self.set_hash(hash);
-        self.applied.fetch_add(1, Relaxed);
-    }
-
-    /// A change could not be used.
-    pub fn refused(&self) {
-        self.refused.fetch_add(1, Relaxed);
-    }
-
-    /// The counts now.
-    pub fn figures(&self) -> ReloadFigures {
-        ReloadFigures {
-            hash: self.hash.load(Relaxed),
-            applied: self.applied.load(Relaxed),
-            refused: self.refused.load(Relaxed),
-        }
-    }
 }
 
 #[cfg(test)]

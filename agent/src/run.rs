@@ -36,8 +36,8 @@ use crate::{
         select::{Rules, Selection, Wanted},
         tls::{self, Follower, selected},
     },
-    live::LiveFacts,
-    log::{Hold, LogConfig, Overflow, SpanLog},
+    live::{Attached, LiveFacts},
+    log::{Hold, LogConfig, SpanLog},
     query::server::QuerySocket,
     receive::Bound,
     reload::Reloader,
@@ -74,14 +74,14 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     // Before the first span: a new destination begins with the next span that is appended.
     let mut exporter = Exporter::start(&config.export, log.dead_letters(), |to| LogSource::open(&log, to))?;
     log.destinations_open()?;
-    let mut kernel = if config.capture.enabled { Some(load_kernel_side(&config)?) } else { None };
+    let kernel = if config.capture.enabled { Some(load_kernel_side(&config)?) } else { None };
     let keeping = tokio::spawn(crate::log::keep(log.clone()));
-    let capturing = kernel.as_mut().map(|kernel| kernel.start(&log, pipeline)).transpose()?;
+    let (attached, capturing) = kernel.map(|kernel| kernel.start(&log, pipeline)).transpose()?.unzip();
     // From here on nothing returns before the loop was stopped: what it has not finished would be lost.
     let intake = Intake::new(log.clone(), relay, config.relay.durability);
     let receivers = receivers.serve(intake.clone());
     let live = Arc::new(LiveFacts::new(
-        kernel.map(|kernel| (kernel.capture, kernel.tls)).zip(capturing.as_ref()),
+        attached.zip(capturing.as_ref()),
         Arc::clone(exporter.stats()),
         (log.clone(), intake.clone(), Arc::clone(receivers.stats())),
         selection_words(&config),
@@ -149,7 +149,7 @@ async fn supervise(mut reloader: Reloader, changing: &mut Changing<'_>) -> Resul
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut look = tokio::time::interval(LOOK_INTERVAL);
-    changing.live.reloads().set_hash(reloader.running().hash());
+    changing.live.reloads().hash = reloader.running().hash();
     loop {
         let is_asked = tokio::select! {
             _ = terminate.recv() => return Ok(()),
@@ -165,9 +165,12 @@ async fn supervise(mut reloader: Reloader, changing: &mut Changing<'_>) -> Resul
             continue;
         }
         match reload(&mut reloader, changing).await {
-            Ok(()) => changing.live.reloads().applied(reloader.running().hash()),
+            Ok(()) => {
+                let mut figures = changing.live.reloads();
+                (figures.hash, figures.applied) = (reloader.running().hash(), figures.applied + 1);
+            }
             Err(error) => {
-                changing.live.reloads().refused();
+                changing.live.reloads().refused += 1;
                 tracing::error!("the configuration stays as it was: {error:#}");
             }
         }
@@ -207,7 +210,7 @@ fn reselect(config: &Config, capturing: &Capturing) -> Result<Vec<String>> {
 
 /// What is loaded and attached.
 struct KernelSide {
-    ring: Option<Ring>,
+    ring: Ring,
     selection: Arc<Mutex<Selection>>,
     capture: Capture,
     tls: Option<Arc<Follower>>,
@@ -221,12 +224,11 @@ pub struct Capturing {
 }
 
 impl KernelSide {
-    fn start(&mut self, log: &SpanLog, pipeline: PipelineConfig) -> Result<Capturing> {
-        let ring = self.ring.take().context("the loop runs already")?;
-        let (selection, tls) = (Arc::clone(&self.selection), self.tls.clone());
+    fn start(self, log: &SpanLog, pipeline: PipelineConfig) -> Result<(Attached, Capturing)> {
+        let Self { ring, selection, capture, tls } = self;
         let looping = CaptureLoop::start(ring, Arc::clone(&selection), tls.clone(), log.clone(), pipeline)
             .context("cannot start the capture loop")?;
-        Ok(Capturing { looping, selection, tls })
+        Ok(((capture, tls.clone()), Capturing { looping, selection, tls }))
     }
 }
 
@@ -248,7 +250,7 @@ fn load_kernel_side(config: &Config) -> Result<KernelSide> {
         tracing::warn!(hook = hook.name, reason = hook.detail, "not attached; unknown without it: {}", hook.gives);
     }
     Ok(KernelSide {
-        ring: Some(Ring::new(loaded.records, loaded.wake)),
+        ring: Ring::new(loaded.records, loaded.wake),
         selection: Arc::new(Mutex::new(selection)),
         capture: loaded.capture,
         tls: loaded.tls.map(Arc::new),
@@ -320,10 +322,7 @@ fn log_config(config: &Config) -> LogConfig {
         age_max: config.log.max_age.0,
         sync_interval: Some(config.log.fsync_interval.0),
         host_name: config.host_name.clone().or_else(host_name),
-        overflow: match config.log.overflow {
-            config::Overflow::Refuse => Overflow::Refuse,
-            config::Overflow::DropOldest => Overflow::DropOldest,
-        },
+        overflow: config.log.overflow,
         relayed_percent_max: config.log.relayed_percent_max,
         dead_letters_bytes_max: config.log.dead_letters_max_bytes.0,
     }

@@ -7,7 +7,10 @@ use std::{borrow::Cow, collections::BTreeSet, fmt, net::SocketAddr, path::PathBu
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::units::{Interval, Size};
+use super::{
+    auth::Secret,
+    units::{Interval, Size},
+};
 
 /// Longest path of a unix socket that the kernel takes (`sun_path` without the closing zero).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -76,26 +79,10 @@ pub struct Tenant {
     /// Its name.
     pub name: String,
     /// Its tokens, sent as `authorization: Bearer TOKEN`; several while one replaces another.
-    pub tokens: Vec<TokenSource>,
+    pub tokens: Vec<Secret>,
     /// What it may send; `receive.quota` if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota: Option<Quota>,
-}
-
-/// Where a token is read. It never stands in the configuration itself.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged, deny_unknown_fields)]
-pub enum TokenSource {
-    /// First line of a file, which is read again when it changes.
-    File {
-        /// The file.
-        file: PathBuf,
-    },
-    /// An environment variable.
-    Env {
-        /// Its name.
-        env: String,
-    },
 }
 
 /// What may be sent. A tenant that was silent may send what a second allows at once; 0: no limit.

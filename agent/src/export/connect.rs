@@ -9,7 +9,7 @@ use std::{
     fs,
     path::PathBuf,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -30,7 +30,10 @@ use tower::Service;
 use tracing::{info, warn};
 
 use super::{ExportError, secrets};
-use crate::config::{Basic, Destination};
+use crate::{
+    capture::lock,
+    config::{Basic, Destination},
+};
 
 /// Time between two looks at the files.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -100,7 +103,7 @@ impl<C: Clone> Renewed<C> {
 
     /// The client for the files as they are now.
     pub(super) fn get(&self) -> C {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         if state.looked.elapsed() >= LOOK_INTERVAL {
             state.looked = Instant::now();
             self.look(&mut state);

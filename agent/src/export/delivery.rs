@@ -4,9 +4,12 @@
 //! request that is refused for good is halved until the spans that the destination does not want are alone: they become dead
 //! letters, all others are delivered.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use agent_core::{
@@ -23,6 +26,7 @@ use tracing::{info, warn};
 use super::{
     Batch, DestinationStats, ExportError,
     adapt::Adapt,
+    blocking,
     client::Client,
     gate::Gate,
     pace::Pace,
@@ -36,6 +40,8 @@ use crate::{
     telemetry::log::RateLimit,
 };
 
+/// Time between two messages about the same trouble.
+const MESSAGE_INTERVAL: Duration = Duration::from_secs(60);
 /// Single spans that are refused in a row before the rest of a batch is taken for refused as well.
 const REFUSED_ALONE_MAX: u32 = 16;
 /// After so many batches of which nothing was taken, refusals are not about single spans: only each so many-th is halved then.
@@ -102,7 +108,7 @@ impl Line {
             letters,
             segment_spans: destination.segments == Segments::Spans,
             retry: destination.retry.clone(),
-            messages: std::sync::Mutex::new(RateLimit::new(super::worker::MESSAGE_INTERVAL)),
+            messages: std::sync::Mutex::new(RateLimit::new(MESSAGE_INTERVAL)),
             refused: AtomicU32::new(0),
         })
     }
@@ -148,11 +154,11 @@ impl Line {
             return part;
         }
         let (shape, body) = (Arc::clone(&self.shape), part.body.clone());
-        let shaped = tokio::task::spawn_blocking(move || {
-            let (shaped, counts) = shape.apply(&body, at_least).map_err(|malformed| malformed.to_string())?;
-            Ok::<_, String>((Bytes::copy_from_slice(&shaped), counts))
+        let shaped = blocking(move || {
+            let (shaped, counts) = shape.apply(&body, at_least)?;
+            Ok::<_, wire::Malformed>((Bytes::copy_from_slice(&shaped), counts))
         });
-        match shaped.await.map_err(|failure| failure.to_string()).and_then(|shaped| shaped) {
+        match shaped.await {
             Ok((body, counts)) => {
                 self.stats.count_shaped(counts.filtered, counts.sampled_out);
                 Part::new(part.key, body, counts.kept)
@@ -212,23 +218,14 @@ impl Line {
 
     /// One request, as soon as the destination may be asked; its failures are told.
     async fn request(&self, part: &Part, stop: &mut watch::Receiver<Option<Instant>>) -> Option<Outcome> {
-        let pass = tokio::select! {
-            pass = self.gate.pass() => pass,
-            () = stopped(stop) => return None,
-        };
+        let pass = before_stop(stop, self.gate.pass()).await?;
         let wait = self.pace.wait(part.spans, part.body.len() as u64);
         if !wait.is_zero() {
-            tokio::select! {
-                () = sleep(wait) => {}
-                () = stopped(stop) => return None,
-            }
+            before_stop(stop, sleep(wait)).await?;
         }
         let body = part.sent.get_or_init(|| self.as_sent(&part.body)).await.clone();
         let (bytes, began) = (body.len() as u64, Instant::now());
-        let outcome = tokio::select! {
-            outcome = self.client.send(body, &part.key) => outcome,
-            () = stopped(stop) => return None,
-        };
+        let outcome = before_stop(stop, self.client.send(body, &part.key)).await?;
         self.stats.count_request(&outcome, part.spans, bytes, began.elapsed());
         match &outcome {
             Outcome::Again { kind, after, cause } => {
@@ -258,8 +255,7 @@ impl Line {
             return body.clone();
         }
         let bytes = body.clone();
-        let shaped = tokio::task::spawn_blocking(move || otlp::with_segment_spans(&bytes)).await;
-        match shaped.map_err(|failure| failure.to_string()).and_then(|body| body.map_err(|error| error.to_string())) {
+        match blocking(move || otlp::with_segment_spans(&bytes)).await {
             Ok(shaped) => shaped.into(),
             Err(error) => {
                 self.trouble(&format!("spans are sent without their segments as children: {error}"));
@@ -295,16 +291,11 @@ impl Line {
         let mut backoff = Backoff::new(&self.retry);
         loop {
             let (letters, letter) = (self.letters.clone(), Arc::clone(&letter));
-            let put =
-                tokio::task::spawn_blocking(move || letters.put(&letter).map_err(|error| error.to_string())).await;
-            match put.map_err(|failure| failure.to_string()).and_then(|put| put) {
+            match blocking(move || letters.put(&letter)).await {
                 Ok(()) => break,
                 Err(error) => self.trouble(&error),
             }
-            tokio::select! {
-                () = sleep(backoff.wait(None)) => {}
-                () = stopped(stop) => return None,
-            }
+            before_stop(stop, sleep(backoff.wait(None))).await?;
         }
         self.trouble(&format!("{spans} spans were refused for good and are kept as a dead letter: {reason}"));
         self.stats.count_dead(spans);
@@ -325,6 +316,17 @@ fn halves(part: &Part) -> Option<Sent> {
     let (left, right) = wire::split(&part.body, u32::try_from(first).ok()?).ok()?;
     let half = |place: u32, body: Vec<u8>, spans| Part::new(format!("{}/{place}", part.key), body.into(), spans);
     Some(Sent::Split(Box::new([half(0, left, first), half(1, right, part.spans - first)])))
+}
+
+/// What the future gives; `None`: the deadline of a stop came first.
+pub(super) async fn before_stop<T>(
+    stop: &mut watch::Receiver<Option<Instant>>,
+    future: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! {
+        done = future => Some(done),
+        () = stopped(stop) => None,
+    }
 }
 
 /// Completes at the deadline of a stop.

@@ -9,7 +9,7 @@ use std::{
     io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::SystemTime,
 };
 
@@ -21,7 +21,10 @@ use super::{
     format,
     retry::{AgainKind, Outcome},
 };
-use crate::config::{Compression, Destination, Rotation};
+use crate::{
+    capture::lock,
+    config::{Compression, Destination, Rotation},
+};
 
 /// How every line begins.
 const LINE_START: &[u8] = b"{\"resourceSpans\":";
@@ -50,7 +53,7 @@ impl FileClient {
             let request = format::decode(&body).map_err(Failure::Malformed)?;
             let mut line = format::otlp_json(&request);
             line.push(b'\n');
-            log.lock().unwrap_or_else(PoisonError::into_inner).append(&line)
+            lock(&log).append(&line)
         });
         match written.await {
             Ok(Ok(())) => Outcome::Delivered { rejected: 0, message: String::new() },

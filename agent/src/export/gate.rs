@@ -4,14 +4,14 @@
 //! fail as one: the wait grows with each trial that fails, not with each request.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
     time::Duration,
 };
 
 use tokio::{sync::Notify, time::Instant};
 
 use super::retry::Backoff;
-use crate::config::Retry;
+use crate::{capture::lock, config::Retry};
 
 /// The breaker.
 #[derive(Debug)]
@@ -100,7 +100,7 @@ impl Gate {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Changed in single steps that leave it whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

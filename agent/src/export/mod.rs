@@ -305,6 +305,14 @@ impl Exporter {
     }
 }
 
+/// Does work on files or of the processor where it holds up nobody; a panic in it is an error like others.
+async fn blocking<T: Send + 'static, E: std::fmt::Display + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, String> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(|failure| failure.to_string())?;
+    done.map_err(|error| error.to_string())
+}
+
 async fn stop(running: Vec<Running>, within: Duration) {
     let deadline = Instant::now() + within;
     for running in &running {

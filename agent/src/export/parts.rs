@@ -1,14 +1,12 @@
 //! A request that is sent in several bodies: which were taken, so that none is sent twice when another has to be.
 
-use std::{
-    collections::VecDeque,
-    sync::{Mutex, PoisonError},
-};
+use std::{collections::VecDeque, sync::Mutex};
 
 use super::{
     format::{Post, Posts},
     retry::Outcome,
 };
+use crate::capture::lock;
 
 /// Most requests that are remembered: more than are on their way at once.
 const UNFINISHED_MAX: usize = 64;
@@ -77,7 +75,7 @@ pub(super) struct Unfinished(Mutex<VecDeque<Parts>>);
 impl Unfinished {
     /// What is left of the request of this key.
     pub(super) fn take(&self, key: &str) -> Option<Parts> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.0);
         let place = all.iter().position(|parts| parts.key == key)?;
         all.remove(place)
     }
@@ -88,7 +86,7 @@ impl Unfinished {
             return;
         }
         self.forget(parts);
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.0);
         if all.len() == UNFINISHED_MAX {
             all.pop_front();
         }

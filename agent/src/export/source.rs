@@ -4,14 +4,15 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use bytes::{Bytes, BytesMut};
-use tokio::{sync::watch, task::spawn_blocking};
+use tokio::sync::watch;
 
-use super::{Batch, BatchSource, Limits, Queued};
+use super::{Batch, BatchSource, Limits, Queued, blocking};
 use crate::{
+    capture::lock,
     config::Destination,
     intake::NO_TENANT,
     log::{Cursor, Fate, LogError, SpanLog, Wanted},
@@ -46,8 +47,7 @@ impl LogSource {
         work: impl FnOnce(&mut Cursor) -> Result<T, LogError> + Send + 'static,
     ) -> Result<T, String> {
         let cursor = Arc::clone(&self.cursor);
-        let done = spawn_blocking(move || work(&mut locked(&cursor))).await;
-        done.map_err(|failure| failure.to_string())?.map_err(|error| error.to_string())
+        blocking(move || work(&mut lock(&cursor))).await
     }
 }
 
@@ -56,7 +56,7 @@ impl BatchSource for LogSource {
 
     fn queued(&self) -> Queued {
         let (counts, unread) = {
-            let cursor = locked(&self.cursor);
+            let cursor = lock(&self.cursor);
             (cursor.counts(), cursor.unread())
         };
         let generated = counts.generated();
@@ -98,11 +98,6 @@ impl BatchSource for LogSource {
 /// Spans of senders that gave no token have no tenant.
 fn number(log: &SpanLog, tenant: &str) -> Result<u32, LogError> {
     if tenant == NO_TENANT { Ok(0) } else { log.tenant(tenant) }
-}
-
-fn locked(cursor: &Mutex<Cursor>) -> MutexGuard<'_, Cursor> {
-    // The cursor's steps leave it whole; a panic in one does not spoil it.
-    cursor.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn joined(blocks: &[Bytes]) -> Bytes {

@@ -13,8 +13,8 @@ use tokio::{
 use tracing::warn;
 
 use super::{
-    Batch, BatchSource, DestinationStats, Limits,
-    delivery::{Line, stopped},
+    Batch, BatchSource, DestinationStats, Limits, blocking,
+    delivery::{Line, before_stop, stopped},
     retry::Backoff,
 };
 use crate::{
@@ -22,8 +22,6 @@ use crate::{
     log::{Fate, Letter, Which},
 };
 
-/// Time between two messages about the same trouble.
-pub(super) const MESSAGE_INTERVAL: Duration = Duration::from_secs(60);
 /// Time between two looks at how much comes in.
 const OBSERVE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -117,11 +115,7 @@ impl<S: BatchSource> Worker<S> {
                     Ok(None) => {}
                     Err(error) => {
                         self.line.trouble(&format!("the span log cannot be read: {error}"));
-                        let mut stop = self.stop.clone();
-                        tokio::select! {
-                            () = sleep(backoff.wait(None)) => {}
-                            () = stopped(&mut stop) => {}
-                        }
+                        before_stop(&mut self.stop.clone(), sleep(backoff.wait(None))).await;
                     }
                 },
             }
@@ -202,8 +196,7 @@ impl<S: BatchSource> Worker<S> {
             return;
         }
         let (letters, name) = (self.line.letters.clone(), self.line.stats.name().to_owned());
-        let next = tokio::task::spawn_blocking(move || letters.next_replay(&name)).await;
-        let Ok(Ok(Some(letter))) = next else { return };
+        let Ok(Some(letter)) = blocking(move || letters.next_replay(&name)).await else { return };
         self.is_replaying = true;
         let (line, mut stop) = (Arc::clone(&self.line), self.stop.clone());
         self.running.spawn(async move {
@@ -240,12 +233,11 @@ impl<S: BatchSource> Worker<S> {
     async fn settle_letter(&mut self, letter: Letter, fate: Result<(), String>) -> bool {
         let letters = self.line.letters.clone();
         let (id, spans, taken) = (letter.id, letter.spans, fate.is_ok());
-        let noted = tokio::task::spawn_blocking(move || match fate {
+        let noted = blocking(move || match fate {
             Ok(()) => letters.forget(&Which { ids: vec![id], ..Default::default() }).map(drop),
             Err(reason) => letters.refused_again(id, &reason),
         });
-        let noted = noted.await.map_err(|failure| failure.to_string());
-        if let Err(error) = noted.and_then(|noted| noted.map_err(|error| error.to_string())) {
+        if let Err(error) = noted.await {
             self.line.trouble(&format!("a dead letter that was sent again waits for the next replay: {error}"));
             return false;
         }

@@ -8,12 +8,13 @@ use std::{
     fs::File,
     ops::Range,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
 };
 
 use super::{BlockId, Inner, LogError};
+use crate::capture::lock;
 
 /// Most failures that are remembered; a block that waits is never older.
 const FAILURES_MAX: usize = 64;
@@ -39,7 +40,7 @@ pub(super) struct Committer {
 impl Committer {
     /// Forces by `force`, which says whether that was everything; `end` tells how far the log goes.
     pub fn force(&self, end: impl Fn() -> u64, force: impl FnOnce() -> Result<bool, LogError>) -> Result<(), LogError> {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failures = lock(&self.failures);
         let before = end();
         let done = force();
         match &done {
@@ -94,7 +95,7 @@ impl Inner {
             // Whom a failure concerns is asked below.
             let _ = self.sync_due(true);
         }
-        let failures = self.committer.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let failures = lock(&self.committer.failures);
         if failures.iter().any(|failed| failed.contains(&block.0)) {
             let cause = self.state().stats.last_error.clone();
             return Err(LogError::NotDurable { cause });

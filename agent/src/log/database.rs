@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Row};
 
 use super::{LogError, now_unix_ns};
 
@@ -48,15 +48,24 @@ fn connect(path: &Path, steps: &[&str]) -> rusqlite::Result<Opened> {
     if !steps_left.is_empty() {
         let (sql, version) = (steps_left.join(""), steps.len());
         connection.execute_batch(&format!("BEGIN; {sql} PRAGMA user_version = {version}; COMMIT;"))?;
+        force(&connection)?;
     }
-    let opened = Opened { connection, is_new: version == 0 };
-    force(&opened.connection)?;
-    Ok(opened)
+    Ok(Opened { connection, is_new: version == 0 })
 }
 
-/// Forces what was committed to the disk.
+/// Moves everything from the write-ahead log into the database file, forced to disk.
 pub(super) fn force(connection: &Connection) -> rusqlite::Result<()> {
-    connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(()))
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+}
+
+/// SQLite's integers are signed; numbers of spans and blocks never get that large.
+pub(super) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A column that [`signed`] has filled.
+pub(super) fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    Ok(u64::try_from(row.get::<_, i64>(column)?).unwrap_or(0))
 }
 
 fn is_damage(error: &rusqlite::Error) -> bool {

@@ -9,7 +9,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params, params_from_iter};
@@ -17,9 +17,10 @@ use tokio::sync::watch;
 
 use super::{
     LogError,
-    database::{self, error_of},
+    database::{self, error_of, signed, unsigned},
     now_unix_ns,
 };
+use crate::capture::lock;
 
 const VERSION_1: &str = "
     CREATE TABLE IF NOT EXISTS letter (
@@ -135,11 +136,11 @@ impl DeadLetters {
         let values = params![
             letter.destination,
             letter.key,
-            now_unix_ns().cast_signed(),
+            signed(now_unix_ns()),
             letter.reason,
-            letter.spans.cast_signed(),
+            signed(letter.spans),
             letter.is_suspect,
-            bytes.cast_signed(),
+            signed(bytes),
             letter.payload,
         ];
         self.done("keep a dead letter", self.connection().execute(sql, values)).map(drop)
@@ -166,7 +167,7 @@ impl DeadLetters {
     /// The database fails.
     pub fn get(&self, id: u64) -> Result<Option<Letter>, LogError> {
         let sql = format!("SELECT {COLUMNS}, payload FROM letter WHERE id = ?1");
-        self.done("read a dead letter", self.connection().query_row(&sql, [id.cast_signed()], letter).optional())
+        self.done("read a dead letter", self.connection().query_row(&sql, [signed(id)], letter).optional())
     }
 
     /// Has letters sent again. Gives how many.
@@ -190,11 +191,11 @@ impl DeadLetters {
         let sql = format!("DELETE FROM letter WHERE {condition} RETURNING spans");
         let connection = self.connection();
         let gone = connection.prepare(&sql).and_then(|mut statement| {
-            let rows = statement.query_map(params_from_iter(values), |row| row.get::<_, i64>(0))?;
+            let rows = statement.query_map(params_from_iter(values), |row| unsigned(row, 0))?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
         });
         let gone = self.done("drop dead letters", gone)?;
-        Ok((gone.len() as u64, gone.iter().map(|spans| spans.cast_unsigned()).sum()))
+        Ok((gone.len() as u64, gone.iter().sum()))
     }
 
     /// The oldest letter that is to be sent again to a destination.
@@ -215,7 +216,7 @@ impl DeadLetters {
     /// The database fails.
     pub fn refused_again(&self, id: u64, reason: &str) -> Result<(), LogError> {
         let sql = "UPDATE letter SET is_replayed = 0, attempts = attempts + 1, reason = ?2 WHERE id = ?1";
-        self.done("keep a dead letter", self.connection().execute(sql, params![id.cast_signed(), reason])).map(drop)
+        self.done("keep a dead letter", self.connection().execute(sql, params![signed(id), reason])).map(drop)
     }
 
     /// Per destination.
@@ -248,7 +249,7 @@ impl DeadLetters {
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
         // A panic inside a statement rolls it back.
-        self.inner.connection.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner.connection)
     }
 
     fn done<T>(&self, operation: &'static str, result: rusqlite::Result<T>) -> Result<T, LogError> {
@@ -285,18 +286,14 @@ fn condition(which: &Which) -> (String, Vec<Box<dyn ToSql>>) {
         }
     };
     add("destination = ?", which.destination.clone().map(|name| Box::new(name) as _));
-    add("at_unix_ns >= ?", which.since_unix_ns.map(|at| Box::new(at.cast_signed()) as _));
-    add("at_unix_ns < ?", which.until_unix_ns.map(|at| Box::new(at.cast_signed()) as _));
+    add("at_unix_ns >= ?", which.since_unix_ns.map(|at| Box::new(signed(at)) as _));
+    add("at_unix_ns < ?", which.until_unix_ns.map(|at| Box::new(signed(at)) as _));
     add("instr(reason, ?) > 0", which.reason.clone().map(|text| Box::new(text) as _));
     if !which.ids.is_empty() {
         let ids: Vec<String> = which.ids.iter().map(ToString::to_string).collect();
         parts.push(format!("id IN ({})", ids.join(", ")));
     }
     (parts.join(" AND "), values)
-}
-
-fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
-    row.get::<_, i64>(column).map(i64::cast_unsigned)
 }
 
 #[cfg(test)]

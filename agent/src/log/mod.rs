@@ -38,6 +38,8 @@ use std::{
 };
 
 use agent_core::redact::{SafeBatch, SafeSpan};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub use block::Flags;
@@ -89,13 +91,14 @@ pub struct LogConfig {
     pub dead_letters_bytes_max: u64,
 }
 
-/// What happens at the bound to relayed spans that a destination waits for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What happens when the log is full of relayed spans that destinations have not taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Overflow {
-    /// They stay; new ones are refused, and this host's own are dropped.
+    /// New ones are refused, so that their senders keep them; this host's own spans are dropped, and counted.
     #[default]
     Refuse,
-    /// They go, oldest first, and are counted as dropped.
+    /// The oldest go, although their senders were told that they are safe; they are counted as dropped.
     DropOldest,
 }
 
@@ -346,7 +349,7 @@ impl SpanLog {
     pub fn sync(&self) -> Result<(), LogError> {
         self.inner.maintain(true)?;
         self.inner.store.close(self.inner.state().next_block)?;
-        self.inner.store.checkpoint()
+        self.inner.store.force()
     }
 
     /// While the guard lives, nothing that was relayed is deleted: destinations are being changed, and those that are stopped still

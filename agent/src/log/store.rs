@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::{
     LogError,
     cursor::{DestinationCounts, Fate},
-    database::{self, Opened, error_of},
+    database::{self, Opened, error_of, signed, unsigned},
     reader::Position,
 };
 
@@ -96,7 +96,7 @@ impl Store {
 
     /// How far the log went when it was last closed in order.
     pub fn closed_block(&self) -> Result<u64, LogError> {
-        let block = self.connection().query_row("SELECT closed_block FROM state", [], |row| Ok(unsigned(row.get(0)?)));
+        let block = self.connection().query_row("SELECT closed_block FROM state", [], |row| unsigned(row, 0));
         block.map_err(error_of("read the state", &self.path))
     }
 
@@ -106,7 +106,7 @@ impl Store {
         noted.map(drop).map_err(error_of("save the state", &self.path))
     }
 
-    /// Forces what was saved to the disk.
+    /// Forces what was saved to the disk, and empties the write-ahead log.
     pub fn force(&self) -> Result<(), LogError> {
         database::force(&self.connection()).map_err(error_of("force to disk", &self.path))
     }
@@ -121,7 +121,7 @@ impl Store {
         let sql = "SELECT max(coalesce((SELECT max(next_block) FROM cursor), 0),
                               coalesce((SELECT max(last_block) + 1 FROM open_batch), 0)),
                           coalesce((SELECT max(next_span) FROM cursor), 0)";
-        let row = self.connection().query_row(sql, [], |row| Ok((unsigned(row.get(0)?), unsigned(row.get(1)?))));
+        let row = self.connection().query_row(sql, [], |row| Ok((unsigned(row, 0)?, unsigned(row, 1)?)));
         row.map_err(error_of("read the cursors", &self.path))
     }
 
@@ -155,12 +155,6 @@ impl Store {
         id.map_err(error_of("read the id", &self.path))
     }
 
-    /// Moves everything from the write-ahead log into the database file, forced to disk.
-    pub fn checkpoint(&self) -> Result<(), LogError> {
-        let done = self.connection().query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-        done.map_err(error_of("checkpoint", &self.path))
-    }
-
     fn connection(&self) -> MutexGuard<'_, Connection> {
         // A panic inside a transaction rolls it back.
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
@@ -172,12 +166,12 @@ fn load(connection: &Connection, name: &str) -> rusqlite::Result<Option<Saved>> 
         "SELECT start_span, next_block, next_span, delivered, dead, dropped, filtered FROM cursor WHERE name = ?1";
     let counts = connection.query_row(sql, [name], |row| {
         Ok(DestinationCounts {
-            start_span: unsigned(row.get(0)?),
-            next: Position { block: unsigned(row.get(1)?), span: unsigned(row.get(2)?) },
-            delivered: unsigned(row.get(3)?),
-            dead: unsigned(row.get(4)?),
-            dropped: unsigned(row.get(5)?),
-            filtered: unsigned(row.get(6)?),
+            start_span: unsigned(row, 0)?,
+            next: Position { block: unsigned(row, 1)?, span: unsigned(row, 2)? },
+            delivered: unsigned(row, 3)?,
+            dead: unsigned(row, 4)?,
+            dropped: unsigned(row, 5)?,
+            filtered: unsigned(row, 6)?,
             queued: 0,
         })
     });
@@ -186,10 +180,10 @@ fn load(connection: &Connection, name: &str) -> rusqlite::Result<Option<Saved>> 
                ORDER BY first_block";
     let mut statement = connection.prepare(sql)?;
     let open = statement.query_map([name], |row| {
-        let fate = Fate { dead: unsigned(row.get(3)?), filtered: unsigned(row.get(4)?) };
+        let fate = Fate { dead: unsigned(row, 3)?, filtered: unsigned(row, 4)? };
         Ok(SavedBatch {
-            first_block: unsigned(row.get(0)?),
-            last_block: unsigned(row.get(1)?),
+            first_block: unsigned(row, 0)?,
+            last_block: unsigned(row, 1)?,
             fate: row.get::<_, bool>(2)?.then_some(fate),
         })
     })?;
@@ -232,13 +226,4 @@ fn tenant(connection: &Connection, name: &str, used: u32) -> rusqlite::Result<(u
     let sql = "INSERT INTO tenant (number, name) SELECT max(coalesce(max(number), 0), ?3) + 1, ?1 FROM tenant
                HAVING max(coalesce(max(number), 0), ?3) < ?2 RETURNING number";
     Ok((connection.query_row(sql, params![name, TENANTS_MAX, used], |row| row.get(0))?, true))
-}
-
-/// SQLite's integers are signed; numbers of spans and blocks never get that large.
-fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-fn unsigned(number: i64) -> u64 {
-    u64::try_from(number).unwrap_or(0)
 }

@@ -7,7 +7,10 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status};
 
-use super::api::{DeadLettersRequest, LetterView, SettleReport, SettleRequest, Settlement};
+use super::{
+    api::{DeadLettersRequest, LetterView, SettleReport, SettleRequest, Settlement},
+    server::internal,
+};
 use crate::log::{DeadLetters, LogError, Which};
 
 /// Letters on the way to a client. One with its spans may be as large as a block of the log.
@@ -24,7 +27,7 @@ pub(super) fn list(
     tokio::task::spawn_blocking(move || {
         if let Err(error) = send(&letters, request, &sender) {
             // A client that is gone needs no error.
-            let _ = sender.blocking_send(Err(internal(&error)));
+            let _ = sender.blocking_send(Err(internal(error)));
         }
     });
     Response::new(ReceiverStream::new(receiver))
@@ -56,9 +59,5 @@ pub(super) fn settle(letters: &DeadLetters, request: SettleRequest) -> Result<Re
         Settlement::Replay => letters.replay(&which),
         Settlement::Drop => letters.forget(&which).map(|(letters, _)| letters),
     };
-    Ok(Response::new(SettleReport { letters: count.map_err(|error| internal(&error))? }))
-}
-
-fn internal(error: &LogError) -> Status {
-    Status::internal(error.to_string())
+    Ok(Response::new(SettleReport { letters: count.map_err(internal)? }))
 }

@@ -430,6 +430,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Status> + 
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(Status::internal(error.to_string())))
 }
 
-fn internal(error: LogError) -> Status {
+pub(super) fn internal(error: LogError) -> Status {
     Status::internal(error.to_string())
 }

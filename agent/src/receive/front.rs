@@ -3,7 +3,7 @@
 use std::{
     fmt,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -18,6 +18,7 @@ use super::{
     stats::{Outcome, Protocol, ReceiverStats, Tally},
 };
 use crate::{
+    capture::lock,
     config::Receive,
     intake::{Accepted, Refusal, Take},
     telemetry::log::RateLimit,
@@ -115,7 +116,7 @@ impl<T: Take> Front<T> {
             // These come and go by themselves.
             Refused::Full { .. } | Refused::Quota { .. } | Refused::Storage(_) | Refused::Gone => return,
         };
-        let mut limits = self.unsaid.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut limits = lock(&self.unsaid);
         if let Some(unsaid) = limits[refused.outcome() as usize].allow() {
             tracing::warn!(%peer, outcome = refused.outcome().name(), unsaid, "refused a request: {reason}");
         }

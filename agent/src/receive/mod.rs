@@ -10,7 +10,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use crate::{
+    capture::lock,
     config::{Address, Receive},
     intake::Take,
 };
@@ -50,7 +51,7 @@ mod tests;
 
 use self::{admission::Admission, files::Watched, front::Front, listen::Listener, senders::Senders, tls::ServerTls};
 pub use self::{
-    senders::{TENANT_DEFAULT, TenantCounts},
+    senders::TenantCounts,
     stats::{Outcome, Protocol, ReceiverCounts, ReceiverStats, RequestCount},
 };
 
@@ -234,7 +235,7 @@ impl Kept {
     }
 
     async fn keep_fresh(self, mut stopping: watch::Receiver<bool>) {
-        if self.watched.lock().unwrap_or_else(PoisonError::into_inner).iter().all(Watched::is_empty) {
+        if lock(&self.watched).iter().all(Watched::is_empty) {
             return;
         }
         let kept = Arc::new(self);
@@ -250,7 +251,7 @@ impl Kept {
     }
 
     fn look(&self) {
-        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watched = lock(&self.watched);
         let [certificates, tokens] = &mut *watched;
         if certificates.changed()
             && let Some(tls) = &self.tls

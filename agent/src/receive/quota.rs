@@ -3,15 +3,12 @@
 //! A token bucket that holds what one second allows. A request is let in while there is anything left, and then charged in full, so
 //! that one that is larger than the bucket is not refused for ever: the debt is paid by waiting.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Mutex, time::Duration};
 
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use agent_core::wire;
 use tokio::time::Instant;
 
-use crate::config;
+use crate::{capture::lock, config};
 
 /// The buckets of one tenant.
 #[derive(Debug)]
@@ -60,7 +57,7 @@ impl Bucket {
 
     /// Takes from the bucket, and says what is left.
     fn take(&self, amount: f64) -> f64 {
-        let mut level = self.level.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut level = lock(&self.level);
         let now = Instant::now();
         let filled = level.0 + (now - level.1).as_secs_f64() * self.rate;
         *level = (filled.min(self.rate) - amount, now);
@@ -77,32 +74,9 @@ impl Bucket {
     }
 }
 
-/// Number of spans in a request: field 2 of field 2 of field 1. `None` if the bytes are no request.
+/// Number of spans in a request; `None` if the bytes are no request.
 pub(super) fn span_count(request: &[u8]) -> Option<u64> {
-    let mut spans = 0;
-    each(request, 1, &mut |resource| each(resource, 2, &mut |scope| each(scope, 2, &mut |_| count(&mut spans))))?;
-    Some(spans)
-}
-
-fn count(spans: &mut u64) -> Option<()> {
-    *spans += 1;
-    Some(())
-}
-
-/// Calls `of` with each message of this field.
-fn each(mut message: &[u8], field: u32, of: &mut dyn FnMut(&[u8]) -> Option<()>) -> Option<()> {
-    while !message.is_empty() {
-        let (tag, wire_type) = decode_key(&mut message).ok()?;
-        if tag != field || wire_type != WireType::LengthDelimited {
-            skip_field(wire_type, tag, &mut message, DecodeContext::default()).ok()?;
-            continue;
-        }
-        let length = usize::try_from(decode_varint(&mut message).ok()?).ok()?;
-        let (inner, rest) = message.split_at_checked(length)?;
-        of(inner)?;
-        message = rest;
-    }
-    Some(())
+    wire::summary(request).ok().map(|summary| summary.spans.into())
 }
 
 #[cfg(test)]

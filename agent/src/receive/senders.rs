@@ -17,10 +17,10 @@ use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
 use subtle::ConstantTimeEq;
 
 use super::{ReceiveError, answer::Refused, quota::Meter};
-use crate::config::{Receive, TokenSource};
-
-/// Whose spans are that come without a token, where none are asked for.
-pub const TENANT_DEFAULT: &str = "default";
+use crate::{
+    config::{Receive, Secret},
+    intake::NO_TENANT,
+};
 
 /// One tenant at work.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ pub struct TenantCounts {
 
 pub(super) struct Senders {
     senders: Vec<Arc<Sender>>,
-    sources: Vec<(usize, TokenSource)>,
+    sources: Vec<(usize, Secret)>,
     tokens: RwLock<Vec<Token>>,
     header: Option<HeaderName>,
 }
@@ -62,7 +62,7 @@ impl Senders {
         let mut senders: Vec<_> =
             receive.tenants.iter().map(|tenant| sender(&tenant.name, tenant.quota.unwrap_or(receive.quota))).collect();
         if senders.is_empty() {
-            senders.push(sender(TENANT_DEFAULT, receive.quota));
+            senders.push(sender(NO_TENANT, receive.quota));
         }
         let sources = receive.tenants.iter().enumerate();
         let sources = sources.flat_map(|(index, tenant)| tenant.tokens.iter().map(move |token| (index, token.clone())));
@@ -135,10 +135,10 @@ impl Senders {
     }
 }
 
-fn read(tenant: &str, source: &TokenSource) -> Result<Vec<u8>, ReceiveError> {
+fn read(tenant: &str, source: &Secret) -> Result<Vec<u8>, ReceiveError> {
     let wrong = |cause: String| ReceiveError::Token { tenant: tenant.to_owned(), cause };
     let (text, place) = match source {
-        TokenSource::File { file } => {
+        Secret::File { file } => {
             let text = fs::read_to_string(file).map_err(|cause| ReceiveError::File {
                 key: "receive.tenants.tokens.file",
                 path: file.clone(),
@@ -146,7 +146,7 @@ fn read(tenant: &str, source: &TokenSource) -> Result<Vec<u8>, ReceiveError> {
             })?;
             (text, format!("the first line of {}", file.display()))
         }
-        TokenSource::Env { env } => {
+        Secret::Env { env } => {
             let text = std::env::var(env)
                 .map_err(|_| wrong(format!("environment variable {env} is not set; set it for the agent's service")))?;
             (text, format!("environment variable {env}"))
@@ -165,9 +165,9 @@ fn read(tenant: &str, source: &TokenSource) -> Result<Vec<u8>, ReceiveError> {
 
 /// Files with tokens.
 pub(super) fn token_files(receive: &Receive) -> Vec<PathBuf> {
-    let file = |source: &TokenSource| match source {
-        TokenSource::File { file } => Some(file.clone()),
-        TokenSource::Env { .. } => None,
+    let file = |source: &Secret| match source {
+        Secret::File { file } => Some(file.clone()),
+        Secret::Env { .. } => None,
     };
     receive.tenants.iter().flat_map(|tenant| &tenant.tokens).filter_map(file).collect()
 }
@@ -188,7 +188,7 @@ mod tests {
             let source = |token: &&str| {
                 let file = folder.join(format!("{name}-{token}"));
                 fs::write(&file, format!("{token}\n")).unwrap();
-                TokenSource::File { file }
+                Secret::File { file }
             };
             Tenant { name: (*name).into(), tokens: tokens.iter().map(source).collect(), quota: None }
         };
@@ -227,24 +227,24 @@ mod tests {
     #[test]
     fn without_tokens_everybody_is_the_default_tenant() {
         let senders = Senders::new(&Receive::default()).unwrap();
-        assert_eq!(senders.identify(&headers(&[("x-scope-orgid", "blue")])).unwrap().name, TENANT_DEFAULT);
+        assert_eq!(senders.identify(&headers(&[("x-scope-orgid", "blue")])).unwrap().name, NO_TENANT);
     }
 
     #[test]
     fn unusable_tokens_are_named_but_never_shown() {
         let folder = tempfile::tempdir().unwrap();
-        let check = |mut receive: Receive, source: Option<TokenSource>, part: &str| {
+        let check = |mut receive: Receive, source: Option<Secret>, part: &str| {
             receive.tenants[0].tokens.extend(source);
             let error = Senders::new(&receive).err().unwrap().to_string();
             assert!(error.contains(part) && !error.contains("hunter2"), "{error}");
         };
         let one = || receive(folder.path(), &[("blue", &[])]);
-        check(one(), Some(TokenSource::File { file: "/nowhere/t".into() }), "/nowhere/t");
-        check(one(), Some(TokenSource::Env { env: "NO_SUCH_VARIABLE_IS_SET".into() }), "NO_SUCH_VARIABLE_IS_SET");
+        check(one(), Some(Secret::File { file: "/nowhere/t".into() }), "/nowhere/t");
+        check(one(), Some(Secret::Env { env: "NO_SUCH_VARIABLE_IS_SET".into() }), "NO_SUCH_VARIABLE_IS_SET");
         let file = folder.path().join("file");
         for (text, part) in [("\n", "is empty"), ("hunter2 hunter2", "characters")] {
             fs::write(&file, text).unwrap();
-            check(one(), Some(TokenSource::File { file: file.clone() }), part);
+            check(one(), Some(Secret::File { file: file.clone() }), part);
         }
         check(receive(folder.path(), &[("blue", &["hunter2"]), ("red", &["hunter2"])]), None, "same token");
     }

@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message;
 
-use super::compress::Compressor;
+use super::{blocking, compress::Compressor};
 
 mod datadog;
 mod datadog_names;
@@ -87,14 +87,14 @@ impl Format {
             return self.encode(request);
         }
         let request = request.clone();
-        let made = tokio::task::spawn_blocking(move || {
+        blocking(move || {
             let mut posts = self.encode(&request)?;
             for post in &mut posts.posts {
                 post.body = compressor.compress(post.body.clone()).map_err(|cause| cause.to_string())?;
             }
-            Ok(posts)
-        });
-        made.await.map_err(|failure| failure.to_string())?
+            Ok::<_, String>(posts)
+        })
+        .await
     }
 }
 

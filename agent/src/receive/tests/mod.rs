@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 
 use super::{Outcome, Protocol, Receivers};
 use crate::{
-    config::{Address, Receive, Tenant, TokenSource},
+    config::{Address, Receive, Secret, Tenant},
     intake::{Accepted, Refusal, Take},
 };
 
@@ -127,7 +127,7 @@ fn with_tenants(folder: &std::path::Path) -> Receive {
     let tenant = |name: &str| {
         let file = folder.join(name);
         std::fs::write(&file, format!("{name}-token\n")).unwrap();
-        Tenant { name: name.into(), tokens: vec![TokenSource::File { file }], quota: None }
+        Tenant { name: name.into(), tokens: vec![Secret::File { file }], quota: None }
     };
     Receive { tenants: vec![tenant("blue"), tenant("red")], ..Receive::default() }
 }

@@ -178,7 +178,7 @@ async fn a_changed_token_is_used_as_in_kubernetes() {
     };
     let link = folder.path().join("current");
     std::os::unix::fs::symlink(version("1", "old-token"), &link).unwrap();
-    let token = TokenSource::File { file: link.join("token") };
+    let token = Secret::File { file: link.join("token") };
     let receive = Receive {
         tenants: vec![Tenant { name: "blue".into(), tokens: vec![token], quota: None }],
         ..Receive::default()
