@@ -6,6 +6,7 @@
 
 mod destination;
 mod disk;
+mod formats;
 mod kills;
 mod reload;
 mod rig;

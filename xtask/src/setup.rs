@@ -76,7 +76,9 @@ const PYTHON_PACKAGES: &[(&str, &str)] = &[
     ("opentelemetry-sdk", "makes the spans that the agent receives"),
     ("opentelemetry-exporter-otlp-proto-grpc", "sends them"),
     ("opentelemetry-exporter-otlp-proto-http", "sends them"),
-    ("opentelemetry-exporter-zipkin-json", "sends them"),
+    ("opentelemetry-exporter-zipkin-json", "sends them, and says what Zipkin wants of the spans that the tests export"),
+    ("ddapm-test-agent", "Datadog's test double of its agent, which the tests export to"),
+    ("opentelemetry-exporter-jaeger-thrift", "reads what the tests export to Jaeger: generated code of its Thrift"),
 ];
 
 /// What only the tests of further servers start (`cargo xtask test --only servers`), on top of the above.
