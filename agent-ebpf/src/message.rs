@@ -38,7 +38,7 @@ pub fn reached(a: u32, b: u32) -> bool {
 #[inline(always)]
 pub fn on_send<M: Memory>(sk: u64, left: u32, each_piece: bool) {
     let Some(settings) = select::settings() else { return };
-    let Some(task) = select::current_task(settings) else { return };
+    let Some(task) = select::task_inside(settings) else { return };
     if select::hopeless(settings, task.mode) {
         return;
     }
@@ -168,6 +168,9 @@ fn set_cursor<M: Memory>(tcp: u64, conn: &mut Conn) {
 pub fn on_segment<M: Memory>(sk: u64, skb: u64) {
     let Some(conn) = connection::find(sk) else { return };
     let Some(tcp) = M::tcp(sk) else { return };
+    if is_unwanted::<M>(tcp, conn) {
+        return snapshot::window_unknown(conn);
+    }
     let cb = skb + u64::from(offsets::SKB_CB.load());
     let seq = M::read::<u32>(cb, &offsets::CB_SEQ);
     let end = M::read::<u32>(cb, &offsets::CB_END_SEQ);
@@ -187,6 +190,16 @@ pub fn on_segment<M: Memory>(sk: u64, skb: u64) {
             conn.rx[(opens & MASK) as usize].softirq_ns = softirq::raised::<M>(tcp);
         }
     }
+}
+
+/// Whether a process that nobody selected reads the connection: bytes were taken, and nothing was told of it. When further ones
+/// arrive is not noted.
+#[inline(always)]
+fn is_unwanted<M: Memory>(tcp: u64, conn: &Conn) -> bool {
+    conn.flags & flag::ANNOUNCED == 0
+        && conn.tx_head == conn.tx_tail
+        && conn.rx_head != conn.rx_tail
+        && reached(M::read(tcp, &offsets::TCP_COPIED_SEQ), conn.rx[(conn.rx_tail & MASK) as usize].end)
 }
 
 /// `sk_data_ready` where `tcp_probe` is silent: after this end closed its sending side. `[.., rcv_nxt)` is there.
@@ -344,7 +357,7 @@ fn open_rx(conn: &mut Conn, start: u32, end: u32, time_ns: u64, flags: u32) {
 #[inline(always)]
 pub fn on_read<M: Memory>(sk: u64) {
     let Some(settings) = select::settings() else { return };
-    let Some(task) = select::current_task(settings) else { return };
+    let Some(task) = select::task_inside(settings) else { return };
     if select::hopeless(settings, task.mode) {
         return;
     }

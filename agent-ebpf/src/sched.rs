@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A thread that loses its CPU is runnable if it was preempted or if `prev_state == 0` (being out of its time slice says
-//! only the latter). What it sleeps in is told by the system call that it is in. Both hooks run host-wide: threads that are
-//! not known cost one look-up each.
+//! only the latter). What it sleeps in is told by the system call that it is in. Both hooks run host-wide: threads of which
+//! nothing is recorded cost one look-up each.
 //!
 //! A waker is not held up by the switch: it may call while the thread is on its way to sleep ([`Task::woken_early`]). And a kernel
 //! may not tell of a switch at all if it hides one of the two threads, such as those of a sandbox's supervisor: see [`runs`].
@@ -108,6 +108,17 @@ fn sleep_ends(task: &mut Task, slept_ns: u64) {
     task.slept_in = task.off_in + 1;
 }
 
+/// What the thread does is recorded from now on: what was noted before it was left alone is old.
+#[inline(always)]
+pub fn begins(task: &mut Task) {
+    task.sched_since_ns = 0;
+    task.runnable_ns = 0;
+    task.off_since_ns = 0;
+    task.woken_ns = 0;
+    task.woken_from_sleep = 0;
+    task.woken_early = 0;
+}
+
 /// The thread enters a call.
 #[inline(always)]
 pub fn on_call(task: &mut Task) {
@@ -135,9 +146,9 @@ pub fn slept_in(task: &Task) -> u8 {
 }
 
 #[inline(always)]
-fn known(tid: u32) -> Option<&'static mut Task> {
+fn watched(tid: u32) -> Option<&'static mut Task> {
     // SAFETY: a live map value; the scheduler's own locking orders the hooks for one thread.
-    TASKS.get_ptr_mut(&tid).map(|task| unsafe { &mut *task })
+    TASKS.get_ptr_mut(&tid).map(|task| unsafe { &mut *task }).filter(|task| task.watched != 0)
 }
 
 /// `sched_waking`: about to be made runnable.
@@ -147,7 +158,7 @@ pub fn on_waking<M: Memory>(task_struct: u64) {
         return;
     }
     seen(WAKING);
-    if let Some(task) = known(M::read(task_struct, &offsets::TASK_PID))
+    if let Some(task) = watched(M::read(task_struct, &offsets::TASK_PID))
         && task.runnable_ns == 0
     {
         task.runnable_ns = now();
@@ -167,40 +178,42 @@ pub fn on_switch<M: Memory>(preempted: bool, previous: u64, next: u64, previous_
     }
     seen(SWITCH);
     let previous_tid = bpf_get_current_pid_tgid() as u32;
+    let mut time_ns = 0;
     // Number 0 is a CPU's idle thread.
     if previous_tid != 0
-        && let Some(task) = known(previous_tid)
+        && let Some(task) = watched(previous_tid)
     {
-        leave(task, previous, preempted || previous_state == 0, previous_state);
+        time_ns = now();
+        leave(task, previous, preempted || previous_state == 0, previous_state, time_ns);
     }
     let next_tid = M::read::<u32>(next, &offsets::TASK_PID);
     if next_tid != 0
-        && let Some(task) = known(next_tid)
+        && let Some(task) = watched(next_tid)
     {
-        arrive(task, next);
+        arrive(task, next, if time_ns == 0 { now() } else { time_ns });
     }
 }
 
 #[inline(always)]
-fn leave(task: &mut Task, task_struct: u64, runnable: bool, sleep_state: u64) {
+fn leave(task: &mut Task, task_struct: u64, runnable: bool, sleep_state: u64, time_ns: u64) {
     runs(task);
     // A wake-up that came while it still ran was consumed without sleeping, or came while it was going to sleep: in that case
     // no other will come.
     task.woken_early = u32::from(task.runnable_ns != 0);
     task.woken_from_sleep = 0;
     if runnable {
-        task.runnable_ns = now();
+        task.runnable_ns = time_ns;
         task.off_since_ns = 0;
         begin_wait(task, task_struct);
     } else {
         task.runnable_ns = 0;
-        task.off_since_ns = now();
+        task.off_since_ns = time_ns;
         task.off_in = blocked(task, sleep_state) as u32;
     }
 }
 
 #[inline(always)]
-fn arrive(task: &mut Task, task_struct: u64) {
+fn arrive(task: &mut Task, task_struct: u64, time_ns: u64) {
     let since = since();
     let mut runnable_ns = core::mem::replace(&mut task.runnable_ns, 0);
     let off_since_ns = core::mem::replace(&mut task.off_since_ns, 0);
@@ -209,7 +222,6 @@ fn arrive(task: &mut Task, task_struct: u64) {
     if runnable_ns == 0 && off_since_ns == 0 {
         return;
     }
-    let time_ns = now();
     if runnable_ns == 0 && woken_early {
         // It did not sleep.
         runnable_ns = off_since_ns;

@@ -11,6 +11,7 @@ use aya_ebpf::{
 use crate::{
     maps::{EMPTY_TASK, SELECT_CGROUP, SELECT_EXE, SELECT_NETNS, SELECT_PID, SELECT_PORT, SETTINGS, TASKS},
     offsets::{self, read},
+    sched,
     state::{Conn, Task},
 };
 
@@ -30,21 +31,35 @@ fn volatile_generation(settings: &Settings) -> u32 {
     unsafe { (&raw const settings.generation).read_volatile() }
 }
 
+/// The current thread's state for a hook that may fire inside a system call, at whose entry all was decided.
+#[inline(always)]
+pub fn task_inside(settings: &Settings) -> Option<&'static mut Task> {
+    task(settings, true)
+}
+
 /// The current thread's state, made on first use, with its mode up to date.
 #[inline(always)]
 pub fn current_task(settings: &Settings) -> Option<&'static mut Task> {
+    task(settings, false)
+}
+
+#[inline(always)]
+fn task(settings: &Settings, may_be_inside: bool) -> Option<&'static mut Task> {
     // Taken before deciding: a decision that straddles a change of settings is taken again.
     let generation = volatile_generation(settings);
     let pid_tgid = bpf_get_current_pid_tgid();
     let tid = pid_tgid as u32;
     let pid = (pid_tgid >> 32) as u32;
-    let found = match TASKS.get_ptr_mut(&tid) {
+    let (found, is_new) = match TASKS.get_ptr_mut(&tid) {
         // SAFETY: a live map value. Another process: the thread of that number ended unseen.
-        Some(task) if unsafe { (*task).pid == pid || (*task).pid == 0 } => task,
-        _ => insert_task(tid)?,
+        Some(task) if unsafe { (*task).pid == pid || (*task).pid == 0 } => (task, false),
+        _ => (insert_task(tid)?, true),
     };
     // SAFETY: a live map value; only its own thread and the scheduler hooks (other fields) write it.
     let task = unsafe { &mut *found };
+    if may_be_inside && task.number != 0 {
+        return Some(task);
+    }
     let cgroup_id = if settings.rules & rule::CGROUP != 0 || task.generation != generation {
         // SAFETY: the helper takes no arguments.
         unsafe { helpers::bpf_get_current_cgroup_id() }
@@ -55,6 +70,11 @@ pub fn current_task(settings: &Settings) -> Option<&'static mut Task> {
         task.pid = pid;
         task.cgroup_id = cgroup_id;
         task.mode = decide_task(settings, task.pid);
+        let watched = !hopeless(settings, task.mode);
+        if watched && task.watched == 0 && !is_new {
+            sched::begins(task);
+        }
+        task.watched = u32::from(watched);
         task.generation = generation;
     }
     Some(task)
@@ -69,7 +89,7 @@ fn insert_task(tid: u32) -> Option<*mut Task> {
     }
     let task = TASKS.get_ptr_mut(&tid)?;
     // SAFETY: a live map value of the current thread. Its times are complete from now on.
-    unsafe { (*task).sched_since_ns = crate::sched::since() };
+    unsafe { (*task).sched_since_ns = sched::since() };
     Some(task)
 }
 

@@ -122,6 +122,15 @@ pub fn watch_window(conn: &mut Conn, window: u32, time_ns: u64) {
     conn.segment_ns = time_ns;
 }
 
+/// The next segment is the first one that is seen.
+#[inline(always)]
+pub fn window_unknown(conn: &mut Conn) {
+    if conn.segment_ns != 0 {
+        conn.segment_ns = 0;
+        conn.zero_since_ns = 0;
+    }
+}
+
 /// For how long the peer's window was closed, microseconds; `closed` is whether it is now.
 #[inline(always)]
 fn zero_window_us(conn: &Conn, closed: bool, time_ns: u64) -> u32 {

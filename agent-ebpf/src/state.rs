@@ -239,7 +239,8 @@ pub struct Task {
     pub near_end: u32,
     /// 1 if that begins with the connection's first byte, which is TLS.
     pub near_begins: u32,
-    pub padding: u32,
+    /// 1 if what it does may be recorded, as far as `generation` says; the scheduler hooks leave the others alone.
+    pub watched: u32,
     /// The goroutine that made the call in progress; 0 if nobody asks, or it is not known.
     pub goroutine: u64,
 }

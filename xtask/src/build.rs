@@ -59,10 +59,12 @@ pub fn object(repo: &Repo, toolchain: &Toolchain) -> Result<()> {
     Ok(())
 }
 
-/// Cargo's settings for the target: v3 instructions (Linux 5.1), the macro that aya-ebpf wants, and BTF with line numbers.
+/// Cargo's settings for the target: v3 instructions (Linux 5.1), the macro that aya-ebpf wants, and BTF with line numbers. Small
+/// copies and fills become loads and stores: by default they would be calls of functions that go byte by byte.
 fn target_config(linker: &Path) -> [String; 2] {
-    let flags =
-        ["-C", "target-cpu=v3", "--cfg", "bpf_target_arch=\"x86_64\"", "-C", "link-arg=--btf", "-C", "debuginfo=2"];
+    const IN_PLACE: &str = "link-arg=--disable-expand-memcpy-in-order";
+    const CPU: [&str; 4] = ["-C", "target-cpu=v3", "--cfg", "bpf_target_arch=\"x86_64\""];
+    let flags = [&CPU[..], &["-C", "link-arg=--btf", "-C", IN_PLACE, "-C", "debuginfo=2"]].concat();
     [
         format!("target.{TARGET}.linker={:?}", linker.display().to_string()),
         format!("target.{TARGET}.rustflags={flags:?}"),
