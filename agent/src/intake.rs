@@ -195,6 +195,10 @@ fn refusal(error: LogError) -> Refusal {
     match error {
         LogError::Full { .. } => Refusal::Full { retry_after: FULL_RETRY_AFTER },
         LogError::SpanTooLarge { .. } => Refusal::Malformed(error.to_string()),
-        other => Refusal::Storage(other.to_string()),
+        other => {
+            // Paths of this host are not for senders; the log itself says what is wrong with it.
+            tracing::debug!(error = %other, "spans could not be stored");
+            Refusal::Storage("the spans could not be stored; this agent's own log says why".into())
+        }
     }
 }

@@ -71,7 +71,7 @@ impl Loaded {
         config.capture.without_hooks.clone_from(&args.without_hook);
         for destination in &mut config.export.destinations {
             if destination.name.is_empty() {
-                destination.name = destination.url.to_string();
+                destination.name = destination.url.without_query();
             }
         }
         validate::validate(&config, &layers.sources)?;

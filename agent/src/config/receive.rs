@@ -11,6 +11,7 @@ use super::{
     auth::Secret,
     units::{Interval, Size},
 };
+use crate::intake::NO_TENANT;
 
 /// Longest path of a unix socket that the kernel takes (`sun_path` without the closing zero).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -196,6 +197,10 @@ impl Receive {
             if tenant.name.is_empty() || tenant.name.chars().any(char::is_control) {
                 problems.push(("receive.tenants", format!("{:?} is no name of a tenant", tenant.name)));
             }
+            if tenant.name == NO_TENANT {
+                let cause = format!("`{NO_TENANT}` is the name of those without a tenant; choose another one");
+                problems.push(("receive.tenants", cause));
+            }
             if tenant.tokens.is_empty() {
                 problems.push(("receive.tenants", format!("`{}` has no token, so nobody could send", tenant.name)));
             }
@@ -306,6 +311,7 @@ mod tests {
     fn tenants_have_names_and_tokens() {
         check("tenants: [ { name: blue, tokens: [ { env: A }, { file: /a } ] } ]", &[]);
         check("tenants: [ { name: '', tokens: [] } ]", &["no name", "no token"]);
+        check("tenants: [ { name: default, tokens: [{ env: A }] } ]", &["without a tenant"]);
         check("tenants: [ { name: a, tokens: [{ env: A }] }, { name: a, tokens: [{ env: B }] } ]", &["twice"]);
     }
 

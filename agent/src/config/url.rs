@@ -90,6 +90,12 @@ impl Url {
         format!("{}://{}:{}", if self.tls { "https" } else { "http" }, self.host, self.port)
     }
 
+    /// As it is shown to people: a query may have a secret.
+    pub fn without_query(&self) -> String {
+        let path = self.path.split('?').next().unwrap_or_default();
+        Self { path: path.to_owned(), ..self.clone() }.to_string()
+    }
+
     pub(super) fn scheme(&self) -> &'static str {
         let same = |s: &&Scheme| (s.protocol, s.transport, s.tls) == (self.protocol, self.transport, self.tls);
         SCHEMES.iter().find(same).map_or("", |scheme| scheme.name)

@@ -117,7 +117,14 @@ impl Line {
     pub(super) async fn deliver(&self, batch: Batch, stop: &mut watch::Receiver<Option<Instant>>) -> Option<Fate> {
         let mut fate = Fate::default();
         let mut taken = 0;
-        let part = self.shaped(Part::new(batch.key, batch.body, batch.spans)).await;
+        let part = Part::new(batch.key, batch.body, batch.spans);
+        let part = match self.shaped(&part).await {
+            Ok(part) => part,
+            Err(cause) => {
+                self.bury(&part, part.spans, &format!("filter and sampling cannot read it: {cause}"), stop).await?;
+                return Some(Fate { dead: part.spans, ..fate });
+            }
+        };
         fate.filtered = batch.spans.saturating_sub(part.spans);
         let mut parts = if part.spans > 0 { vec![part] } else { vec![] };
         let was_sent = !parts.is_empty();
@@ -147,27 +154,20 @@ impl Line {
         Some(fate)
     }
 
-    /// The spans that the destination gets.
-    async fn shaped(&self, part: Part) -> Part {
+    /// The spans that the destination gets. What cannot be judged may be what it must not get.
+    async fn shaped(&self, part: &Part) -> Result<Part, String> {
         let at_least = self.adapt.threshold();
         if self.shape.is_identity() && at_least == Threshold::ALWAYS {
-            return part;
+            return Ok(Part::new(part.key.clone(), part.body.clone(), part.spans));
         }
         let (shape, body) = (Arc::clone(&self.shape), part.body.clone());
         let shaped = blocking(move || {
             let (shaped, counts) = shape.apply(&body, at_least)?;
             Ok::<_, wire::Malformed>((Bytes::copy_from_slice(&shaped), counts))
         });
-        match shaped.await {
-            Ok((body, counts)) => {
-                self.stats.count_shaped(counts.filtered, counts.sampled_out);
-                Part::new(part.key, body, counts.kept)
-            }
-            Err(error) => {
-                self.trouble(&format!("spans are sent without filter and sampling: {error}"));
-                part
-            }
-        }
+        let (body, counts) = shaped.await?;
+        self.stats.count_shaped(counts.filtered, counts.sampled_out);
+        Ok(Part::new(part.key.clone(), body, counts.kept))
     }
 
     /// Sends a dead letter again: whole, as it is. `None`: the deadline came first. `Err`: refused again.

@@ -1,6 +1,6 @@
 //! `POST` of what a destination's format makes of a request, and what the answer means.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
@@ -41,6 +41,8 @@ pub(super) struct HttpClient {
     format: Format,
     compressor: Compressor,
     uri: Uri,
+    /// The same as messages show it: a query may have a secret.
+    shown: String,
     headers: HeaderMap,
     timeout: Duration,
 }
@@ -62,14 +64,15 @@ impl HttpClient {
         let auth = Auth::new(destination)?;
         let (protocol, timeout) = (destination.url.protocol, destination.timeout.0);
         let unfinished = Unfinished::default();
-        Ok(Self { client, auth, unfinished, protocol, format, compressor, uri, headers, timeout })
+        let shown = url.split('?').next().unwrap_or_default().to_owned();
+        Ok(Self { client, auth, unfinished, protocol, format, compressor, uri, shown, headers, timeout })
     }
 
     pub(super) async fn send(&self, body: Bytes, key: &str) -> Outcome {
         match tokio::time::timeout(self.timeout, self.send_all(body, key)).await {
             Ok(outcome) => outcome,
             Err(_) => {
-                let cause = format!("no answer from {} within {:?}", self.uri, self.timeout);
+                let cause = format!("no answer from {} within {:?}", self.shown, self.timeout);
                 Outcome::again(AgainKind::Timeout, cause)
             }
         }
@@ -117,7 +120,7 @@ impl HttpClient {
         }
         match self.client.get().request(request).await {
             Ok(response) => self.answered(response).await,
-            Err(error) => no_answer(&self.uri.to_string(), &error),
+            Err(error) => no_answer(&self.shown, &error),
         }
     }
 
@@ -128,7 +131,7 @@ impl HttpClient {
             Ok(body) => body.to_bytes(),
             // It may say that some spans were refused.
             Err(error) if head.status.is_success() => {
-                return Outcome::again(AgainKind::Unavailable, format!("{}: the answer is cut: {error}", self.uri));
+                return Outcome::again(AgainKind::Unavailable, format!("{}: the answer is cut: {error}", self.shown));
             }
             Err(_) => Bytes::new(),
         };
@@ -137,13 +140,13 @@ impl HttpClient {
             return match self.protocol {
                 _ if content_type.starts_with("text/html") => Outcome::again(
                     AgainKind::Misconfigured,
-                    format!("{} answered {} with a web page: it is no receiver of spans", self.uri, head.status),
+                    format!("{} answered {} with a web page: it is no receiver of spans", self.shown, head.status),
                 ),
                 Protocol::Otlp => taken::of_body(&content_type, &body),
                 _ => Outcome::Delivered { rejected: 0, message: String::new() },
             };
         }
-        let mut cause = format!("{} answered {}", self.uri, head.status);
+        let mut cause = format!("{} answered {}", self.shown, head.status);
         let location = text(&head.headers, header::LOCATION);
         for detail in [taken::message_of(&body), location.map(|to| format!("moved to {to}: correct the URL"))] {
             if let Some(detail) = detail.filter(|detail| !detail.is_empty()) {
@@ -151,7 +154,8 @@ impl HttpClient {
             }
         }
         let verdict = of_http(self.protocol, head.status);
-        let after = text(&head.headers, header::RETRY_AFTER).and_then(|value| retry_after(&value, SystemTime::now()));
+        let after = text(&head.headers, header::RETRY_AFTER)
+            .and_then(|value| retry_after(&value, text(&head.headers, header::DATE).as_deref()));
         match verdict {
             Verdict::Never => Outcome::Never { cause },
             Verdict::TooLarge => Outcome::TooLarge { cause },

@@ -60,12 +60,17 @@ impl Outcome {
     }
 }
 
-/// `Retry-After`: seconds or a date (RFC 9110, 10.2.3). What cannot be read counts as not given.
-pub(super) fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+/// `Retry-After`: seconds or a date (RFC 9110, 10.2.3). What cannot be read counts as not given. A date is one of the server's
+/// clock, so it is compared with the `Date` of the same answer (6.6.1), and with this host's clock only if there is none.
+pub(super) fn retry_after(value: &str, date: Option<&str>) -> Option<Duration> {
     let value = value.trim();
     let wait = match value.parse() {
         Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => httpdate::parse_http_date(value).ok()?.duration_since(now).unwrap_or_default(),
+        Err(_) => {
+            let now = date.and_then(|date| httpdate::parse_http_date(date.trim()).ok());
+            let until = httpdate::parse_http_date(value).ok()?;
+            until.duration_since(now.unwrap_or_else(SystemTime::now)).unwrap_or_default()
+        }
     };
     Some(wait.min(RETRY_AFTER_MAX))
 }
@@ -97,7 +102,7 @@ mod tests {
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {
-        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        let date = Some("Sun, 06 Nov 1994 08:49:37 GMT");
         for (value, expected) in [
             ("0", Some(0)),
             (" 7 ", Some(7)),
@@ -107,7 +112,7 @@ mod tests {
             ("soon", None),
             ("-1", None),
         ] {
-            assert_eq!(retry_after(value, now), expected.map(Duration::from_secs), "{value}");
+            assert_eq!(retry_after(value, date), expected.map(Duration::from_secs), "{value}");
         }
     }
 

@@ -11,7 +11,7 @@ use super::{
     format::samples,
 };
 use crate::{
-    config::{Compression, Destination, Encoding, Export, HeaderValue, Interval, Retry, Segments, Size},
+    config::{Compression, Destination, Encoding, Export, HeaderValue, Interval, Match, Retry, Segments, Size},
     log::{DeadLetters, Letter, Which},
     otlp::{
         Encoder,
@@ -220,6 +220,30 @@ async fn a_destination_that_refuses_everything_is_not_asked_about_every_span() {
     // The first three batches are halved down to the spans, 15 requests each.
     assert_eq!(exporter.destinations()[0].counts().requests, 3 * 15 + 7);
     assert_eq!(all(&letters).len(), 3 * 8 + 7);
+}
+
+/// A field of a message.
+fn field(number: u8, body: &[u8]) -> Vec<u8> {
+    [&[number << 3 | 2, u8::try_from(body.len()).unwrap()], body].concat()
+}
+
+#[tokio::test]
+async fn what_a_filter_cannot_read_is_not_sent_but_kept() {
+    let fake = Fake::http(&[], None).await;
+    let letters = letters();
+    // The key of its attribute is longer than the attribute.
+    let span = [field(5, b"odd"), field(9, &[0x0a, 0x7f])].concat();
+    let odd = field(1, &field(2, &field(2, &span))).into();
+    let source = Memory::new(&[(odd, 1), block(&["wanted"])]);
+    let mut to = destination(&http_url(&fake));
+    to.batch.spans = 1;
+    let leave_out = Match { attributes: vec!["secret=*".into()], ..Match::default() };
+    to.filter.exclude.push(leave_out);
+    let _exporter = start_with(to, &source, &letters);
+    delivered(&source, 1).await;
+    eventually("settled", || source.settled().dead == 1).await;
+    assert!(all(&letters)[0].reason.contains("cannot read it"), "{:?}", all(&letters));
+    assert_eq!(fake.received().iter().flat_map(|received| names(&received.body)).collect::<Vec<_>>(), ["wanted"]);
 }
 
 #[tokio::test]

@@ -32,6 +32,8 @@ pub(super) fn open(path: &Path, steps: &[&str]) -> Result<Opened, LogError> {
 
 fn connect(path: &Path, steps: &[&str]) -> rusqlite::Result<Opened> {
     let connection = Connection::open(path)?;
+    // Counts only before the first table.
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     let check: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
@@ -56,6 +58,14 @@ fn connect(path: &Path, steps: &[&str]) -> rusqlite::Result<Opened> {
 /// Moves everything from the write-ahead log into the database file, forced to disk.
 pub(super) fn force(connection: &Connection) -> rusqlite::Result<()> {
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+}
+
+/// Gives room that nothing is in any more back to the file system.
+pub(super) fn shrink(connection: &Connection) -> rusqlite::Result<()> {
+    let mut vacuum = connection.prepare_cached("PRAGMA incremental_vacuum")?;
+    let mut steps = vacuum.query([])?;
+    while steps.next()?.is_some() {} // a page each
+    force(connection)
 }
 
 /// SQLite's integers are signed; numbers of spans and blocks never get that large.

@@ -194,7 +194,8 @@ impl DeadLetters {
             let rows = statement.query_map(params_from_iter(values), |row| unsigned(row, 0))?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
         });
-        let gone = self.done("drop dead letters", gone)?;
+        let gone =
+            self.done("drop dead letters", gone.and_then(|gone| database::shrink(&connection).map(|()| gone)))?;
         Ok((gone.len() as u64, gone.iter().sum()))
     }
 
@@ -319,6 +320,17 @@ mod tests {
 
     fn keys(letters: &[Letter]) -> Vec<&str> {
         letters.iter().map(|letter| letter.key.as_str()).collect()
+    }
+
+    #[test]
+    fn the_file_shrinks_when_letters_are_forgotten() {
+        let (folder, letters) = open(100 << 20);
+        let size = || std::fs::metadata(folder.path().join("dead.db")).expect("a file").len();
+        for key in ["1", "2", "3"] {
+            letters.put(&Letter { payload: vec![7; 1 << 20], ..letter("a", key, "no") }).expect("kept");
+        }
+        assert_eq!(letters.forget(&Which::default()).expect("forgotten").0, 3);
+        assert!(size() < 1 << 20, "{}", size());
     }
 
     #[test]

@@ -122,7 +122,6 @@ pub struct Bound {
 pub struct Receivers {
     addresses: Vec<Address>,
     stats: Arc<ReceiverStats>,
-    senders: Arc<Senders>,
     admission: Arc<Admission>,
     stop: watch::Sender<bool>,
     shutdown_timeout: Duration,
@@ -150,8 +149,8 @@ impl Bound {
     pub fn serve<T: Take>(self, intake: T) -> Receivers {
         let addresses = self.addresses();
         let Self { receive, listeners, kept } = self;
-        let (stats, senders) = (Arc::clone(&kept.stats), Arc::clone(&kept.senders));
-        let front = Arc::new(Front::new(&receive, intake, Arc::clone(&senders), Arc::clone(&stats)));
+        let stats = Arc::clone(&kept.stats);
+        let front = Arc::new(Front::new(&receive, intake, Arc::clone(&kept.senders), Arc::clone(&stats)));
         let places = Arc::new(Semaphore::new(receive.connections_max));
         let (stop, stopping) = watch::channel(false);
         let serve = |listener: Listener| {
@@ -161,7 +160,7 @@ impl Bound {
         let mut tasks: Vec<_> = listeners.into_iter().map(serve).collect();
         tasks.push(tokio::spawn(kept.keep_fresh(stopping)));
         let (admission, shutdown_timeout) = (Arc::clone(&front.admission), receive.shutdown_timeout.0);
-        Receivers { addresses, stats, senders, admission, stop, shutdown_timeout, tasks }
+        Receivers { addresses, stats, admission, stop, shutdown_timeout, tasks }
     }
 }
 
@@ -182,11 +181,6 @@ impl Receivers {
     /// What became of requests.
     pub fn stats(&self) -> &Arc<ReceiverStats> {
         &self.stats
-    }
-
-    /// What became of the spans of each tenant, in the order of the configuration.
-    pub fn tenants(&self) -> Vec<TenantCounts> {
-        self.senders.counts()
     }
 
     /// Closes the addresses, answers what is under way for as long as the configuration allows, and ends. What was not handed to the
@@ -231,7 +225,9 @@ impl Kept {
         let watched = [Watched::new(certificates), Watched::new(senders::token_files(receive))];
         let tls = ServerTls::new(tls)?.map(Arc::new);
         let senders = Arc::new(Senders::new(receive)?);
-        Ok(Self { tls, senders, stats: Arc::default(), watched: Mutex::new(watched) })
+        let stats = Arc::<ReceiverStats>::default();
+        stats.set_tenants(senders.all());
+        Ok(Self { tls, senders, stats, watched: Mutex::new(watched) })
     }
 
     async fn keep_fresh(self, mut stopping: watch::Receiver<bool>) {

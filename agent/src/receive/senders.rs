@@ -42,6 +42,16 @@ pub struct TenantCounts {
     pub refused_quota: u64,
 }
 
+impl Sender {
+    pub(super) fn counts(&self) -> TenantCounts {
+        TenantCounts {
+            name: self.name.clone(),
+            spans_taken: self.spans_taken.load(Relaxed),
+            refused_quota: self.refused_quota.load(Relaxed),
+        }
+    }
+}
+
 pub(super) struct Senders {
     senders: Vec<Arc<Sender>>,
     sources: Vec<(usize, Secret)>,
@@ -100,13 +110,9 @@ impl Senders {
         Ok(sender)
     }
 
-    pub(super) fn counts(&self) -> Vec<TenantCounts> {
-        let of = |sender: &Arc<Sender>| TenantCounts {
-            name: sender.name.clone(),
-            spans_taken: sender.spans_taken.load(Relaxed),
-            refused_quota: sender.refused_quota.load(Relaxed),
-        };
-        self.senders.iter().map(of).collect()
+    /// All of them, in the order of the configuration.
+    pub(super) fn all(&self) -> Vec<Arc<Sender>> {
+        self.senders.clone()
     }
 
     /// Compares with every token, whichever it is.

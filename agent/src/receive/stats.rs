@@ -3,9 +3,11 @@
 //! Written by the receivers, read by status and metrics at any time. Every request whose headers arrived is counted once.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
+
+use super::senders::{Sender, TenantCounts};
 
 /// How a request came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +112,7 @@ pub struct ReceiverStats {
     tls_failures: AtomicU64,
     reloads: AtomicU64,
     reload_failures: AtomicU64,
+    tenants: OnceLock<Vec<Arc<Sender>>>,
 }
 
 #[derive(Debug, Default)]
@@ -136,6 +139,8 @@ pub struct ReceiverCounts {
     pub reloads: u64,
     /// Times that changed certificates or tokens could not be used; the previous ones stay.
     pub reload_failures: u64,
+    /// By tenant, in the order of the configuration.
+    pub tenants: Vec<TenantCounts>,
 }
 
 /// Requests of one protocol and outcome.
@@ -170,7 +175,13 @@ impl ReceiverStats {
             tls_failures: self.tls_failures.load(Relaxed),
             reloads: self.reloads.load(Relaxed),
             reload_failures: self.reload_failures.load(Relaxed),
+            tenants: self.tenants.get().into_iter().flatten().map(|tenant| tenant.counts()).collect(),
         }
+    }
+
+    /// Whose counters are told as well; once.
+    pub(super) fn set_tenants(&self, tenants: Vec<Arc<Sender>>) {
+        let _ = self.tenants.set(tenants);
     }
 
     pub(super) fn count_tls_failure(&self) {

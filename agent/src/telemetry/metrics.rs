@@ -10,7 +10,7 @@ use crate::{
     intake::IntakeCounts,
     kernel::budget::BudgetFigures,
     log::{DeadSum, DestinationCounts},
-    receive::{ReceiverCounts, RequestCount},
+    receive::{ReceiverCounts, RequestCount, TenantCounts},
     reload::ReloadFigures,
 };
 use prometheus_client::{
@@ -182,6 +182,13 @@ impl Snapshot {
         ] {
             counters(to, name, help, vec![(vec![], count)])?;
         }
+        let of_tenants = |figure: fn(&TenantCounts) -> u64| {
+            let row = |tenant: &TenantCounts| (vec![("tenant", tenant.name.clone())], figure(tenant));
+            self.receivers.tenants.iter().map(row).collect::<Vec<(Labels, u64)>>()
+        };
+        counters(to, "tenant_spans", "Spans taken, by tenant", of_tenants(|tenant| tenant.spans_taken))?;
+        let refused = of_tenants(|tenant| tenant.refused_quota);
+        counters(to, "tenant_refused_quota", "Requests refused because of a tenant's quota", refused)?;
         gauges(to, "receiver_connections", "Open connections of senders", vec![(vec![], self.receivers.connections)])?;
         counters(to, "receiver_tls_failures", "TLS handshakes that failed", vec![(vec![], self.receivers.tls_failures)])
     }

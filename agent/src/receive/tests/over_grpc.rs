@@ -45,7 +45,7 @@ async fn requests_arrive_as_they_were_sent_with_and_without_compression() {
     assert_eq!(running.count(Protocol::OtlpGrpc, Outcome::Ok), 3);
     let counts = running.receivers.stats().counts();
     assert_eq!(counts.requests[0].spans, 6);
-    assert_eq!(running.receivers.tenants()[0].spans_taken, 6);
+    assert_eq!(running.receivers.stats().counts().tenants[0].spans_taken, 6);
     assert_eq!(counts.connections_accepted, 1);
 }
 
@@ -57,7 +57,7 @@ async fn partial_success_is_told_exactly() {
     assert_eq!((partial.rejected_spans, partial.error_message.as_str()), (3, "3 spans without a trace id"));
     assert_eq!(running.count(Protocol::OtlpGrpc, Outcome::Partial), 1);
     assert_eq!(running.receivers.stats().counts().rejected, 3);
-    assert_eq!(running.receivers.tenants()[0].spans_taken, 4);
+    assert_eq!(running.receivers.stats().counts().tenants[0].spans_taken, 4);
 }
 
 #[tokio::test]
@@ -79,7 +79,7 @@ async fn each_refusal_has_its_code_and_only_what_helps_again_has_retry_info() {
         assert_eq!((status.code(), delay(&status)), (code, expected), "{status:?}");
         assert_eq!(running.count(Protocol::OtlpGrpc, outcome), 1, "{outcome:?}");
     }
-    assert_eq!(running.receivers.tenants()[0].spans_taken, 0);
+    assert_eq!(running.receivers.stats().counts().tenants[0].spans_taken, 0);
 }
 
 #[tokio::test]
