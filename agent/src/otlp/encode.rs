@@ -247,22 +247,22 @@ fn segment_sums(wire: &mut Wire, segments: &[Segment]) {
         }
         let Some((sum, worst)) = sum else { continue };
         let name = name.name();
-        amount(wire, format_args!("{SEGMENT_PREFIX}{name}.ns"), sum);
+        amount(wire, &[SEGMENT_PREFIX, name, ".ns"], sum);
         wire.message(ATTRIBUTES, |wire| {
-            wire.display(1, format_args!("{SEGMENT_PREFIX}{name}.evidence"));
+            wire.joined(1, &[SEGMENT_PREFIX, name, ".evidence"]);
             wire.message(2, |wire| wire.text(1, worst.name()));
         });
         for (by, sum) in By::ALL.into_iter().zip(by_sums) {
             if let Some(sum) = sum {
-                amount(wire, format_args!("{SEGMENT_PREFIX}{name}.{}.ns", by.name()), sum);
+                amount(wire, &[SEGMENT_PREFIX, name, ".", by.name(), ".ns"], sum);
             }
         }
     }
 }
 
-fn amount(wire: &mut Wire, key: std::fmt::Arguments<'_>, ns: u64) {
+fn amount(wire: &mut Wire, key: &[&str], ns: u64) {
     wire.message(ATTRIBUTES, |wire| {
-        wire.display(1, key);
+        wire.joined(1, key);
         wire.message(2, |wire| wire.varint(3, clamp(ns).cast_unsigned()));
     });
 }

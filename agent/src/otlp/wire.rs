@@ -49,6 +49,13 @@ impl Wire {
         self.bytes(field, value.as_bytes());
     }
 
+    /// Text in pieces.
+    pub(crate) fn joined(&mut self, field: u32, pieces: &[&str]) {
+        self.key(field, WireType::LengthDelimited);
+        self.number(pieces.iter().map(|piece| piece.len() as u64).sum());
+        pieces.iter().for_each(|piece| self.append(piece.as_bytes()));
+    }
+
     pub(crate) fn display(&mut self, field: u32, value: impl Display) {
         self.message(field, |wire| {
             let _ = write!(wire, "{value}"); // writing into memory does not fail

@@ -1,7 +1,7 @@
 //! What tracing costs the traced, and what the agent itself costs.
 //!
 //! In: `[what=LIST] [seconds=S] [rounds=N] [rate.LOAD=R] [syscall_hooks=every|io]`. Out: tables in Markdown on standard output.
-//! `what` names any of the loads `ping`, `redis`, `nginx`, `app` (fixed rate), `saturation`, `syscall`, `memory`, `relay` (see
+//! `what` names any of the loads `ping`, `redis`, `nginx`, `app` (fixed rate), `saturation`, `syscall`, `memory`, `size`, `relay` (see
 //! `relay.rs`); by default all. Each table comes from one run in which the modes take turns (see `mode.rs`).
 //!
 //! Called by `cargo xtask bench`. Limits: both ends of every connection run on this host, and within the traced cgroup. On a
@@ -16,6 +16,7 @@ mod memory;
 mod mode;
 mod relay;
 mod saturation;
+mod size;
 mod syscall;
 mod table;
 
@@ -63,7 +64,7 @@ fn main() {
     }
     require_root();
     let arguments = Arguments::new(args());
-    let what: String = arguments.get("what", "relay,ping,redis,nginx,app,saturation,syscall,memory".to_owned());
+    let what: String = arguments.get("what", "relay,size,ping,redis,nginx,app,saturation,syscall,memory".to_owned());
     let wanted = |name: &str| what.split(',').any(|item| item == name);
     println!("Command: `cargo xtask bench -- {}`.", args().collect::<Vec<_>>().join(" "));
     println!("{}", machine());
@@ -71,7 +72,10 @@ fn main() {
     if wanted("relay") {
         relay::run(&arguments, seconds, rounds);
     }
-    if what == "relay" {
+    if wanted("size") {
+        size::run(seconds);
+    }
+    if matches!(what.as_str(), "relay" | "size") {
         return;
     }
     let idle = Cgroup::new("bench-idle");

@@ -21,7 +21,7 @@ use crate::{
 pub mod floor;
 mod mode;
 mod sender;
-mod sink;
+pub mod sink;
 
 use floor::Coded;
 use mode::Mode;
