@@ -74,8 +74,29 @@ fn span(number: u64, secrets: bool) -> Span {
     }
 }
 
+/// A span as `cargo xtask bench -- what=relay` sends it: a secret, a query string and a statement among ten attributes.
+fn bench_span(number: u64) -> Span {
+    let attributes = vec![
+        text("http.request.method", "GET"),
+        text("http.route", "/orders/{id}"),
+        text("url.full", &format!("https://shop.example/orders/{number}?user={}&page=2", number % 977)),
+        pair("http.response.status_code", Value::IntValue(200)),
+        text("server.address", "shop.example"),
+        text("user_agent.original", "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/126.0"),
+        text("db.query.text", &format!("SELECT * FROM orders WHERE id = {number} AND state = 'open'")),
+        text("http.request.header.authorization", "Bearer hunter2"),
+        text("app.customer", &format!("{:016x}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15))),
+        pair("app.items", Value::IntValue(number as i64 % 17)),
+    ];
+    Span { name: "GET /orders/{id}".into(), parent_span_id: vec![], flags: 0, attributes, ..span(number, false) }
+}
+
 fn request(secrets: bool) -> Vec<u8> {
-    let spans = (1..=SPANS).map(|number| span(number, secrets)).collect();
+    request_of(|number| span(number, secrets))
+}
+
+fn request_of(span: impl Fn(u64) -> Span) -> Vec<u8> {
+    let spans = (1..=SPANS).map(span).collect();
     let attributes = vec![text("service.name", "shop"), text("service.version", "1.2.3"), text("host.name", "node-7")];
     let resource = Resource { attributes, ..Default::default() };
     let scope_spans = vec![ScopeSpans { spans, ..Default::default() }];
@@ -121,6 +142,16 @@ fn accept_default_three_found(bencher: Bencher<'_, '_>) {
 }
 
 #[divan::bench]
+fn accept_untouched_of_the_whole_benchmark(bencher: Bencher<'_, '_>) {
+    accept(bencher, &request_of(bench_span), RelayConfig::untouched());
+}
+
+#[divan::bench]
+fn accept_default_of_the_whole_benchmark(bencher: Bencher<'_, '_>) {
+    accept(bencher, &request_of(bench_span), RelayConfig::default());
+}
+
+#[divan::bench]
 fn accept_three_redactions_enriched_sampled(bencher: Bencher<'_, '_>) {
     let config = RelayConfig {
         redact: Redaction { deny: vec![("enduser.*".into(), Action::Hash)], ..Redaction::default() },
@@ -147,6 +178,13 @@ fn shape_filtered_sampled(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn prost(bencher: Bencher<'_, '_>) {
     bench(bencher, &request(false), |request| {
+        ExportTraceServiceRequest::decode(request).expect("a valid request").encode_to_vec()
+    });
+}
+
+#[divan::bench]
+fn prost_of_the_whole_benchmark(bencher: Bencher<'_, '_>) {
+    bench(bencher, &request_of(bench_span), |request| {
         ExportTraceServiceRequest::decode(request).expect("a valid request").encode_to_vec()
     });
 }

@@ -151,31 +151,35 @@ impl Redactor {
 /// What a path segment looks like, if it looks like a value.
 pub(crate) fn placeholder(segment: &str) -> Option<&'static str> {
     let bytes = segment.as_bytes();
-    let count = |test: fn(&u8) -> bool| bytes.iter().filter(|byte| test(byte)).count();
-    let digits = count(u8::is_ascii_digit);
-    let hex = count(u8::is_ascii_hexdigit);
-    if bytes.is_empty() || is_version(bytes) {
+    if is_short_word(bytes) || is_version(bytes) {
         return None;
     }
-    if segment.contains('@') || segment.to_ascii_lowercase().contains("%40") {
+    if bytes.contains(&b'@') || bytes.windows(3).any(|three| three == b"%40") {
         return Some("{email}");
     }
     if is_uuid(bytes) {
         return Some("{uuid}");
     }
-    let long_hex = bytes.len() >= 8 && hex == bytes.len() && digits > 0;
+    let count = |test: fn(&u8) -> bool| bytes.iter().filter(|byte| test(byte)).count();
+    let digits = count(u8::is_ascii_digit);
+    let long_hex = bytes.len() >= 8 && digits > 0 && bytes.iter().all(u8::is_ascii_hexdigit);
     if digits == bytes.len() || long_hex {
         return Some("{id}");
     }
-    let mixed = count(u8::is_ascii_uppercase) > 0 && count(u8::is_ascii_lowercase) > 0;
+    let mixed = || bytes.iter().any(u8::is_ascii_uppercase) && bytes.iter().any(u8::is_ascii_lowercase);
     let wordlike = bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~!$+,:*'()".contains(byte));
     let one_word = !has_separator(bytes);
     let long = bytes.len() > 64 || (one_word && bytes.len() >= WORD_BYTES_MAX);
-    if !wordlike || long || (bytes.len() >= 16 && (digits > 0 || (mixed && one_word))) {
+    if !wordlike || long || (bytes.len() >= 16 && (digits > 0 || (one_word && mixed()))) {
         return Some("{token}");
     }
     // A word with numbers among it (`order-1234`, `12.5`, `42.json`) names one of many.
     (longest_number(bytes) >= 3 || digits * 2 >= bytes.len()).then_some("{id}")
+}
+
+/// Nothing, or what most segments and names of parameters are: too short and plain for any value.
+fn is_short_word(bytes: &[u8]) -> bool {
+    bytes.len() < 16 && bytes.iter().all(|byte| byte.is_ascii_lowercase() || b"-_.".contains(byte))
 }
 
 /// `v1`, `v2.1`, `v1beta1`.

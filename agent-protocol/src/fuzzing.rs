@@ -65,11 +65,13 @@ pub fn dns(data: &[u8]) {
 
 /// Any bytes as a statement: what is said of it is within its limits, and its text, read again, stays the same.
 pub fn sql(data: &[u8]) {
-    use crate::sql::{Backslash, Dialect, Rules, SUMMARY_BYTES_MAX, Statement, TEXT_BYTES_MAX};
+    use crate::sql::{self, Backslash, Dialect, Rules, SUMMARY_BYTES_MAX, Statement, TEXT_BYTES_MAX};
     for dialect in [Dialect::Postgres, Dialect::Mysql, Dialect::Cql] {
         for backslash in [Backslash::Plain, Backslash::Escapes, Backslash::Unknown] {
             let read = |bytes: &[u8]| Statement::read(bytes, true, Rules { dialect, backslash });
             let Statement { text, summary, .. } = read(data);
+            let alone = sql::text(data, Rules { dialect, backslash });
+            assert_eq!(alone, sql::begins(data, true).then(|| text.clone()), "{}", data.escape_ascii());
             assert!(text.len() <= TEXT_BYTES_MAX + 3, "{text}");
             assert!(summary.is_none_or(|summary| summary.len() <= SUMMARY_BYTES_MAX));
             // What was no comment, or no UUID, for want of a space may look like one.

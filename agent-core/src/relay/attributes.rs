@@ -14,9 +14,7 @@ use super::{
     statement::{Normalised, Statements},
     url,
 };
-use crate::wire::{
-    Attribute, Attributes, Editor, Field, Fields, Malformed, PlainPair, Value, field_number as number, put_bytes,
-};
+use crate::wire::{Editor, Field, Fields, Malformed, PlainPair, Value, field_number as number, pair, put_bytes};
 
 /// Arrays and pairs within each other.
 pub const NESTED_MAX: usize = 32;
@@ -31,14 +29,20 @@ pub(super) struct List<'a> {
     present: Option<[u64; RENAMES_MAX / 64]>,
     /// What `db.system.name` says, likewise.
     system: Option<&'a [u8]>,
+    /// What it said up to here, the end of the attribute that is looked at.
+    system_so_far: &'a [u8],
+    at: usize,
 }
 
 impl List<'_> {
     /// Of the message at `body`, which has them as field `number`; `server`: of a span of kind server or consumer.
     pub fn new(body: Range<usize>, number: u32, server: bool) -> Self {
-        Self { body, number, server, system: None, present: None }
+        Self { at: body.start, body, number, server, system: None, system_so_far: b"", present: None }
     }
 }
+
+/// Texts without a key that came last.
+const TEXTS: usize = 8;
 
 /// Edits attributes.
 pub(super) struct Walker<'a, 'r> {
@@ -47,6 +51,10 @@ pub(super) struct Walker<'a, 'r> {
     patterns: &'r Patterns,
     keys: KeyCache<'a>,
     statements: Statements<'a>,
+    /// Texts in which there was nothing to hide.
+    clean: [&'a [u8]; TEXTS],
+    /// The same of a statement that has lost its literals: those with other literals become the same.
+    clean_statement: Vec<u8>,
     /// Values replaced and attributes left out.
     pub redacted: u64,
     scratch: [Vec<u8>; 2],
@@ -60,6 +68,8 @@ impl<'a, 'r> Walker<'a, 'r> {
             patterns,
             keys: KeyCache::new(rules),
             statements: Statements::new(),
+            clean: [b""; TEXTS],
+            clean_statement: vec![],
             redacted: 0,
             scratch: [vec![], vec![]],
         }
@@ -69,31 +79,40 @@ impl<'a, 'r> Walker<'a, 'r> {
     #[inline]
     pub fn attribute(&mut self, editor: &mut Editor<'a>, field: &Field, list: &mut List<'a>) -> Result<(), Malformed> {
         let (length, body) = field.message()?;
+        list.at = field.end;
         if let Some(plain) = PlainPair::read(self.request, body.clone()) {
-            let rule = self.keys.rule(self.rules, &self.request[plain.key.clone()]);
-            let asked =
-                rule.rename.is_some() || !matches!(rule.fate, Fate::Look | Fate::Allow) || rule.form == Form::Statement;
-            if !asked && self.plain(editor, (length, &body), &plain, rule)? {
+            let (place, rule) = self.keys.place(self.rules, &self.request[plain.key.clone()]);
+            let is_long_way = rule.rename.is_some() || rule.fate == Fate::Hash || rule.is_system;
+            if !is_long_way && self.plain(editor, (field, length, &body), &plain, (place, rule), list)? {
                 return Ok(());
             }
         }
         self.any_attribute(editor, field, list)
     }
 
-    /// An attribute that may only be changed for its value's looks; false if that needs the long way.
+    /// An attribute whose key stays and whose value, if it does, is only looked at; false if that needs the long way.
     #[inline]
     fn plain(
         &mut self,
         editor: &mut Editor<'a>,
-        (length, body): (usize, &Range<usize>),
+        (field, length, body): (&Field, usize, &Range<usize>),
         plain: &PlainPair,
-        rule: KeyRule,
+        (place, rule): (usize, KeyRule),
+        list: &mut List<'a>,
     ) -> Result<bool, Malformed> {
+        match rule.fate {
+            Fate::Look => {}
+            Fate::Drop => {
+                self.drop_attribute(editor, field);
+                return Ok(true);
+            }
+            Fate::Allow => return Ok(true),
+            Fate::Hash => return Ok(false),
+        }
         let member = &plain.member;
         match member.number {
             number::any::STRING | number::any::BYTES => {
-                let range = member.bytes()?;
-                if rule.fate == Fate::Look && self.look(range, rule.form, &[]) {
+                if self.is_secret(member.bytes()?, place, rule.form, list)? {
                     editor.enter(length, body);
                     editor.enter(plain.value_length, &plain.value);
                     self.put_found(editor, member);
@@ -109,12 +128,46 @@ impl<'a, 'r> Walker<'a, 'r> {
         Ok(true)
     }
 
+    /// [`Self::look`], of the only value of the key at `place`.
+    #[inline]
+    fn is_secret(
+        &mut self,
+        range: Range<usize>,
+        place: usize,
+        form: Form,
+        list: &mut List<'a>,
+    ) -> Result<bool, Malformed> {
+        // Of statements more is remembered, since what they say depends on whose SQL it is.
+        if form == Form::Statement {
+            let system = self.system(Some(list))?;
+            return Ok(self.look(range, form, system));
+        }
+        let text = &self.request[range.clone()];
+        if *self.keys.clean(place) == text {
+            return Ok(false);
+        }
+        let found = self.look(range, form, b"");
+        if !found {
+            *self.keys.clean(place) = text;
+        }
+        Ok(found)
+    }
+
+    fn drop_attribute(&mut self, editor: &mut Editor<'a>, field: &Field) {
+        self.redacted += 1;
+        editor.delete(field.range());
+    }
+
     fn any_attribute(&mut self, editor: &mut Editor<'a>, field: &Field, list: &mut List<'a>) -> Result<(), Malformed> {
         let (length, body) = field.message()?;
         let rule = self.rule(body.clone())?;
+        if rule.is_system
+            && let Value::Text(system) = self.value_of(body.clone())?
+        {
+            list.system_so_far = system;
+        }
         if rule.fate == Fate::Drop {
-            self.redacted += 1;
-            editor.delete(field.range());
+            self.drop_attribute(editor, field);
             return Ok(());
         }
         let new_key = rule.rename.map(|rename| self.rules.new_key(rename, list.server));
@@ -137,8 +190,15 @@ impl<'a, 'r> Walker<'a, 'r> {
     #[inline]
     pub fn text(&mut self, editor: &mut Editor<'a>, field: &Field) -> Result<(), Malformed> {
         let range = field.bytes()?;
+        let text = &self.request[range.clone()];
+        let place = (text.len() ^ usize::from(text.last().copied().unwrap_or_default())) % TEXTS;
+        if self.clean[place] == text {
+            return Ok(());
+        }
         if self.look(range, Form::Plain, b"") {
             self.put_found(editor, field);
+        } else {
+            self.clean[place] = text;
         }
         Ok(())
     }
@@ -277,8 +337,7 @@ impl<'a, 'r> Walker<'a, 'r> {
         let (length, body) = field.message()?;
         let rule = self.rule(body.clone())?;
         if rule.fate == Fate::Drop {
-            self.redacted += 1;
-            editor.delete(field.range());
+            self.drop_attribute(editor, field);
             return Ok(());
         }
         editor.enter(length, &body);
@@ -321,8 +380,14 @@ impl<'a, 'r> Walker<'a, 'r> {
             },
         };
         let text = if changed { formed.as_slice() } else { text };
-        if self.rules.redact.patterns && self.patterns.redact(text, found) > 0 {
+        let is_normalised = changed && form == Form::Statement;
+        let is_clean = is_normalised && text == self.clean_statement;
+        if self.rules.redact.patterns && !is_clean && self.patterns.redact(text, found) > 0 {
             return true;
+        }
+        if is_normalised && !is_clean {
+            self.clean_statement.clear();
+            self.clean_statement.extend_from_slice(text);
         }
         std::mem::swap(found, formed);
         changed
@@ -358,20 +423,35 @@ impl<'a, 'r> Walker<'a, 'r> {
         Ok(())
     }
 
-    /// What a list's `db.system.name`, or its predecessor, says.
+    /// What a list's `db.system.name`, or its predecessor, says; the last one counts.
     fn system(&self, list: Option<&mut List<'a>>) -> Result<&'a [u8], Malformed> {
         let Some(list) = list else { return Ok(&[]) };
         if let Some(system) = list.system {
             return Ok(system);
         }
-        let mut found: &[u8] = &[];
-        for attribute in Attributes::new(self.request, list.body.clone(), list.number) {
-            let Attribute { key, value } = attribute?;
-            if let (Value::Text(text), true) = (value, SYSTEM_KEYS.iter().any(|known| known.as_bytes() == key)) {
-                found = text;
+        let mut found = list.system_so_far;
+        let mut fields = Fields::new(self.request, list.at..list.body.end);
+        while let Some(field) = fields.next()? {
+            if field.number != list.number {
+                continue;
+            }
+            let body = field.bytes()?;
+            let key = match PlainPair::read(self.request, body.clone()) {
+                Some(plain) => plain.key,
+                None => pair(self.request, body.clone())?.0,
+            };
+            let is_system = SYSTEM_KEYS.iter().any(|known| known.as_bytes() == &self.request[key.clone()]);
+            if is_system && let Value::Text(system) = self.value_of(body)? {
+                found = system;
             }
         }
         list.system = Some(found);
         Ok(found)
+    }
+
+    /// The value of the `KeyValue` at `body`.
+    fn value_of(&self, body: Range<usize>) -> Result<Value<'a>, Malformed> {
+        let (_, value) = pair(self.request, body)?;
+        value.map_or(Ok(Value::Empty), |field| Value::read(self.request, field.bytes()?))
     }
 }

@@ -57,6 +57,8 @@ pub(super) struct KeyRule {
     pub rename: Option<u16>,
     /// Index of the new key that it already is.
     pub target: Option<u16>,
+    /// It is one of [`SYSTEM_KEYS`].
+    pub is_system: bool,
 }
 
 /// New keys of one key: on spans of servers and consumers, and on everything else.
@@ -170,7 +172,8 @@ impl Rules {
         if let Some(new) = new_key.filter(|_| form == Form::Plain) {
             form = self.form(new);
         }
-        KeyRule { fate, form, rename, target: self.target_of.get(key).copied() }
+        let is_system = SYSTEM_KEYS.iter().any(|known| known.as_bytes() == key);
+        KeyRule { fate, form, rename, target: self.target_of.get(key).copied(), is_system }
     }
 
     fn fate(&self, key: &[u8]) -> Fate {
@@ -222,38 +225,67 @@ fn last<'a>(renames: &HashMap<&'a str, &'a str>, from: &'a str) -> Result<&'a st
     Err(RelayError::Rename(from.to_owned()))
 }
 
-/// Rules of the keys that came last, by a hash of their length and ends.
+/// Keys that came last, by a hash of their length and ends.
 pub(super) struct KeyCache<'a> {
-    entries: Box<[(&'a [u8], KeyRule)]>,
+    known: Box<[Known<'a>]>,
 }
 
-/// Entries; a power of two.
-const CACHE_ENTRIES: usize = 128;
+/// What is known of a key.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    hash: u64,
+    key: &'a [u8],
+    rule: KeyRule,
+    clean: &'a [u8],
+}
+
+/// Places that have the same hash; a power of two, as the next. Keys that share one would drive each other out.
+const WAYS: usize = 4;
+const SETS: usize = 32;
 
 impl<'a> KeyCache<'a> {
     pub fn new(rules: &Rules) -> Self {
         // The empty key is right for every place.
-        Self { entries: vec![(&[][..], rules.of(b"")); CACHE_ENTRIES].into() }
+        let known = Known { hash: hash(b""), key: b"", rule: rules.of(b""), clean: b"" };
+        Self { known: vec![known; WAYS * SETS].into() }
     }
 
     #[inline]
     pub fn rule(&mut self, rules: &Rules, key: &'a [u8]) -> KeyRule {
-        let entry = &mut self.entries[place(key)];
-        if entry.0 != key {
-            *entry = (key, rules.of(key));
+        self.place(rules, key).1
+    }
+
+    /// Also where the key stands until the next one is looked up.
+    #[inline]
+    pub fn place(&mut self, rules: &Rules, key: &'a [u8]) -> (usize, KeyRule) {
+        let hash = hash(key);
+        let first = (hash >> (64 - SETS.trailing_zeros())) as usize * WAYS;
+        for place in first..first + WAYS {
+            let known = &self.known[place];
+            if known.hash == hash && known.key == key {
+                return (place, known.rule);
+            }
         }
-        entry.1
+        let rule = rules.of(key);
+        self.known[first..first + WAYS].rotate_right(1);
+        self.known[first] = Known { hash, key, rule, clean: b"" };
+        (first, rule)
+    }
+
+    /// The last of the key's values in which there was nothing to hide: most come again and again. Nothing is to hide in nothing.
+    #[inline]
+    pub fn clean(&mut self, place: usize) -> &mut &'a [u8] {
+        &mut self.known[place].clean
     }
 }
 
 #[inline]
-fn place(key: &[u8]) -> usize {
+fn hash(key: &[u8]) -> u64 {
     let (first, last) = match (key.first_chunk::<8>(), key.last_chunk::<8>()) {
         (Some(first), Some(last)) => (u64::from_le_bytes(*first), u64::from_le_bytes(*last)),
         _ => (key.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)), 0),
     };
-    let mixed = (first ^ last.rotate_left(29) ^ key.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed >> (64 - CACHE_ENTRIES.trailing_zeros())) as usize
+    (first ^ last.rotate_left(29) ^ key.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! In: the text of `db.query.text` and what `db.system.name` says. Out: the normalised text, if the text is SQL and there may be a
 //! literal in it. Called by [`super::attributes`]. What begins like no SQL statement (Redis, MongoDB) is left to the patterns.
 
-use agent_protocol::sql::{self, Backslash, Dialect, Rules, Statement};
+use agent_protocol::sql::{self, Backslash, Dialect, Rules};
 
 /// What a text becomes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,18 +50,14 @@ impl<'a> Statements<'a> {
 }
 
 fn normalise(text: &[u8], rules: Rules) -> Normalised {
-    let literal_or_comment = |byte: &u8| byte.is_ascii_digit() || b"'\"`$#-/".contains(byte);
-    if text.is_ascii() && !text.iter().any(literal_or_comment) && text.len() <= sql::TEXT_BYTES_MAX {
+    let in_literal_or_comment = |byte: &u8| byte.is_ascii_digit() || !byte.is_ascii() || b"'\"`$#-/".contains(byte);
+    if text.len() <= sql::TEXT_BYTES_MAX && !text.iter().any(in_literal_or_comment) {
         return if sql::begins(text, true) { Normalised::Clean } else { Normalised::Unknown };
     }
-    if !sql::begins(text, true) {
-        return Normalised::Unknown;
-    }
-    let statement = Statement::read(text, true, rules);
-    match statement.text {
-        same if same.as_bytes() == text => Normalised::Clean,
-        text if text.is_empty() => Normalised::Unknown,
-        text => Normalised::Text(text),
+    match sql::text(text, rules) {
+        Some(same) if same.as_bytes() == text => Normalised::Clean,
+        Some(other) if !other.is_empty() => Normalised::Text(other),
+        _ => Normalised::Unknown,
     }
 }
 

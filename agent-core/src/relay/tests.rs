@@ -1,4 +1,5 @@
 mod change;
+mod repeats;
 mod shape;
 
 use opentelemetry_proto::tonic::{

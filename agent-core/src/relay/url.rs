@@ -21,7 +21,7 @@ pub(super) fn redact(text: &[u8], query_only: bool, out: &mut Vec<u8>) -> bool {
             out.push(text[at]);
             at += 1;
         }
-        let end = text[at..].iter().position(|byte| b"#&".contains(byte)).map_or(text.len(), |length| at + length);
+        let end = memchr::memchr2(b'#', b'&', &text[at..]).map_or(text.len(), |length| at + length);
         parameter(&text[at..end], out);
         at = end;
     }

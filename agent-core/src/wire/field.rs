@@ -204,7 +204,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A `KeyValue` as nearly all are: a key, then a value that is one text, number or the like, everything in less than 128 bytes.
+/// A `KeyValue` as nearly all are: a key of less than 128 bytes, then a value of less than 16 KiB that is one text, number or the like.
 #[derive(Clone, Debug)]
 pub(crate) struct PlainPair {
     pub key: Range<usize>,
@@ -222,16 +222,19 @@ impl PlainPair {
         const KEY: u8 = (super::field_number::key_value::KEY << 3 | 2) as u8;
         const VALUE: u8 = (super::field_number::key_value::VALUE << 3 | 2) as u8;
         let [KEY, key_length @ ..0x80, rest @ ..] = request.get(body.clone())? else { return None };
-        let (_, [VALUE, value_length @ ..0x80, any @ ..]) = rest.split_at_checked(usize::from(*key_length))? else {
-            return None;
+        let (_, [VALUE, rest @ ..]) = rest.split_at_checked(usize::from(*key_length))? else { return None };
+        let (length, any) = match rest {
+            [length @ ..0x80, any @ ..] => (usize::from(*length), any),
+            [low, high @ ..0x80, any @ ..] => (usize::from(low & 0x7f) | usize::from(*high) << 7, any),
+            _ => return None,
         };
-        if any.len() != usize::from(*value_length) || any.is_empty() {
+        if any.len() != length || any.is_empty() {
             return None;
         }
-        let (key, value) = (body.start + 2..body.start + 2 + usize::from(*key_length), body.end - any.len()..body.end);
+        let (key, value) = (body.start + 2..body.start + 2 + usize::from(*key_length), body.end - length..body.end);
         let mut fields = Fields::new(request, value.clone());
         let member = fields.next().ok()??;
-        (member.end == value.end).then_some(Self { key, value_length: value.start - 1, value, member })
+        (member.end == value.end).then_some(Self { value_length: key.end + 1, key, value, member })
     }
 }
 

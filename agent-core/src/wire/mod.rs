@@ -16,7 +16,7 @@ mod split;
 pub(crate) use self::{
     edit::Editor,
     field::{Field, Fields, PlainPair, Wire, put_bytes, put_text_attribute, put_true_attribute, varint},
-    span::{pair, resource_pieces},
+    span::{next_message, pair, resource_pieces},
 };
 pub use self::{
     field::{GROUP_DEPTH_MAX, Malformed},
@@ -129,6 +129,22 @@ pub fn summary(request: &[u8]) -> Result<Summary, Malformed> {
         summary.add(span.start_unix_ns, span.end_unix_ns);
     }
     Ok(summary)
+}
+
+/// Counts the spans of a request without looking into them, so that what is in them may be malformed.
+pub fn count_spans(request: &[u8]) -> Result<u64, Malformed> {
+    let mut spans = 0;
+    let mut resources = Fields::new(request, 0..request.len());
+    while let Some(resource_spans) = next_message(&mut resources, field_number::request::RESOURCE_SPANS)? {
+        let mut scopes = Fields::new(request, resource_spans);
+        while let Some(scope_spans) = next_message(&mut scopes, field_number::resource_spans::SCOPE_SPANS)? {
+            let mut fields = Fields::new(request, scope_spans);
+            while next_message(&mut fields, field_number::scope_spans::SPANS)?.is_some() {
+                spans += 1;
+            }
+        }
+    }
+    Ok(spans)
 }
 
 #[cfg(test)]

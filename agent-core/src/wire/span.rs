@@ -339,7 +339,7 @@ pub(crate) fn resource_pieces(request: &[u8], resource_spans: Range<usize>) -> R
 }
 
 /// The body of the next field with this number.
-fn next_message(fields: &mut Fields<'_>, number: u32) -> Result<Option<Range<usize>>, Malformed> {
+pub(crate) fn next_message(fields: &mut Fields<'_>, number: u32) -> Result<Option<Range<usize>>, Malformed> {
     while let Some(field) = fields.next()? {
         if field.number == number {
             return field.bytes().map(Some);

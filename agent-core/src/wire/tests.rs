@@ -46,6 +46,8 @@ fn a_summary_counts_and_finds_the_time_range() {
     let bytes = request(&[&[2, 1], &[3]]).encode_to_vec();
     assert_eq!(summary(&bytes), Ok(Summary { spans: 6, start_unix_ns_min: 101, end_unix_ns_max: 206 }));
     assert_eq!(summary(&[]), Ok(Summary::default()));
+    assert_eq!((count_spans(&bytes), count_spans(&[])), (Ok(6), Ok(0)));
+    assert!(count_spans(&bytes[..bytes.len() - 1]).is_err());
 }
 
 #[test]

@@ -90,19 +90,14 @@ pub struct Statement {
 impl Statement {
     /// Reads a text; `whole`: it was not cut.
     pub fn read(bytes: &[u8], whole: bool, rules: Rules) -> Self {
-        let read = &bytes[..bytes.len().min(READ_BYTES_MAX)];
-        let (text, valid) = match std::str::from_utf8(read) {
-            Ok(text) => (text, true),
-            // In some encodings the second byte of a character looks like a backslash.
-            Err(error) => (std::str::from_utf8(&read[..error.valid_up_to()]).unwrap_or_default(), false),
-        };
+        let (text, to_its_end) = readable(bytes);
         let mut lexer = Lexer::new(text, rules);
         let (mut writer, mut outline) = (Writer::default(), Outline::default());
         for token in lexer.by_ref() {
             writer.push(&token);
             outline.push(&token);
         }
-        let whole = whole && valid && read.len() == bytes.len() && lexer.is_sure();
+        let whole = whole && to_its_end && lexer.is_sure();
         let trace = lexer.trace();
         let mut statement = outline.finish(whole);
         // What begins like no statement may be anything.
@@ -139,6 +134,36 @@ impl Statement {
         let texts = [&self.operation, &self.collection, &self.procedure, &self.summary, &self.database];
         size_of::<Self>() + self.text.len() + texts.into_iter().flatten().map(String::len).sum::<usize>()
     }
+}
+
+/// What can be read of a statement, and whether that is all of it.
+fn readable(bytes: &[u8]) -> (&str, bool) {
+    let read = &bytes[..bytes.len().min(READ_BYTES_MAX)];
+    match std::str::from_utf8(read) {
+        Ok(text) => (text, read.len() == bytes.len()),
+        // In some encodings the second byte of a character looks like a backslash.
+        Err(error) => (std::str::from_utf8(&read[..error.valid_up_to()]).unwrap_or_default(), false),
+    }
+}
+
+/// The text alone of what [`Statement::read`] says of a whole statement, for a part of its time; nothing if it does not
+/// [begin](begins) like one.
+pub fn text(bytes: &[u8], rules: Rules) -> Option<String> {
+    if !bytes.first().is_some_and(u8::is_ascii_alphabetic) {
+        return begins(bytes, true).then(|| Statement::read(bytes, true, rules).text);
+    }
+    let (readable, to_its_end) = readable(bytes);
+    let mut lexer = Lexer::new(readable, rules);
+    // A word at the very beginning is the same in all dialects.
+    let first = lexer.next()?;
+    if words::verb(&first)? == words::Verb::With {
+        // Only what follows says whether it is a statement.
+        return Some(Statement::read(bytes, true, rules).text);
+    }
+    let mut writer = Writer::for_text(readable);
+    writer.push(&first);
+    lexer.by_ref().for_each(|token| writer.push(&token));
+    Some(writer.finish(to_its_end && lexer.is_sure()))
 }
 
 /// Whether a text, `whole` or just begun, begins with a word that begins statements.

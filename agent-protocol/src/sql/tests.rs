@@ -318,3 +318,26 @@ fn any_text_is_read_within_its_limits() {
         crate::fuzzing::sql(sql.as_bytes());
     }
 }
+
+#[test]
+fn the_text_alone_is_the_same() {
+    for sql in [
+        "SELECT a FROM t WHERE b = 'c'",
+        "WITH x AS (SELECT 1) SELECT 2 FROM x",
+        "WITH 1",
+        "(SELECT 1)",
+        "/* a */ SELECT 1",
+        " SELECT 1",
+        "BEGIN",
+        "GET user:17",
+        "e'x'",
+        "",
+        "SELECT 'open",
+        "SELECT \"a\"",
+    ] {
+        for rules in [POSTGRES, MYSQL] {
+            let expected = begins(sql.as_bytes(), true).then(|| text(rules, sql));
+            assert_eq!(super::text(sql.as_bytes(), rules), expected, "{sql}");
+        }
+    }
+}

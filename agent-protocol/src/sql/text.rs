@@ -52,6 +52,11 @@ struct Closed {
 }
 
 impl Writer {
+    /// With room for what comes of it.
+    pub fn for_text(text: &str) -> Self {
+        Self { out: String::with_capacity(text.len().min(TEXT_BYTES_MAX) + CUT.len()), ..Self::default() }
+    }
+
     pub fn push(&mut self, token: &Token<'_>) {
         if self.full {
             return;

@@ -201,15 +201,26 @@ pub(super) const AFTER_TABLES: &[&str] = &[
     "LOCK",
 ];
 
+/// Where the verbs of each letter begin in [`VERBS`], and where the last ones end.
+const LETTERS: [u8; 27] = {
+    let (mut begins, mut at) = ([0; 27], 0);
+    while at < VERBS.len() {
+        let mut later = (VERBS[at].0.as_bytes()[0] - b'A') as usize + 1;
+        while later < begins.len() {
+            begins[later] = at as u8 + 1;
+            later += 1;
+        }
+        at += 1;
+    }
+    begins
+};
+
 /// What the first word of a statement says.
 pub(super) fn verb(token: &Token<'_>) -> Option<Verb> {
-    let mut upper = [0; 20];
-    let word = token.text.as_bytes();
-    let upper = upper.get_mut(..word.len())?;
-    upper.copy_from_slice(word);
-    upper.make_ascii_uppercase();
-    let at = VERBS.binary_search_by(|(known, _)| known.as_bytes().cmp(upper)).ok()?;
-    Some(VERBS[at].1)
+    let letter = usize::from(token.text.bytes().next()?.to_ascii_uppercase().checked_sub(b'A')?);
+    let (begin, end) = (*LETTERS.get(letter)?, *LETTERS.get(letter + 1)?);
+    let mut verbs = VERBS[usize::from(begin)..usize::from(end)].iter();
+    verbs.find(|(known, _)| token.text.eq_ignore_ascii_case(known)).map(|(_, verb)| *verb)
 }
 
 #[cfg(test)]
@@ -219,5 +230,18 @@ mod tests {
     #[test]
     fn verbs_are_sorted() {
         assert!(VERBS.is_sorted_by(|(one, _), (next, _)| one < next));
+    }
+
+    #[test]
+    fn every_verb_is_found_in_any_case_and_nothing_else_is() {
+        let found = |text: &str| verb(&Token { kind: super::super::lexer::Kind::Word, text, spaced: false });
+        for (text, expected) in VERBS {
+            assert_eq!(found(text), Some(*expected), "{text}");
+            assert_eq!(found(&text.to_lowercase()), Some(*expected), "{text}");
+            assert_eq!(found(&format!("{text}X")), None);
+        }
+        for text in ["", "SELEC", "1", "@", "[", "Z", "é", "\u{7f}"] {
+            assert_eq!(found(text), None, "{text}");
+        }
     }
 }

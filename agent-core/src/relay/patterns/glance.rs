@@ -62,8 +62,9 @@ fn may_begin_token(text: &[u8]) -> bool {
     }
     // What is left is shorter than that: the last 16 places and those whose bytes ahead were not there.
     let mut last = [0; 2 * CHUNK + AHEAD];
-    last[..text.len() - at].copy_from_slice(&text[at..]);
-    [0, CHUNK].iter().filter_map(|at| last[*at..].first_chunk()).any(token_begins)
+    let rest = &text[at..];
+    last[..rest.len()].copy_from_slice(rest);
+    (0..rest.len()).step_by(CHUNK).filter_map(|at| last[at..].first_chunk()).any(token_begins)
 }
 
 /// Whether one of the first 16 places may begin a token. Every beginning in [`token`] has one of these pairs.
