@@ -116,7 +116,10 @@ impl Redactor {
         if self.config.paths == PathPolicy::Redact {
             *path = template.clone().into();
         }
-        span.name = format!("{} {template}", span.name);
+        let is_operation = |(key, _): &(&'static str, Value)| matches!(*key, "rpc.method" | "db.operation.name");
+        if !span.attributes.iter().any(is_operation) {
+            span.name = format!("{} {template}", span.name);
+        }
         if span.kind == SpanKind::Server {
             span.attributes.push(("http.route", Value::String(template.into())));
             span.attributes.push(("spantap.route.evidence", Value::String(evidence.into())));

@@ -11,6 +11,7 @@
 mod events;
 mod finish;
 mod pairing;
+mod refine;
 
 use std::{collections::VecDeque, ops::Range};
 

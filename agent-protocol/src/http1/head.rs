@@ -1,7 +1,7 @@
 //! What requests' and responses' heads have in common: where they end, which fields matter, how the body is framed.
 //!
 //! In: a complete head, or a growing one. Out: its end; a [`Fields`]. Called by the engine and by `request`/`response`.
-//! Never keeps a field's value beyond the four that are named here.
+//! Never keeps a field's value; what is read of those that are named here is said where they are used.
 
 use httparse::Header;
 
@@ -96,6 +96,9 @@ enum Encoding {
 pub(super) struct Fields<'a> {
     pub(super) host: Single<'a>,
     pub(super) traceparent: Single<'a>,
+    pub(super) authorization: Single<'a>,
+    pub(super) amz_target: Single<'a>,
+    pub(super) elastic_product: Single<'a>,
     length: Length,
     encoding: Encoding,
 }
@@ -116,7 +119,10 @@ impl<'a> Fields<'a> {
         match header.name.len() {
             4 if is("host") => self.host.add(value),
             11 if is("traceparent") => self.traceparent.add(value),
+            12 if is("x-amz-target") => self.amz_target.add(value),
+            13 if is("authorization") => self.authorization.add(value),
             14 if is("content-length") => self.length = add_length(self.length, value),
+            17 if is("x-elastic-product") => self.elastic_product.add(value),
             17 if is("transfer-encoding") => self.encoding = last_encoding(self.encoding, value),
             _ => {}
         }

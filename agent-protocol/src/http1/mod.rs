@@ -25,12 +25,14 @@ mod body;
 mod engine;
 mod request;
 mod response;
+mod service;
 
 pub use self::{
     engine::Limits,
     head::HEADERS_MAX,
     request::{RequestHead, Requests},
     response::{ResponseHead, Responses},
+    service::AwsCall,
 };
 
 pub(crate) use self::{

@@ -8,12 +8,14 @@ use super::{
     engine::{Engine, Limits, Parsed, Side},
     head::{Fields, Framing, HEADERS_MAX, cut},
     line::Kind,
+    service::AwsCall,
 };
 use crate::input::{Event, Input, Lost};
 
 pub(crate) const PATH_BYTES_MAX: usize = 1024;
 pub(crate) const HOST_BYTES_MAX: usize = 512;
 const TRACEPARENT_BYTES_MAX: usize = 128;
+const AUTHORIZATION_BYTES_MAX: usize = 2048;
 const QUERY_NAMES_MAX: usize = 32;
 const QUERY_NAME_BYTES_MAX: usize = 64;
 
@@ -37,6 +39,8 @@ pub struct RequestHead {
     pub host: Option<String>,
     /// `traceparent` as sent (at most 128 bytes); several different ones give `None`.
     pub traceparent: Option<String>,
+    /// The call of an AWS API that the request is signed as.
+    pub aws: Option<AwsCall>,
     /// `Content-Length`, if that frames the body.
     pub content_length: Option<u64>,
     /// Whether the body is chunked.
@@ -151,6 +155,7 @@ fn read(head: &[u8]) -> Result<(RequestHead, Framing), Lost> {
         minor_version,
         host: host.filter(|host| !host.is_empty() && host.len() <= HOST_BYTES_MAX).map(str::to_owned),
         traceparent: fields.traceparent.text(TRACEPARENT_BYTES_MAX).map(str::to_owned),
+        aws: AwsCall::new(fields.authorization.text(AUTHORIZATION_BYTES_MAX), fields.amz_target.text(HOST_BYTES_MAX)),
         content_length: framing.length(),
         chunked: framing == Framing::Chunked,
         head_bytes: 0,

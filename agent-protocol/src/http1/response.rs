@@ -21,6 +21,8 @@ pub struct ResponseHead {
     pub status: u16,
     /// Minor version: 0 or 1.
     pub minor_version: u8,
+    /// Whether the server says that it is Elasticsearch (`X-elastic-product`, since 7.14).
+    pub elasticsearch: bool,
     /// Interim (1xx) responses that came before. The event's `start` is that of the final one.
     pub interim: u16,
     /// `Content-Length`, if that frames the body.
@@ -162,6 +164,7 @@ impl Side for ResponseSide {
         let head = ResponseHead {
             status,
             minor_version,
+            elasticsearch: fields.elastic_product.text(16) == Some("Elasticsearch"),
             interim: std::mem::take(&mut self.interim),
             content_length: framing.length(),
             chunked: framing == Framing::Chunked,

@@ -5,7 +5,7 @@ use agent_protocol::{
     traceparent,
 };
 
-use super::{Http, Message, Progress};
+use super::{Http, Message, Progress, refine};
 use crate::{
     exchange::{
         Context,
@@ -118,6 +118,7 @@ impl Http {
     ) {
         let head = &request.head;
         let mut attributes = attributes(connection, role, request, answer, &outcome);
+        let name = refine::refine(&mut attributes, head, answer.map(|answer| &answer.head));
         let first_call = connection.timings(role).0.calls.holding(request.start);
         if let Some(call) = first_call.filter(|call| call.tid != 0) {
             attributes.push(("thread.id", Value::Int(i64::from(call.tid))));
@@ -126,7 +127,7 @@ impl Http {
             role,
             kind: role.span_kind(),
             protocol: Protocol::Http1,
-            name: semconv::http_name(head).to_owned(),
+            name: name.unwrap_or_else(|| semconv::http_name(head).to_owned()),
             status: outcome.status,
             reset: outcome.error_type.as_deref() == Some(RESET),
             attributes,

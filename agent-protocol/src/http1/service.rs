@@ -1,0 +1,84 @@
+//! What a request's fields say of the service that is called, where the caller names it in public words.
+//!
+//! In: the values of `X-Amz-Target` and `Authorization`. Out: an [`AwsCall`]. Called by `request`. Of the authorization only the
+//! credential scope is read, which is no secret: the signature itself and the key are passed over.
+
+/// Longest name that is told.
+const NAME_BYTES_MAX: usize = 64;
+
+/// A call of an AWS API, or of what speaks like one (Signature Version 4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AwsCall {
+    /// The service's name in the signature (`s3`, `sqs`, `dynamodb`).
+    pub service: String,
+    /// The region that the request is signed for.
+    pub region: String,
+    /// The operation (`SendMessage`), where the protocol has it in a field: AWS JSON; in others it is in the path or the body.
+    pub operation: Option<String>,
+}
+
+impl AwsCall {
+    /// `None` if the request is not signed in this way.
+    pub(super) fn new(authorization: Option<&str>, target: Option<&str>) -> Option<Self> {
+        let (region, service) = scope(authorization?)?;
+        let operation = target.and_then(|target| target.rsplit_once('.')).map(|(_, operation)| operation);
+        let operation = operation.filter(|operation| is_name(operation)).map(str::to_owned);
+        Some(Self { service: service.to_owned(), region: region.to_owned(), operation })
+    }
+}
+
+/// Region and service of `AWS4-… Credential=<key>/<date>/<region>/<service>/aws4_request, …`.
+fn scope(authorization: &str) -> Option<(&str, &str)> {
+    let (algorithm, parameters) = authorization.split_once(' ')?;
+    if !algorithm.starts_with("AWS4-") {
+        return None;
+    }
+    let credential = parameters.split(',').find_map(|parameter| parameter.trim().strip_prefix("Credential="))?;
+    let mut parts = credential.rsplit('/');
+    let (end, service, region) = (parts.next()?, parts.next()?, parts.next()?);
+    let has_date = parts.next().is_some_and(|date| date.len() == 8 && date.bytes().all(|byte| byte.is_ascii_digit()));
+    (end == "aws4_request" && has_date && is_name(service) && is_name(region)).then_some((region, service))
+}
+
+fn is_name(text: &str) -> bool {
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the example of AWS's own documentation of the signature.
+    const SIGNED: &str = "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request, \
+                          SignedHeaders=host;range;x-amz-date, Signature=fe5f80f77d5fa3beca038a248ff027d0445342fe2855ddc963176630326f1024";
+
+    fn call(authorization: &str, target: Option<&str>) -> Option<(String, String, Option<String>)> {
+        AwsCall::new(Some(authorization), target).map(|call| (call.service, call.region, call.operation))
+    }
+
+    #[test]
+    fn service_region_and_operation_are_read() {
+        let of = |operation: Option<&str>| Some(("s3".into(), "us-east-1".into(), operation.map(str::to_owned)));
+        assert_eq!(call(SIGNED, None), of(None));
+        assert_eq!(call(SIGNED, Some("DynamoDB_20120810.GetItem")), of(Some("GetItem")));
+        assert_eq!(call(SIGNED, Some("AmazonSQS.SendMessage")), of(Some("SendMessage")));
+        assert_eq!(call(SIGNED, Some("no operation")), of(None));
+        assert_eq!(call(SIGNED, Some("A.b c")), of(None));
+    }
+
+    #[test]
+    fn other_credentials_say_nothing() {
+        for other in [
+            "Basic dXNlcjpwYXNzd29yZA==",
+            "Bearer AWS4-HMAC-SHA256",
+            "AWS4-HMAC-SHA256",
+            "AWS4-HMAC-SHA256 Credential=a/b/c",
+            "AWS4-HMAC-SHA256 Credential=a/20130524/us east/s3/aws4_request",
+            "AWS4-HMAC-SHA256 Credential=a/2013/us-east-1/s3/aws4_request",
+        ] {
+            assert_eq!(call(other, Some("A.B")), None, "{other}");
+        }
+        assert_eq!(AwsCall::new(None, Some("AmazonSQS.SendMessage")), None);
+    }
+}
