@@ -1,4 +1,5 @@
 mod change;
+mod late;
 mod shape;
 
 use opentelemetry_proto::tonic::{

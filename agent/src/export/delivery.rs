@@ -13,7 +13,7 @@ use std::{
 };
 
 use agent_core::{
-    relay::Threshold,
+    relay::{Choice, Threshold},
     wire::{self, Shape},
 };
 use bytes::Bytes;
@@ -113,12 +113,30 @@ impl Line {
         })
     }
 
-    /// Sends a batch until all of it is taken or among the dead letters. `None`: the deadline came first; nothing is settled.
-    pub(super) async fn deliver(&self, batch: Batch, stop: &mut watch::Receiver<Option<Instant>>) -> Option<Fate> {
+    /// Sends a batch until all of it is taken or among the dead letters; also says what was decided about each of its spans, unless
+    /// all of it was sent. `None`: the deadline came first; nothing is settled.
+    pub(super) async fn deliver(
+        &self,
+        batch: Batch,
+        stop: &mut watch::Receiver<Option<Instant>>,
+    ) -> Option<(Fate, Vec<Choice>)> {
+        let (part, choices) = self.shaped(Part::new(batch.key, batch.body, batch.spans)).await;
+        let filtered = batch.spans.saturating_sub(part.spans);
+        let fate = self.deliver_part(part, stop).await?;
+        Some((Fate { filtered, ..fate }, choices))
+    }
+
+    /// Sends spans that were asked for, as they are. `None`: as in [`Self::deliver`].
+    pub(super) async fn deliver_late(&self, batch: Batch, stop: &mut watch::Receiver<Option<Instant>>) -> Option<Fate> {
+        let spans = batch.spans;
+        let fate = self.deliver_part(Part::new(batch.key, batch.body, spans), stop).await?;
+        self.stats.count_late(spans.saturating_sub(fate.dead));
+        Some(fate)
+    }
+
+    async fn deliver_part(&self, part: Part, stop: &mut watch::Receiver<Option<Instant>>) -> Option<Fate> {
         let mut fate = Fate::default();
         let mut taken = 0;
-        let part = self.shaped(Part::new(batch.key, batch.body, batch.spans)).await;
-        fate.filtered = batch.spans.saturating_sub(part.spans);
         let mut parts = if part.spans > 0 { vec![part] } else { vec![] };
         let was_sent = !parts.is_empty();
         let mut refused_alone = 0;
@@ -147,25 +165,26 @@ impl Line {
         Some(fate)
     }
 
-    /// The spans that the destination gets.
-    async fn shaped(&self, part: Part) -> Part {
+    /// The spans that the destination gets, and what was decided about each unless it gets all.
+    async fn shaped(&self, part: Part) -> (Part, Vec<Choice>) {
         let at_least = self.adapt.threshold();
         if self.shape.is_identity() && at_least == Threshold::ALWAYS {
-            return part;
+            return (part, Vec::new());
         }
         let (shape, body) = (Arc::clone(&self.shape), part.body.clone());
         let shaped = blocking(move || {
-            let (shaped, counts) = shape.apply(&body, at_least)?;
-            Ok::<_, wire::Malformed>((Bytes::copy_from_slice(&shaped), counts))
+            let mut choices = Vec::new();
+            let (shaped, counts) = shape.apply_noting(&body, at_least, &mut choices)?;
+            Ok::<_, wire::Malformed>((Bytes::copy_from_slice(&shaped), counts, choices))
         });
         match shaped.await {
-            Ok((body, counts)) => {
+            Ok((body, counts, choices)) => {
                 self.stats.count_shaped(counts.filtered, counts.sampled_out);
-                Part::new(part.key, body, counts.kept)
+                (Part::new(part.key, body, counts.kept), choices)
             }
             Err(error) => {
                 self.trouble(&format!("spans are sent without filter and sampling: {error}"));
-                part
+                (part, Vec::new())
             }
         }
     }
