@@ -7,7 +7,7 @@ use std::{path::PathBuf, time::Duration};
 use agent_core::cause::Cause;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::RunArgs;
+use crate::config::{Match, RunArgs};
 
 /// Where the agent answers unless it was told otherwise.
 pub const SOCKET_DEFAULT: &str = "/run/spantap/spantap.sock";
@@ -48,9 +48,8 @@ pub enum Command {
     /// What the agent costs: each kernel program, memory, itself
     #[command(name = "self")]
     SelfCost(SelfArgs),
-    /// Would a destination take spans?
-    #[command(subcommand)]
-    Export(ExportCommand),
+    /// Send spans that sampling left out after all, or write them to a file; or test a destination
+    Export(Box<ExportArgs>),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -180,6 +179,39 @@ pub struct IdArgs {
     /// Trace id or span id, or at least four leading digits of one
     #[arg(value_name = "ID")]
     pub id: String,
+}
+
+/// Arguments of `spantap export`.
+#[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct ExportArgs {
+    /// Or a subcommand.
+    #[command(subcommand)]
+    pub command: Option<ExportCommand>,
+    /// Which agent.
+    #[command(flatten)]
+    pub read: ReadArgs,
+    /// Spans that ended since then: a duration (10m, 1h) or a time (2025-01-31T12:00:00Z)
+    #[arg(long, value_name = "WHEN", value_parser = parse_since, required = true)]
+    pub since: Option<Since>,
+    /// Spans that ended before then; now by default
+    #[arg(long, value_name = "WHEN", value_parser = parse_since)]
+    pub until: Option<Since>,
+    /// Only these, as in a destination's filter ('service: shop, status: error'); repeated: any of them
+    #[arg(long = "where", value_name = "EXPR")]
+    pub matches: Vec<Match>,
+    /// Only of this tenant
+    #[arg(long, value_name = "NAME")]
+    pub tenant: Option<String>,
+    /// Also those that were sent before; they come twice
+    #[arg(long)]
+    pub all: bool,
+    /// Only count them
+    #[arg(long)]
+    pub dry_run: bool,
+    /// A destination's name; or file:PATH, which must not exist, or - for the output: OTLP JSON, one request a line
+    #[arg(long, value_name = "DEST", required = true)]
+    pub to: Option<String>,
 }
 
 /// `spantap export ...`
@@ -375,6 +407,17 @@ mod tests {
     }
 
     #[test]
+    fn exporting_says_what_and_where_to_and_tests_need_neither() {
+        let parse = |line: &str| Cli::try_parse_from(line.split('|'));
+        assert!(parse("spantap|export|--since|1m|--where|service: shop|--where|status: error|--to|-").is_ok());
+        assert!(parse("spantap|export|test|backend").is_ok());
+        assert!(parse("spantap|export|--to|backend").is_err());
+        assert!(parse("spantap|export|--since|1m").is_err());
+        let error = parse("spantap|export|--since|1m|--to|-|--where|servce: shop").expect_err("no such key");
+        assert!(error.to_string().contains("servce"), "{error}");
+    }
+
+    #[test]
     fn since_takes_a_duration_or_a_time() {
         assert_eq!(parse_since("10m"), Ok(Since::Ago(Duration::from_secs(600))));
         let noon = std::time::UNIX_EPOCH + Duration::from_secs(12 * 3600);
@@ -399,6 +442,7 @@ mod tests {
             "conns",
             "trace 0af7",
             "why 0af7",
+            "export --since 10m --to backend",
             "dlq ls",
             "dlq show 1",
             "dlq replay --all",

@@ -36,7 +36,7 @@ pub use self::{
     flags::RunArgs,
     layers::{Loaded, Source},
     receive::{Address, Quota, Receive, ReceiveTls, Tenant},
-    relay::{Durability, Filter, Match, MatchKind, MatchStatus, Redact, Relay, shape},
+    relay::{Durability, Filter, Match, MatchKind, MatchStatus, Redact, Relay, matches, shape},
     show::{schema, show},
     units::{Interval, Size},
     url::{Protocol, Transport, Url},

@@ -15,7 +15,7 @@ use crate::{
     capture::{Figures, Questions, lock},
     config,
     cost::{Looker, Meter},
-    export::{AllStats, DestinationStats},
+    export::{AllStats, DestinationStats, late::Target},
     intake::{Intake, IntakeCounts},
     kernel::{
         attach::HookState,
@@ -242,6 +242,7 @@ impl Live for LiveFacts {
             tls: self.tls_processes(),
             only_relays: self.questions.is_none(),
             relay: self.relay_status(),
+            late: Vec::new(),
         }
     }
 
@@ -271,6 +272,10 @@ impl Live for LiveFacts {
             losses: self.losses(),
             budget: Some(self.budget_status()),
         }
+    }
+
+    fn targets(&self) -> Vec<Target> {
+        lock(&self.destinations).iter().map(|stats| stats.target().clone()).collect()
     }
 
     fn connections(&self) -> Result<Vec<ConnView>, String> {

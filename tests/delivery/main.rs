@@ -8,6 +8,7 @@ mod destination;
 mod disk;
 mod formats;
 mod kills;
+mod late;
 mod reload;
 mod rig;
 mod sdk;

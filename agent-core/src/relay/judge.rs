@@ -2,7 +2,7 @@
 
 use super::{
     ClockWindow, HeadSampling,
-    rewrite::{Judge, SpanEdits, Verdict},
+    rewrite::{CLOCK_SKEWED, Judge, SpanEdits, Verdict},
     threshold::{Sampled, sample},
 };
 use crate::{
@@ -97,6 +97,6 @@ impl<'a> Judge<'a> for Checks<'_> {
         if trace_state.is_none() && !skewed {
             return Ok(Verdict::Keep);
         }
-        Ok(Verdict::KeepWith(SpanEdits { trace_state, skewed }))
+        Ok(Verdict::KeepWith(SpanEdits { trace_state, mark: skewed.then_some(CLOCK_SKEWED) }))
     }
 }

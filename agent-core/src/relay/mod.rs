@@ -9,12 +9,14 @@
 //! and messages are redacted and renamed. Bytes that no rule touches stay as they are, in their order.
 
 mod attributes;
+mod choice;
 mod config;
 mod filter;
 #[doc(hidden)]
 pub mod fuzzing;
 mod glob;
 mod judge;
+mod late;
 mod patterns;
 mod resource;
 mod rewrite;
@@ -28,9 +30,11 @@ mod url;
 
 pub use self::{
     attributes::NESTED_MAX,
+    choice::{Choice, apply_choices},
     config::{Action, ClockWindow, HeadSampling, Redaction, RelayConfig, RelayError, Renames, ShapeConfig},
     filter::{Filter, SpanMatch},
     glob::Glob,
+    late::{LATE, Late, LateCounts},
     resource::TENANT,
     rewrite::CLOCK_SKEWED,
     rules::{KEYS_MAX, QUERY_KEYS, RENAMES_MAX, STATEMENT_KEYS, URL_KEYS},

@@ -23,8 +23,8 @@ pub(super) enum Verdict {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct SpanEdits {
     pub trace_state: Option<Vec<u8>>,
-    /// An attribute is added that says so.
-    pub skewed: bool,
+    /// Key of an attribute that is added, with the value true.
+    pub mark: Option<&'static str>,
 }
 
 /// Decides about spans.
@@ -193,9 +193,9 @@ impl<'a, 'r, J: Judge<'a>> Rewriter<'a, 'r, J> {
             self.put_trace_state(body.start..body.start, state);
         }
         self.span_fields(&span, &edits)?;
-        if edits.skewed {
+        if let Some(mark) = edits.mark {
             let mut attribute = Vec::new();
-            put_true_attribute(&mut attribute, number::span::ATTRIBUTES, CLOCK_SKEWED);
+            put_true_attribute(&mut attribute, number::span::ATTRIBUTES, mark);
             self.editor.insert(body.end, &attribute);
         }
         self.editor.leave();

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, ops::Range};
 
 use super::{
-    Action, Filter, HeadSampling, Redaction, RelayError, ShapeConfig, Threshold,
+    Action, Choice, Filter, HeadSampling, Redaction, RelayError, ShapeConfig, Threshold,
     attributes::Walker,
     filter::Resource,
     judge::sampled,
@@ -18,7 +18,7 @@ use crate::wire::{Malformed, SpanView};
 /// Filters, samples and renames for one destination.
 #[derive(Clone, Debug)]
 pub struct Shape {
-    filter: Filter,
+    pub(super) filter: Filter,
     sampling: Option<HeadSampling>,
     rules: Rules,
     patterns: Patterns,
@@ -56,10 +56,25 @@ impl Shape {
     /// The spans for this destination; borrowed if nothing changes. With [`ShapeCounts::kept`] 0 there is nothing to send.
     /// `at_least`: sample as strictly as this even where the configuration is less strict, for a destination that cannot keep up.
     pub fn apply<'a>(&self, request: &'a [u8], at_least: Threshold) -> Result<(Cow<'a, [u8]>, ShapeCounts), Malformed> {
+        self.apply_noting(request, at_least, &mut Vec::new())
+    }
+
+    /// As [`apply`](Self::apply); also notes what became of each span, in their order.
+    pub fn apply_noting<'a>(
+        &self,
+        request: &'a [u8],
+        at_least: Threshold,
+        choices: &mut Vec<Choice>,
+    ) -> Result<(Cow<'a, [u8]>, ShapeCounts), Malformed> {
         let own = self.sampling.clone().unwrap_or_default();
         let sampling = HeadSampling { threshold: own.threshold.max(at_least), ..own };
-        let mut selection =
-            Selection { filter: &self.filter, sampling, resource: Resource::default(), counts: ShapeCounts::default() };
+        let mut selection = Selection {
+            filter: &self.filter,
+            sampling,
+            resource: Resource::default(),
+            counts: ShapeCounts::default(),
+            choices,
+        };
         let walker = (!self.rules.is_idle()).then(|| Walker::new(request, &self.rules, &self.patterns));
         let rewritten = Rewriter::new(request, &mut selection, walker, ResourceEdits::default()).run()?;
         Ok((rewritten.bytes, selection.counts))
@@ -71,6 +86,7 @@ struct Selection<'a, 'r> {
     sampling: HeadSampling,
     resource: Resource<'a>,
     counts: ShapeCounts,
+    choices: &'r mut Vec<Choice>,
 }
 
 impl<'a> Judge<'a> for Selection<'a, '_> {
@@ -84,17 +100,20 @@ impl<'a> Judge<'a> for Selection<'a, '_> {
     fn judge(&mut self, span: &SpanView<'a>) -> Result<Verdict, Malformed> {
         if !self.filter.is_empty() && !self.filter.passes(span, &self.resource)? {
             self.counts.filtered += 1;
+            self.choices.push(Choice::LeftOut);
             return Ok(Verdict::LeaveOut);
         }
         let verdict = match sampled(Some(&self.sampling), span) {
             Sampled::Not => {
                 self.counts.sampled_out += 1;
+                self.choices.push(Choice::LeftOut);
                 return Ok(Verdict::LeaveOut);
             }
             Sampled::Kept => Verdict::Keep,
-            Sampled::KeptWith(state) => Verdict::KeepWith(SpanEdits { trace_state: Some(state), skewed: false }),
+            Sampled::KeptWith(state) => Verdict::KeepWith(SpanEdits { trace_state: Some(state), mark: None }),
         };
         self.counts.kept += 1;
+        self.choices.push(Choice::Kept);
         Ok(verdict)
     }
 }

@@ -1,4 +1,5 @@
 mod change;
+mod late;
 mod repeats;
 mod shape;
 

@@ -40,6 +40,16 @@ impl Threshold {
         (self != Self::NEVER).then(|| 1.0 / self.probability())
     }
 
+    /// As a number, below 2^56 unless it is [`Threshold::NEVER`].
+    pub fn value(self) -> u64 {
+        self.0
+    }
+
+    /// From such a number; one that is too large keeps nothing.
+    pub fn from_value(value: u64) -> Self {
+        Self(value.min(VALUES))
+    }
+
     /// The value of `th`: 1 to 14 hexadecimal digits, without trailing zeros.
     fn parse(text: &[u8]) -> Option<Self> {
         if text.is_empty() || text.len() > 14 {
@@ -88,6 +98,22 @@ pub(crate) fn sample(threshold: Threshold, trace_id: &[u8], trace_state: &[u8]) 
     }
 }
 
+/// The tracestate of a span that is kept by a decision with this threshold, made for its whole trace. If the span's own randomness
+/// contradicts it, or what came does, the probability is unknown and none is told.
+pub(crate) fn told(threshold: Threshold, trace_id: &[u8], trace_state: &[u8]) -> Option<Vec<u8>> {
+    match sample(threshold, trace_id, trace_state) {
+        Sampled::Kept => None,
+        Sampled::KeptWith(state) => Some(state),
+        Sampled::Not => untold(trace_state),
+    }
+}
+
+/// The tracestate without a `th`, if it has one: the span is kept with a probability that nobody knows.
+pub(crate) fn untold(trace_state: &[u8]) -> Option<Vec<u8>> {
+    let state = TraceState::read(trace_state);
+    state.has_th().then(|| state.with(None))
+}
+
 /// The 56 rightmost bits.
 fn by_trace_id(trace_id: &[u8]) -> Option<u64> {
     let last: [u8; 8] = *trace_id.last_chunk()?;
@@ -123,6 +149,10 @@ impl<'a> TraceState<'a> {
             }
         }
         state
+    }
+
+    fn has_th(&self) -> bool {
+        self.ot.unwrap_or_default().split(|byte| *byte == b';').any(|field| field.starts_with(b"th:"))
     }
 
     /// The same with another `th`, its member first, since it was changed (W3C trace context, 3.5).
@@ -215,6 +245,18 @@ mod tests {
         check(0.5, 0x90 << 48, "ot=th:c", Some(""));
         check(0.5, 0x90 << 48, "a=b,ot=th:c;p:1", Some("ot=p:1,a=b"));
         check(1.0, 0, "ot=th:c", Some("ot=th:c"));
+    }
+
+    #[test]
+    fn a_probability_that_is_unknown_is_not_told() {
+        let text = |state: Option<Vec<u8>>| state.map(|state| String::from_utf8(state).unwrap());
+        assert_eq!(untold(b"a=b,ot=rv:80000000000000"), None);
+        assert_eq!(text(untold(b"a=b,ot=th:8;rv:80000000000000")).as_deref(), Some("ot=rv:80000000000000,a=b"));
+        assert_eq!(text(untold(b"ot=th:nonsense")).as_deref(), Some(""));
+        let half = Threshold::from_probability(0.5);
+        assert_eq!(text(told(half, &trace_id(1 << 55), b"")).as_deref(), Some("ot=th:8"));
+        assert_eq!(text(told(half, &trace_id(0), b"ot=th:0")).as_deref(), Some(""));
+        assert_eq!(told(half, &trace_id(0), b""), None);
     }
 
     #[test]

@@ -1,13 +1,13 @@
-//! `spantap export test`: would a destination take spans, and if not, why?
+//! `spantap export test`: would a destination take spans, and if not, why? `spantap export --since` is in `late`.
 
 use std::process::ExitCode;
 
 use anyhow::Context;
 use serde::Serialize;
 
-use super::{Done, Output, json};
+use super::{Done, Output, json, late};
 use crate::{
-    cli::ExportCommand,
+    cli::{ExportArgs, ExportCommand},
     config::{Destination, Loaded, RunArgs},
     export::probe::{Probe, probe},
 };
@@ -21,7 +21,8 @@ struct JsonProbe<'a> {
     took_ms: u128,
 }
 
-pub(super) async fn export(command: &ExportCommand, output: &mut Output) -> Done {
+pub(super) async fn export(args: &ExportArgs, output: &mut Output) -> Done {
+    let Some(command) = &args.command else { return late::export(args, output).await };
     let ExportCommand::Test { config, json: as_json, destination } = command;
     let destination = find(config.clone(), destination)?;
     let probe = probe(&destination).await?;

@@ -1,8 +1,8 @@
 //! Fixed spans, and the comparison with golden files.
 
 use crate::query::api::{
-    Attribute, AttributeValue, BudgetStatus, ConnView, DestinationStatus, HookStatus, LinkView, LogStatus, Loss,
-    MapMemory, ProgramCost, SegmentView, SelfReport, SpanView, StatusReport, Texts, TlsProcess,
+    Attribute, AttributeValue, BudgetStatus, ConnView, DestinationStatus, HookStatus, LateStatus, LinkView, LogStatus,
+    Loss, MapMemory, ProgramCost, SegmentView, SelfReport, SpanView, StatusReport, Texts, TlsProcess,
 };
 
 const START_UNIX_NS: u64 = 1_738_324_800_123_456_789;
@@ -222,6 +222,17 @@ pub fn status() -> StatusReport {
         tls: [42, 43].map(tls).into(),
         only_relays: false,
         relay: None,
+        late: vec![LateStatus {
+            id: 3,
+            destination: "collector".to_owned(),
+            reason: "spantap export".to_owned(),
+            created_unix_ns: START_UNIX_NS,
+            matched: 120,
+            sent: 20,
+            delivered: 64,
+            bytes: 40 << 10,
+            ..Default::default()
+        }],
     }
 }
 

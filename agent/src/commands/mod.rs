@@ -9,6 +9,7 @@ mod conns;
 mod dlq;
 mod export;
 mod json;
+mod late;
 mod losses;
 mod output;
 mod replay_events;
@@ -45,7 +46,7 @@ pub fn execute(cli: Cli, run: impl FnOnce(RunArgs) -> anyhow::Result<()>) -> Exi
         Command::ReplayEvents(args) => replay_events::replay_events(&args, &mut output),
         Command::Status(args) => ask(status::status(&args, &mut output)),
         Command::Conns(args) => ask(conns::conns(&args, &mut output)),
-        Command::Export(command) => ask(export::export(&command, &mut output)),
+        Command::Export(args) => ask(export::export(&args, &mut output)),
         Command::Dlq(command) => ask(dlq::dlq(&command, &mut output)),
         Command::Losses(args) => ask(losses::losses(&args, &mut output)),
         Command::SelfCost(args) => ask(self_::self_cost(&args, &mut output)),

@@ -8,11 +8,14 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Done, Output, losses, since_unix_ns, text};
+use super::{Done, Output, late, losses, since_unix_ns, text};
 use crate::{
     cli::{ReadArgs, Since},
     query::{
-        api::{BudgetStatus, DestinationStatus, HookStatus, LogStatus, Loss, RelayStatus, StatusReport, TlsProcess},
+        api::{
+            BudgetStatus, DestinationStatus, HookStatus, LateStatus, LogStatus, Loss, RelayStatus, StatusReport,
+            TlsProcess,
+        },
         client::Client,
     },
 };
@@ -61,7 +64,16 @@ fn json(report: &StatusReport) -> Value {
         "losses": report.losses.iter().map(loss).collect::<Vec<_>>(),
         "budget": report.budget.as_ref().map(budget_json),
         "tls": report.tls.iter().map(tls).collect::<Vec<_>>(),
+        "late": report.late.iter().map(late_json).collect::<Vec<_>>(),
         "only_relays": report.only_relays, "relay": report.relay.as_ref().map(relay),
+    })
+}
+
+fn late_json(it: &LateStatus) -> Value {
+    json!({
+        "request": it.id, "destination": it.destination, "reason": it.reason, "created_unix_ns": it.created_unix_ns,
+        "matched": it.matched, "sent": it.sent, "delivered": it.delivered, "dead": it.dead, "gone": it.gone,
+        "bytes": it.bytes, "is_done": it.is_done,
     })
 }
 
@@ -132,6 +144,13 @@ fn render(report: &StatusReport, now_unix_ns: u64, colour: bool) -> String {
         field("destinations", "none: spans stay in the log (--export URL adds one)".to_owned());
     } else {
         out.push_str(&destinations(&report.destinations));
+    }
+    if !report.late.is_empty() {
+        out.push_str("\nSENT LATE\n");
+    }
+    for it in &report.late {
+        out.push_str(&text::clean(&format!("{} to {}, {}", it.id, it.destination, late::state(it))));
+        out.push('\n');
     }
     out.push('\n');
     out.push_str(&losses::render(&report.losses));

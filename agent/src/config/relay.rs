@@ -194,13 +194,33 @@ impl Relay {
 /// # Errors
 /// What is wrong, with its key.
 pub fn shape(filter: &Filter, ratio: f64, keep_errors: bool) -> Result<relay::Shape, String> {
-    let matches = |matches: &[Match]| matches.iter().map(Match::to_core).collect::<Result<_, _>>();
     let config = ShapeConfig {
         filter: relay::Filter { include: matches(&filter.include)?, exclude: matches(&filter.exclude)? },
         sampling: sampling("sampling_ratio", ratio, keep_errors)?,
         ..ShapeConfig::default()
     };
     relay::Shape::new(config).map_err(|error| error.to_string())
+}
+
+/// For whoever looks for spans.
+///
+/// # Errors
+/// What is wrong, with its key.
+pub fn matches(matches: &[Match]) -> Result<Vec<relay::SpanMatch>, String> {
+    matches.iter().map(Match::to_core).collect()
+}
+
+impl std::str::FromStr for Match {
+    type Err = String;
+
+    /// As in a filter of the configuration, with or without the braces: `service: shop, status: error`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let braced = if text.starts_with('{') { text.to_owned() } else { format!("{{ {text} }}") };
+        let parsed: Result<Self, _> = serde_saphyr::from_str(&braced);
+        let usable = parsed.map_err(|error| error.without_snippet().to_string())?;
+        usable.to_core().map(|_| usable)
+    }
 }
 
 impl Match {
@@ -274,6 +294,21 @@ mod tests {
         check(Relay { sampling_ratio: 2.0, ..Relay::default() }, "relay.sampling_ratio: 2");
         check(Relay { renames: vec!["a=b".into(), "a=c".into()], ..Relay::default() }, "a is renamed twice");
         assert!(shape(&Filter::default(), f64::NAN, true).is_err());
+    }
+
+    #[test]
+    fn a_match_is_written_on_a_command_line_as_in_the_file() {
+        let wanted: Match = "service: shop*, status: error, duration: 2s, attributes: [a=b]".parse().expect("usable");
+        assert_eq!(wanted.duration, Some(Interval::secs(2)));
+        assert_eq!("{service: shop*, status: error, duration: 2s, attributes: [a=b]}".parse(), Ok(wanted.clone()));
+        let text = serde_json::to_string(&wanted).expect("JSON");
+        assert_eq!(serde_json::from_str::<Match>(&text).expect("the same"), wanted);
+        for (wrong, part) in
+            [("servce: shop", "servce"), ("status: bad", "bad"), ("attributes: [a]", "key=value"), ("x", "")]
+        {
+            let error = wrong.parse::<Match>().expect_err("unusable");
+            assert!(error.contains(part), "{wrong}: {error}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{
 };
 
 use agent_core::{
-    relay::Threshold,
+    relay::{Choice, Threshold},
     wire::{self, Shape},
 };
 use bytes::Bytes;
@@ -113,19 +113,38 @@ impl Line {
         })
     }
 
-    /// Sends a batch until all of it is taken or among the dead letters. `None`: the deadline came first; nothing is settled.
-    pub(super) async fn deliver(&self, batch: Batch, stop: &mut watch::Receiver<Option<Instant>>) -> Option<Fate> {
-        let mut fate = Fate::default();
-        let mut taken = 0;
-        let part = Part::new(batch.key, batch.body, batch.spans);
-        let part = match self.shaped(&part).await {
-            Ok(part) => part,
+    /// Sends a batch until all of it is taken or among the dead letters; also says what was decided about each of its spans, unless
+    /// all of it was sent. `None`: the deadline came first; nothing is settled.
+    pub(super) async fn deliver(
+        &self,
+        batch: Batch,
+        stop: &mut watch::Receiver<Option<Instant>>,
+    ) -> Option<(Fate, Vec<Choice>)> {
+        let whole = Part::new(batch.key, batch.body, batch.spans);
+        let (part, choices) = match self.shaped(&whole).await {
+            Ok(shaped) => shaped,
             Err(cause) => {
-                self.bury(&part, part.spans, &format!("filter and sampling cannot read it: {cause}"), stop).await?;
-                return Some(Fate { dead: part.spans, ..fate });
+                let cause = format!("filter and sampling cannot read it: {cause}");
+                self.bury(&whole, whole.spans, &cause, stop).await?;
+                return Some((Fate { dead: whole.spans, ..Fate::default() }, Vec::new()));
             }
         };
-        fate.filtered = batch.spans.saturating_sub(part.spans);
+        let filtered = batch.spans.saturating_sub(part.spans);
+        let fate = self.deliver_part(part, stop).await?;
+        Some((Fate { filtered, ..fate }, choices))
+    }
+
+    /// Sends spans that were asked for, as they are. `None`: as in [`Self::deliver`].
+    pub(super) async fn deliver_late(&self, batch: Batch, stop: &mut watch::Receiver<Option<Instant>>) -> Option<Fate> {
+        let spans = batch.spans;
+        let fate = self.deliver_part(Part::new(batch.key, batch.body, spans), stop).await?;
+        self.stats.count_late(spans.saturating_sub(fate.dead));
+        Some(fate)
+    }
+
+    async fn deliver_part(&self, part: Part, stop: &mut watch::Receiver<Option<Instant>>) -> Option<Fate> {
+        let mut fate = Fate::default();
+        let mut taken = 0;
         let mut parts = if part.spans > 0 { vec![part] } else { vec![] };
         let was_sent = !parts.is_empty();
         let mut refused_alone = 0;
@@ -154,20 +173,22 @@ impl Line {
         Some(fate)
     }
 
-    /// The spans that the destination gets. What cannot be judged may be what it must not get.
-    async fn shaped(&self, part: &Part) -> Result<Part, String> {
+    /// The spans that the destination gets, and what was decided about each unless it gets all. What cannot be judged may be what it
+    /// must not get.
+    async fn shaped(&self, part: &Part) -> Result<(Part, Vec<Choice>), String> {
         let at_least = self.adapt.threshold();
         if self.shape.is_identity() && at_least == Threshold::ALWAYS {
-            return Ok(Part::new(part.key.clone(), part.body.clone(), part.spans));
+            return Ok((Part::new(part.key.clone(), part.body.clone(), part.spans), Vec::new()));
         }
         let (shape, body) = (Arc::clone(&self.shape), part.body.clone());
         let shaped = blocking(move || {
-            let (shaped, counts) = shape.apply(&body, at_least)?;
-            Ok::<_, wire::Malformed>((Bytes::copy_from_slice(&shaped), counts))
+            let mut choices = Vec::new();
+            let (shaped, counts) = shape.apply_noting(&body, at_least, &mut choices)?;
+            Ok::<_, wire::Malformed>((Bytes::copy_from_slice(&shaped), counts, choices))
         });
-        let (body, counts) = shaped.await?;
+        let (body, counts, choices) = shaped.await?;
         self.stats.count_shaped(counts.filtered, counts.sampled_out);
-        Ok(Part::new(part.key.clone(), body, counts.kept))
+        Ok((Part::new(part.key.clone(), body, counts.kept), choices))
     }
 
     /// Sends a dead letter again: whole, as it is. `None`: the deadline came first. `Err`: refused again.

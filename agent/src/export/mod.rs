@@ -9,11 +9,13 @@
 //! part without saying which spans it refused, all are kept as suspects.
 
 use std::{
+    future::ready,
     path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
+use agent_core::relay::Choice;
 use bytes::Bytes;
 use tokio::{
     sync::watch,
@@ -40,6 +42,7 @@ mod format;
 mod gate;
 mod grpc;
 mod http;
+pub mod late;
 mod pace;
 mod parts;
 pub mod probe;
@@ -59,7 +62,7 @@ mod outcomes;
 #[cfg(test)]
 mod tests;
 
-use self::delivery::Line;
+use self::{delivery::Line, late::LateNext};
 pub use self::{
     source::LogSource,
     stats::{Counts, DestinationStats, LATENCY_BOUNDS},
@@ -124,8 +127,31 @@ pub trait BatchSource: Send + 'static {
     /// stored with the next one.
     fn settle(&mut self, id: u64, fate: Fate) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
+    /// What was decided about each of a batch's spans, before it is settled: what was left out may be asked for later. Errors as in
+    /// [`Self::settle`].
+    fn note(&mut self, _id: u64, _choices: Vec<Choice>) -> impl Future<Output = Result<(), Self::Error>> + Send {
+        ready(Ok(()))
+    }
     /// Spans that were settled as dead were delivered after all. Errors as in [`Self::settle`].
     fn revive(&mut self, spans: u64) -> impl Future<Output = Result<(), Self::Error>> + Send;
+    /// Changes when spans that were left out are asked for after all; nothing: they never are.
+    fn asked(&self) -> Option<watch::Receiver<u64>> {
+        None
+    }
+    /// The next spans that were asked for, if the ones before are settled.
+    fn next_late(&mut self, _limits: Limits) -> impl Future<Output = Result<LateNext, Self::Error>> + Send {
+        ready(Ok(LateNext::Nothing))
+    }
+    /// What became of them, how many they were and their bytes. Errors as in [`Self::settle`].
+    fn settle_late(
+        &mut self,
+        _id: u64,
+        _fate: Fate,
+        _spans: u64,
+        _bytes: u64,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send {
+        ready(Ok(()))
+    }
 }
 
 /// Why a destination cannot be served at all.
@@ -258,7 +284,7 @@ impl Exporter {
     fn lines(&self, destinations: &[config::Destination]) -> Result<Vec<(config::Destination, Line)>, ExportError> {
         let line = |to: &config::Destination| {
             let client = client::Client::new(to)?;
-            let stats = Arc::new(DestinationStats::new(&to.name, &to.url.to_string()));
+            let stats = Arc::new(DestinationStats::new(to));
             Ok((to.clone(), Line::new(to, client, stats, self.letters.clone())?))
         };
         destinations.iter().map(line).collect()
@@ -303,6 +329,14 @@ impl Exporter {
     pub async fn shutdown(self) {
         stop(self.running, self.shutdown_timeout).await;
     }
+}
+
+/// A request as a line of OTLP JSON, without its end.
+///
+/// # Errors
+/// The bytes are no request.
+pub fn json_line(request: Vec<u8>) -> Result<Vec<u8>, String> {
+    Ok(format::otlp_json(&format::decode(&request.into())?))
 }
 
 /// Does work on files or of the processor where it holds up nobody; a panic in it is an error like others.

@@ -3,19 +3,23 @@
 //! The log is synchronous and touches files, so its work runs on blocking threads.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex},
 };
 
+use agent_core::relay::Choice;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 
-use super::{Batch, BatchSource, Limits, Queued, blocking};
+use super::{
+    Batch, BatchSource, Limits, Queued, blocking,
+    late::{LateNext, LateSource},
+};
 use crate::{
     capture::lock,
     config::Destination,
     intake::NO_TENANT,
-    log::{Cursor, Fate, LogError, SpanLog, Wanted},
+    log::{BlockChoices, Cursor, Fate, LogError, SpanLog, Wanted},
     query::api::hex,
 };
 
@@ -30,16 +34,26 @@ pub struct LogSource {
     /// Names the log to destinations, in hexadecimal.
     log_id: String,
     span_bytes: u64,
+    /// Blocks of the batches that are not settled, by the batch's id: number and spans of each.
+    given: HashMap<u64, Vec<(u64, u32)>>,
+    late: Arc<Mutex<LateSource>>,
+    asked: watch::Receiver<u64>,
 }
 
 impl LogSource {
     /// The place of a destination; a new one begins with the next span.
     pub fn open(log: &SpanLog, to: &Destination) -> Result<Self, LogError> {
         let appended = log.appended();
-        let tenants: BTreeSet<u32> = to.tenants.iter().map(|name| number(log, name)).collect::<Result<_, _>>()?;
-        let wanted = Wanted { not_local: true, tenants: (!tenants.is_empty()).then_some(tenants) };
-        let cursor = Arc::new(Mutex::new(log.cursor(&to.name, wanted)?));
-        Ok(Self { cursor, appended, log_id: hex(&log.id()), span_bytes: SPAN_BYTES_GUESS })
+        let cursor = Arc::new(Mutex::new(log.cursor(&to.name, wanted(log, &to.tenants)?)?));
+        Ok(Self {
+            cursor,
+            appended,
+            log_id: hex(&log.id()),
+            span_bytes: SPAN_BYTES_GUESS,
+            given: HashMap::new(),
+            late: Arc::new(Mutex::new(LateSource::new(log, to))),
+            asked: log.asked(),
+        })
     }
 
     async fn blocking<T: Send + 'static>(
@@ -75,6 +89,7 @@ impl BatchSource for LogSource {
         let (spans, bytes) = (bound(limits.spans), bound(limits.bytes));
         let batch = self.blocking(move |cursor| cursor.next_batch(spans, bytes)).await?;
         Ok(batch.map(|batch| {
+            self.given.insert(batch.first_block, batch.numbers);
             self.span_bytes = batch.bytes as u64 / batch.span_count.max(1);
             Batch {
                 id: batch.first_block,
@@ -86,13 +101,56 @@ impl BatchSource for LogSource {
         }))
     }
 
+    async fn note(&mut self, id: u64, choices: Vec<Choice>) -> Result<(), String> {
+        let blocks = by_block(self.given.get(&id).map_or(&[], Vec::as_slice), &choices);
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        self.blocking(move |cursor| cursor.note(&blocks)).await
+    }
+
     async fn settle(&mut self, id: u64, fate: Fate) -> Result<(), String> {
+        self.given.remove(&id);
         self.blocking(move |cursor| cursor.settle(id, fate)).await
     }
 
     async fn revive(&mut self, spans: u64) -> Result<(), String> {
         self.blocking(move |cursor| cursor.revive(spans)).await
     }
+
+    fn asked(&self) -> Option<watch::Receiver<u64>> {
+        Some(self.asked.clone())
+    }
+
+    async fn next_late(&mut self, limits: Limits) -> Result<LateNext, String> {
+        let late = Arc::clone(&self.late);
+        blocking(move || lock(&late).next(limits)).await
+    }
+
+    async fn settle_late(&mut self, id: u64, fate: Fate, spans: u64, bytes: u64) -> Result<(), String> {
+        let late = Arc::clone(&self.late);
+        blocking(move || lock(&late).settle(id, fate, spans, bytes)).await
+    }
+}
+
+/// The blocks that a destination of these tenants gets.
+pub(super) fn wanted(log: &SpanLog, tenants: &[String]) -> Result<Wanted, LogError> {
+    let tenants: BTreeSet<u32> = tenants.iter().map(|name| number(log, name)).collect::<Result<_, _>>()?;
+    Ok(Wanted { not_local: true, tenants: (!tenants.is_empty()).then_some(tenants) })
+}
+
+/// What was decided about a batch, for those of its blocks of which something was left out.
+fn by_block(blocks: &[(u64, u32)], choices: &[Choice]) -> Vec<BlockChoices> {
+    let mut rest = choices;
+    let mut all = Vec::new();
+    for (number, spans) in blocks {
+        let (own, others) = rest.split_at((*spans as usize).min(rest.len()));
+        rest = others;
+        if own.iter().any(|choice| !choice.is_kept()) {
+            all.push((*number, own.to_vec()));
+        }
+    }
+    all
 }
 
 /// Spans of senders that gave no token have no tenant.

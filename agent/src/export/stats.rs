@@ -10,8 +10,11 @@ use std::{
     time::Duration,
 };
 
-use super::retry::{AgainKind, Outcome};
-use crate::capture::lock;
+use super::{
+    late::Target,
+    retry::{AgainKind, Outcome},
+};
+use crate::{capture::lock, config::Destination};
 
 /// Upper bounds of the latency buckets, in seconds; a last one has no bound.
 pub const LATENCY_BOUNDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -19,7 +22,7 @@ pub const LATENCY_BOUNDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
 /// Counters of one destination.
 #[derive(Debug, Default)]
 pub struct DestinationStats {
-    name: String,
+    target: Target,
     url: String,
     queued: AtomicU64,
     counts: Mutex<Counts>,
@@ -40,6 +43,8 @@ pub struct Counts {
     pub dead: u64,
     /// Spans of dead letters that it took when they were sent again.
     pub replayed: u64,
+    /// Of those that it has taken, spans that were sent because somebody asked, after they had been left out.
+    pub late: u64,
     /// Spans that wait, those on their way included.
     pub queued: u64,
     /// Spans that its filter left out.
@@ -73,18 +78,23 @@ pub struct Counts {
 }
 
 impl DestinationStats {
-    pub(super) fn new(name: &str, url: &str) -> Self {
-        Self { name: name.to_owned(), url: url.to_owned(), ..Self::default() }
+    pub(super) fn new(to: &Destination) -> Self {
+        Self { target: to.into(), url: to.url.to_string(), ..Self::default() }
+    }
+
+    /// The destination, as far as it matters for what it is sent.
+    pub fn target(&self) -> &Target {
+        &self.target
     }
 
     /// The counters now.
     pub fn counts(&self) -> Counts {
         let counts = lock(&self.counts).clone();
-        Counts { name: self.name.clone(), url: self.url.clone(), queued: self.queued.load(Relaxed), ..counts }
+        Counts { name: self.target.name.clone(), url: self.url.clone(), queued: self.queued.load(Relaxed), ..counts }
     }
 
     pub(super) fn name(&self) -> &str {
-        &self.name
+        &self.target.name
     }
 
     pub(super) fn set_queued(&self, spans: u64) {
@@ -131,6 +141,10 @@ impl DestinationStats {
 
     pub(super) fn count_replayed(&self, spans: u64) {
         lock(&self.counts).replayed += spans;
+    }
+
+    pub(super) fn count_late(&self, spans: u64) {
+        lock(&self.counts).late += spans;
     }
 
     pub(super) fn count_possible_duplicates(&self, spans: u64) {

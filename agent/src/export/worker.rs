@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use agent_core::relay::Choice;
 use tokio::{
     sync::watch,
     task::{JoinError, JoinSet},
@@ -15,6 +16,7 @@ use tracing::warn;
 use super::{
     Batch, BatchSource, DestinationStats, Limits, blocking,
     delivery::{Line, before_stop, stopped},
+    late::{LateNext, is_late},
     retry::Backoff,
 };
 use crate::{
@@ -22,6 +24,8 @@ use crate::{
     log::{Fate, Letter, Which},
 };
 
+/// Time between two looks whether spans that are asked for can be sent.
+const LATE_INTERVAL: Duration = Duration::from_millis(500);
 /// Time between two looks at how much comes in.
 const OBSERVE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -38,6 +42,20 @@ pub(super) struct Worker<S> {
     due: Option<Instant>,
     running: JoinSet<Done>,
     is_replaying: bool,
+    /// Tells of spans that are asked for.
+    asked: Option<watch::Receiver<u64>>,
+    late: Late,
+}
+
+/// How spans that are asked for are doing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Late {
+    /// None are.
+    Nothing,
+    /// There may be some to send at this time.
+    At(Instant),
+    /// Some are on their way.
+    Sending,
 }
 
 /// How much larger a request may get by child spans: a few segments of a span are together about as large as it is.
@@ -45,7 +63,8 @@ const GROWTH: u64 = 4;
 
 /// How a running delivery ended; without a fate the deadline came first and the log still has it.
 enum Done {
-    Batch { id: u64, fate: Option<Fate> },
+    Batch { id: u64, fate: Option<(Fate, Vec<Choice>)> },
+    Late { id: u64, fate: Option<Fate>, spans: u64, bytes: u64 },
     Letter { letter: Letter, fate: Option<Result<(), String>> },
 }
 
@@ -56,6 +75,8 @@ enum Event {
     Ready,
     /// Letters are to be sent again.
     Replay,
+    /// Spans may be asked for.
+    Late,
     /// Something may have changed.
     Look,
 }
@@ -69,6 +90,9 @@ impl<S: BatchSource> Worker<S> {
     ) -> Self {
         let growth = if destination.segments == Segments::Spans { GROWTH } else { 1 };
         let replays = line.letters.replays();
+        let asked = source.asked();
+        // Something may have been asked for before the agent ended.
+        let late = if asked.is_some() { Late::At(Instant::now()) } else { Late::Nothing };
         Self {
             line: Arc::new(line),
             source,
@@ -81,6 +105,8 @@ impl<S: BatchSource> Worker<S> {
             due: None,
             running: JoinSet::new(),
             is_replaying: false,
+            asked,
+            late,
         }
     }
 
@@ -106,6 +132,7 @@ impl<S: BatchSource> Worker<S> {
             match self.event().await {
                 Event::Done(done) => self.settle(done).await,
                 Event::Replay => self.replay().await,
+                Event::Late => self.send_late().await,
                 Event::Look => {}
                 Event::Ready => match self.source.next(self.limits).await {
                     Ok(Some(batch)) => {
@@ -147,7 +174,8 @@ impl<S: BatchSource> Worker<S> {
         let queued = self.source.queued();
         // While the destination fails, one that waits for it is enough.
         let may_join = self.running.is_empty() || !self.line.gate.is_open();
-        let batches = self.running.len() - usize::from(self.is_replaying);
+        let others = usize::from(self.is_replaying) + usize::from(self.late == Late::Sending);
+        let batches = self.running.len() - others;
         let has_room = may_join && batches < self.concurrency;
         let is_stopping = self.deadline().is_some();
         let is_full = queued.unread >= self.limits.spans || queued.unread_bytes >= self.limits.bytes;
@@ -156,6 +184,10 @@ impl<S: BatchSource> Worker<S> {
         }
         let due = (queued.unread > 0).then(|| self.due.unwrap_or_else(|| Instant::now() + self.age));
         self.due = due;
+        let late_at = match self.late {
+            Late::At(at) if may_join && !is_stopping => Some(at),
+            _ => None,
+        };
         let mut stop = self.stop.clone();
         tokio::select! {
             Some(done) = self.running.join_next() => Event::Done(done),
@@ -165,6 +197,11 @@ impl<S: BatchSource> Worker<S> {
             }
             () = self.source.appended(), if has_room => Event::Look,
             _ = self.replays.changed() => Event::Replay,
+            () = sleep_until(late_at.unwrap_or_else(Instant::now)), if late_at.is_some() => Event::Late,
+            () = changed(&mut self.asked), if self.late != Late::Sending && !is_stopping => {
+                self.late = Late::At(Instant::now());
+                Event::Look
+            }
             _ = self.stop.changed(), if !is_stopping => Event::Look,
             () = stopped(&mut stop), if is_stopping => Event::Look,
             () = sleep(OBSERVE_INTERVAL), if queued.spans > 0 => Event::Look,
@@ -205,9 +242,53 @@ impl<S: BatchSource> Worker<S> {
         });
     }
 
+    /// Has the next spans sent that were asked for, one batch at a time.
+    async fn send_late(&mut self) {
+        let next = match self.source.next_late(self.limits).await {
+            Ok(next) => next,
+            Err(error) => {
+                self.line.trouble(&format!("spans that were asked for cannot be read: {error}"));
+                LateNext::Wait
+            }
+        };
+        self.late = match next {
+            LateNext::Nothing => Late::Nothing,
+            LateNext::Wait => Late::At(Instant::now() + LATE_INTERVAL),
+            LateNext::More => Late::At(Instant::now()),
+            LateNext::Batch(batch) => {
+                self.start_late(batch);
+                Late::Sending
+            }
+        };
+    }
+
+    fn start_late(&mut self, batch: Batch) {
+        if batch.may_be_duplicate {
+            self.line.stats.count_possible_duplicates(batch.spans);
+        }
+        let (line, mut stop) = (Arc::clone(&self.line), self.stop.clone());
+        let (id, spans, bytes) = (batch.id, batch.spans, batch.body.len() as u64);
+        self.running.spawn(async move {
+            let fate = line.deliver_late(batch, &mut stop).await;
+            Done::Late { id, fate, spans, bytes }
+        });
+    }
+
+    async fn settle_late(&mut self, id: u64, fate: Option<Fate>, spans: u64, bytes: u64) {
+        self.late = Late::At(Instant::now());
+        let Some(fate) = fate else { return };
+        if let Err(error) = self.source.settle_late(id, fate, spans, bytes).await {
+            self.line.trouble(&format!("how far a request is cannot be stored now, spans may come twice: {error}"));
+        }
+    }
+
     async fn settle(&mut self, done: Result<Done, JoinError>) {
         match done {
-            Ok(Done::Batch { id, fate: Some(fate) }) => {
+            Ok(Done::Late { id, fate, spans, bytes }) => self.settle_late(id, fate, spans, bytes).await,
+            Ok(Done::Batch { id, fate: Some((fate, choices)) }) => {
+                if let Err(error) = self.source.note(id, choices).await {
+                    self.line.trouble(&format!("what was left out cannot be noted now, it counts as sent: {error}"));
+                }
                 let settled = self.source.settle(id, fate).await;
                 self.settled(settled);
             }
@@ -233,6 +314,7 @@ impl<S: BatchSource> Worker<S> {
     async fn settle_letter(&mut self, letter: Letter, fate: Result<(), String>) -> bool {
         let letters = self.line.letters.clone();
         let (id, spans, taken) = (letter.id, letter.spans, fate.is_ok());
+        let is_late = is_late(&letter.key);
         let noted = blocking(move || match fate {
             Ok(()) => letters.forget(&Which { ids: vec![id], ..Default::default() }).map(drop),
             Err(reason) => letters.refused_again(id, &reason),
@@ -243,6 +325,9 @@ impl<S: BatchSource> Worker<S> {
         }
         if taken {
             self.line.stats.count_replayed(spans);
+        }
+        // The log's accounts know nothing of spans that were asked for.
+        if taken && !is_late {
             let settled = self.source.revive(spans).await;
             self.settled(settled);
         }
@@ -254,5 +339,16 @@ impl<S: BatchSource> Worker<S> {
             self.line
                 .trouble(&format!("the place in the span log cannot be stored now, spans may come twice: {error}"));
         }
+    }
+}
+
+/// Completes when spans are asked for.
+async fn changed(asked: &mut Option<watch::Receiver<u64>>) {
+    let has_changed = match asked {
+        Some(asked) => asked.changed().await.is_ok(),
+        None => false,
+    };
+    if !has_changed {
+        std::future::pending::<()>().await;
     }
 }

@@ -52,6 +52,8 @@ pub struct Fate {
 pub struct Batch {
     /// Payloads; one after the other they are a valid `ExportTraceServiceRequest`.
     pub blocks: Vec<Bytes>,
+    /// Number and spans of each.
+    pub numbers: Vec<(u64, u32)>,
     /// Spans in them.
     pub span_count: u64,
     /// Bytes of them.
@@ -69,8 +71,8 @@ pub struct Batch {
 /// A destination's place in the log. Settles on drop nothing: what is open comes again.
 #[derive(Debug)]
 pub struct Cursor {
-    inner: Arc<Inner>,
-    name: String,
+    pub(super) inner: Arc<Inner>,
+    pub(super) name: String,
     reader: Reader,
     /// Given out and not settled up to its place, in order.
     open: VecDeque<Open>,
@@ -158,6 +160,7 @@ impl Cursor {
             first_block,
             last_block,
             may_be_duplicate: again.is_some(),
+            numbers: read.blocks.iter().map(|block| (block.header.block, block.header.span_count)).collect(),
             blocks: read.blocks.into_iter().map(|block| block.payload).collect(),
         })
     }

@@ -16,11 +16,13 @@
 //! Limits: [`LogConfig::bytes_max`] on disk, [`BLOCK_SPANS_MAX`] spans and [`BLOCK_BYTES_MAX`] bytes per block.
 
 pub mod block;
+mod choices;
 mod commit;
 mod cursor;
 mod database;
 mod dead;
 mod error;
+mod late;
 mod lock;
 mod reader;
 mod segment;
@@ -43,9 +45,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub use block::Flags;
+pub use choices::BlockChoices;
 pub use cursor::{Batch, Cursor, DestinationCounts, Fate};
 pub use dead::{DeadLetters, Letter, Sum as DeadSum, Which};
 pub use error::LogError;
+pub use late::{Got, LateExport, Sent};
 pub use reader::{Block, Read, Reader, Wanted};
 
 use crate::otlp::Encoder;
@@ -173,6 +177,8 @@ struct Inner {
     store: Store,
     id: [u8; 8],
     appended: watch::Sender<u64>,
+    /// Counts requests to send spans late.
+    asked: watch::Sender<u64>,
     committer: Committer,
     letters: DeadLetters,
     _lock: InstanceLock,
@@ -233,6 +239,7 @@ impl SpanLog {
             store,
             id,
             appended,
+            asked: watch::channel(0).0,
             committer: Committer::default(),
             letters,
             _lock: lock,
@@ -292,6 +299,14 @@ impl SpanLog {
     pub fn tenant(&self, name: &str) -> Result<u32, LogError> {
         let used = self.inner.state().tenant_max;
         self.inner.store.tenant(name, used)
+    }
+
+    /// The number of a tenant that has one.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub fn known_tenant(&self, name: &str) -> Result<Option<u32>, LogError> {
+        self.inner.store.known_tenant(name)
     }
 
     /// What destinations refused for good.

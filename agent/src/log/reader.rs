@@ -47,7 +47,8 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    fn wants(&self, flags: Flags) -> bool {
+    /// Whether it wants a block with these flags.
+    pub fn wants(&self, flags: Flags) -> bool {
         !(self.not_local && flags.is_local)
             && self.tenants.as_ref().is_none_or(|tenants| tenants.contains(&flags.tenant))
     }
@@ -55,7 +56,7 @@ impl Wanted {
 
 /// A place in the log. Ordered like the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Position {
+pub(crate) struct Position {
     /// The next block to be read.
     pub block: u64,
     /// The next span.
@@ -146,6 +147,17 @@ impl Reader {
     /// A segment file cannot be opened or read.
     pub fn read(&mut self, spans_max: usize, bytes_max: usize) -> Result<Read, LogError> {
         self.read_into(Room { spans: spans_max, bytes: bytes_max, block_max: u64::MAX, is_empty: true })
+    }
+
+    /// As [`Reader::read`], but no block from this number on.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
+    pub fn read_before(&mut self, end_block: u64, spans_max: usize, bytes_max: usize) -> Result<Read, LogError> {
+        if end_block <= self.position.block {
+            return Ok(Read::default());
+        }
+        self.read_into(Room { spans: spans_max, bytes: bytes_max, block_max: end_block - 1, is_empty: true })
     }
 
     /// Reads up to and including the block of this number.

@@ -1,4 +1,4 @@
-//! The cursor database: where each destination is, and which number each tenant has.
+//! The cursor database: where each destination is, what it did not get, and which number each tenant has.
 //!
 //! In: positions and counts. Out: the same after a restart. SQLite in WAL mode; a commit is not forced to disk, so after the
 //! machine (not the agent) died a destination may get some spans twice, and never misses one. It can be rebuilt: without it every
@@ -9,12 +9,14 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use rusqlite::{Connection, OptionalExtension, params};
+use agent_core::relay::Choice;
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
-    LogError,
+    BlockChoices, LateExport, LogError, choices,
     cursor::{DestinationCounts, Fate},
     database::{self, Opened, error_of, signed, unsigned},
+    late::ENDED_MAX,
     reader::Position,
 };
 
@@ -38,6 +40,25 @@ const VERSION_2: &str = "
     CREATE TABLE state (is_rebuilt INTEGER NOT NULL, closed_block INTEGER NOT NULL) STRICT;
     INSERT INTO state VALUES (0, 0);
     DROP TABLE IF EXISTS dead_letter;
+";
+/// What version 3 has beyond version 2: what destinations did not get of their blocks, and requests to send that after all.
+const VERSION_3: &str = "
+    CREATE TABLE choices (
+        destination TEXT NOT NULL, first_block INTEGER NOT NULL, last_block INTEGER NOT NULL, choices BLOB NOT NULL,
+        PRIMARY KEY (destination, first_block)
+    ) STRICT;
+    CREATE INDEX choices_block ON choices (first_block);
+    CREATE TABLE late_sent (
+        destination TEXT NOT NULL, block INTEGER NOT NULL, spans BLOB NOT NULL, PRIMARY KEY (destination, block)
+    ) STRICT;
+    CREATE INDEX late_sent_block ON late_sent (block);
+    CREATE TABLE late (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, destination TEXT NOT NULL, created_unix_ns INTEGER NOT NULL,
+        reason TEXT NOT NULL, wanted TEXT NOT NULL, since_unix_ns INTEGER NOT NULL, until_unix_ns INTEGER NOT NULL,
+        is_all INTEGER NOT NULL, next_block INTEGER NOT NULL, next_span INTEGER NOT NULL, end_block INTEGER,
+        given_block INTEGER, matched INTEGER NOT NULL, sent INTEGER NOT NULL, delivered INTEGER NOT NULL,
+        dead INTEGER NOT NULL, gone INTEGER NOT NULL, bytes INTEGER NOT NULL, is_done INTEGER NOT NULL
+    ) STRICT;
 ";
 /// Most tenants; the log has 24 bits for their numbers.
 const TENANTS_MAX: i64 = (1 << 24) - 1;
@@ -67,6 +88,27 @@ pub(super) struct SavedBatch {
     pub fate: Option<Fate>,
 }
 
+/// What was noted of some blocks at once, and up to which block that says what was noted.
+#[derive(Debug, Default)]
+pub(super) struct ChoicesRow {
+    from: u64,
+    to: u64,
+    blocks: Vec<BlockChoices>,
+}
+
+impl ChoicesRow {
+    /// Whether it says what was noted of the block.
+    pub fn covers(&self, block: u64) -> bool {
+        (self.from..=self.to).contains(&block) && self.to > 0
+    }
+
+    /// What was noted of a block; empty: nothing.
+    pub fn of(&self, block: u64) -> Vec<Choice> {
+        let found = self.blocks.iter().find(|(number, _)| *number == block);
+        found.map_or_else(Vec::new, |(_, choices)| choices.clone())
+    }
+}
+
 impl Saved {
     /// Nothing is open.
     pub fn new(counts: DestinationCounts) -> Self {
@@ -77,7 +119,7 @@ impl Saved {
 impl Store {
     /// Opens the database; a missing or damaged one is made anew (the damaged one is kept beside it).
     pub fn open(path: &Path, has_spans: bool) -> Result<Self, LogError> {
-        let Opened { connection, is_new } = database::open(path, &[VERSION_1, VERSION_2])?;
+        let Opened { connection, is_new } = database::open(path, &[VERSION_1, VERSION_2, VERSION_3])?;
         if is_new && has_spans {
             let noted = connection.execute("UPDATE state SET is_rebuilt = 1", []);
             noted.and_then(|_| database::force(&connection)).map_err(error_of("note the loss", path))?;
@@ -135,6 +177,92 @@ impl Store {
         save(&mut self.connection(), name, saved).map_err(error_of("save a cursor", &self.path))
     }
 
+    /// Notes what was decided about blocks; forgets what was noted of blocks before `oldest`.
+    pub fn note_choices(&self, destination: &str, blocks: &[BlockChoices], oldest: u64) -> Result<(), LogError> {
+        let (Some((first, _)), Some((last, _))) = (blocks.first(), blocks.last()) else { return Ok(()) };
+        let bytes = choices::encode(blocks);
+        let connection = self.connection();
+        let noted = connection
+            .prepare_cached("INSERT OR REPLACE INTO choices VALUES (?1, ?2, ?3, ?4)")
+            .and_then(|mut insert| insert.execute(params![destination, signed(*first), signed(*last), bytes]))
+            .and_then(|_| connection.prepare_cached("DELETE FROM choices WHERE first_block < ?1 AND last_block < ?1"))
+            .and_then(|mut delete| delete.execute([signed(oldest)]));
+        noted.map(drop).map_err(error_of("note what was left out", &self.path))
+    }
+
+    /// What was noted of a block and of those near it.
+    pub fn choices(&self, destination: &str, block: u64) -> Result<ChoicesRow, LogError> {
+        let sql =
+            "SELECT first_block, last_block, choices FROM choices WHERE destination = ?1 AND first_block >= coalesce(
+                       (SELECT max(first_block) FROM choices WHERE destination = ?1 AND first_block <= ?2), 0)
+                   AND last_block >= ?2 ORDER BY first_block LIMIT 1";
+        let connection = self.connection();
+        let row = connection.prepare_cached(sql).and_then(|mut statement| {
+            let values = params![destination, signed(block)];
+            let row = |row: &Row<'_>| Ok((unsigned(row, 0)?, unsigned(row, 1)?, row.get::<_, Vec<u8>>(2)?));
+            statement.query_row(values, row).optional()
+        });
+        Ok(match row.map_err(error_of("read what was left out", &self.path))? {
+            Some((_, to, bytes)) => ChoicesRow { from: block, to, blocks: choices::decode(&bytes) },
+            // It may be noted later of the next one.
+            None => ChoicesRow { from: block, to: block, blocks: Vec::new() },
+        })
+    }
+
+    /// Keeps a request to send spans late; forgets the oldest that are over. Gives its number.
+    pub fn add_late(&self, late: &LateExport) -> Result<u64, LogError> {
+        let connection = self.connection();
+        let sql =
+            "INSERT INTO late (destination, created_unix_ns, reason, wanted, since_unix_ns, until_unix_ns, is_all,
+                       next_block, next_span, end_block, matched, sent, delivered, dead, gone, bytes, is_done)
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0, 0, 0, 0, 0, 0, 0)";
+        let values = params![
+            late.destination,
+            signed(late.created_unix_ns),
+            late.reason,
+            late.wanted,
+            signed(late.since_unix_ns),
+            signed(late.until_unix_ns),
+            late.all,
+            signed(late.next.block),
+            signed(late.next.span),
+            late.end_block.map(signed),
+        ];
+        let prune = "DELETE FROM late WHERE is_done = 1 AND id <= ?1 - ?2";
+        let added = connection.execute(sql, values).and_then(|_| {
+            let id = connection.last_insert_rowid();
+            connection.execute(prune, params![id, signed(ENDED_MAX)])?;
+            database::force(&connection)?;
+            Ok(u64::try_from(id).unwrap_or(0))
+        });
+        added.map_err(error_of("keep a request", &self.path))
+    }
+
+    /// Saves how far a request is, and which spans of which blocks were sent for it; forgets such of blocks before `oldest`.
+    pub fn save_late(&self, late: &LateExport, sent: &[(u64, Vec<bool>)], oldest: u64) -> Result<(), LogError> {
+        let saved = save_late(&mut self.connection(), late, sent, oldest);
+        saved.map_err(error_of("save a request", &self.path))
+    }
+
+    /// Which spans of a block were sent on request, a byte each; empty: none.
+    pub fn late_sent(&self, destination: &str, block: u64) -> Result<Vec<u8>, LogError> {
+        late_sent(&self.connection(), destination, block).map_err(error_of("read what was sent late", &self.path))
+    }
+
+    /// Requests, oldest first.
+    pub fn late(&self, open_to: Option<&str>) -> Result<Vec<LateExport>, LogError> {
+        let sql =
+            "SELECT id, destination, created_unix_ns, reason, wanted, since_unix_ns, until_unix_ns, is_all, next_block,
+                       next_span, end_block, given_block, matched, sent, delivered, dead, gone, bytes, is_done FROM late
+                   WHERE ?1 IS NULL OR (destination = ?1 AND is_done = 0) ORDER BY id";
+        let connection = self.connection();
+        let listed = connection.prepare_cached(sql).and_then(|mut statement| {
+            let rows = statement.query_map([open_to], late_of)?;
+            rows.collect()
+        });
+        listed.map_err(error_of("list requests", &self.path))
+    }
+
     /// The number of a tenant; a new one gets one above `used`, which may stand for somebody in the log.
     pub fn tenant(&self, name: &str, used: u32) -> Result<u32, LogError> {
         let connection = self.connection();
@@ -149,6 +277,13 @@ impl Store {
         number.map_err(error_of("number a tenant", &self.path))
     }
 
+    /// The number of a tenant that was here before.
+    pub fn known_tenant(&self, name: &str) -> Result<Option<u32>, LogError> {
+        let connection = self.connection();
+        let known = connection.query_row("SELECT number FROM tenant WHERE name = ?1", [name], |row| row.get(0));
+        known.optional().map_err(error_of("read a tenant", &self.path))
+    }
+
     /// What this log is told apart by from others, also after it was moved.
     pub fn log_id(&self) -> Result<[u8; 8], LogError> {
         let id = self.connection().query_row("SELECT id FROM log_id", [], |row| row.get(0));
@@ -159,6 +294,75 @@ impl Store {
         // A panic inside a transaction rolls it back.
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn late_sent(connection: &Connection, destination: &str, block: u64) -> rusqlite::Result<Vec<u8>> {
+    let sql = "SELECT spans FROM late_sent WHERE destination = ?1 AND block = ?2";
+    let mut statement = connection.prepare_cached(sql)?;
+    let spans = statement.query_row(params![destination, signed(block)], |row| row.get(0));
+    Ok(spans.optional()?.unwrap_or_default())
+}
+
+fn save_late(
+    connection: &mut Connection,
+    late: &LateExport,
+    sent: &[(u64, Vec<bool>)],
+    oldest: u64,
+) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    for (block, now) in sent {
+        let mut spans = late_sent(&transaction, &late.destination, *block)?;
+        spans.resize(spans.len().max(now.len()), 0);
+        spans.iter_mut().zip(now).for_each(|(span, now)| *span |= u8::from(*now));
+        transaction.prepare_cached("INSERT OR REPLACE INTO late_sent VALUES (?1, ?2, ?3)")?.execute(params![
+            late.destination,
+            signed(*block),
+            spans
+        ])?;
+    }
+    transaction.prepare_cached("DELETE FROM late_sent WHERE block < ?1")?.execute([signed(oldest)])?;
+    let sql =
+        "UPDATE late SET next_block = ?2, next_span = ?3, end_block = ?4, given_block = ?5, matched = ?6, sent = ?7,
+                   delivered = ?8, dead = ?9, gone = ?10, bytes = ?11, is_done = ?12 WHERE id = ?1";
+    transaction.prepare_cached(sql)?.execute(params![
+        signed(late.id),
+        signed(late.next.block),
+        signed(late.next.span),
+        late.end_block.map(signed),
+        late.given_block.map(signed),
+        signed(late.matched),
+        signed(late.sent),
+        signed(late.delivered),
+        signed(late.dead),
+        signed(late.gone),
+        signed(late.bytes),
+        late.is_done,
+    ])?;
+    transaction.commit()
+}
+
+fn late_of(row: &Row<'_>) -> rusqlite::Result<LateExport> {
+    let block = |column| row.get(column).map(|block: Option<i64>| block.and_then(|block| u64::try_from(block).ok()));
+    Ok(LateExport {
+        id: unsigned(row, 0)?,
+        destination: row.get(1)?,
+        created_unix_ns: unsigned(row, 2)?,
+        reason: row.get(3)?,
+        wanted: row.get(4)?,
+        since_unix_ns: unsigned(row, 5)?,
+        until_unix_ns: unsigned(row, 6)?,
+        all: row.get(7)?,
+        next: Position { block: unsigned(row, 8)?, span: unsigned(row, 9)? },
+        end_block: block(10)?,
+        given_block: block(11)?,
+        matched: unsigned(row, 12)?,
+        sent: unsigned(row, 13)?,
+        delivered: unsigned(row, 14)?,
+        dead: unsigned(row, 15)?,
+        gone: unsigned(row, 16)?,
+        bytes: unsigned(row, 17)?,
+        is_done: row.get(18)?,
+    })
 }
 
 fn load(connection: &Connection, name: &str) -> rusqlite::Result<Option<Saved>> {

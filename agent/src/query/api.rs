@@ -5,12 +5,16 @@
 
 mod connections;
 mod dead;
+mod late;
 
 pub use connections::{CONNECTIONS_PATH, ConnView, ConnectionsRequest};
 pub use dead::{
     DEAD_LETTERS_PATH, DeadLettersRequest, LetterView, SETTLE_DEAD_LETTERS_PATH, SettleReport, SettleRequest,
     Settlement, WhichLetters,
 };
+pub use late::{LATE_SPANS_PATH, LateSpans, LateStatus, SEND_LATE_PATH, SendLateReport, SendLateRequest, SpanBytes};
+
+use crate::export::late::Target;
 
 /// Fully qualified name of the service; part of every method's path.
 pub const SERVICE: &str = "spantap.query.v1.Query";
@@ -38,6 +42,10 @@ pub trait Live: Send + Sync + 'static {
     fn connections(&self) -> Result<Vec<ConnView>, String>;
     /// What the agent costs, measured from now on for as long as `window`; blocks.
     fn measure(&self, window: std::time::Duration) -> SelfReport;
+    /// The destinations that run now.
+    fn targets(&self) -> Vec<Target> {
+        Vec::new()
+    }
 }
 
 /// Asks for the agent's state.
@@ -93,6 +101,10 @@ pub struct StatusReport {
     /// What became of received spans; nothing if none are received.
     #[prost(message, optional, tag = "23")]
     pub relay: Option<RelayStatus>,
+    /// Requests to send spans that were left out, oldest first: those that are not over, and the last that are; filled by the query
+    /// server.
+    #[prost(message, repeated, tag = "24")]
+    pub late: Vec<LateStatus>,
 }
 
 /// What became of the spans of others since the start.

@@ -19,9 +19,11 @@ use tonic::{
 use tonic_prost::ProstCodec;
 
 use super::api::{
-    CONNECTIONS_PATH, ConnView, ConnectionsRequest, DEAD_LETTERS_PATH, DeadLettersRequest, LOSSES_PATH, LetterView,
-    LossesReport, LossesRequest, SELF_PATH, SETTLE_DEAD_LETTERS_PATH, SPANS_PATH, STATUS_PATH, SelfReport, SelfRequest,
-    SettleReport, SettleRequest, SpanView, SpansRequest, StatusReport, StatusRequest, TRACE_PATH, TraceRequest,
+    CONNECTIONS_PATH, ConnView, ConnectionsRequest, DEAD_LETTERS_PATH, DeadLettersRequest, LATE_SPANS_PATH,
+    LOSSES_PATH, LateSpans, LetterView, LossesReport, LossesRequest, SELF_PATH, SEND_LATE_PATH,
+    SETTLE_DEAD_LETTERS_PATH, SPANS_PATH, STATUS_PATH, SelfReport, SelfRequest, SendLateReport, SendLateRequest,
+    SettleReport, SettleRequest, SpanBytes, SpanView, SpansRequest, StatusReport, StatusRequest, TRACE_PATH,
+    TraceRequest,
 };
 
 /// Largest answer that is accepted; a span is far smaller.
@@ -196,6 +198,38 @@ impl Client {
         let path = PathAndQuery::from_static(SETTLE_DEAD_LETTERS_PATH);
         let answer = grpc.unary(Request::new(request), path, ProstCodec::default()).await;
         Ok(answer.map_err(|status| self.refused(&status))?.into_inner())
+    }
+
+    /// Has spans sent that a destination did not get.
+    ///
+    /// # Errors
+    /// See [`Client::status`]; this user may not, or there is no such destination.
+    pub async fn send_late(&mut self, request: SendLateRequest) -> Result<SendLateReport, ClientError> {
+        let mut grpc = self.ready().await?;
+        let path = PathAndQuery::from_static(SEND_LATE_PATH);
+        let answer = grpc.unary(Request::new(request), path, ProstCodec::default()).await;
+        Ok(answer.map_err(|status| self.refused(&status))?.into_inner())
+    }
+
+    /// Gives the spans that no destination got to `each`, block by block; its error ends it.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn late_spans(
+        &mut self,
+        request: LateSpans,
+        mut each: impl FnMut(SpanBytes) -> io::Result<()>,
+    ) -> Result<io::Result<()>, ClientError> {
+        let mut grpc = self.ready().await?;
+        let path = PathAndQuery::from_static(LATE_SPANS_PATH);
+        let answer = grpc.server_streaming(Request::new(request), path, ProstCodec::default()).await;
+        let mut stream = answer.map_err(|status| self.refused(&status))?.into_inner();
+        while let Some(spans) = stream.message().await.map_err(|status| self.refused(&status))? {
+            if let Err(error) = each(spans) {
+                return Ok(Err(error));
+            }
+        }
+        Ok(Ok(()))
     }
 
     async fn ready(&self) -> Result<Grpc<Channel>, ClientError> {

@@ -7,5 +7,6 @@ pub(crate) mod access;
 pub mod api;
 pub mod client;
 mod dead;
+mod late;
 mod search;
 pub mod server;

@@ -35,16 +35,19 @@ use super::{
     access::{self, Access},
     api::{
         CONNECTIONS_PATH, ConnView, ConnectionsRequest, DEAD_LETTERS_PATH, DeadLettersRequest, DestinationStatus,
-        ID_DIGITS_MIN, LOSSES_PATH, Live, LogStatus, Loss, LossesReport, LossesRequest, SELF_PATH, SELF_WINDOW_MS_MAX,
-        SERVICE, SETTLE_DEAD_LETTERS_PATH, SPANS_PATH, STATUS_PATH, SelfReport, SelfRequest, SettleRequest, SpanView,
-        SpansRequest, StatusReport, StatusRequest, TRACE_PATH, TraceRequest, hex,
+        ID_DIGITS_MIN, LATE_SPANS_PATH, LOSSES_PATH, LateSpans, Live, LogStatus, Loss, LossesReport, LossesRequest,
+        SELF_PATH, SELF_WINDOW_MS_MAX, SEND_LATE_PATH, SERVICE, SETTLE_DEAD_LETTERS_PATH, SPANS_PATH, STATUS_PATH,
+        SelfReport, SelfRequest, SendLateRequest, SettleRequest, SpanView, SpansRequest, StatusReport, StatusRequest,
+        TRACE_PATH, TraceRequest, hex,
     },
-    dead, search,
+    dead, late, search,
 };
-use crate::log::{LogError, Reader, SpanLog};
+use crate::log::{LateExport, LogError, Reader, SpanLog};
 
 /// Most searches at a time; more wait.
 const SEARCHES_MAX: usize = 4;
+/// Most requests to send spans late in a status.
+const LATE_MAX: usize = 10;
 /// Spans on the way to a client.
 const CHANNEL_SPANS: usize = 1_024;
 /// How long a shutdown waits for clients to read their answers.
@@ -194,6 +197,27 @@ impl Query {
                 });
                 Grpc::new(ProstCodec::default()).unary(method, request).await
             }
+            SEND_LATE_PATH => {
+                if let Err(status) = self.check_owner(&request) {
+                    return status.into_http();
+                }
+                let method = service_fn(|request: Request<SendLateRequest>| {
+                    let query = self.clone();
+                    async move {
+                        let _permit = query.searches.acquire().await;
+                        let (log, live, request) = (query.log.clone(), Arc::clone(&query.live), request.into_inner());
+                        blocking(move || late::send(&log, &*live, &request)).await.map(Response::new)
+                    }
+                });
+                Grpc::new(ProstCodec::default()).unary(method, request).await
+            }
+            LATE_SPANS_PATH => {
+                let method = service_fn(|request: Request<LateSpans>| {
+                    let query = self.clone();
+                    async move { late::spans(query.log.clone(), &*query.live, &request.into_inner()) }
+                });
+                Grpc::new(ProstCodec::default()).server_streaming(method, request).await
+            }
             SELF_PATH => {
                 let method = service_fn(|request: Request<SelfRequest>| {
                     let query = self.clone();
@@ -233,7 +257,7 @@ impl Query {
         let info = request.extensions().get::<UdsConnectInfo>();
         match info.and_then(|info| info.peer_cred.as_ref()) {
             Some(peer) if self.access.owns(peer) => Ok(()),
-            _ => Err(Status::permission_denied("only root and the agent's own user may replay or drop")),
+            _ => Err(Status::permission_denied("only root and the agent's own user may send, replay or drop")),
         }
     }
 
@@ -254,6 +278,17 @@ impl Query {
             destination.filtered = counts.filtered;
             for (reason, count) in [("refused for good", counts.dead), ("dropped before delivery", counts.dropped)] {
                 report.losses.push(Loss { source: format!("destination {name}"), reason: reason.to_owned(), count });
+            }
+        }
+        let late = self.log.late(None).unwrap_or_default();
+        let ended = late.iter().filter(|late| late.is_done).count();
+        let is_shown = |late: &LateExport, index| !late.is_done || index + LATE_MAX >= ended;
+        let mut ended_before = 0;
+        for late in late {
+            let index = ended_before;
+            ended_before += usize::from(late.is_done);
+            if is_shown(&late, index) {
+                report.late.push(late.into());
             }
         }
         let log_losses = [

@@ -235,6 +235,8 @@ impl Snapshot {
         gauges(to, "destination_dead_letter_spans", "Spans of these", rows(|d| d.letters.spans))?;
         gauges(to, "destination_dead_letter_bytes", "Bytes of these", rows(|d| d.letters.bytes))?;
         counters(to, "destination_spans_replayed", "Spans of dead letters that it took", rows(|d| d.counts.replayed))?;
+        let late = rows(|d| d.counts.late);
+        counters(to, "destination_spans_late", "Spans that it took on request, after they were left out", late)?;
         self.encode_latency(to)
     }
 
