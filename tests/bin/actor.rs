@@ -2,7 +2,9 @@
 
 fn main() {
     if !spantap_tests::actors::run(std::env::args().skip(1)) {
-        eprintln!("usage: actor client|dns|hog|server|transcript|udp_client|udp_server key=value …");
+        eprintln!(
+            "usage: actor client|dns|hog|otlp_sender|otlp_sink|server|transcript|udp_client|udp_server key=value …"
+        );
         std::process::exit(2);
     }
 }

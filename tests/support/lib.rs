@@ -19,6 +19,7 @@ pub mod http2;
 pub mod mariadb;
 pub mod namespace;
 pub mod nginx;
+pub mod numbered;
 pub mod otlp;
 pub mod php;
 pub mod postgres;

@@ -109,9 +109,14 @@ fn varint(out: &mut Vec<u8>, mut value: u64) {
 
 /// A whole `POST /v1/traces`.
 pub fn post(body: &[u8]) -> Vec<u8> {
-    let length = body.len();
+    post_with("", body)
+}
+
+/// The same with more header lines; each ends with `\r\n`.
+pub fn post_with(headers: &str, body: &[u8]) -> Vec<u8> {
     let head = format!(
-        "POST /v1/traces HTTP/1.1\r\nhost: agent\r\ncontent-type: application/x-protobuf\r\ncontent-length: {length}\r\n\r\n"
+        "POST /v1/traces HTTP/1.1\r\nhost: agent\r\ncontent-type: application/x-protobuf\r\n{headers}content-length: {}\r\n\r\n",
+        body.len()
     );
     [head.as_bytes(), body].concat()
 }

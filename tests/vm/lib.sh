@@ -1,7 +1,9 @@
-# What the guest's checks share. In: SOCKET. Sets AGENT while an agent runs.
+# What the guest's checks share: SOCKET; DATA, the folder of the log, which each agent finds empty unless it is set to another. Sets AGENT
+# while an agent runs.
 set -u
 
 SOCKET=/run/spantap/spantap.sock
+DATA=/tmp/data
 AGENT=
 
 fail() {
@@ -40,7 +42,7 @@ start_agent() {
     mkdir -p /run/spantap
     chmod 0750 /run/spantap
     # An emulated machine is far slower than the budget of CPU time is meant for.
-    SPANTAP_CAPTURE_MAX_CPU_PERCENT=0 spantap run --socket $SOCKET --data-dir /tmp/data "$@" >/tmp/agent.log 2>&1 &
+    SPANTAP_CAPTURE_MAX_CPU_PERCENT=0 spantap run --socket $SOCKET --data-dir "$DATA" "$@" >/tmp/agent.log 2>&1 &
     AGENT=$!
     until_ok 60 answers || fail "the agent ($*) did not answer on its socket"
 }

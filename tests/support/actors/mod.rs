@@ -1,5 +1,5 @@
-//! Programs that tests run as processes of their own: a client, a server, a name server, UDP echo, a CPU hog, a transcript
-//! of system calls.
+//! Programs that tests run as processes of their own: a client, a server, a name server, UDP echo, a CPU hog, a sender and a
+//! sink of OTLP, a transcript of system calls.
 //!
 //! In: `NAME key=value …`. Out: JSON lines or a transcript on standard output. Called by `bin/actor.rs`, and by the
 //! benchmark, which runs itself as its actors. They are plain blocking std, so that what the agent sees is their own
@@ -12,6 +12,7 @@ pub mod dial;
 pub mod dns;
 pub mod hog;
 pub mod message;
+pub mod otlp;
 pub mod routes;
 pub mod server;
 pub mod transcript;
@@ -51,6 +52,8 @@ pub fn run(mut args: impl Iterator<Item = String>) -> bool {
         "client" => client::run,
         "dns" => dns::run,
         "hog" => hog::run,
+        "otlp_sender" => otlp::run_sender,
+        "otlp_sink" => otlp::run_sink,
         "server" => server::run,
         "transcript" => transcript::run,
         "udp_client" => udp::run_client,

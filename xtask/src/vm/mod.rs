@@ -2,12 +2,15 @@
 //!
 //! In: `tests/kernels.toml`, the built agent and actors, `tests/vm/*.sh`. Out: the guest's output and exit code; for the checks
 //! also the verdict on what came back. Needs no root. Kernels are kept in `.cache/kernels/`.
+mod disk;
 mod elf;
 mod initramfs;
 mod kernels;
 mod mirror;
 mod package;
+mod power;
 mod qemu;
+mod relayed;
 mod scenario;
 mod verdict;
 
@@ -25,6 +28,7 @@ use crate::shell;
 use initramfs::Initramfs;
 use kernels::{Files, Kernel};
 use qemu::{End, Machine};
+use relayed::Relayed;
 use scenario::Scenario;
 
 /// Arguments of `cargo xtask vm`.
@@ -54,6 +58,9 @@ pub struct VmArgs {
     /// Keep what the guest left in its /out in this folder, in one per kernel.
     #[arg(long)]
     keep: Option<PathBuf>,
+    /// How often the power goes in the check `power`.
+    #[arg(long, default_value_t = 1)]
+    kills: u32,
     /// Only list the kernels.
     #[arg(long)]
     list: bool,
@@ -72,16 +79,22 @@ enum Check {
     Requests,
     /// Injected delays and losses: the largest segment and the cause.
     Scenarios,
+    /// The wall clock jumps by an hour, forth and back, while spans are relayed.
+    Clock,
+    /// The power goes while spans are relayed; in boots of its own.
+    Power,
 }
 
 impl Check {
-    const ALL: [Self; 2] = [Self::Requests, Self::Scenarios];
+    const ALL: [Self; 4] = [Self::Requests, Self::Scenarios, Self::Clock, Self::Power];
 
     /// Its script in `tests/vm/` and in the guest's `/task/`.
     const fn script(self) -> &'static str {
         match self {
             Self::Requests => "guest.sh",
             Self::Scenarios => "scenarios.sh",
+            Self::Clock => "clock.sh",
+            Self::Power => "power.sh",
         }
     }
 
@@ -93,6 +106,12 @@ impl Check {
                 verdict::check(&spans)
             }
             Self::Scenarios => scenario::check(scenarios, &kernel.derived, |name| end.file(name)),
+            Self::Clock => {
+                let mut relayed = Relayed::default();
+                relayed.add(&end.file("clock.said")?.context("the guest check brought back no clock.said")?);
+                relayed.verdict().map(|verdict| format!("the clock jumped by an hour, forth and back: {verdict}"))
+            }
+            Self::Power => bail!("it runs in boots of its own"),
         }
     }
 }
@@ -144,7 +163,7 @@ pub fn vm(repo: &Repo, args: &VmArgs) -> Result<()> {
 
 /// Runs every check in the kernels that CI runs, with the scenarios that CI runs.
 pub fn for_ci(repo: &Repo) -> Result<()> {
-    vm(repo, &VmArgs { timeout: TIMEOUT_SECONDS, ci: true, ..VmArgs::default() })
+    vm(repo, &VmArgs { timeout: TIMEOUT_SECONDS, ci: true, kills: 1, ..VmArgs::default() })
 }
 
 fn one(
@@ -154,13 +173,22 @@ fn one(
     files: &Files,
     (programs, scenarios): (&Programs, &[Scenario]),
 ) -> Result<()> {
-    let mut archive = archive(repo, args, files, programs)?;
-    archive.data("/task/scenarios.list", 0o644, scenario::list(scenarios).as_bytes());
     let checks = match (args.command.is_empty(), args.check.is_empty()) {
         (false, _) => &[][..],
         (true, true) => &Check::ALL,
         (true, false) => &args.check,
     };
+    let timeout = Duration::from_secs(args.timeout);
+    let (power, checks): (Vec<Check>, Vec<Check>) = checks.iter().partition(|check| **check == Check::Power);
+    if !power.is_empty() {
+        let summary = power::check(&files.image, timeout, args.kills, || archive(repo, args, files, programs))?;
+        println!("vm {}: {summary}", kernel.series);
+        if checks.is_empty() {
+            return Ok(());
+        }
+    }
+    let mut archive = archive(repo, args, files, programs)?;
+    archive.data("/task/scenarios.list", 0o644, scenario::list(scenarios).as_bytes());
     let command = if checks.is_empty() {
         args.command.join(" ")
     } else {
@@ -172,7 +200,7 @@ fn one(
         repo.shown(&files.image),
         archive.size() / 1_000_000
     );
-    let machine = Machine { image: &files.image, timeout: Duration::from_secs(args.timeout) };
+    let machine = Machine { image: &files.image, timeout, disk: None };
     let end = machine.run(archive, &command)?;
     print!("{}", end.output);
     // A machine that was switched off has left nothing; that is not the news.

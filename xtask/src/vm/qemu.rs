@@ -1,4 +1,4 @@
-//! One boot under QEMU: emulated, two processors, no network card, three serial lines.
+//! One boot under QEMU: emulated, two processors, no network card, three serial lines, a disk if wanted.
 //!
 //! In: a kernel image, files, one shell command. Out: what the command printed, its exit code, and the files it left in `/out`.
 //! The first serial line is the kernel's console, the second the command's output with the exit code in a closing mark, the third
@@ -20,7 +20,26 @@ pub struct Machine<'a> {
     pub image: &'a Path,
     /// When to switch the machine off.
     pub timeout: Duration,
+    /// Its disk, `/dev/nvme0n1`.
+    pub disk: Option<&'a Disk>,
 }
+
+/// A disk with a cache that it loses with its power.
+pub struct Disk {
+    /// What was there before the boot; the machine writes to it too.
+    pub image: PathBuf,
+    /// Writes and flushes in their order, as QEMU's `blklogwrites` keeps them.
+    pub log: PathBuf,
+}
+
+/// A machine that runs.
+pub struct Running {
+    process: Process,
+    folder: Folder,
+}
+
+/// Is killed when dropped.
+struct Process(Child);
 
 /// How a boot ended.
 pub struct End {
@@ -70,7 +89,12 @@ poweroff -f
 
 impl Machine<'_> {
     /// Boots, runs the command, and waits for the end.
-    pub fn run(&self, mut files: Initramfs, command: &str) -> Result<End> {
+    pub fn run(&self, files: Initramfs, command: &str) -> Result<End> {
+        self.start(files, command)?.end(self.timeout)
+    }
+
+    /// Boots and runs the command.
+    pub fn start(&self, mut files: Initramfs, command: &str) -> Result<Running> {
         files.data("/init", 0o755, INIT.as_bytes());
         files.data("/task.command", 0o644, format!("{command}\n").as_bytes());
         let folder = Folder::new()?;
@@ -78,10 +102,7 @@ impl Machine<'_> {
         fs::write(&initrd, files.finish()).with_context(|| format!("write {}", initrd.display()))?;
         let mut qemu = self.command(&initrd, &folder.0);
         let child = qemu.stdin(Stdio::null()).spawn().with_context(|| format!("start `{}`", shell::shown(&qemu)))?;
-        let timed_out = !wait(child, self.timeout)?;
-        let (output, code) = split_exit_code(&folder.text("output"));
-        let code = if timed_out { TIMED_OUT } else { code.unwrap_or(NO_VERDICT) };
-        Ok(End { output, code, console: folder.text("console"), folder })
+        Ok(Running { process: Process(child), folder })
     }
 
     fn command(&self, initrd: &Path, folder: &Path) -> Command {
@@ -94,8 +115,54 @@ impl Machine<'_> {
         for line in ["console", "output", "files.tar"] {
             qemu.arg("-serial").arg(format!("file:{}", folder.join(line).display()));
         }
+        if let Some(Disk { image, log }) = self.disk {
+            let file = |name: &str, path: &Path| format!("driver=file,node-name={name},filename={}", path.display());
+            for node in
+                [file("image", image), file("log", log), "driver=blklogwrites,node-name=disk,file=image,log=log".into()]
+            {
+                qemu.arg("-blockdev").arg(node);
+            }
+            qemu.args(["-device", "nvme,serial=spantap,drive=disk"]);
+        }
         qemu
     }
+}
+
+impl Running {
+    /// Waits for the end.
+    pub fn end(mut self, timeout: Duration) -> Result<End> {
+        let timed_out = !wait(&mut self.process.0, timeout)?;
+        let (output, code) = split_exit_code(&self.output());
+        let code = if timed_out { TIMED_OUT } else { code.unwrap_or(NO_VERDICT) };
+        Ok(End { output, code, console: self.folder.text("console"), folder: self.folder })
+    }
+
+    /// What the command has printed so far.
+    pub fn output(&self) -> String {
+        self.folder.text("output")
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.process.0.try_wait().context("wait for QEMU")?.is_some())
+    }
+
+    /// Ends the machine as a loss of power does. Gives what the command had printed.
+    pub fn kill(mut self) -> Result<String> {
+        switch_off(&mut self.process.0)?;
+        Ok(self.output())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = switch_off(&mut self.0); // it may have ended
+    }
+}
+
+fn switch_off(machine: &mut Child) -> Result<()> {
+    machine.kill().context("switch the machine off")?;
+    machine.wait().context("wait for QEMU").map(drop)
 }
 
 impl End {
@@ -135,7 +202,7 @@ impl End {
 }
 
 /// Waits for the machine, and switches it off at the timeout; false if it had to.
-fn wait(mut machine: Child, timeout: Duration) -> Result<bool> {
+fn wait(machine: &mut Child, timeout: Duration) -> Result<bool> {
     let deadline = Instant::now() + timeout;
     while Instant::now() < deadline {
         if machine.try_wait().context("wait for QEMU")?.is_some() {
@@ -143,8 +210,7 @@ fn wait(mut machine: Child, timeout: Duration) -> Result<bool> {
         }
         thread::sleep(Duration::from_millis(50));
     }
-    machine.kill().context("switch the machine off")?;
-    machine.wait().context("wait for QEMU")?;
+    switch_off(machine)?;
     Ok(false)
 }
 
