@@ -42,10 +42,10 @@ impl Rotel {
         Self::with(&["--debug-log", "traces", "--debug-log-verbosity", "detailed", "--exporter", "blackhole"])
     }
 
-    /// Starts it on free ports of loopback; it sends what it gets to `url` by OTLP/HTTP. Compression is `none` or `gzip`.
-    pub fn relaying(url: &str, compression: &str) -> Self {
-        let to = ["--exporter", "otlp", "--otlp-exporter-protocol", "http", "--otlp-exporter-endpoint", url];
-        Self::with(&[&to[..], &["--otlp-exporter-compression", compression]].concat())
+    /// Starts it on free ports of loopback; it sends what it gets to `url` by OTLP/HTTP, with gzip: 0.0.1a15 does that whatever
+    /// `--otlp-exporter-compression` and `--otlp-exporter-traces-compression` say, also `none`.
+    pub fn relaying(url: &str) -> Self {
+        Self::with(&["--exporter", "otlp", "--otlp-exporter-protocol", "http", "--otlp-exporter-endpoint", url])
     }
 
     fn with(args: &[&str]) -> Self {

@@ -100,6 +100,8 @@ impl<'a> Lexer<'a> {
         let start = self.at;
         loop {
             match (self.peek(0), self.peek(1)) {
+                // Most tokens begin with this; neither white space nor a comment does.
+                (Some(b'0'..), _) => return self.at > start,
                 (Some(space), _) if space.is_ascii_whitespace() || space == 0x0b => self.at += 1,
                 (Some(b'-'), Some(b'-'))
                     if !self.is_mysql() || self.peek(2).is_none_or(|next| next <= b' ' || next == 0x7f) =>
@@ -232,9 +234,8 @@ impl<'a> Lexer<'a> {
     fn word(&mut self, before: Option<Backslash>) -> Kind {
         let start = self.at;
         self.skip_while(is_word);
-        let word = &self.text.as_bytes()[start..self.at];
-        let prefix = if let [letter] = word { letter.to_ascii_lowercase() } else { 0 };
-        match (prefix, self.peek(0), self.peek(1)) {
+        let [prefix] = self.text.as_bytes()[start..self.at] else { return Kind::Word };
+        match (prefix.to_ascii_lowercase(), self.peek(0), self.peek(1)) {
             (b'e', Some(b'\''), _) if !self.is_mysql() => self.literal(b'\'', Backslash::Escapes),
             (b'b' | b'x', Some(b'\''), _) => self.literal(b'\'', Backslash::Plain),
             (b'n', Some(b'\''), _) => self.literal(b'\'', before.unwrap_or(self.rules.backslash)),
@@ -310,6 +311,7 @@ impl<'a> Iterator for Lexer<'a> {
         let before = self.before.take().filter(|_| newline(&self.text.as_bytes()[space..start]));
         let mysql = self.is_mysql();
         let kind = match self.peek(0)? {
+            first if first.is_ascii_alphabetic() && !self.is_cql() => self.word(before),
             b'\'' => self.literal(b'\'', before.unwrap_or(self.rules.backslash)),
             b'"' if mysql => self.literal(b'"', self.rules.backslash),
             b'"' => self.name(b'"'),

@@ -8,7 +8,7 @@ use std::{
     fs::File,
     ops::Range,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, TryLockError,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
 };
@@ -81,6 +81,10 @@ impl Committer {
 /// Returns when the block is durable. A caller that goes away meanwhile changes nothing for the others.
 pub(super) async fn wait(inner: &Arc<Inner>, block: BlockId) -> Result<(), LogError> {
     let turn = Arc::clone(&inner.committer.turn).lock_owned().await;
+    // Mostly whoever had the turn before has forced this block too: then another thread need not be woken for it.
+    if let Some(known) = inner.known(block) {
+        return known;
+    }
     let forcing = Arc::clone(inner);
     let done = tokio::task::spawn_blocking(move || {
         let _turn = turn;
@@ -95,7 +99,23 @@ impl Inner {
             // Whom a failure concerns is asked below.
             let _ = self.sync_due(true);
         }
-        let failures = lock(&self.committer.failures);
+        self.outcome(&lock(&self.committer.failures), block)
+    }
+
+    /// What became of a block; nothing if that can only be known by waiting.
+    fn known(&self, block: BlockId) -> Option<Result<(), LogError>> {
+        if block.0 >= self.committer.settled.load(SeqCst) {
+            return None;
+        }
+        match self.committer.failures.try_lock() {
+            Ok(failures) => Some(self.outcome(&failures, block)),
+            Err(TryLockError::Poisoned(failures)) => Some(self.outcome(&failures.into_inner(), block)),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Of a block that is settled.
+    fn outcome(&self, failures: &[Range<u64>], block: BlockId) -> Result<(), LogError> {
         if failures.iter().any(|failed| failed.contains(&block.0)) {
             let cause = self.state().stats.last_error.clone();
             return Err(LogError::NotDurable { cause });

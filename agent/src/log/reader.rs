@@ -285,8 +285,10 @@ impl SegmentMeta {
 fn window(open: &Open) -> Result<Bytes, LogError> {
     let rest = usize::try_from(open.meta.bytes.saturating_sub(open.offset)).unwrap_or(usize::MAX);
     let bytes = read_at(open, rest.min(WINDOW_BYTES))?;
-    let mut walk = Walk::new(&bytes);
-    if bytes.len() == rest || walk.next().is_some() {
+    // A block that is there as a whole is checked later, and need not be twice.
+    let begins_whole = BlockHeader::parse(&bytes)
+        .is_some_and(|header| bytes.len() - BLOCK_HEADER_BYTES >= header.payload_bytes as usize);
+    if bytes.len() == rest || begins_whole || Walk::new(&bytes).next().is_some() {
         return Ok(bytes);
     }
     let wanted = match BlockHeader::parse(&bytes) {

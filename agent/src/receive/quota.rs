@@ -76,7 +76,7 @@ impl Bucket {
 
 /// Number of spans in a request; `None` if the bytes are no request.
 pub(super) fn span_count(request: &[u8]) -> Option<u64> {
-    wire::summary(request).ok().map(|summary| summary.spans.into())
+    wire::count_spans(request).ok()
 }
 
 #[cfg(test)]

@@ -187,12 +187,13 @@ fn print(modes: &[(&str, &str, Mode)], samples: &[Vec<Sample>]) {
         "sent again",
     ]);
     for ((_, label, mode), of_mode) in modes.iter().zip(samples) {
-        table.row(row(label, of_mode, of(Mode::ProstAlone), of(mode.rotel())));
+        let rotel = of(Mode::Rotel).filter(|_| mode.is_compressing());
+        table.row(row(label, of_mode, of(Mode::ProstAlone), rotel));
     }
     table.print();
     println!(
-        "*CPU-s*: utime + stime of the relaying process per million spans that it acknowledged. *Of rotel*: of rotel with the same \
-         compression (zstd: none). *Delivered*: at the sink until its last span came.\n"
+        "*CPU-s*: utime + stime of the relaying process per million spans that it acknowledged. *Of rotel*: only where both \
+         compress, since rotel always does. *Delivered*: at the sink until its last span came.\n"
     );
 }
 

@@ -32,19 +32,18 @@ pub enum Mode {
     Bytes,
     /// The same, decoded and encoded between.
     Prost,
-    /// rotel, with this compression.
-    Rotel(&'static str),
+    /// rotel, which always compresses.
+    Rotel,
     /// The agent, with these settings below `relay` and of the destination.
     Agent(&'static str, &'static str),
 }
 
 /// All of them: their names for `modes=`, and in the tables.
-pub const ALL: [(&str, &str, Mode); 12] = [
+pub const ALL: [(&str, &str, Mode); 11] = [
     ("prost", "prost decode and encode, no network", Mode::ProstAlone),
     ("bytes", "bytes handed on", Mode::Bytes),
     ("bytes_prost", "bytes handed on through prost", Mode::Prost),
-    ("rotel", "rotel", Mode::Rotel("none")),
-    ("rotel_gzip", "rotel, gzip", Mode::Rotel("gzip")),
+    ("rotel", "rotel, gzip", Mode::Rotel),
     ("agent", "agent as it ships", Mode::Agent("", "")),
     ("written", "agent, written", Mode::Agent(WRITTEN, "")),
     ("plain", "agent, no redaction", Mode::Agent(NO_REDACTION, "")),
@@ -72,12 +71,9 @@ impl Mode {
         matches!(self, Self::Agent(relay, _) if relay.contains("sampling"))
     }
 
-    /// The rotel to compare with.
-    pub fn rotel(self) -> Self {
-        match self {
-            Self::Rotel("gzip") | Self::Agent(_, "compression: gzip") => Self::Rotel("gzip"),
-            _ => Self::Rotel("none"),
-        }
+    /// Whether it compresses what it sends on.
+    pub fn is_compressing(self) -> bool {
+        self == Self::Rotel || matches!(self, Self::Agent(_, destination) if destination.contains("compression"))
     }
 
     /// Starts the relay and waits until it listens.
@@ -86,8 +82,8 @@ impl Mode {
             Self::ProstAlone => panic!("this is no relay"),
             Self::Bytes => forward(sink, false),
             Self::Prost => forward(sink, true),
-            Self::Rotel(compression) => {
-                let rotel = Rotel::relaying(&format!("http://{sink}"), compression);
+            Self::Rotel => {
+                let rotel = Rotel::relaying(&format!("http://{sink}"));
                 Relay { address: loopback(rotel.http_port()), running: Running::Rotel(rotel) }
             }
             Self::Agent(relay, destination) => agent(sink, relay, destination),
