@@ -7,12 +7,15 @@
 mod destination;
 mod disk;
 mod formats;
+mod grpc;
 mod kills;
 mod reload;
 mod rig;
+mod rotate;
 mod sdk;
 mod sender;
 mod sink;
+mod tls;
 
 use sender::Sender;
 use sink::Sink;
