@@ -9,6 +9,7 @@ mod disk;
 mod formats;
 mod grpc;
 mod kills;
+mod prometheus;
 mod reload;
 mod rig;
 mod rotate;
