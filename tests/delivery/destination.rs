@@ -49,6 +49,7 @@ fn outages_in_every_form() {
     through("302", refusing(302, "location: http://elsewhere/\r\n"));
     through("hang", Behaviour::Hang);
     through("broken answer", Behaviour::Break);
+    through("reset within the answer", Behaviour::Reset);
     through("slow", Behaviour::Slow(Duration::from_millis(150)));
 }
 

@@ -7,13 +7,17 @@
 mod destination;
 mod disk;
 mod formats;
+mod grpc;
 mod kills;
 mod late;
+mod prometheus;
 mod reload;
 mod rig;
+mod rotate;
 mod sdk;
 mod sender;
 mod sink;
+mod tls;
 
 use sender::Sender;
 use sink::Sink;

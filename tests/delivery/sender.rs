@@ -1,7 +1,6 @@
 //! A sender that keeps what was not acknowledged and sends it again: what an SDK with a queue does, over OTLP/HTTP.
 //!
-//! In: a rate and a number of spans. Out: which spans were acknowledged. Spans are numbered; the number is the second half of the
-//! trace id, behind [`MAGIC`], so that the sink finds it in whatever bytes arrive.
+//! In: a rate and a number of spans. Out: which spans were acknowledged. Spans are numbered (`spantap_tests::numbered`).
 
 use std::{
     io::BufReader,
@@ -14,10 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use spantap_tests::otlp::{self, attribute, export_request, fixed64, message};
+use spantap_tests::{numbered::request, otlp};
 
-/// First half of every trace id.
-pub const MAGIC: [u8; 8] = *b"\xc3\x9aspanta";
 /// Spans of a request.
 pub const REQUEST_SPANS: u64 = 100;
 /// When an answer counts as lost.
@@ -34,12 +31,18 @@ pub struct Sender {
 impl Sender {
     /// Sends spans 0 to `count` at `rate` per second, each request until it is acknowledged.
     pub fn start(address: SocketAddr, rate: u64, count: u64) -> Self {
+        Self::start_with("", address, rate, count)
+    }
+
+    /// With these header lines in each request; each line ends with `\r\n`.
+    pub fn start_with(headers: &'static str, address: SocketAddr, rate: u64, count: u64) -> Self {
         let (acknowledged, resent, stop) = (Arc::default(), Arc::default(), Arc::default());
         let run = Run {
             acknowledged: Arc::clone(&acknowledged),
             resent: Arc::clone(&resent),
             stop: Arc::clone(&stop),
             address,
+            headers,
         };
         let thread = Some(std::thread::spawn(move || run.all(rate, count)));
         Self { acknowledged, resent, stop, thread }
@@ -76,6 +79,7 @@ struct Run {
     resent: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     address: SocketAddr,
+    headers: &'static str,
 }
 
 impl Run {
@@ -86,7 +90,7 @@ impl Run {
             let due = start + Duration::from_secs_f64(first as f64 / rate as f64);
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
             let spans = REQUEST_SPANS.min(count - first);
-            let request = otlp::post(&request(first, spans));
+            let request = otlp::post_with(self.headers, &request(first, spans));
             while !self.stop.load(SeqCst) && !self.post(&mut connection, &request) {
                 self.resent.fetch_add(1, SeqCst);
                 std::thread::sleep(Duration::from_millis(20));
@@ -106,29 +110,4 @@ impl Run {
         }
         is_taken
     }
-}
-
-/// An `ExportTraceServiceRequest` with these spans, each with ten attributes, one of them sensitive.
-fn request(first: u64, count: u64) -> Vec<u8> {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
-    export_request("checkout", (first..first + count).map(|number| span(number, now)))
-}
-
-fn span(number: u64, now: u64) -> Vec<u8> {
-    let mut span = message(1, &[MAGIC, number.to_be_bytes()].concat());
-    span.extend(message(2, &(number + 1).to_be_bytes()));
-    span.extend(message(5, format!("GET /orders/{}", number % 50).as_bytes()));
-    span.extend(otlp::number(6, 2));
-    span.extend(fixed64(7, now));
-    span.extend(fixed64(8, now + 1_000_000));
-    for index in 0..9 {
-        span.extend(message(9, &attribute(&format!("app.key.{index}"), &format!("value {index} of {number}"))));
-    }
-    span.extend(message(9, &attribute("http.request.header.authorization", "Bearer hunter2")));
-    span
-}
-
-/// Where `needle` first is.
-pub fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack.windows(needle.len()).position(|window| window == needle)
 }

@@ -1,22 +1,27 @@
-//! A destination that counts what it takes and fails as it is told: OTLP/HTTP over TCP, one thread per connection.
+//! A destination that counts what it takes and fails as it is told: OTLP/HTTP over TCP, one thread per connection, or OTLP/gRPC.
 //!
-//! In: a [`Behaviour`]. Out: how often each numbered span was taken. A span counts only when the whole answer was written.
+//! In: a [`Behaviour`]. Out: how often each numbered span was taken. A span counts when the whole answer that says so begins.
+
+mod grpc;
+
+pub use grpc::RUNTIME;
 
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use spantap_tests::otlp;
-
-use crate::sender::{MAGIC, find};
+use spantap_tests::{
+    numbered::{find, numbers},
+    otlp,
+};
 
 /// What a request is answered with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,14 +30,18 @@ pub enum Behaviour {
     Take,
     /// This status with these header lines; each `\r\n` at its end.
     Refuse { status: u16, headers: String },
-    /// 400 if one of these spans is in it, else 200.
+    /// 429 or RESOURCE_EXHAUSTED, with the time to wait as `Retry-After` or RetryInfo.
+    Exhausted(Option<Duration>),
+    /// 400 or INVALID_ARGUMENT if one of these spans is in it, else 200.
     Poison(Vec<u64>),
     /// 200 with so many rejected spans.
     Partial(u8),
     /// Nothing, for as long as the connection lives.
     Hang,
-    /// Half an answer, then the end of the connection.
+    /// Half an answer, then the end of the connection; of gRPC, of the stream.
     Break,
+    /// Half an answer, then a reset of the connection (TCP's RST).
+    Reset,
     /// 200 after this.
     Slow(Duration),
     /// 401 unless this token comes.
@@ -41,13 +50,21 @@ pub enum Behaviour {
 
 /// A running sink.
 pub struct Sink {
+    scheme: &'static str,
     address: SocketAddr,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
+/// A behaviour, how many requests met it, and when the first did.
+struct Current {
+    behaviour: Behaviour,
+    met: u64,
+    first: Option<Instant>,
+}
+
 struct Shared {
-    behaviour: Mutex<Behaviour>,
+    current: Mutex<Current>,
     taken: Mutex<BTreeMap<u64, u32>>,
     /// Bytes that a redacted value stood in.
     leaks: AtomicU64,
@@ -57,12 +74,23 @@ struct Shared {
 }
 
 impl Sink {
-    /// On a free port.
+    /// OTLP/HTTP on a free port.
     pub fn start(behaviour: Behaviour) -> Self {
+        Self::listen("otlp+http", behaviour, |stream, shared| {
+            std::thread::spawn(move || shared.serve(stream));
+        })
+    }
+
+    /// OTLP/gRPC on a free port.
+    pub fn start_grpc(behaviour: Behaviour) -> Self {
+        Self::listen("otlp+grpc", behaviour, grpc::serve)
+    }
+
+    fn listen(scheme: &'static str, behaviour: Behaviour, serve: fn(TcpStream, Arc<Shared>)) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("bound");
         let shared = Arc::new(Shared {
-            behaviour: Mutex::new(behaviour),
+            current: Mutex::new(Current::new(behaviour)),
             taken: Mutex::default(),
             leaks: AtomicU64::new(0),
             requests: AtomicU64::new(0),
@@ -75,21 +103,35 @@ impl Sink {
                 if accepting.stop.load(SeqCst) {
                     return;
                 }
-                let shared = Arc::clone(&accepting);
-                std::thread::spawn(move || shared.serve(stream));
+                serve(stream, Arc::clone(&accepting));
             }
         });
-        Self { address, shared, thread: Some(thread) }
+        Self { scheme, address, shared, thread: Some(thread) }
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// Where it listens.
-    pub fn url(&self) -> String {
-        format!("otlp+http://{}/v1/traces", self.address)
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// How it answers from now on.
     pub fn set(&self, behaviour: Behaviour) {
-        *self.shared.behaviour.lock().expect("no panic") = behaviour;
+        *self.shared.current() = Current::new(behaviour);
+    }
+
+    /// Requests that met what was set last.
+    pub fn met(&self) -> u64 {
+        self.shared.current().met
+    }
+
+    /// When the first of them came.
+    pub fn first_met(&self) -> Option<Instant> {
+        self.shared.current().first
     }
 
     /// Whether connections are served from now on; else they are closed at once, also those that are there.
@@ -131,7 +173,17 @@ impl Drop for Sink {
     }
 }
 
+impl Current {
+    fn new(behaviour: Behaviour) -> Self {
+        Self { behaviour, met: 0, first: None }
+    }
+}
+
 impl Shared {
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().expect("no panic")
+    }
+
     fn serve(&self, mut stream: TcpStream) {
         // So that a thread notices when the sink closes.
         stream.set_read_timeout(Some(Duration::from_millis(100))).expect("a socket");
@@ -157,14 +209,16 @@ impl Shared {
     }
 
     fn answer(&self, stream: &mut TcpStream, head: &str, body: &[u8]) -> std::io::Result<()> {
-        self.requests.fetch_add(1, SeqCst);
-        self.leaks.fetch_add(find(body, b"hunter2").is_some().into(), SeqCst);
-        let numbers = numbers(body);
-        let behaviour = self.behaviour.lock().expect("no panic").clone();
+        let numbers = self.note(body);
+        let behaviour = self.behaviour();
         let ok = |body: &[u8]| otlp::answer(200, "content-type: application/x-protobuf\r\n", body);
         let (bytes, is_taken) = match behaviour {
             Behaviour::Take => (ok(b""), true),
             Behaviour::Refuse { status, headers } => (otlp::answer(status, &headers, b""), false),
+            Behaviour::Exhausted(after) => {
+                let headers = after.map(|after| format!("retry-after: {}\r\n", after.as_secs())).unwrap_or_default();
+                (otlp::answer(429, &headers, b""), false)
+            }
             Behaviour::Poison(poison) if numbers.iter().any(|number| poison.contains(number)) => {
                 (otlp::answer(400, "", b"poison"), false)
             }
@@ -172,7 +226,7 @@ impl Shared {
             // ExportTraceServiceResponse { partial_success: { rejected_spans } }
             Behaviour::Partial(rejected) => (ok(&[0x0a, 2, 0x08, rejected]), true),
             Behaviour::Hang => {
-                while self.is_open.load(SeqCst) && *self.behaviour.lock().expect("no panic") == Behaviour::Hang {
+                while self.hangs() {
                     std::thread::sleep(Duration::from_millis(10));
                 }
                 return Err(std::io::ErrorKind::TimedOut.into());
@@ -180,6 +234,11 @@ impl Shared {
             Behaviour::Break => {
                 stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-le")?;
                 return Err(std::io::ErrorKind::BrokenPipe.into());
+            }
+            Behaviour::Reset => {
+                reset_at_the_end(stream)?;
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n\x0a")?;
+                return Err(std::io::ErrorKind::ConnectionReset.into());
             }
             Behaviour::Slow(wait) => {
                 std::thread::sleep(wait);
@@ -189,20 +248,37 @@ impl Shared {
             Behaviour::Token(_) => (otlp::answer(401, "", b"expired"), false),
         };
         if is_taken {
-            let mut taken = self.taken.lock().expect("no panic");
-            numbers.into_iter().for_each(|number| *taken.entry(number).or_default() += 1);
+            self.take(numbers);
         }
         stream.write_all(&bytes)
     }
+
+    /// Counts the request; gives the numbers of its spans.
+    fn note(&self, body: &[u8]) -> Vec<u64> {
+        self.requests.fetch_add(1, SeqCst);
+        self.leaks.fetch_add(find(body, b"hunter2").is_some().into(), SeqCst);
+        numbers(body)
+    }
+
+    /// What a request meets now.
+    fn behaviour(&self) -> Behaviour {
+        let mut current = self.current();
+        current.met += 1;
+        current.first.get_or_insert_with(Instant::now);
+        current.behaviour.clone()
+    }
+
+    fn hangs(&self) -> bool {
+        self.is_open.load(SeqCst) && self.current().behaviour == Behaviour::Hang
+    }
+
+    fn take(&self, numbers: Vec<u64>) {
+        let mut taken = self.taken.lock().expect("no panic");
+        numbers.into_iter().for_each(|number| *taken.entry(number).or_default() += 1);
+    }
 }
 
-fn numbers(body: &[u8]) -> Vec<u64> {
-    let mut numbers = Vec::new();
-    let mut rest = body;
-    while let Some(at) = find(rest, &MAGIC) {
-        let Some(number) = rest[at + 8..].first_chunk() else { break };
-        numbers.push(u64::from_be_bytes(*number));
-        rest = &rest[at + 16..];
-    }
-    numbers
+/// Closing the connection resets it, whatever is still to be sent.
+fn reset_at_the_end(stream: &TcpStream) -> std::io::Result<()> {
+    socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO))
 }

@@ -9,6 +9,7 @@ mod bench;
 mod build;
 mod cgroup;
 mod doctor;
+mod off;
 mod repo;
 mod run;
 mod setup;
@@ -50,6 +51,8 @@ enum Task {
     Doctor,
     /// Boots Debian kernels under QEMU and runs the guest check, or a command, in them.
     Vm(vm::VmArgs),
+    /// Switches each feature of docs/reference-coverage.md off in a copy of the sources; the test that proves it must fail.
+    Off(off::OffArgs),
     /// The benchmark of the tests crate: CPU per request with the agent off, attached and selecting.
     Bench(bench::BenchArgs),
 }
@@ -76,6 +79,7 @@ fn task() -> Result<()> {
         Task::Tidy => tidy::tidy(&repo),
         Task::Doctor => doctor::doctor(&repo),
         Task::Vm(args) => vm::vm(&repo, &args),
+        Task::Off(args) => off::off(&repo, &args),
         Task::Bench(args) => bench::bench(&repo, &args),
     }
 }

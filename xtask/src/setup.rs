@@ -56,6 +56,7 @@ pub const TEST_PACKAGES: &[Package] = &[
     package("g++", "compiles libFuzzer"),
     package("binutils", "strips the agent for virtual machines"),
     package("qemu-system-x86", "virtual machines"),
+    package("prometheus", "scrapes the agent; checks its figures and rules (promtool)"),
     package("busybox-static", "virtual machines"),
     package("xz-utils", "unpacks package lists"),
     program("kubectl", "kubernetes-client", "checks deploy/kubernetes (kubectl kustomize)"),

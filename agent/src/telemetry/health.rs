@@ -104,15 +104,26 @@ fn answer(request: &Request<Incoming>, facts: &dyn Facts) -> Response<Full<Bytes
         "/metrics" => {
             // Counts in databases and files: may wait for a disk.
             let snapshot = tokio::task::block_in_place(|| facts.snapshot());
-            let mut response = text(StatusCode::OK, metrics::render(snapshot));
-            let kind = http::HeaderValue::from_static(metrics::CONTENT_TYPE);
-            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            let open = metrics::render(snapshot);
+            let (body, kind) = if asks_for_open_metrics(request) {
+                (open, metrics::CONTENT_TYPE)
+            } else {
+                (metrics::plain(&open), metrics::PLAIN_CONTENT_TYPE)
+            };
+            let mut response = text(StatusCode::OK, body);
+            response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
             response
         }
         "/healthz" => state(facts.healthy()),
         "/readyz" => state(facts.ready()),
         _ => text(StatusCode::NOT_FOUND, "/metrics, /healthz or /readyz\n".into()),
     }
+}
+
+/// Prometheus and OpenTelemetry's collector do.
+fn asks_for_open_metrics(request: &Request<Incoming>) -> bool {
+    let accepted = request.headers().get_all(header::ACCEPT);
+    accepted.iter().any(|value| value.to_str().is_ok_and(|value| value.contains("application/openmetrics-text")))
 }
 
 fn text(status: StatusCode, text: String) -> Response<Full<Bytes>> {
@@ -146,11 +157,15 @@ mod tests {
     }
 
     async fn check(line: &str, status: &str, part: &str) {
+        check_with("", line, status, part).await;
+    }
+
+    async fn check_with(headers: &str, line: &str, status: &str, part: &str) {
         let server = Server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let address = server.address();
         let serving = tokio::spawn(server.serve(Arc::new(Starting)));
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = format!("{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let request = format!("{line} HTTP/1.1\r\nhost: x\r\n{headers}connection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -161,7 +176,11 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn each_path_gives_its_answer() {
         check("GET /metrics", "200", "spantap_spans_generated_total 42\n").await;
-        check("GET /metrics", "200", "content-type: application/openmetrics-text").await;
+        check("GET /metrics", "200", "# TYPE spantap_spans_generated_total counter\n").await;
+        check("GET /metrics", "200", "content-type: text/plain; version=0.0.4").await;
+        let accept = "accept: application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5\r\n";
+        check_with(accept, "GET /metrics", "200", "content-type: application/openmetrics-text").await;
+        check_with(accept, "GET /metrics", "200", "# TYPE spantap_spans_generated counter\n").await;
         check("GET /healthz", "200", "ok\n").await;
         check("GET /readyz", "503", "hooks are not attached yet\n").await;
         check("GET /", "404", "/metrics").await;

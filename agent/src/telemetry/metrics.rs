@@ -3,7 +3,7 @@
 //! In: a [`Snapshot`], taken by the wiring at each scrape. Out: text. Called by [`super::health`]. Counts nothing itself:
 //! each figure is counted once, where it arises.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use crate::{
     export::{Counts, LATENCY_BOUNDS},
@@ -85,6 +85,8 @@ pub struct DestinationFigures {
 
 /// Media type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Media type of [`plain`]'s text.
+pub const PLAIN_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The snapshot as text.
 pub fn render(snapshot: Snapshot) -> String {
@@ -94,6 +96,23 @@ pub fn render(snapshot: Snapshot) -> String {
     // Writing to a string does not fail.
     let _ = text::encode(&mut text, &registry);
     text
+}
+
+/// The same text in the older format of Prometheus (0.0.4), for those who do not ask for OpenMetrics: a counter is described by the name
+/// of its sample there, and units and the end are not told.
+pub fn plain(text: &str) -> String {
+    let counter = |line: &str| line.strip_prefix("# TYPE ")?.strip_suffix(" counter").map(str::to_owned);
+    let counters: HashSet<String> = text.lines().filter_map(counter).collect();
+    let mut plain = String::with_capacity(text.len());
+    for line in text.lines().filter(|line| *line != "# EOF" && !line.starts_with("# UNIT ")) {
+        let words: Vec<&str> = line.splitn(4, ' ').collect();
+        match words[..] {
+            ["#", word, name, rest] if counters.contains(name) => plain += &format!("# {word} {name}_total {rest}"),
+            _ => plain += line,
+        }
+        plain.push('\n');
+    }
+    plain
 }
 
 type Labels = Vec<(&'static str, String)>;
@@ -199,8 +218,9 @@ impl Snapshot {
         let outcomes = [("applied", self.reloads.applied), ("refused", self.reloads.refused)];
         let rows = outcomes.map(|(outcome, count)| (vec![("outcome", outcome.to_owned())], count));
         counters(to, "config_reloads", "Changes of the configuration while running", rows.to_vec())?;
-        let cpu_ms = vec![(vec![], self.cpu_ns / 1_000_000)];
-        counters(to, "cpu_milliseconds", "CPU time of the agent itself", cpu_ms)?;
+        let mut cpu =
+            to.encode_descriptor("cpu", "CPU time of the agent itself", Some(&Unit::Seconds), MetricType::Counter)?;
+        cpu.encode_counter::<NoLabelSet, _, u64>(&(self.cpu_ns as f64 / 1e9), None)?;
         gauges(to, "resident_memory_bytes", "Resident memory of the agent", vec![(vec![], self.memory_bytes)])
     }
 
@@ -254,7 +274,7 @@ impl Snapshot {
         let mut family =
             to.encode_descriptor("destination_request_duration", help, Some(&unit), MetricType::Histogram)?;
         for DestinationFigures { counts, .. } in &self.destinations {
-            let bounds = LATENCY_BOUNDS.into_iter().chain([f64::MAX]);
+            let bounds = LATENCY_BOUNDS.into_iter().chain([f64::INFINITY]);
             let buckets: Vec<(f64, u64)> = bounds.zip(counts.latency).collect();
             let labels = [("destination", counts.name.as_str())];
             let sum = counts.latency_sum.as_secs_f64();
@@ -330,6 +350,7 @@ mod tests {
             Snapshot {
                 spans_generated: 10,
                 records_decoded: 99,
+                cpu_ns: 1_500_000_000,
                 kernel_losses: vec![KernelLossCount { reason: "ring_full", cpu: 3, count: 7 }],
                 losses: vec![("flow_evicted".into(), 5)],
                 hooks: vec![("sys_exit".into(), false)],
@@ -357,7 +378,9 @@ mod tests {
                 "spantap_destination_request_duration_seconds_sum{destination=\"otlp+grpc://\\\"h\\\"\"} 1.5",
                 "spantap_destination_request_duration_seconds_count{destination=\"otlp+grpc://\\\"h\\\"\"} 3",
                 "spantap_destination_request_duration_seconds_bucket{le=\"1.0\",destination=\"otlp+grpc://\\\"h\\\"\"} 2",
+                "spantap_destination_request_duration_seconds_bucket{le=\"+Inf\",destination=\"otlp+grpc://\\\"h\\\"\"} 3",
                 "spantap_destination_failing{destination=\"otlp+grpc://\\\"h\\\"\"} 1",
+                "spantap_cpu_seconds_total 1.5",
                 "spantap_budget_cpu_ppm 50000",
                 "spantap_budget_level 2",
                 "spantap_budget_sheds_total 3",
@@ -403,6 +426,13 @@ mod tests {
             let unknown: Vec<&String> = asked.difference(&known).collect();
             assert!(asked.len() > 10 && unknown.is_empty(), "{}: {unknown:?}", path.display());
         }
+    }
+
+    #[test]
+    fn the_older_format_describes_counters_by_their_samples() {
+        let text = "# HELP a_b Of it\n# TYPE a_b counter\na_b_total{x=\"# EOF\"} 1\n# HELP c_s What\n# TYPE c_s gauge\n# UNIT c_s s\nc_s 2\n# EOF\n";
+        let expected = "# HELP a_b_total Of it\n# TYPE a_b_total counter\na_b_total{x=\"# EOF\"} 1\n# HELP c_s What\n# TYPE c_s gauge\nc_s 2\n";
+        assert_eq!(plain(text), expected);
     }
 
     #[test]

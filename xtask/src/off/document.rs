@@ -1,0 +1,65 @@
+//! Rows of `docs/reference-coverage.md` and the tests that they name.
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+/// Tests by row. Rows of the list of mistakes are numbers, others a letter and a number.
+pub struct Document(BTreeMap<String, Vec<String>>);
+
+impl Document {
+    /// Reads the tables.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+        Ok(Self::parse(&text))
+    }
+
+    /// A row is a line `| NAME | … |`; its tests are what stands in backticks and has `::`.
+    fn parse(text: &str) -> Self {
+        let row = |line: &str| {
+            let name = line.strip_prefix('|')?.split('|').next()?.trim();
+            let number = name.trim_start_matches(['F', 'M']);
+            let is_row = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+            let tests = line.split('`').skip(1).step_by(2).filter(|word| word.contains("::") || word.starts_with('…'));
+            is_row.then(|| (name.to_owned(), tests.map(str::to_owned).collect()))
+        };
+        Self(text.lines().filter_map(row).collect())
+    }
+
+    /// Whether the row names the test: in full, as `path::*`, or with a part replaced by `…`.
+    pub fn check(&self, row: &str, test: &str) -> Result<()> {
+        let named = self.0.get(row).with_context(|| format!("the document has no row {row}"))?;
+        let fits = |name: &String| match (name.strip_suffix('*'), name.split_once('…')) {
+            (Some(begin), _) => test.starts_with(begin),
+            (None, Some((begin, end))) => test.starts_with(begin) && test.ends_with(end),
+            (None, None) => name == test,
+        };
+        ensure!(named.iter().any(fits), "row {row} does not name {test}, only {named:?}");
+        Ok(())
+    }
+
+    /// Rows that are not among these.
+    pub fn rows_without(&self, rows: &[&str]) -> Vec<&str> {
+        self.0.keys().map(String::as_str).filter(|row| !rows.contains(row)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Document;
+
+    #[test]
+    fn rows_name_their_tests() {
+        let document = Document::parse(
+            "| | failure |\n|---|---|\n| F1 | x | `a::b`, `c::*`, `…_e` |\n| 17 | y | `a::begin_…` |\nno `d::row`\n",
+        );
+        for test in ["a::b", "c::anything::else", "x::d_e"] {
+            document.check("F1", test).unwrap();
+        }
+        document.check("17", "a::begin_and_end").unwrap();
+        assert!(document.check("F1", "a::c").is_err());
+        assert!(document.check("F2", "a::b").is_err());
+        assert_eq!(document.rows_without(&["F1"]), ["17"]);
+    }
+}
