@@ -7,15 +7,14 @@ use spantap_tests::{
     agent::repository,
     clock::poll,
     process::{Launch, Process},
+    python,
     temp::{TempDir, free_port},
 };
 
 use crate::rig::{BOUND, Relay};
 
-fn python(folder: &TempDir, name: &str, arguments: &[&str]) -> Process {
-    let python = repository().join(".cache/venv/bin/python");
-    assert!(python.exists(), "`cargo xtask setup --tests` installs what this test needs");
-    Launch::new(python)
+fn python(environment: &str, folder: &TempDir, name: &str, arguments: &[&str]) -> Process {
+    Launch::new(python::program_of(environment, "python"))
         .args(arguments)
         .stdout_to(&folder.join(&format!("{name}.out")))
         .stderr_to(&folder.join(&format!("{name}.err")))
@@ -40,10 +39,10 @@ fn other_formats_say_the_same_as_otlp_to_code_of_others() {
         "",
     );
     let agent = "import sys; from ddapm_test_agent.agent import main; main(sys.argv[1:])";
-    let _datadog = python(&folder, "datadog", &["-c", agent, "--port", &datadog_port.to_string()]);
+    let _datadog = python("venv-datadog", &folder, "datadog", &["-c", agent, "--port", &datadog_port.to_string()]);
     let script = repository().join("tests/delivery/formats.py").display().to_string();
     let (intake, port, datadog_port) = (relay.address().to_string(), port.to_string(), datadog_port.to_string());
-    let mut judge = python(&folder, "judge", &[&script, &intake, &port, &datadog_port, &file]);
+    let mut judge = python("venv", &folder, "judge", &[&script, &intake, &port, &datadog_port, &file]);
     let status = poll(BOUND, || judge.ended());
     let said = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
     let all = format!("{}{}{}{}", said("judge.out"), said("judge.err"), said("datadog.err"), relay.messages());

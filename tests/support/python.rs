@@ -11,7 +11,12 @@ pub fn script(text: &str) -> Launch {
 
 /// A program of that environment: Python, or what a package brought.
 pub fn program(name: &str) -> PathBuf {
-    let path = repository().join(".cache/venv/bin").join(name);
+    program_of("venv", name)
+}
+
+/// A program of another environment, of packages that do not go together with the others.
+pub fn program_of(environment: &str, name: &str) -> PathBuf {
+    let path = repository().join(".cache").join(environment).join("bin").join(name);
     assert!(path.exists(), "{} is not there; `cargo xtask setup --tests` installs it", path.display());
     path
 }

@@ -2,6 +2,7 @@
 //!
 //! In: a Debian 12 with a stable Rust. Out: a toolchain for the kernel programs, bpf-linker in `.cache/`, and for tests the real
 //! servers and tools. Run twice, it does nothing the second time.
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -78,9 +79,12 @@ const PYTHON_PACKAGES: &[(&str, &str)] = &[
     ("opentelemetry-exporter-otlp-proto-grpc", "sends them"),
     ("opentelemetry-exporter-otlp-proto-http", "sends them"),
     ("opentelemetry-exporter-zipkin-json", "sends them, and says what Zipkin wants of the spans that the tests export"),
-    ("ddapm-test-agent", "Datadog's test double of its agent, which the tests export to"),
     ("opentelemetry-exporter-jaeger-thrift", "reads what the tests export to Jaeger: generated code of its Thrift"),
 ];
+
+/// What needs other versions of what the above need: an environment for each, and what is in it.
+const PYTHON_APART: &[(&str, &[(&str, &str)])] =
+    &[("venv-datadog", &[("ddapm-test-agent", "Datadog's test double of its agent, which the tests export to")])];
 
 /// What only the tests of further servers start (`cargo xtask test --only servers`), on top of the above.
 const SERVER_PACKAGES: &[Package] = &[
@@ -113,7 +117,10 @@ pub fn setup(repo: &Repo, args: &SetupArgs) -> Result<()> {
     if args.tests {
         components()?;
         apt::install(TEST_PACKAGES)?;
-        python(repo, PYTHON_PACKAGES)?;
+        python(repo, "venv", PYTHON_PACKAGES)?;
+        for (environment, packages) in PYTHON_APART {
+            python(repo, environment, packages)?;
+        }
         println!("setup: tools for the tests are there");
     }
     Ok(())
@@ -122,7 +129,7 @@ pub fn setup(repo: &Repo, args: &SetupArgs) -> Result<()> {
 /// Installs what the tests of further servers start; `cargo xtask setup --tests` does not.
 pub fn servers(repo: &Repo) -> Result<()> {
     apt::install(SERVER_PACKAGES)?;
-    python(repo, SERVER_PYTHON_PACKAGES)?;
+    python(repo, "venv", SERVER_PYTHON_PACKAGES)?;
     node(repo)
 }
 
@@ -164,10 +171,16 @@ fn components() -> Result<()> {
     Ok(())
 }
 
-/// The Python environment in `.cache/venv`, with what the tests start.
-fn python(repo: &Repo, packages: &[(&str, &str)]) -> Result<()> {
-    let venv = repo.cache("venv");
+/// A Python environment in `.cache/`, with what the tests start. One that an earlier set-up left with packages that do not go together
+/// is made anew.
+fn python(repo: &Repo, environment: &str, packages: &[(&str, &str)]) -> Result<()> {
+    let venv = repo.cache(environment);
     let pip = venv.join("bin/pip");
+    let is_sound = || shell::succeeds(Command::new(&pip).args(["--quiet", "check"]));
+    if pip.is_file() && !is_sound() {
+        println!("  {}: its packages do not go together, it is made anew", repo.shown(&venv));
+        fs::remove_dir_all(&venv).with_context(|| format!("cannot remove {}", repo.shown(&venv)))?;
+    }
     let missing: Vec<_> = packages.iter().filter(|(name, _)| !has_python_package(&pip, name)).collect();
     if missing.is_empty() {
         return Ok(());
@@ -178,7 +191,11 @@ fn python(repo: &Repo, packages: &[(&str, &str)]) -> Result<()> {
     if !pip.is_file() {
         shell::run(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(&venv))?;
     }
-    shell::run(Command::new(&pip).args(["install", "--quiet"]).args(missing.iter().map(|(name, _)| name)))
+    shell::run(Command::new(&pip).args(["install", "--quiet"]).args(missing.iter().map(|(name, _)| name)))?;
+    if !is_sound() {
+        bail!("packages in {} do not go together: `{} check` says which", repo.shown(&venv), repo.shown(&pip));
+    }
+    Ok(())
 }
 
 /// Packages of Node in `.cache/npm`.
