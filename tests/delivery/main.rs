@@ -8,6 +8,8 @@ mod destination;
 mod disk;
 mod formats;
 mod grpc;
+mod judge;
+mod kafka;
 mod kills;
 mod late;
 mod prometheus;

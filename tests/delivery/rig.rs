@@ -88,6 +88,11 @@ impl Relay {
         self.address
     }
 
+    /// Its configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.folder.join("spantap.yaml")
+    }
+
     /// Its log.
     pub fn data(&self) -> &Path {
         &self.data

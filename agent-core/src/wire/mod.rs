@@ -3,7 +3,7 @@
 //! In: the protobuf bytes of an `ExportTraceServiceRequest`, which are also those of a `TracesData` (both are
 //! `repeated ResourceSpans resource_spans = 1`). Out: what is asked of them, and edited copies in which everything that was not
 //! meant is byte for byte what it was, in its order, fields from newer versions of the protocol too. Called by [`crate::relay`], by
-//! the span log (index) and by the exporter (bisecting). Never: decodes into objects, allocates per field, panics.
+//! the span log (index) and by the exporter (bisecting, by trace). Never: decodes into objects, allocates per field, panics.
 //!
 //! Malformed is what protobuf's own readers refuse: a length beyond its message, a varint of more than 64 bits, an unknown wire
 //! type, a group without end, a known field with another wire type. A field that occurs twice counts as its last one.
@@ -12,6 +12,7 @@ mod edit;
 mod field;
 mod span;
 mod split;
+mod traces;
 
 pub(crate) use self::{
     edit::Editor,
@@ -22,6 +23,7 @@ pub use self::{
     field::{GROUP_DEPTH_MAX, Malformed},
     span::{Attribute, Attributes, Kind, Scanned, SpanView, Spans, StatusCode, Value, spans},
     split::split,
+    traces::{TraceSpans, by_trace},
 };
 pub use crate::relay::{Shape, ShapeCounts};
 

@@ -67,6 +67,53 @@ fn a_view_says_what_stands_in_the_fields() {
 }
 
 #[test]
+fn a_request_is_taken_apart_by_trace_and_nothing_is_lost() {
+    let mut whole = request(&[&[3, 1], &[2], &[]]);
+    for (number, span) in
+        whole.resource_spans.iter_mut().flat_map(|r| &mut r.scope_spans).flat_map(|s| &mut s.spans).enumerate()
+    {
+        span.trace_id = vec![number as u8 % 3; 16];
+    }
+    let bytes = whole.encode_to_vec();
+    let traces = by_trace(&bytes).unwrap();
+    let counts: Vec<_> = traces.iter().map(|trace| (trace.trace_id[0], trace.spans)).collect();
+    assert_eq!(counts, [(0, 2), (1, 2), (2, 2)]);
+    for trace in &traces {
+        let decoded = decode(&trace.request);
+        for resource in &decoded.resource_spans {
+            assert_eq!(resource.resource.as_ref().unwrap().dropped_attributes_count, 3);
+            assert!(resource.scope_spans.iter().all(|scope| scope.schema_url == "schema" && !scope.spans.is_empty()));
+        }
+        let of = |request: &ExportTraceServiceRequest| -> Vec<Span> {
+            let spans = request.resource_spans.iter().flat_map(|r| &r.scope_spans).flat_map(|s| &s.spans);
+            spans.filter(|span| span.trace_id == trace.trace_id).cloned().collect()
+        };
+        assert_eq!(of(&decoded), of(&whole));
+        assert_eq!(u64::from(summary(&trace.request).unwrap().spans), of(&whole).len() as u64);
+    }
+    assert_eq!(by_trace(&[]), Ok(vec![]));
+    assert!(by_trace(&bytes[..bytes.len() - 1]).is_err());
+}
+
+#[test]
+fn what_is_not_understood_stays_in_each_trace() {
+    let unknown = [0xf8, 0x07, 5];
+    let mut span = Vec::new();
+    put_bytes(&mut span, field_number::span::TRACE_ID, &[7; 16]);
+    span.extend(unknown);
+    let mut other = Vec::new();
+    put_bytes(&mut other, field_number::span::TRACE_ID, &[8; 16]);
+    let (mut scope, mut resource, mut request) = (unknown.to_vec(), unknown.to_vec(), Vec::new());
+    put_bytes(&mut scope, field_number::scope_spans::SPANS, &span);
+    put_bytes(&mut scope, field_number::scope_spans::SPANS, &other);
+    put_bytes(&mut resource, field_number::resource_spans::SCOPE_SPANS, &scope);
+    put_bytes(&mut request, field_number::request::RESOURCE_SPANS, &resource);
+    let traces = by_trace(&request).unwrap();
+    let count = |bytes: &[u8]| bytes.windows(3).filter(|window| *window == unknown).count();
+    assert_eq!(traces.iter().map(|trace| count(&trace.request)).collect::<Vec<_>>(), [3, 2]);
+}
+
+#[test]
 fn a_request_is_split_between_any_two_spans() {
     let whole = request(&[&[2, 1], &[3]]);
     let bytes = whole.encode_to_vec();

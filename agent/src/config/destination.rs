@@ -40,13 +40,13 @@ pub struct Destination {
     /// Who the agent is. Unlike `headers`, what it is read from may change while the agent runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
-    /// Encoding of OTLP/HTTP; the other formats have but one.
+    /// Encoding of OTLP by HTTP or in Kafka's records; the others have but one.
     #[serde(default)]
     pub encoding: Encoding,
     /// Compression of requests, or of files that are full. Zipkin knows only gzip, a Datadog agent none.
     #[serde(default)]
     pub compression: Compression,
-    /// 1 to 9 for gzip, 1 to 22 for zstd; quick by default. gRPC has no choice.
+    /// 1 to 9 for gzip, 1 to 22 for zstd; quick by default. gRPC and Kafka have no choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression_level: Option<u32>,
     /// How segments are shown.
@@ -67,6 +67,9 @@ pub struct Destination {
     /// When a file is full, and what happens then; for `file:` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<Rotation>,
+    /// How the agent says to Kafka's brokers who it is; for `kafka:` and `kafka+tls:` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kafka: Option<Kafka>,
     /// When a request is full.
     #[serde(default, deserialize_with = "super::or_default")]
     pub batch: Batch,
@@ -182,6 +185,29 @@ pub struct Rotation {
     pub keep: u32,
 }
 
+/// What only Kafka knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Kafka {
+    /// How user name and password (`auth.basic`) are shown. A token (`auth.bearer`, `auth.oauth2`) is always shown by OAUTHBEARER.
+    pub sasl: Sasl,
+}
+
+/// A mechanism of SASL (RFC 4422) for user name and password.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Sasl {
+    /// The password itself is sent (RFC 4616): with TLS only.
+    #[default]
+    Plain,
+    /// Only a proof of the password is sent (RFC 7677).
+    #[serde(rename = "scram_sha_256")]
+    ScramSha256,
+    /// The same with a longer hash.
+    #[serde(rename = "scram_sha_512")]
+    ScramSha512,
+}
+
 /// How a span's segments are shown. Each span has them in its attributes either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -295,6 +321,7 @@ impl Destination {
             proxy: None,
             proxy_auth: None,
             file: None,
+            kafka: None,
             batch: Batch::default(),
             retry: Retry::default(),
             concurrency: concurrency_default(),

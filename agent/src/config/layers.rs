@@ -186,12 +186,25 @@ fn value_of(path: &str, text: &str) -> Result<Value, String> {
     let schema = schema();
     let place = path.split('.').fold(schema.as_value(), |place, key| &place["properties"][key]);
     if path == "export.destinations" {
-        return Ok(text.split(',').map(|url| json!({ "url": url.trim() })).collect());
+        return Ok(urls(text).into_iter().map(|url| json!({ "url": url })).collect());
     }
     if place["type"] == "array" {
         return text.split(',').map(|item| scalar(item.trim(), &place["items"]["type"])).collect();
     }
     scalar(text, &place["type"])
+}
+
+/// URLs between commas; what has no scheme is a further host of the one before.
+fn urls(text: &str) -> Vec<String> {
+    let mut urls: Vec<String> = Vec::new();
+    for piece in text.split(',').map(str::trim) {
+        let is_whole = piece.contains("://") || piece.starts_with("file:");
+        match urls.last_mut() {
+            Some(url) if !is_whole => *url = format!("{url},{piece}"),
+            _ => urls.push(piece.to_owned()),
+        }
+    }
+    urls
 }
 
 fn scalar(text: &str, kind: &Value) -> Result<Value, String> {
@@ -284,7 +297,7 @@ mod tests {
                 ("SPANTAP_CAPTURE_SELECT_ALL", "true"),
                 ("SPANTAP_LOG_MAX_BYTES", "64MiB"),
                 ("SPANTAP_METRICS_ADDRESS", "127.0.0.1:9464"),
-                ("SPANTAP_EXPORT", "otlp+grpc://a:1,otlp+http://b:2"),
+                ("SPANTAP_EXPORT", "otlp+grpc://a:1,kafka://b:2, c/t,file:/d"),
                 ("SPANTAP_REDACTION_PATHS", "keep"),
                 ("SPANTAP_SOCKET", ""),
             ]),
@@ -295,8 +308,8 @@ mod tests {
         assert!(config.capture.select_all);
         assert_eq!(config.log.max_bytes, Size::mib(64));
         assert_eq!(config.metrics.address.unwrap().port(), 9464);
-        assert_eq!(config.export.destinations.len(), 2);
-        assert_eq!(config.export.destinations[1].name, "otlp+http://b:2/v1/traces");
+        let names: Vec<_> = config.export.destinations.iter().map(|to| to.name.as_str()).collect();
+        assert_eq!(names, ["otlp+grpc://a:1", "kafka://b:2,c:9092/t", "file:/d"]);
         assert_eq!(config.redaction.paths, Paths::Keep);
         assert_eq!(config.socket, Config::default().socket);
     }

@@ -27,6 +27,8 @@ pub enum Transport {
     Http,
     /// Lines of OTLP JSON in a file.
     File,
+    /// Records of a topic, by Kafka's protocol.
+    Kafka,
 }
 
 /// A destination URL, for example `otlp+grpc://collector:4317` or `file:/var/log/spans.jsonl`.
@@ -42,7 +44,9 @@ pub struct Url {
     pub host: String,
     /// Port; 0 for a file.
     pub port: u16,
-    /// Path of HTTP requests, with the query; empty for gRPC. Of a file its absolute path.
+    /// Further `host:port` of the same cluster, where there is one.
+    pub others: Vec<String>,
+    /// Path of HTTP requests, with the query; empty for gRPC. Of a file its absolute path; of Kafka `/` and the topic.
     pub path: String,
 }
 
@@ -67,7 +71,7 @@ const fn scheme(
 }
 
 /// With the ports and paths that the protocols' own receivers have.
-const SCHEMES: [Scheme; 12] = [
+const SCHEMES: [Scheme; 14] = [
     scheme("otlp+grpc", Protocol::Otlp, Transport::Grpc, false, 4317, ""),
     scheme("otlp+grpcs", Protocol::Otlp, Transport::Grpc, true, 4317, ""),
     scheme("otlp+http", Protocol::Otlp, Transport::Http, false, 4318, "/v1/traces"),
@@ -80,6 +84,8 @@ const SCHEMES: [Scheme; 12] = [
     scheme("jaeger+https", Protocol::Jaeger, Transport::Http, true, 14268, "/api/traces"),
     scheme("datadog+http", Protocol::Datadog, Transport::Http, false, 8126, "/v0.4/traces"),
     scheme("datadog+https", Protocol::Datadog, Transport::Http, true, 8126, "/v0.4/traces"),
+    scheme("kafka", Protocol::Otlp, Transport::Kafka, false, 9092, ""),
+    scheme("kafka+tls", Protocol::Otlp, Transport::Kafka, true, 9093, ""),
 ];
 
 const FILE: &str = "file:";
@@ -96,8 +102,28 @@ impl Url {
         Self { path: path.to_owned(), ..self.clone() }.to_string()
     }
 
+    /// `host:port` of all places that are named.
+    pub fn places(&self) -> Vec<String> {
+        let first = format!("{}:{}", self.host, self.port);
+        std::iter::once(first).chain(self.others.iter().cloned()).collect()
+    }
+
+    /// The path without the `/` that it begins with: the name of a topic.
+    pub fn name(&self) -> &str {
+        self.path.trim_start_matches('/')
+    }
+
     pub(super) fn scheme(&self) -> &'static str {
-        let same = |s: &&Scheme| (s.protocol, s.transport, s.tls) == (self.protocol, self.transport, self.tls);
+        self.scheme_with(self.tls)
+    }
+
+    /// The scheme for the same by TLS.
+    pub(super) fn scheme_by_tls(&self) -> &'static str {
+        self.scheme_with(true)
+    }
+
+    fn scheme_with(&self, tls: bool) -> &'static str {
+        let same = |s: &&Scheme| (s.protocol, s.transport, s.tls) == (self.protocol, self.transport, tls);
         SCHEMES.iter().find(same).map_or("", |scheme| scheme.name)
     }
 }
@@ -116,29 +142,71 @@ impl FromStr for Url {
         let Some(scheme) = SCHEMES.iter().find(|known| known.name == name) else {
             return Err(bad(&format!("unknown scheme `{name}`, did you mean `{}`?", meant(name))));
         };
-        let uri: http::Uri = format!("http://{rest}").parse().map_err(|cause| bad(&format!("{cause}")))?;
-        let authority = uri.authority().filter(|a| !a.host().is_empty()).ok_or_else(|| bad("the host is missing"))?;
-        if authority.as_str().contains('@') {
+        let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+        if authority.contains('@') {
             // Without the text: it has the password.
             return Err("a destination has user and password in its URL, where they do not belong; use `auth`".into());
         }
-        if authority.as_str().len() > authority.host().len() && authority.port_u16().is_none() {
-            return Err(bad("the port is not a number from 0 to 65535"));
+        let has_many = scheme.transport == Transport::Kafka;
+        let places: Vec<_> = authority
+            .split(',')
+            .map(|one| place(one, scheme.port))
+            .collect::<Result<_, _>>()
+            .map_err(|cause| bad(&cause))?;
+        let [(host, port), others @ ..] = &places[..] else { return Err(bad("the host is missing")) };
+        if !others.is_empty() && !has_many {
+            return Err(bad("it has one host"));
         }
-        let path = match uri.path_and_query().map_or("", |p| p.as_str()) {
-            "" | "/" => scheme.path,
-            _ if scheme.transport == Transport::Grpc => return Err(bad("gRPC has no path")),
-            path => path,
-        };
         Ok(Self {
             protocol: scheme.protocol,
             transport: scheme.transport,
             tls: scheme.tls,
-            host: authority.host().to_owned(),
-            port: authority.port_u16().unwrap_or(scheme.port),
-            path: path.to_owned(),
+            host: host.clone(),
+            port: *port,
+            others: others.iter().map(|(host, port)| format!("{host}:{port}")).collect(),
+            path: scheme.path_of(path).map_err(|cause| bad(&cause))?,
         })
     }
+}
+
+impl Scheme {
+    /// The path of a URL with this one, as it is used.
+    fn path_of(&self, path: &str) -> Result<String, String> {
+        match (self.transport, path) {
+            (Transport::Kafka, path) => topic(path),
+            (_, "" | "/") => Ok(self.path.to_owned()),
+            (Transport::Grpc, _) => Err("gRPC has no path".into()),
+            (_, path) => {
+                let uri: http::Uri = path.parse().map_err(|cause| format!("{cause}"))?;
+                Ok(uri.path_and_query().map_or_else(String::new, ToString::to_string))
+            }
+        }
+    }
+}
+
+/// Host and port of `host:port`.
+fn place(text: &str, port: u16) -> Result<(String, u16), String> {
+    let authority: http::uri::Authority = text.parse().map_err(|_| "the host is missing or no host".to_owned())?;
+    let host = authority.host();
+    if host.is_empty() {
+        return Err("the host is missing".into());
+    }
+    if text.len() > host.len() && authority.port_u16().is_none() {
+        return Err("the port is not a number from 0 to 65535".into());
+    }
+    Ok((host.to_owned(), authority.port_u16().unwrap_or(port)))
+}
+
+/// `/` and the name of a topic, which Kafka limits to these characters.
+fn topic(path: &str) -> Result<String, String> {
+    let name = path.trim_start_matches('/');
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if name.is_empty() || name.len() > 249 || !name.bytes().all(legal) || matches!(name, "." | "..") {
+        return Err(
+            "write the topic behind the host: kafka://HOST:PORT/TOPIC; letters, digits, `.`, `_` and `-`".into()
+        );
+    }
+    Ok(format!("/{name}"))
 }
 
 /// `/path` or `///path`, as file URLs are written (RFC 8089).
@@ -148,7 +216,8 @@ fn file(path: &str) -> Result<Url, String> {
         return Err("write the absolute path of a file: file:/var/log/spantap/spans.jsonl".into());
     }
     let (protocol, transport) = (Protocol::Otlp, Transport::File);
-    Ok(Url { protocol, transport, tls: false, host: String::new(), port: 0, path: path.to_owned() })
+    let others = Vec::new();
+    Ok(Url { protocol, transport, tls: false, host: String::new(), port: 0, others, path: path.to_owned() })
 }
 
 /// The scheme that looks most like `given`, or has a part that does.
@@ -166,7 +235,7 @@ impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.transport {
             Transport::File => write!(f, "{FILE}{}", self.path),
-            _ => write!(f, "{}://{}:{}{}", self.scheme(), self.host, self.port, self.path),
+            _ => write!(f, "{}://{}{}", self.scheme(), self.places().join(","), self.path),
         }
     }
 }
@@ -191,11 +260,12 @@ impl JsonSchema for Url {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
-            "pattern": "^((otlp|jaeger)\\+grpcs?://|(otlp|zipkin|jaeger|datadog)\\+https?://|file:)",
+            "pattern": "^((otlp|jaeger)\\+grpcs?://|(otlp|zipkin|jaeger|datadog)\\+https?://|kafka(\\+tls)?://|file:)",
             "examples": [
                 "otlp+grpc://localhost:4317",
                 "otlp+https://collector.example:4318/v1/traces",
                 "zipkin+http://localhost:9411/api/v2/spans",
+                "kafka://broker-1:9092,broker-2:9092/spans",
                 "file:/var/log/spantap/spans.jsonl",
             ],
         })
@@ -229,6 +299,8 @@ mod tests {
         check("jaeger+grpc://h", Ok("jaeger+grpc://h:14250"));
         check("jaeger+https://h", Ok("jaeger+https://h:14268/api/traces"));
         check("datadog+http://h", Ok("datadog+http://h:8126/v0.4/traces"));
+        check("kafka://h/otlp_spans", Ok("kafka://h:9092/otlp_spans"));
+        check("kafka+tls://a,b:1,[::1]/t.1-x", Ok("kafka+tls://a:9093,b:1,[::1]:9093/t.1-x"));
         check("file:/a/b.jsonl", Ok("file:/a/b.jsonl"));
         check("file:///a/b.jsonl", Ok("file:/a/b.jsonl"));
     }
@@ -243,6 +315,13 @@ mod tests {
         check("otlp+grpc://", Err("not a destination"));
         check("otlp+grpc://host:99999", Err("port"));
         check("otlp+grpc://host:4317/v1/traces", Err("no path"));
+        check("otlp+http://a,b/", Err("one host"));
+        check("kafka+ssl://h/t", Err("did you mean `kafka+tls`"));
+        check("kafk://h/t", Err("did you mean `kafka`"));
+        for topic in ["kafka://h", "kafka://h/", "kafka://h/a/b", "kafka://h/a?b", "kafka://h/..", "kafka://h/ü"] {
+            check(topic, Err("topic behind the host"));
+        }
+        check("kafka://a,/t", Err("host"));
         for path in ["file:spans.jsonl", "file://host/spans", "file:/folder/", "file:"] {
             check(path, Err("absolute path of a file"));
         }

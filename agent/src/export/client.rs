@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{ExportError, file::FileClient, grpc::GrpcClient, http::HttpClient, retry::Outcome};
+use super::{ExportError, file::FileClient, grpc::GrpcClient, http::HttpClient, kafka::KafkaClient, retry::Outcome};
 use crate::config::{Destination, Transport};
 
 /// How requests say who sends them.
@@ -16,6 +16,7 @@ pub(super) enum Client {
     Grpc(Box<GrpcClient>),
     Http(Box<HttpClient>),
     File(FileClient),
+    Kafka(Box<KafkaClient>),
 }
 
 impl Client {
@@ -24,6 +25,7 @@ impl Client {
             Transport::Grpc => Self::Grpc(Box::new(GrpcClient::new(destination)?)),
             Transport::Http => Self::Http(Box::new(HttpClient::new(destination)?)),
             Transport::File => Self::File(FileClient::new(destination)),
+            Transport::Kafka => Self::Kafka(Box::new(KafkaClient::new(destination)?)),
         })
     }
 
@@ -33,6 +35,7 @@ impl Client {
             Self::Grpc(client) => client.send(body, key).await,
             Self::Http(client) => client.send(body, key).await,
             Self::File(client) => client.send(body).await,
+            Self::Kafka(client) => client.send(body, key).await,
         }
     }
 }

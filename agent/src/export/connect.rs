@@ -53,7 +53,7 @@ pub(super) struct Target {
     pub proxy: Option<String>,
     pub proxy_auth: Option<Basic>,
     pub timeout: Duration,
-    /// Name of the protocol within TLS (ALPN): `h2` or `http/1.1`.
+    /// Name of the protocol within TLS (ALPN): `h2` or `http/1.1`; empty where the protocol has no such name.
     pub alpn: &'static str,
 }
 
@@ -214,7 +214,9 @@ fn tls(target: &Target, files: &Files) -> Result<ClientConfig, ExportError> {
         }
         _ => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![target.alpn.as_bytes().to_vec()];
+    if !target.alpn.is_empty() {
+        config.alpn_protocols = vec![target.alpn.as_bytes().to_vec()];
+    }
     Ok(config)
 }
 

@@ -204,6 +204,7 @@ impl Line {
                 Outcome::Delivered { rejected, message } => {
                     return Some(Err(format!("{rejected} spans refused: {message}")));
                 }
+                Outcome::Partly { spans, cause, .. } => return Some(Err(format!("{spans} spans refused: {cause}"))),
                 Outcome::Never { cause } | Outcome::TooLarge { cause } => return Some(Err(cause)),
                 Outcome::Again { .. } => {}
             }
@@ -223,6 +224,12 @@ impl Line {
                     }
                     self.stats.count_delivered(part.spans, rejected);
                     return Some(Sent::Taken { rejected });
+                }
+                Outcome::Partly { refused, spans, cause } => {
+                    let spans = spans.min(part.spans);
+                    self.bury(&Part::new(part.key.clone(), refused, spans), spans, &cause, stop).await?;
+                    self.stats.count_delivered(part.spans, spans);
+                    return Some(Sent::Taken { rejected: spans });
                 }
                 Outcome::Never { cause } => {
                     let halves = if may_split && self.should_split(part) { halves(part) } else { None };
@@ -259,7 +266,7 @@ impl Line {
                 pass.failed(*after);
                 self.trouble(cause);
             }
-            Outcome::Delivered { .. } | Outcome::Never { .. } | Outcome::TooLarge { .. } => {
+            Outcome::Delivered { .. } | Outcome::Partly { .. } | Outcome::Never { .. } | Outcome::TooLarge { .. } => {
                 if let Some(failed_for) = pass.succeeded() {
                     self.pace.returned(failed_for);
                     info!(destination = self.stats.name(), ?failed_for, "destination answers again");

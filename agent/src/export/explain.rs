@@ -57,6 +57,7 @@ pub(super) fn explain(origin: &str, error: &(dyn Error + 'static)) -> String {
 
 fn next_step(text: &str) -> Option<&'static str> {
     let any = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
+    let ends = ["invalid size", "invalid http version", "preface", "broken pipe", "reset by peer", "closed before"];
     if any(&["connection refused"]) {
         Some("nothing listens there: start the collector or correct the URL")
     } else if any(&["dns error", "failed to lookup", "name or service not known"]) {
@@ -77,8 +78,9 @@ fn next_step(text: &str) -> Option<&'static str> {
         Some("the certificate is for another name: use that name in the URL")
     } else if any(&["corrupt message", "invalidcontenttype", "wrong version number"]) {
         Some("it does not speak TLS there: write the scheme without the s at its end")
-    } else if any(&["invalid size", "invalid http version", "preface", "broken pipe", "reset by peer", "closed before"])
-    {
+    } else if any(&["to kafka://"]) && (any(&ends) || any(&["early eof", "message too large", "message size"])) {
+        Some("if that stays, it wants credentials (`auth`) or TLS (kafka+tls), or is no broker")
+    } else if any(&ends) {
         Some("if that stays, it speaks the other protocol: OTLP/gRPC is usually on port 4317, OTLP/HTTP on 4318")
     } else if any(&["network is unreachable", "no route to host"]) {
         Some("this host has no route there: correct the URL or the routing")

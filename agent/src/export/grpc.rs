@@ -81,7 +81,7 @@ impl GrpcClient {
     async fn send_all(&self, request: Bytes, key: &str) -> Outcome {
         // tonic compresses.
         let mut parts = match self.format.prepare(&request, Compressor::new(Compression::None, None)).await {
-            Ok(posts) => Parts::new(key, posts),
+            Ok(posts) => Parts::new(posts),
             Err(cause) => return Outcome::Never { cause },
         };
         while let Some(post) = parts.next() {

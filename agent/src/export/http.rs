@@ -24,7 +24,7 @@ use super::{
     retry::{AgainKind, Outcome, retry_after},
     secrets, taken,
 };
-use crate::config::{Destination, Encoding, Protocol};
+use crate::config::{Destination, Protocol};
 
 /// Longest answer that is read. An answer is a few bytes; the specification asks for a limit.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
@@ -36,7 +36,7 @@ const TRACE_COUNT: header::HeaderName = header::HeaderName::from_static("x-datad
 pub(super) struct HttpClient {
     client: Renewed<Client<Connector, Full<Bytes>>>,
     auth: Auth,
-    unfinished: Unfinished,
+    unfinished: Unfinished<Parts>,
     protocol: Protocol,
     format: Format,
     compressor: Compressor,
@@ -55,7 +55,7 @@ impl HttpClient {
             url: destination.url.to_string(),
             cause: cause.to_string(),
         })?;
-        let format = format(destination);
+        let format = Format::of(destination);
         let compressor = Compressor::new(destination.compression, destination.compression_level);
         let headers = headers(destination, format, compressor)?;
         let client = Renewed::new(Target::new(destination, "http/1.1"), |connector| {
@@ -83,22 +83,24 @@ impl HttpClient {
         let mut parts = match self.unfinished.take(key) {
             Some(parts) => parts,
             None => match self.format.prepare(&request, self.compressor).await {
-                Ok(posts) => Parts::new(key, posts),
+                Ok(posts) => Parts::new(posts),
                 Err(cause) => return Outcome::Never { cause },
             },
         };
         while let Some(post) = parts.next() {
             // Kept before it is known: whoever waits may give up.
-            self.unfinished.keep(&parts);
+            if parts.are_several() {
+                self.unfinished.keep(key, parts.clone());
+            }
             let outcome = self.auth.attempt(|authorization| self.post(post, key, authorization)).await;
             if let Some(outcome) = parts.settle(outcome) {
                 if !matches!(outcome, Outcome::Again { .. }) {
-                    self.unfinished.forget(&parts);
+                    self.unfinished.take(key);
                 }
                 return outcome;
             }
         }
-        self.unfinished.forget(&parts);
+        self.unfinished.take(key);
         parts.outcome()
     }
 
@@ -163,16 +165,6 @@ impl HttpClient {
                 Outcome::Again { kind, after, cause: with_hint(cause, kind, head.status, self.protocol) }
             }
         }
-    }
-}
-
-fn format(destination: &Destination) -> Format {
-    match destination.url.protocol {
-        Protocol::Zipkin => Format::Zipkin,
-        Protocol::Jaeger => Format::JaegerThrift,
-        Protocol::Datadog => Format::Datadog,
-        Protocol::Otlp if destination.encoding == Encoding::Json => Format::OtlpJson,
-        Protocol::Otlp => Format::Otlp,
     }
 }
 

@@ -14,8 +14,6 @@ const UNFINISHED_MAX: usize = 64;
 /// A request, and what is left of it.
 #[derive(Clone)]
 pub(super) struct Parts {
-    /// Names the spans: the same in every attempt.
-    key: String,
     left: VecDeque<Post>,
     several: bool,
     any_taken: bool,
@@ -26,10 +24,15 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    pub(super) fn new(key: &str, posts: Posts) -> Self {
+    pub(super) fn new(posts: Posts) -> Self {
         let several = posts.posts.len() > 1;
         let (left, left_out) = (posts.posts.into(), posts.left_out);
-        Self { key: key.to_owned(), left, several, any_taken: false, rejected: 0, messages: Vec::new(), left_out }
+        Self { left, several, any_taken: false, rejected: 0, messages: Vec::new(), left_out }
+    }
+
+    /// Whether a part of it can be taken without the rest.
+    pub(super) fn are_several(&self) -> bool {
+        self.several
     }
 
     /// What to send next.
@@ -68,35 +71,31 @@ impl Parts {
     }
 }
 
-/// Requests of which some bodies were taken, until the rest is.
-#[derive(Default)]
-pub(super) struct Unfinished(Mutex<VecDeque<Parts>>);
+/// Requests of which a part was taken, until the rest is: what is left of them, by their key.
+pub(super) struct Unfinished<T>(Mutex<VecDeque<(String, T)>>);
 
-impl Unfinished {
+impl<T> Default for Unfinished<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T> Unfinished<T> {
     /// What is left of the request of this key.
-    pub(super) fn take(&self, key: &str) -> Option<Parts> {
+    pub(super) fn take(&self, key: &str) -> Option<T> {
         let mut all = lock(&self.0);
-        let place = all.iter().position(|parts| parts.key == key)?;
-        all.remove(place)
+        let place = all.iter().position(|(other, _)| other == key)?;
+        all.remove(place).map(|(_, left)| left)
     }
 
-    /// Remembers a request of several bodies.
-    pub(super) fn keep(&self, parts: &Parts) {
-        if !parts.several {
-            return;
-        }
-        self.forget(parts);
+    /// Remembers what is left now.
+    pub(super) fn keep(&self, key: &str, left: T) {
+        self.take(key);
         let mut all = lock(&self.0);
         if all.len() == UNFINISHED_MAX {
             all.pop_front();
         }
-        all.push_back(parts.clone());
-    }
-
-    pub(super) fn forget(&self, parts: &Parts) {
-        if parts.several {
-            self.take(&parts.key);
-        }
+        all.push_back((key.to_owned(), left));
     }
 }
 
@@ -104,9 +103,9 @@ impl Unfinished {
 mod tests {
     use super::{super::retry::AgainKind, *};
 
-    fn parts(key: &str, bodies: u64) -> Parts {
+    fn parts(bodies: u64) -> Parts {
         let post = |n: u64| Post { body: vec![n as u8].into(), spans: n, traces: 0 };
-        Parts::new(key, Posts { posts: (1..=bodies).map(post).collect(), left_out: 0 })
+        Parts::new(Posts { posts: (1..=bodies).map(post).collect(), left_out: 0 })
     }
 
     fn taken() -> Outcome {
@@ -120,9 +119,9 @@ mod tests {
     #[test]
     fn only_what_is_left_is_sent_again() {
         let unfinished = Unfinished::default();
-        let mut first = parts("a", 3);
+        let mut first = parts(3);
         assert_eq!(first.settle(taken()), None);
-        unfinished.keep(&first);
+        unfinished.keep("a", first.clone());
         let again = Outcome::again(AgainKind::Unavailable, "busy".into());
         assert_eq!(first.settle(again.clone()), Some(again));
         assert!(unfinished.take("b").is_none());
@@ -135,19 +134,19 @@ mod tests {
 
     #[test]
     fn bodies_that_are_refused_for_good_count_as_rejected_unless_all_are() {
-        let mut some = parts("a", 2);
+        let mut some = parts(2);
         assert_eq!((some.settle(taken()), some.settle(never())), (None, None));
         assert_eq!(some.outcome(), Outcome::Delivered { rejected: 2, message: "no".into() });
-        let mut all = parts("a", 2);
+        let mut all = parts(2);
         assert_eq!((all.settle(never()), all.settle(never())), (None, None));
         assert_eq!(all.outcome(), Outcome::Never { cause: "no; no".into() });
-        assert_eq!(parts("a", 1).settle(never()), Some(never()));
+        assert_eq!(parts(1).settle(never()), Some(never()));
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
         let unfinished = Unfinished::default();
-        (0..=UNFINISHED_MAX).for_each(|number| unfinished.keep(&parts(&number.to_string(), 2)));
+        (0..=UNFINISHED_MAX).for_each(|number| unfinished.keep(&number.to_string(), parts(2)));
         assert!(unfinished.take("0").is_none());
         assert!(unfinished.take("1").is_some());
     }

@@ -44,7 +44,9 @@ pub async fn probe(destination: &Destination) -> Result<Probe, ExportError> {
     let outcome = client.send(request().encode_to_vec().into(), &format!("probe-{}", unix_ns())).await;
     let (is_taken, trouble, message) = match outcome {
         Outcome::Delivered { rejected: 0, message } => (true, "", message),
-        Outcome::Delivered { message, .. } | Outcome::Never { cause: message } => (false, "refused", message),
+        Outcome::Delivered { message, .. }
+        | Outcome::Partly { cause: message, .. }
+        | Outcome::Never { cause: message } => (false, "refused", message),
         Outcome::TooLarge { cause } => (false, "size", cause),
         Outcome::Again { kind, cause, .. } => (false, word(kind), cause),
     };

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
+
 use crate::config::Retry;
 
 /// Longest wait that a destination can ask for.
@@ -16,6 +18,15 @@ pub(super) enum Outcome {
         rejected: u64,
         /// What the destination says about it; empty if nothing.
         message: String,
+    },
+    /// Taken, except for these spans, which are refused for good.
+    Partly {
+        /// The spans, as a request.
+        refused: Bytes,
+        /// How many.
+        spans: u64,
+        /// Cause.
+        cause: String,
     },
     /// Not taken, may be sent again.
     Again {

@@ -1,7 +1,7 @@
 //! Destinations: limits, and what does not go together.
 
 use super::Check;
-use crate::config::{Auth, Basic, Compression, Destination, Encoding, HeaderValue, OAuth2, Protocol, Transport};
+use crate::config::{Auth, Basic, Compression, Destination, Encoding, HeaderValue, Kafka, OAuth2, Protocol, Transport};
 
 /// Set by the protocols themselves.
 const RESERVED_HEADERS: [&str; 6] = ["content-type", "content-length", "content-encoding", "host", "te", "user-agent"];
@@ -38,6 +38,7 @@ impl Check<'_> {
             self.auth(&path("auth"), auth, destination);
         }
         self.file(at, destination);
+        self.kafka(at, destination);
     }
 
     fn headers(&mut self, at: &str, destination: &Destination) {
@@ -58,9 +59,9 @@ impl Check<'_> {
     fn body(&mut self, at: &str, destination: &Destination) {
         let (protocol, transport) = (destination.url.protocol, destination.url.transport);
         let json = destination.encoding == Encoding::Json;
-        let has_encodings = (protocol, transport) == (Protocol::Otlp, Transport::Http);
+        let has_encodings = protocol == Protocol::Otlp && matches!(transport, Transport::Http | Transport::Kafka);
         self.require(!json || has_encodings, &format!("{at}.encoding"), || {
-            format!("{} has but one encoding; json is for otlp+http and otlp+https", destination.url)
+            format!("{} has but one encoding; json is for otlp+http, otlp+https and kafka", destination.url)
         });
         let compression = destination.compression;
         let known = match protocol {
@@ -74,7 +75,8 @@ impl Check<'_> {
         });
         let Some(level) = destination.compression_level else { return };
         let path = format!("{at}.compression_level");
-        self.require(transport != Transport::Grpc, &path, || "gRPC has no choice of level".into());
+        let has_levels = !matches!(transport, Transport::Grpc | Transport::Kafka);
+        self.require(has_levels, &path, || "gRPC and Kafka have no choice of level".into());
         let max = match compression {
             Compression::None => 0,
             Compression::Gzip => 9,
@@ -90,7 +92,7 @@ impl Check<'_> {
         let tls = &destination.tls;
         for (key, file) in [("ca_file", &tls.ca_file), ("cert_file", &tls.cert_file), ("key_file", &tls.key_file)] {
             self.require(file.is_none() || destination.url.tls, &format!("{at}.{key}"), || {
-                format!("{} does not use TLS; write {}s://", destination.url, destination.url.scheme())
+                format!("{} does not use TLS; write {}://", destination.url, destination.url.scheme_by_tls())
             });
         }
         self.require(tls.cert_file.is_some() == tls.key_file.is_some(), at, || {
@@ -153,6 +155,16 @@ impl Check<'_> {
         self.require(!oauth2.client_id.is_empty(), &format!("{at}.client_id"), || "must not be empty".into());
     }
 
+    fn kafka(&mut self, at: &str, destination: &Destination) {
+        let Some(kafka) = &destination.kafka else { return };
+        let is_kafka = destination.url.transport == Transport::Kafka;
+        self.require(is_kafka, &format!("{at}.kafka"), || format!("{} is not Kafka", destination.url));
+        let has_password = destination.auth.as_ref().is_some_and(|auth| auth.basic.is_some());
+        self.require(*kafka == Kafka::default() || has_password, &format!("{at}.kafka.sasl"), || {
+            "is of no use without `auth.basic`".into()
+        });
+    }
+
     fn file(&mut self, at: &str, destination: &Destination) {
         if !destination.is_file() {
             let path = format!("{at}.file");
@@ -202,7 +214,7 @@ mod tests {
         one("otlp+http://h", "encoding: json, compression: zstd, compression_level: 22", &[]);
         one("otlp+grpc://h", "encoding: json", &["has but one encoding"]);
         one("otlp+grpc://h", "compression: zstd", &[]);
-        one("otlp+grpc://h", "compression: gzip, compression_level: 1", &["gRPC has no choice"]);
+        one("otlp+grpc://h", "compression: gzip, compression_level: 1", &["no choice of level"]);
         one("otlp+http://h", "compression: gzip, compression_level: 10", &["from 1 to 9"]);
         one("otlp+http://h", "compression_level: 1", &["no use without `compression`"]);
         one("zipkin+http://h", "compression: gzip", &[]);
@@ -211,6 +223,8 @@ mod tests {
         one("file:/a", "compression: zstd, file: { keep: 1 }", &[]);
         one("otlp+http://h", "file: { keep: 1 }", &["is no file"]);
         one("file:/a", "headers: { a: b }", &["neither headers"]);
+        one("kafka://h/t", "encoding: json, compression: zstd, headers: { a: b }", &[]);
+        one("kafka://h/t", "compression: gzip, compression_level: 1", &["no choice of level"]);
     }
 
     #[test]
@@ -235,6 +249,11 @@ mod tests {
         one(grpc, "auth: { basic: { username: 'u:', password: { file: /p } } }", &["colon"]);
         one(grpc, "auth: { bearer: { file: /t } }, headers: { Authorization: x }", &["give one of them"]);
         one("file:/a", "auth: { bearer: { file: /t } }", &["no credentials"]);
+        let basic = "auth: { basic: { username: u, password: { file: /p } } }";
+        one("kafka+tls://h/t", &format!("{basic}, kafka: {{ sasl: scram_sha_512 }}"), &[]);
+        one("kafka://h/t", "kafka: { sasl: scram_sha_256 }", &["no use without `auth.basic`"]);
+        one(grpc, "kafka: { sasl: plain }", &["is not Kafka"]);
+        one("kafka://h/t", "tls: { ca_file: /ca }", &["write kafka+tls://"]);
         one(grpc, "auth: { bearer: { fil: /t } }", &["did you mean `file`"]);
         one(grpc, "auth: { beare: { file: /t } }", &["did you mean `bearer`"]);
     }

@@ -13,6 +13,7 @@ use opentelemetry_proto::tonic::{
 use prost::Message;
 
 use super::{blocking, compress::Compressor};
+use crate::config::{Destination, Encoding, Protocol};
 
 mod datadog;
 mod datadog_names;
@@ -61,6 +62,17 @@ pub(super) struct Posts {
 }
 
 impl Format {
+    /// Of what is sent to a destination; Jaeger's by gRPC is another.
+    pub(super) fn of(destination: &Destination) -> Self {
+        match destination.url.protocol {
+            Protocol::Zipkin => Self::Zipkin,
+            Protocol::Jaeger => Self::JaegerThrift,
+            Protocol::Datadog => Self::Datadog,
+            Protocol::Otlp if destination.encoding == Encoding::Json => Self::OtlpJson,
+            Protocol::Otlp => Self::Otlp,
+        }
+    }
+
     /// The bodies for a request.
     ///
     /// # Errors
