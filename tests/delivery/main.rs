@@ -12,6 +12,7 @@ mod judge;
 mod kafka;
 mod kills;
 mod late;
+mod nats;
 mod prometheus;
 mod reload;
 mod rig;

@@ -40,7 +40,7 @@ pub struct Destination {
     /// Who the agent is. Unlike `headers`, what it is read from may change while the agent runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
-    /// Encoding of OTLP by HTTP or in Kafka's records; the others have but one.
+    /// Encoding of OTLP by HTTP, in Kafka's records or NATS's messages; the others have but one.
     #[serde(default)]
     pub encoding: Encoding,
     /// Compression of requests, or of files that are full. Zipkin knows only gzip, a Datadog agent none.

@@ -29,6 +29,8 @@ pub enum Transport {
     File,
     /// Records of a topic, by Kafka's protocol.
     Kafka,
+    /// Messages of a subject that a JetStream stream stores, by NATS.
+    Nats,
 }
 
 /// A destination URL, for example `otlp+grpc://collector:4317` or `file:/var/log/spans.jsonl`.
@@ -46,7 +48,8 @@ pub struct Url {
     pub port: u16,
     /// Further `host:port` of the same cluster, where there is one.
     pub others: Vec<String>,
-    /// Path of HTTP requests, with the query; empty for gRPC. Of a file its absolute path; of Kafka `/` and the topic.
+    /// Path of HTTP requests, with the query; empty for gRPC. Of a file its absolute path; of Kafka and NATS `/` and the topic or
+    /// subject.
     pub path: String,
 }
 
@@ -71,7 +74,7 @@ const fn scheme(
 }
 
 /// With the ports and paths that the protocols' own receivers have.
-const SCHEMES: [Scheme; 14] = [
+const SCHEMES: [Scheme; 16] = [
     scheme("otlp+grpc", Protocol::Otlp, Transport::Grpc, false, 4317, ""),
     scheme("otlp+grpcs", Protocol::Otlp, Transport::Grpc, true, 4317, ""),
     scheme("otlp+http", Protocol::Otlp, Transport::Http, false, 4318, "/v1/traces"),
@@ -86,6 +89,8 @@ const SCHEMES: [Scheme; 14] = [
     scheme("datadog+https", Protocol::Datadog, Transport::Http, true, 8126, "/v0.4/traces"),
     scheme("kafka", Protocol::Otlp, Transport::Kafka, false, 9092, ""),
     scheme("kafka+tls", Protocol::Otlp, Transport::Kafka, true, 9093, ""),
+    scheme("nats", Protocol::Otlp, Transport::Nats, false, 4222, ""),
+    scheme("nats+tls", Protocol::Otlp, Transport::Nats, true, 4222, ""),
 ];
 
 const FILE: &str = "file:";
@@ -108,7 +113,7 @@ impl Url {
         std::iter::once(first).chain(self.others.iter().cloned()).collect()
     }
 
-    /// The path without the `/` that it begins with: the name of a topic.
+    /// The path without the `/` that it begins with: the name of a topic or subject.
     pub fn name(&self) -> &str {
         self.path.trim_start_matches('/')
     }
@@ -147,7 +152,7 @@ impl FromStr for Url {
             // Without the text: it has the password.
             return Err("a destination has user and password in its URL, where they do not belong; use `auth`".into());
         }
-        let has_many = scheme.transport == Transport::Kafka;
+        let has_many = matches!(scheme.transport, Transport::Kafka | Transport::Nats);
         let places: Vec<_> = authority
             .split(',')
             .map(|one| place(one, scheme.port))
@@ -174,6 +179,7 @@ impl Scheme {
     fn path_of(&self, path: &str) -> Result<String, String> {
         match (self.transport, path) {
             (Transport::Kafka, path) => topic(path),
+            (Transport::Nats, path) => subject(path),
             (_, "" | "/") => Ok(self.path.to_owned()),
             (Transport::Grpc, _) => Err("gRPC has no path".into()),
             (_, path) => {
@@ -204,6 +210,19 @@ fn topic(path: &str) -> Result<String, String> {
     if name.is_empty() || name.len() > 249 || !name.bytes().all(legal) || matches!(name, "." | "..") {
         return Err(
             "write the topic behind the host: kafka://HOST:PORT/TOPIC; letters, digits, `.`, `_` and `-`".into()
+        );
+    }
+    Ok(format!("/{name}"))
+}
+
+/// `/` and a subject that can be published to: words between dots, without wildcards.
+fn subject(path: &str) -> Result<String, String> {
+    let name = path.trim_start_matches('/');
+    let is_word =
+        |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_graphic() && !b"*>?".contains(&byte));
+    if !name.split('.').all(is_word) {
+        return Err(
+            "write the subject behind the host: nats://HOST:PORT/SUBJECT; words between dots, without wildcards".into(),
         );
     }
     Ok(format!("/{name}"))
@@ -260,12 +279,13 @@ impl JsonSchema for Url {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
-            "pattern": "^((otlp|jaeger)\\+grpcs?://|(otlp|zipkin|jaeger|datadog)\\+https?://|kafka(\\+tls)?://|file:)",
+            "pattern": "^((otlp|jaeger)\\+grpcs?://|(otlp|zipkin|jaeger|datadog)\\+https?://|(kafka|nats)(\\+tls)?://|file:)",
             "examples": [
                 "otlp+grpc://localhost:4317",
                 "otlp+https://collector.example:4318/v1/traces",
                 "zipkin+http://localhost:9411/api/v2/spans",
                 "kafka://broker-1:9092,broker-2:9092/spans",
+                "nats://localhost:4222/spans",
                 "file:/var/log/spantap/spans.jsonl",
             ],
         })
@@ -301,6 +321,8 @@ mod tests {
         check("datadog+http://h", Ok("datadog+http://h:8126/v0.4/traces"));
         check("kafka://h/otlp_spans", Ok("kafka://h:9092/otlp_spans"));
         check("kafka+tls://a,b:1,[::1]/t.1-x", Ok("kafka+tls://a:9093,b:1,[::1]:9093/t.1-x"));
+        check("nats://a,b:1/otlp.spans", Ok("nats://a:4222,b:1/otlp.spans"));
+        check("nats+tls://h/spans", Ok("nats+tls://h:4222/spans"));
         check("file:/a/b.jsonl", Ok("file:/a/b.jsonl"));
         check("file:///a/b.jsonl", Ok("file:/a/b.jsonl"));
     }
@@ -322,6 +344,9 @@ mod tests {
             check(topic, Err("topic behind the host"));
         }
         check("kafka://a,/t", Err("host"));
+        for subject in ["nats://h", "nats://h/a..b", "nats://h/a.*", "nats://h/>", "nats://h/a b"] {
+            check(subject, Err("subject behind the host"));
+        }
         for path in ["file:spans.jsonl", "file://host/spans", "file:/folder/", "file:"] {
             check(path, Err("absolute path of a file"));
         }

@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 
-use super::{ExportError, file::FileClient, grpc::GrpcClient, http::HttpClient, kafka::KafkaClient, retry::Outcome};
+use super::{
+    ExportError, file::FileClient, grpc::GrpcClient, http::HttpClient, kafka::KafkaClient, nats::NatsClient,
+    retry::Outcome,
+};
 use crate::config::{Destination, Transport};
 
 /// How requests say who sends them.
@@ -17,6 +20,7 @@ pub(super) enum Client {
     Http(Box<HttpClient>),
     File(FileClient),
     Kafka(Box<KafkaClient>),
+    Nats(Box<NatsClient>),
 }
 
 impl Client {
@@ -26,6 +30,7 @@ impl Client {
             Transport::Http => Self::Http(Box::new(HttpClient::new(destination)?)),
             Transport::File => Self::File(FileClient::new(destination)),
             Transport::Kafka => Self::Kafka(Box::new(KafkaClient::new(destination)?)),
+            Transport::Nats => Self::Nats(Box::new(NatsClient::new(destination)?)),
         })
     }
 
@@ -36,6 +41,7 @@ impl Client {
             Self::Http(client) => client.send(body, key).await,
             Self::File(client) => client.send(body).await,
             Self::Kafka(client) => client.send(body, key).await,
+            Self::Nats(client) => client.send(body, key).await,
         }
     }
 }

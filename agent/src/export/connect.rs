@@ -73,10 +73,23 @@ impl Target {
     }
 }
 
+/// What clients are made of.
+struct Made {
+    connector: Connector,
+    dial: Dial,
+}
+
+/// What a client is made of whose protocol begins TLS by itself.
+#[derive(Clone)]
+pub(super) struct Dial {
+    pub way: Way,
+    pub tls: Arc<ClientConfig>,
+}
+
 /// A client that is made anew when files change.
 pub(super) struct Renewed<C> {
     target: Target,
-    build: Box<dyn Fn(Connector) -> C + Send + Sync>,
+    build: Box<dyn Fn(Made) -> C + Send + Sync>,
     state: Mutex<State<C>>,
 }
 
@@ -95,8 +108,12 @@ impl<C: Clone> Renewed<C> {
         target: Target,
         build: impl Fn(Connector) -> C + Send + Sync + 'static,
     ) -> Result<Self, ExportError> {
+        Self::with(target, move |made| build(made.connector))
+    }
+
+    fn with(target: Target, build: impl Fn(Made) -> C + Send + Sync + 'static) -> Result<Self, ExportError> {
         let files = Files::read(&target)?;
-        let client = build(connector(&target, &files)?);
+        let client = build(made(&target, &files)?);
         let state = State { client, files, looked: Instant::now(), trouble: String::new() };
         Ok(Self { target, build: Box::new(build), state: Mutex::new(state) })
     }
@@ -116,13 +133,13 @@ impl<C: Clone> Renewed<C> {
             if files == state.files {
                 return Ok(None);
             }
-            connector(&self.target, &files).map(|connector| Some((files, connector)))
+            made(&self.target, &files).map(|made| Some((files, made)))
         });
         match renewed {
             Ok(None) => state.trouble.clear(),
-            Ok(Some((files, connector))) => {
+            Ok(Some((files, made))) => {
                 info!(destination = self.target.destination, "new certificates are used from now on");
-                state.client = (self.build)(connector);
+                state.client = (self.build)(made);
                 state.files = files;
                 state.trouble.clear();
             }
@@ -134,6 +151,13 @@ impl<C: Clone> Renewed<C> {
                 state.trouble = trouble;
             }
         }
+    }
+}
+
+impl Renewed<Dial> {
+    /// For a protocol that begins TLS by itself. Errors as in [`Renewed::new`].
+    pub(super) fn of_dial(target: Target) -> Result<Self, ExportError> {
+        Self::with(target, |made| made.dial)
     }
 }
 
@@ -171,7 +195,7 @@ impl Files {
     }
 }
 
-fn connector(target: &Target, files: &Files) -> Result<Connector, ExportError> {
+fn made(target: &Target, files: &Files) -> Result<Made, ExportError> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -191,7 +215,9 @@ fn connector(target: &Target, files: &Files) -> Result<Connector, ExportError> {
             })
         }
     };
-    Ok(HttpsConnector::from((way, Arc::new(tls(target, files)?))))
+    let tls = Arc::new(tls(target, files)?);
+    let connector = HttpsConnector::from((way.clone(), Arc::clone(&tls)));
+    Ok(Made { connector, dial: Dial { way, tls } })
 }
 
 fn tls(target: &Target, files: &Files) -> Result<ClientConfig, ExportError> {

@@ -80,6 +80,8 @@ fn next_step(text: &str) -> Option<&'static str> {
         Some("it does not speak TLS there: write the scheme without the s at its end")
     } else if any(&["to kafka://"]) && (any(&ends) || any(&["early eof", "message too large", "message size"])) {
         Some("if that stays, it wants credentials (`auth`) or TLS (kafka+tls), or is no broker")
+    } else if any(&["to nats://"]) && any(&ends) {
+        Some("if that stays, it wants TLS (nats+tls), or is no server of NATS")
     } else if any(&ends) {
         Some("if that stays, it speaks the other protocol: OTLP/gRPC is usually on port 4317, OTLP/HTTP on 4318")
     } else if any(&["network is unreachable", "no route to host"]) {

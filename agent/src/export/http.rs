@@ -171,7 +171,7 @@ impl HttpClient {
 /// The headers of every request.
 fn headers(destination: &Destination, format: Format, compressor: Compressor) -> Result<HeaderMap, ExportError> {
     let mut headers = secrets::headers(destination)?;
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(format)));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
     if let Some(encoding) = compressor.content_encoding() {
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
@@ -181,15 +181,6 @@ fn headers(destination: &Destination, format: Format, compressor: Compressor) ->
         headers.insert("datadog-meta-tracer-version", HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
     }
     Ok(headers)
-}
-
-fn content_type(format: Format) -> &'static str {
-    match format {
-        Format::Otlp | Format::JaegerProto => "application/x-protobuf",
-        Format::OtlpJson | Format::Zipkin => "application/json",
-        Format::JaegerThrift => "application/x-thrift",
-        Format::Datadog => "application/msgpack",
-    }
 }
 
 fn with_hint(cause: String, kind: AgainKind, status: StatusCode, protocol: Protocol) -> String {

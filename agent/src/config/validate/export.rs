@@ -39,6 +39,7 @@ impl Check<'_> {
         }
         self.file(at, destination);
         self.kafka(at, destination);
+        self.nats(at, destination);
     }
 
     fn headers(&mut self, at: &str, destination: &Destination) {
@@ -59,9 +60,10 @@ impl Check<'_> {
     fn body(&mut self, at: &str, destination: &Destination) {
         let (protocol, transport) = (destination.url.protocol, destination.url.transport);
         let json = destination.encoding == Encoding::Json;
-        let has_encodings = protocol == Protocol::Otlp && matches!(transport, Transport::Http | Transport::Kafka);
+        let has_encodings =
+            protocol == Protocol::Otlp && matches!(transport, Transport::Http | Transport::Kafka | Transport::Nats);
         self.require(!json || has_encodings, &format!("{at}.encoding"), || {
-            format!("{} has but one encoding; json is for otlp+http, otlp+https and kafka", destination.url)
+            format!("{} has but one encoding; json is for otlp+http, kafka and nats", destination.url)
         });
         let compression = destination.compression;
         let known = match protocol {
@@ -165,6 +167,14 @@ impl Check<'_> {
         });
     }
 
+    fn nats(&mut self, at: &str, destination: &Destination) {
+        if destination.url.transport != Transport::Nats {
+            return;
+        }
+        let has_token = destination.auth.as_ref().is_none_or(|auth| auth.oauth2.is_none());
+        self.require(has_token, &format!("{at}.auth.oauth2"), || "NATS takes `basic` or `bearer`".into());
+    }
+
     fn file(&mut self, at: &str, destination: &Destination) {
         if !destination.is_file() {
             let path = format!("{at}.file");
@@ -254,6 +264,9 @@ mod tests {
         one("kafka://h/t", "kafka: { sasl: scram_sha_256 }", &["no use without `auth.basic`"]);
         one(grpc, "kafka: { sasl: plain }", &["is not Kafka"]);
         one("kafka://h/t", "tls: { ca_file: /ca }", &["write kafka+tls://"]);
+        one("nats+tls://h/t", "encoding: json, compression: zstd, auth: { bearer: { file: /t } }", &[]);
+        one("nats://h/t", "proxy: 'http://h:1'", &[]);
+        one("nats://h/t", &format!("auth: {{ {oauth2} }}"), &["`basic` or `bearer`"]);
         one(grpc, "auth: { bearer: { fil: /t } }", &["did you mean `file`"]);
         one(grpc, "auth: { beare: { file: /t } }", &["did you mean `bearer`"]);
     }

@@ -73,6 +73,16 @@ impl Format {
         }
     }
 
+    /// How HTTP calls it.
+    pub(super) fn content_type(self) -> &'static str {
+        match self {
+            Self::Otlp | Self::JaegerProto => "application/x-protobuf",
+            Self::OtlpJson | Self::Zipkin => "application/json",
+            Self::JaegerThrift => "application/x-thrift",
+            Self::Datadog => "application/msgpack",
+        }
+    }
+
     /// The bodies for a request.
     ///
     /// # Errors
