@@ -27,9 +27,9 @@ mod validate;
 mod samples;
 
 pub use self::{
-    auth::{Auth, Basic, Bearer, ClientAuth, OAuth2, Secret},
+    auth::{AccessKey, Auth, Basic, Bearer, ClientAuth, OAuth2, Secret},
     destination::{
-        Batch, Compression, Destination, Encoding, Exhausted, Export, HeaderValue, Kafka, Pace, Retry, Rotation,
+        Batch, Compression, Destination, Encoding, Exhausted, Export, HeaderValue, Kafka, Pace, Retry, Rotation, S3,
         Sampling, Sasl, Segments, Tls,
     },
     file::check,

@@ -17,6 +17,7 @@ mod prometheus;
 mod reload;
 mod rig;
 mod rotate;
+mod s3;
 mod sdk;
 mod sender;
 mod sink;

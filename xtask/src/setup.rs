@@ -83,8 +83,17 @@ const PYTHON_PACKAGES: &[(&str, &str)] = &[
 ];
 
 /// What needs other versions of what the above need: an environment for each, and what is in it.
-const PYTHON_APART: &[(&str, &[(&str, &str)])] =
-    &[("venv-datadog", &[("ddapm-test-agent", "Datadog's test double of its agent, which the tests export to")])];
+const PYTHON_APART: &[(&str, &[(&str, &str)])] = &[
+    ("venv-datadog", &[("ddapm-test-agent", "Datadog's test double of its agent, which the tests export to")]),
+    (
+        "venv-moto",
+        &[
+            ("moto[server]", "object storage that the tests export to"),
+            ("boto3", "reads it, and checks signatures"),
+            ("opentelemetry-proto", "decodes what was read"),
+        ],
+    ),
+];
 
 /// What only the tests of further servers start (`cargo xtask test --only servers`), on top of the above.
 const SERVER_PACKAGES: &[Package] = &[
@@ -216,5 +225,6 @@ fn node(repo: &Repo) -> Result<()> {
 
 /// Whether pip knows the package in its environment.
 pub fn has_python_package(pip: &Path, name: &str) -> bool {
+    let name = name.split('[').next().unwrap_or(name);
     pip.is_file() && shell::succeeds(Command::new(pip).args(["show", "--quiet", name]))
 }

@@ -20,6 +20,22 @@ pub struct Auth {
     /// A token that the agent gets by client credentials (RFC 6749, 4.4).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oauth2: Option<OAuth2>,
+    /// What signs requests to S3 (AWS Signature Version 4).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_key: Option<AccessKey>,
+}
+
+/// An access key, and the token of its session if it is good for a time only.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AccessKey {
+    /// Its id.
+    pub id: Secret,
+    /// Its secret.
+    pub secret: Secret,
+    /// The session's token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_token: Option<Secret>,
 }
 
 /// A bearer token (RFC 6750) from a file or from a command's output.
@@ -112,6 +128,7 @@ const fn refresh_before_default() -> Interval {
 impl Auth {
     /// How many ways are configured.
     pub(super) fn ways(&self) -> usize {
-        [self.bearer.is_some(), self.basic.is_some(), self.oauth2.is_some()].into_iter().filter(|way| *way).count()
+        let ways = [self.bearer.is_some(), self.basic.is_some(), self.oauth2.is_some(), self.access_key.is_some()];
+        ways.into_iter().filter(|way| *way).count()
     }
 }

@@ -40,10 +40,10 @@ pub struct Destination {
     /// Who the agent is. Unlike `headers`, what it is read from may change while the agent runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
-    /// Encoding of OTLP by HTTP, in Kafka's records or NATS's messages; the others have but one.
+    /// Encoding of OTLP by HTTP, in Kafka's records, NATS's messages or objects; the others have but one.
     #[serde(default)]
     pub encoding: Encoding,
-    /// Compression of requests, or of files that are full. Zipkin knows only gzip, a Datadog agent none.
+    /// Compression of requests and objects, or of files that are full. Zipkin knows only gzip, a Datadog agent none.
     #[serde(default)]
     pub compression: Compression,
     /// 1 to 9 for gzip, 1 to 22 for zstd; quick by default. gRPC and Kafka have no choice.
@@ -70,6 +70,9 @@ pub struct Destination {
     /// How the agent says to Kafka's brokers who it is; for `kafka:` and `kafka+tls:` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kafka: Option<Kafka>,
+    /// Where the bucket is; for `s3:` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3>,
     /// When a request is full.
     #[serde(default, deserialize_with = "super::or_default")]
     pub batch: Batch,
@@ -208,6 +211,23 @@ pub enum Sasl {
     ScramSha512,
 }
 
+/// Where a bucket is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct S3 {
+    /// `https://HOST:PORT` or `http://HOST:PORT` of a store that has buckets in the path; Amazon's of the region if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Its region, which is part of every signature.
+    pub region: String,
+}
+
+impl Default for S3 {
+    fn default() -> Self {
+        Self { endpoint: None, region: "us-east-1".to_owned() }
+    }
+}
+
 /// How a span's segments are shown. Each span has them in its attributes either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -305,6 +325,12 @@ const fn timeout_default() -> Interval {
 }
 
 impl Destination {
+    /// Whether it is spoken to by TLS.
+    pub fn uses_tls(&self) -> bool {
+        let endpoint = self.s3.as_ref().and_then(|s3| s3.endpoint.as_deref());
+        endpoint.map_or(self.url.tls, |endpoint| endpoint.starts_with("https://"))
+    }
+
     /// A destination with defaults for everything but the URL.
     pub fn to(url: Url) -> Self {
         Self {
@@ -322,6 +348,7 @@ impl Destination {
             proxy_auth: None,
             file: None,
             kafka: None,
+            s3: None,
             batch: Batch::default(),
             retry: Retry::default(),
             concurrency: concurrency_default(),

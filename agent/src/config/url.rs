@@ -31,6 +31,8 @@ pub enum Transport {
     Kafka,
     /// Messages of a subject that a JetStream stream stores, by NATS.
     Nats,
+    /// Objects in a bucket, by the protocol of S3.
+    S3,
 }
 
 /// A destination URL, for example `otlp+grpc://collector:4317` or `file:/var/log/spans.jsonl`.
@@ -40,16 +42,16 @@ pub struct Url {
     pub protocol: Protocol,
     /// How.
     pub transport: Transport,
-    /// Whether by TLS.
+    /// Whether by TLS; of S3, unless its endpoint is another.
     pub tls: bool,
-    /// Host name or address, IPv6 in brackets; empty for a file.
+    /// Host name or address, IPv6 in brackets; empty for a file. Of S3 the bucket.
     pub host: String,
-    /// Port; 0 for a file.
+    /// Port; 0 for a file and S3.
     pub port: u16,
     /// Further `host:port` of the same cluster, where there is one.
     pub others: Vec<String>,
     /// Path of HTTP requests, with the query; empty for gRPC. Of a file its absolute path; of Kafka and NATS `/` and the topic or
-    /// subject.
+    /// subject; of S3 `/` and the begin of the names, or empty.
     pub path: String,
 }
 
@@ -74,7 +76,7 @@ const fn scheme(
 }
 
 /// With the ports and paths that the protocols' own receivers have.
-const SCHEMES: [Scheme; 16] = [
+const SCHEMES: [Scheme; 17] = [
     scheme("otlp+grpc", Protocol::Otlp, Transport::Grpc, false, 4317, ""),
     scheme("otlp+grpcs", Protocol::Otlp, Transport::Grpc, true, 4317, ""),
     scheme("otlp+http", Protocol::Otlp, Transport::Http, false, 4318, "/v1/traces"),
@@ -91,6 +93,7 @@ const SCHEMES: [Scheme; 16] = [
     scheme("kafka+tls", Protocol::Otlp, Transport::Kafka, true, 9093, ""),
     scheme("nats", Protocol::Otlp, Transport::Nats, false, 4222, ""),
     scheme("nats+tls", Protocol::Otlp, Transport::Nats, true, 4222, ""),
+    scheme("s3", Protocol::Otlp, Transport::S3, true, 0, ""),
 ];
 
 const FILE: &str = "file:";
@@ -113,7 +116,7 @@ impl Url {
         std::iter::once(first).chain(self.others.iter().cloned()).collect()
     }
 
-    /// The path without the `/` that it begins with: the name of a topic or subject.
+    /// The path without the `/` that it begins with: the name of a topic or subject, or the begin of objects' names.
     pub fn name(&self) -> &str {
         self.path.trim_start_matches('/')
     }
@@ -153,6 +156,9 @@ impl FromStr for Url {
             return Err("a destination has user and password in its URL, where they do not belong; use `auth`".into());
         }
         let has_many = matches!(scheme.transport, Transport::Kafka | Transport::Nats);
+        if scheme.transport == Transport::S3 && !is_bucket(authority) {
+            return Err(bad("write s3://BUCKET/PREFIX; where the bucket is belongs into `s3`"));
+        }
         let places: Vec<_> = authority
             .split(',')
             .map(|one| place(one, scheme.port))
@@ -180,6 +186,7 @@ impl Scheme {
         match (self.transport, path) {
             (Transport::Kafka, path) => topic(path),
             (Transport::Nats, path) => subject(path),
+            (Transport::S3, path) => prefix(path),
             (_, "" | "/") => Ok(self.path.to_owned()),
             (Transport::Grpc, _) => Err("gRPC has no path".into()),
             (_, path) => {
@@ -228,6 +235,22 @@ fn subject(path: &str) -> Result<String, String> {
     Ok(format!("/{name}"))
 }
 
+/// What Amazon takes for the name of a bucket, but for the rules about dots; others have the same.
+fn is_bucket(name: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte);
+    (3..=63).contains(&name.len()) && name.bytes().all(legal)
+}
+
+/// `/` and the begin of objects' names, without a `/` at its end; or nothing.
+fn prefix(path: &str) -> Result<String, String> {
+    let name = path.trim_matches('/');
+    let legal = |c: char| !c.is_control() && !matches!(c, '?' | '#');
+    if name.contains("//") || !name.chars().all(legal) || name.split('/').any(|part| matches!(part, "." | "..")) {
+        return Err("the begin of names has `//`, `.`, `..`, `?`, `#` or control characters".into());
+    }
+    Ok(if name.is_empty() { String::new() } else { format!("/{name}") })
+}
+
 /// `/path` or `///path`, as file URLs are written (RFC 8089).
 fn file(path: &str) -> Result<Url, String> {
     let path = path.strip_prefix("//").unwrap_or(path);
@@ -254,6 +277,7 @@ impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.transport {
             Transport::File => write!(f, "{FILE}{}", self.path),
+            Transport::S3 => write!(f, "s3://{}{}", self.host, self.path),
             _ => write!(f, "{}://{}{}", self.scheme(), self.places().join(","), self.path),
         }
     }
@@ -279,13 +303,14 @@ impl JsonSchema for Url {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
-            "pattern": "^((otlp|jaeger)\\+grpcs?://|(otlp|zipkin|jaeger|datadog)\\+https?://|(kafka|nats)(\\+tls)?://|file:)",
+            "pattern": "^((otlp|jaeger)\\+grpcs?://|(otlp|zipkin|jaeger|datadog)\\+https?://|(kafka|nats)(\\+tls)?://|s3://|file:)",
             "examples": [
                 "otlp+grpc://localhost:4317",
                 "otlp+https://collector.example:4318/v1/traces",
                 "zipkin+http://localhost:9411/api/v2/spans",
                 "kafka://broker-1:9092,broker-2:9092/spans",
                 "nats://localhost:4222/spans",
+                "s3://traces/production",
                 "file:/var/log/spantap/spans.jsonl",
             ],
         })
@@ -323,6 +348,8 @@ mod tests {
         check("kafka+tls://a,b:1,[::1]/t.1-x", Ok("kafka+tls://a:9093,b:1,[::1]:9093/t.1-x"));
         check("nats://a,b:1/otlp.spans", Ok("nats://a:4222,b:1/otlp.spans"));
         check("nats+tls://h/spans", Ok("nats+tls://h:4222/spans"));
+        check("s3://traces", Ok("s3://traces"));
+        check("s3://my.traces-1/a/b c/", Ok("s3://my.traces-1/a/b c"));
         check("file:/a/b.jsonl", Ok("file:/a/b.jsonl"));
         check("file:///a/b.jsonl", Ok("file:/a/b.jsonl"));
     }
@@ -344,6 +371,12 @@ mod tests {
             check(topic, Err("topic behind the host"));
         }
         check("kafka://a,/t", Err("host"));
+        for bucket in ["s3://", "s3:///prefix", "s3://host:9000/bucket", "s3://Traces", "s3://a,b,c"] {
+            check(bucket, Err("s3://BUCKET/PREFIX"));
+        }
+        for prefix in ["s3://traces/a//b", "s3://traces/../b", "s3://traces/a?b"] {
+            check(prefix, Err("begin of names"));
+        }
         for subject in ["nats://h", "nats://h/a..b", "nats://h/a.*", "nats://h/>", "nats://h/a b"] {
             check(subject, Err("subject behind the host"));
         }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     ExportError, file::FileClient, grpc::GrpcClient, http::HttpClient, kafka::KafkaClient, nats::NatsClient,
-    retry::Outcome,
+    retry::Outcome, s3::S3Client,
 };
 use crate::config::{Destination, Transport};
 
@@ -21,6 +21,7 @@ pub(super) enum Client {
     File(FileClient),
     Kafka(Box<KafkaClient>),
     Nats(Box<NatsClient>),
+    S3(Box<S3Client>),
 }
 
 impl Client {
@@ -31,6 +32,7 @@ impl Client {
             Transport::File => Self::File(FileClient::new(destination)),
             Transport::Kafka => Self::Kafka(Box::new(KafkaClient::new(destination)?)),
             Transport::Nats => Self::Nats(Box::new(NatsClient::new(destination)?)),
+            Transport::S3 => Self::S3(Box::new(S3Client::new(destination)?)),
         })
     }
 
@@ -42,6 +44,7 @@ impl Client {
             Self::File(client) => client.send(body).await,
             Self::Kafka(client) => client.send(body, key).await,
             Self::Nats(client) => client.send(body, key).await,
+            Self::S3(client) => client.send(body, key).await,
         }
     }
 }

@@ -61,7 +61,7 @@ impl Target {
     pub(super) fn new(destination: &Destination, alpn: &'static str) -> Self {
         Self {
             destination: destination.name.clone(),
-            tls: destination.url.tls,
+            tls: destination.uses_tls(),
             ca_file: destination.tls.ca_file.clone(),
             cert_file: destination.tls.cert_file.clone(),
             key_file: destination.tls.key_file.clone(),

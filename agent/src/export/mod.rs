@@ -1,7 +1,7 @@
 //! Sends the span log to its destinations: one task, one place in the log and one retry state for each.
 //!
 //! In: batches of OTLP bytes from a [`BatchSource`], which the span log provides. Out: the same bytes, unmodified, over
-//! OTLP/gRPC or OTLP/HTTP, to Kafka or NATS, or what another format makes of them, and what became of them. Called by the wiring of `spantap run`.
+//! OTLP/gRPC or OTLP/HTTP, to Kafka, NATS or a bucket, or what another format makes of them, and what became of them. Called by the wiring of `spantap run`.
 //! Never decodes spans for OTLP, never holds more than the configured batches per destination, never lets one destination wait for another.
 //!
 //! Delivery is at least once: a request whose answer was not seen is sent again, with the same key. What a destination refuses for
@@ -49,6 +49,7 @@ mod pace;
 mod parts;
 pub mod probe;
 mod retry;
+mod s3;
 mod secrets;
 mod source;
 mod stats;

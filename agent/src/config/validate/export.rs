@@ -40,6 +40,7 @@ impl Check<'_> {
         self.file(at, destination);
         self.kafka(at, destination);
         self.nats(at, destination);
+        self.s3(at, destination);
     }
 
     fn headers(&mut self, at: &str, destination: &Destination) {
@@ -60,10 +61,9 @@ impl Check<'_> {
     fn body(&mut self, at: &str, destination: &Destination) {
         let (protocol, transport) = (destination.url.protocol, destination.url.transport);
         let json = destination.encoding == Encoding::Json;
-        let has_encodings =
-            protocol == Protocol::Otlp && matches!(transport, Transport::Http | Transport::Kafka | Transport::Nats);
+        let has_encodings = protocol == Protocol::Otlp && !matches!(transport, Transport::Grpc | Transport::File);
         self.require(!json || has_encodings, &format!("{at}.encoding"), || {
-            format!("{} has but one encoding; json is for otlp+http, kafka and nats", destination.url)
+            format!("{} has but one encoding; json is for otlp+http, kafka, nats and s3", destination.url)
         });
         let compression = destination.compression;
         let known = match protocol {
@@ -93,8 +93,11 @@ impl Check<'_> {
     fn tls(&mut self, at: &str, destination: &Destination) {
         let tls = &destination.tls;
         for (key, file) in [("ca_file", &tls.ca_file), ("cert_file", &tls.cert_file), ("key_file", &tls.key_file)] {
-            self.require(file.is_none() || destination.url.tls, &format!("{at}.{key}"), || {
-                format!("{} does not use TLS; write {}://", destination.url, destination.url.scheme_by_tls())
+            self.require(file.is_none() || destination.uses_tls(), &format!("{at}.{key}"), || {
+                match destination.url.transport {
+                    Transport::S3 => "`s3.endpoint` does not use TLS; write https://".to_owned(),
+                    _ => format!("{} does not use TLS; write {}://", destination.url, destination.url.scheme_by_tls()),
+                }
             });
         }
         self.require(tls.cert_file.is_some() == tls.key_file.is_some(), at, || {
@@ -123,7 +126,11 @@ impl Check<'_> {
     }
 
     fn auth(&mut self, at: &str, auth: &Auth, destination: &Destination) {
-        self.require(auth.ways() == 1, at, || "give one of `bearer`, `basic` and `oauth2`".into());
+        self.require(auth.ways() == 1, at, || "give one of `bearer`, `basic`, `oauth2` and `access_key`".into());
+        let is_s3 = destination.url.transport == Transport::S3;
+        self.require(auth.access_key.is_some() == is_s3, at, || {
+            "`access_key` is for s3, the others are for all others".into()
+        });
         if let Some(bearer) = &auth.bearer {
             let path = format!("{at}.bearer");
             let one = bearer.file.is_some() == bearer.command.is_empty();
@@ -173,6 +180,27 @@ impl Check<'_> {
         }
         let has_token = destination.auth.as_ref().is_none_or(|auth| auth.oauth2.is_none());
         self.require(has_token, &format!("{at}.auth.oauth2"), || "NATS takes `basic` or `bearer`".into());
+    }
+
+    fn s3(&mut self, at: &str, destination: &Destination) {
+        let Some(s3) = &destination.s3 else { return };
+        let is_s3 = destination.url.transport == Transport::S3;
+        self.require(is_s3, &format!("{at}.s3"), || format!("{} is no bucket", destination.url));
+        let is_name =
+            !s3.region.is_empty() && s3.region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        self.require(is_name, &format!("{at}.s3.region"), || "is no name of a region".into());
+        let uri = s3.endpoint.as_ref().map(|endpoint| endpoint.parse::<http::Uri>().ok());
+        let usable = uri.is_none_or(|uri| {
+            uri.is_some_and(|uri| {
+                matches!(uri.scheme_str(), Some("http" | "https"))
+                    && matches!(uri.path_and_query().map(|path| path.as_str()), None | Some("/"))
+                    && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+            })
+        });
+        // The text is not repeated: it may have a password.
+        self.require(usable, &format!("{at}.s3.endpoint"), || {
+            "write https://HOST or http://HOST:PORT; credentials belong into `auth.access_key`".into()
+        });
     }
 
     fn file(&mut self, at: &str, destination: &Destination) {
@@ -266,6 +294,18 @@ mod tests {
         one("kafka://h/t", "tls: { ca_file: /ca }", &["write kafka+tls://"]);
         one("nats+tls://h/t", "encoding: json, compression: zstd, auth: { bearer: { file: /t } }", &[]);
         one("nats://h/t", "proxy: 'http://h:1'", &[]);
+        let key = "auth: { access_key: { id: { env: I }, secret: { file: /s } } }";
+        one(
+            "s3://traces",
+            &format!("{key}, s3: {{ region: eu-west-1 }}, tls: {{ ca_file: /ca }}, encoding: json"),
+            &[],
+        );
+        one("s3://traces", "s3: { endpoint: 'http://h:9000' }, tls: { ca_file: /ca }", &["does not use TLS"]);
+        one("s3://traces", "s3: { endpoint: 'h:9000', region: '' }", &["s3.endpoint", "s3.region"]);
+        one("s3://traces", "s3: { endpoint: 'http://u:hunter2@h' }", &["`auth.access_key`"]);
+        one("s3://traces", "auth: { bearer: { file: /t } }", &["`access_key` is for s3"]);
+        one(grpc, key, &["`access_key` is for s3"]);
+        one(grpc, "s3: { region: a }", &["is no bucket"]);
         one("nats://h/t", &format!("auth: {{ {oauth2} }}"), &["`basic` or `bearer`"]);
         one(grpc, "auth: { bearer: { fil: /t } }", &["did you mean `file`"]);
         one(grpc, "auth: { beare: { file: /t } }", &["did you mean `bearer`"]);
