@@ -29,8 +29,8 @@ mod samples;
 pub use self::{
     auth::{Auth, Basic, Bearer, ClientAuth, OAuth2, Secret},
     destination::{
-        Batch, Compression, Destination, Encoding, Exhausted, Export, HeaderValue, Pace, Retry, Rotation, Sampling,
-        Segments, Tls,
+        Batch, Compression, Destination, Encoding, Exhausted, Export, HeaderValue, OnSymptom, Pace, Retry, Rotation,
+        Sampling, Segments, Tls,
     },
     file::check,
     flags::RunArgs,

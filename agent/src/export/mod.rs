@@ -50,6 +50,7 @@ mod retry;
 mod secrets;
 mod source;
 mod stats;
+pub mod symptom;
 mod taken;
 mod worker;
 
