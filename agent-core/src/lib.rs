@@ -20,7 +20,9 @@ pub mod relay;
 pub mod reorder;
 pub mod replay;
 pub mod segment;
+pub mod sketch;
 pub mod span;
+pub mod symptom;
 #[doc(hidden)]
 pub mod testing;
 pub mod wire;

@@ -29,8 +29,8 @@ mod samples;
 pub use self::{
     auth::{AccessKey, Auth, Basic, Bearer, ClientAuth, OAuth2, Secret},
     destination::{
-        Batch, Compression, Destination, Encoding, Exhausted, Export, HeaderValue, Kafka, Pace, Retry, Rotation, S3,
-        Sampling, Sasl, Segments, Tls,
+        Batch, Compression, Destination, Encoding, Exhausted, Export, HeaderValue, Kafka, OnSymptom, Pace, Retry,
+        Rotation, S3, Sampling, Sasl, Segments, Tls,
     },
     file::check,
     flags::RunArgs,

@@ -15,7 +15,11 @@ use crate::{
     capture::{Figures, Questions, lock},
     config,
     cost::{Looker, Meter},
-    export::{AllStats, DestinationStats, late::Target},
+    export::{
+        AllStats, DestinationStats,
+        late::Target,
+        symptom::{SharedFigures, SymptomFigures},
+    },
     intake::{Intake, IntakeCounts},
     kernel::{
         attach::HookState,
@@ -27,7 +31,7 @@ use crate::{
     log::SpanLog,
     query::api::{
         BudgetStatus, ConnView, DestinationStatus, HookStatus, Live, Loss, MapMemory, ProgramCost, RelayStatus,
-        SelfReport, StatusReport, TlsProcess,
+        SelfReport, StatusReport, SymptomStatus, TlsProcess,
     },
     receive::{Outcome, ReceiverStats},
     reload::ReloadFigures,
@@ -58,6 +62,7 @@ pub struct LiveFacts {
     budget: Arc<Mutex<BudgetFigures>>,
     reloads: Mutex<ReloadFigures>,
     tls: Option<Arc<Follower>>,
+    symptoms: SharedFigures,
 }
 
 /// The loaded programs, and who follows TLS libraries.
@@ -97,6 +102,7 @@ impl LiveFacts {
             started_unix_ns: unix_ns(),
             reloads: Mutex::default(),
             tls,
+            symptoms: SharedFigures::default(),
         }
     }
 
@@ -108,6 +114,17 @@ impl LiveFacts {
     /// What became of attempts to change the configuration is told here.
     pub fn reloads(&self) -> MutexGuard<'_, ReloadFigures> {
         lock(&self.reloads)
+    }
+
+    /// What is done about symptoms is told here.
+    pub fn symptoms(&self) -> &SharedFigures {
+        &self.symptoms
+    }
+
+    fn symptom_status(&self) -> Option<SymptomStatus> {
+        let figures = lock(&self.symptoms).clone();
+        let SymptomFigures { symptoms: count, last, last_unix_ns, is_watched, .. } = figures;
+        is_watched.then_some(SymptomStatus { count, last, last_unix_ns })
     }
 
     /// Says what is selected from now on, in the words of the flags.
@@ -243,6 +260,7 @@ impl Live for LiveFacts {
             only_relays: self.questions.is_none(),
             relay: self.relay_status(),
             late: Vec::new(),
+            symptoms: self.symptom_status(),
         }
     }
 
@@ -325,6 +343,7 @@ impl Facts for LiveFacts {
             receivers: self.receivers.counts(),
             budget: *lock(&self.budget),
             reloads: *self.reloads(),
+            symptoms: lock(&self.symptoms).clone(),
             cpu_ns: stats::own_cpu_ns(),
             memory_bytes: stats::own_memory_bytes(),
         }

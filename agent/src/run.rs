@@ -26,7 +26,7 @@ use tokio::{
 use crate::{
     capture::{CaptureLoop, lock},
     config::{self, Config, Loaded, Paths, RunArgs, Unselected},
-    export::{Exporter, LogSource},
+    export::{Exporter, LogSource, symptom::Watcher},
     intake::Intake,
     kernel::{
         attach::{AttachOptions, HOOKS},
@@ -94,6 +94,7 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     tracing::info!(pid = std::process::id(), socket = %config.socket.display(), data_dir = %config.data_dir.display(), "ready");
 
     let mut changing = Changing {
+        watcher: Watcher::start(&log, &config.export, live.symptoms()),
         live: &live,
         log: &log,
         intake: &intake,
@@ -102,6 +103,7 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
         capturing: capturing.as_ref(),
     };
     let ending = supervise(Reloader::new(args, config), &mut changing).await;
+    drop(changing);
 
     receivers.shutdown().await;
     tokio::task::block_in_place(|| drop(budget));
@@ -134,6 +136,7 @@ fn keep_budget(live: &Arc<LiveFacts>, selection: &Arc<Mutex<Selection>>) -> Opti
 
 /// What a changed configuration changes while the agent runs.
 struct Changing<'a> {
+    watcher: Watcher,
     live: &'a LiveFacts,
     log: &'a SpanLog,
     intake: &'a Intake,
@@ -190,6 +193,9 @@ async fn reload(reloader: &mut Reloader, changing: &mut Changing<'_>) -> Result<
         changing.hold = Some(hold);
     }
     applied?;
+    if reloader.running().export != change.config.export {
+        changing.watcher = Watcher::start(log, &change.config.export, changing.live.symptoms());
+    }
     if let Some(capturing) = changing.capturing {
         changing.live.set_selection(reselect(&change.config, capturing)?);
     }

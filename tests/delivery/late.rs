@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use spantap_tests::clock::wait_for;
+use spantap_tests::{
+    clock::wait_for,
+    numbered::MAGIC,
+    otlp::{self, export_request, fixed64, message},
+};
 
 use crate::{
     RATE,
@@ -83,4 +87,50 @@ fn what_sampling_left_out_is_delivered_on_request_also_through_a_kill() {
     assert_eq!((&again["sent"], &again["queued"]), (&SPANS.into(), &0.into()));
     let after = relay.destination("sink");
     assert_eq!((&after["delivered"], &after["filtered"]), (&accounts["delivered"], &accounts["filtered"]));
+}
+
+/// Sends spans of a service that end now, and waits until they are acknowledged.
+fn send(relay: &Relay, service: &str, numbers: std::ops::Range<u64>, is_error: bool) {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
+    let span = |number: u64| {
+        let mut span = message(1, &[MAGIC, number.to_be_bytes()].concat());
+        span.extend(message(2, &(number + 1).to_be_bytes()));
+        span.extend(message(5, b"GET /"));
+        span.extend([fixed64(7, now - 1_000_000), fixed64(8, now)].concat());
+        if is_error {
+            span.extend(message(15, &otlp::number(3, 2)));
+        }
+        span
+    };
+    let request = otlp::post(&export_request(service, numbers.map(span)));
+    let answer = otlp::exchange(&mut None, relay.address(), &request, BOUND).expect("an answer");
+    assert_eq!(answer, Some(200));
+}
+
+#[test]
+fn a_burst_of_errors_delivers_what_was_left_out_of_its_service_and_nothing_else() {
+    let sink = Sink::start(Behaviour::Take);
+    let to = format!("name: sink, url: '{}', batch: {{ age: 20ms }}", sink.url());
+    let relay = Relay::start_with(
+        &[to],
+        "relay: { sampling_ratio: 0 }\n",
+        // One window, whenever this runs.
+        "  on_symptom: { destinations: [sink], errors: 30, window: 10000d, after: 3s }\n",
+    );
+    send(&relay, "bank", 0..1_000, false);
+    send(&relay, "shop", 1_000..1_400, false);
+    relay.drained("sink");
+    assert_eq!(sink.taken(), (0, 0), "everything is left out");
+    // Errors are kept: they come at once, by the ordinary way.
+    send(&relay, "shop", 1_400..1_450, true);
+    wait_for("the burst is seen", BOUND, || (relay.ask(&["status"])[0]["symptoms"]["count"] == 1).then_some(()));
+    send(&relay, "bank", 2_000..2_100, false);
+    send(&relay, "shop", 1_450..1_500, false);
+    wait_for("the request is over", BOUND, || (requests(&relay)[0]["is_done"] == true).then_some(()));
+    let expected: Vec<u64> = (1_000..1_500).collect();
+    assert_eq!((sink.numbers(), sink.taken()), (expected, (500, 0)), "{}", relay.messages());
+    let request = requests(&relay).remove(0);
+    assert_eq!((&request["matched"], &request["sent"], &request["delivered"]), (&500.into(), &50.into(), &450.into()));
+    let told = relay.messages().matches("errors of shop: 50 of ").count();
+    assert_eq!((told, requests(&relay).len()), (1, 1), "{}", relay.messages());
 }

@@ -31,6 +31,11 @@ impl Relay {
         Self::start_in(None, destinations, config)
     }
 
+    /// With more configuration below `export` too.
+    pub fn start_with(destinations: &[String], config: &str, export: &str) -> Self {
+        Self::start_in(None, destinations, &format!("{config}export:\n{export}"))
+    }
+
     /// With its log in this folder.
     pub fn start_in(data: Option<&Path>, destinations: &[String], config: &str) -> Self {
         let folder = TempDir::new("relay");
@@ -45,7 +50,8 @@ impl Relay {
     /// Writes the configuration anew.
     pub fn configure(&self, destinations: &[String], config: &str) {
         let list: String = destinations.iter().map(|to| format!("    - {{ {to} }}\n")).collect();
-        let text = format!("{config}export:\n  shutdown_timeout: 1s\n  destinations:\n{list}");
+        let (config, export) = config.split_once("export:\n").unwrap_or((config, ""));
+        let text = format!("{config}export:\n{export}  shutdown_timeout: 1s\n  destinations:\n{list}");
         self.folder.write("spantap.yaml", text);
     }
 

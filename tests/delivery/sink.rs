@@ -151,6 +151,11 @@ impl Sink {
         (0..count).filter(|number| !taken.contains_key(number)).take(10).collect()
     }
 
+    /// The spans that were taken.
+    pub fn numbers(&self) -> Vec<u64> {
+        self.shared.taken.lock().expect("no panic").keys().copied().collect()
+    }
+
     /// Requests answered.
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(SeqCst)

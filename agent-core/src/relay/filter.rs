@@ -36,7 +36,7 @@ pub struct SpanMatch {
 
 /// The resource of the spans that are looked at.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Resource<'a> {
+pub(crate) struct Resource<'a> {
     request: &'a [u8],
     /// The bodies of its pieces; almost always one.
     pieces: Vec<Range<usize>>,
@@ -55,6 +55,11 @@ impl<'a> Resource<'a> {
         Ok(resource)
     }
 
+    /// `service.name`; empty: there is none.
+    pub fn service(&self) -> &'a [u8] {
+        self.service
+    }
+
     fn attributes(&self) -> impl Iterator<Item = Result<Attribute<'a>, Malformed>> + use<'a> {
         let request = self.request;
         let of = move |piece| Attributes::new(request, piece, number::resource::ATTRIBUTES);
@@ -68,7 +73,7 @@ impl Filter {
         self.include.is_empty() && self.exclude.is_empty()
     }
 
-    pub(super) fn passes(&self, span: &SpanView<'_>, resource: &Resource<'_>) -> Result<bool, Malformed> {
+    pub(crate) fn passes(&self, span: &SpanView<'_>, resource: &Resource<'_>) -> Result<bool, Malformed> {
         let any = |matches: &[SpanMatch]| {
             for one in matches {
                 if one.matches(span, resource)? {

@@ -28,6 +28,7 @@ mod statement;
 mod threshold;
 mod url;
 
+pub(crate) use self::filter::Resource;
 pub use self::{
     attributes::NESTED_MAX,
     choice::{Choice, apply_choices},

@@ -297,6 +297,11 @@ pub struct Spans<'a> {
 pub type Scanned<'a> = Result<SpanView<'a>, Malformed>;
 
 impl<'a> Spans<'a> {
+    /// Where the `ResourceSpans` of the span that came last is.
+    pub(crate) fn resource_spans(&self) -> Range<usize> {
+        self.resource_spans.clone()
+    }
+
     /// The value of a resource attribute that is text, of the resource of the span that came last.
     pub fn resource_text(&self, key: &[u8]) -> Result<Option<&'a [u8]>, Malformed> {
         let mut text = None;

@@ -2,7 +2,7 @@
 
 use crate::query::api::{
     Attribute, AttributeValue, BudgetStatus, ConnView, DestinationStatus, HookStatus, LateStatus, LinkView, LogStatus,
-    Loss, MapMemory, ProgramCost, SegmentView, SelfReport, SpanView, StatusReport, Texts, TlsProcess,
+    Loss, MapMemory, ProgramCost, SegmentView, SelfReport, SpanView, StatusReport, SymptomStatus, Texts, TlsProcess,
 };
 
 const START_UNIX_NS: u64 = 1_738_324_800_123_456_789;
@@ -222,6 +222,11 @@ pub fn status() -> StatusReport {
         tls: [42, 43].map(tls).into(),
         only_relays: false,
         relay: None,
+        symptoms: Some(SymptomStatus {
+            count: 1,
+            last: "errors of checkout: 30 of 200 spans within 10s".to_owned(),
+            last_unix_ns: START_UNIX_NS,
+        }),
         late: vec![LateStatus {
             id: 3,
             destination: "collector".to_owned(),

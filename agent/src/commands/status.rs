@@ -14,7 +14,7 @@ use crate::{
     query::{
         api::{
             BudgetStatus, DestinationStatus, HookStatus, LateStatus, LogStatus, Loss, RelayStatus, StatusReport,
-            TlsProcess,
+            SymptomStatus, TlsProcess,
         },
         client::Client,
     },
@@ -64,9 +64,14 @@ fn json(report: &StatusReport) -> Value {
         "losses": report.losses.iter().map(loss).collect::<Vec<_>>(),
         "budget": report.budget.as_ref().map(budget_json),
         "tls": report.tls.iter().map(tls).collect::<Vec<_>>(),
+        "symptoms": report.symptoms.as_ref().map(symptoms_json),
         "late": report.late.iter().map(late_json).collect::<Vec<_>>(),
         "only_relays": report.only_relays, "relay": report.relay.as_ref().map(relay),
     })
+}
+
+fn symptoms_json(it: &SymptomStatus) -> Value {
+    json!({ "count": it.count, "last": it.last, "last_unix_ns": it.last_unix_ns })
 }
 
 fn late_json(it: &LateStatus) -> Value {
@@ -145,6 +150,9 @@ fn render(report: &StatusReport, now_unix_ns: u64, colour: bool) -> String {
     } else {
         out.push_str(&destinations(&report.destinations));
     }
+    if let Some(symptoms) = &report.symptoms {
+        out.push_str(&format!("\nsymptoms      {}\n", text::clean(&symptom_words(symptoms))));
+    }
     if !report.late.is_empty() {
         out.push_str("\nSENT LATE\n");
     }
@@ -155,6 +163,13 @@ fn render(report: &StatusReport, now_unix_ns: u64, colour: bool) -> String {
     out.push('\n');
     out.push_str(&losses::render(&report.losses));
     out
+}
+
+fn symptom_words(symptoms: &SymptomStatus) -> String {
+    match symptoms.count {
+        0 => "none since the start".to_owned(),
+        count => format!("{count}, the last at {}: {}", text::time(symptoms.last_unix_ns), symptoms.last),
+    }
 }
 
 fn relay_words(relay: &RelayStatus) -> String {

@@ -23,6 +23,38 @@ pub struct Export {
     pub destinations: Vec<Destination>,
     /// How long a stopping agent may take to send what is queued; the rest waits in the log for the next start.
     pub shutdown_timeout: Interval,
+    /// Sends spans that sampling left out when something goes wrong.
+    #[serde(deserialize_with = "super::or_default")]
+    pub on_symptom: OnSymptom,
+}
+
+/// When many requests of a service fail, or take longer, what sampling left out of its spans of the last while, and of the next, is
+/// sent after all. Such spans are marked (`spantap.sampling.late`): sampled ones stand for them already.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct OnSymptom {
+    /// Names of the destinations that get them; with none nothing is looked for.
+    pub destinations: Vec<String>,
+    /// Length of the windows that are looked at.
+    pub window: Interval,
+    /// So many errors of a service in a window, at least; 0: errors are not looked at.
+    pub errors: u64,
+    /// They are at least this part of its spans, from 0 to 1.
+    pub error_share: f64,
+    /// The 99th percentile of the durations of a service's requests of one name in a window is above this; 0s: not looked at.
+    pub p99: Interval,
+    /// It is above so many times that of the last minutes; 0: not looked at.
+    pub p99_factor: f64,
+    /// Requests that a window needs for a percentile.
+    pub p99_requests: u64,
+    /// What is sent of the past.
+    pub keep: Interval,
+    /// What is sent of what comes.
+    pub after: Interval,
+    /// How long the same service causes nothing more.
+    pub cool_down: Interval,
+    /// Spans of all services are sent, not only those of the one that has the symptom.
+    pub all_services: bool,
 }
 
 /// One destination.
@@ -293,7 +325,25 @@ pub enum Exhausted {
 
 impl Default for Export {
     fn default() -> Self {
-        Self { destinations: Vec::new(), shutdown_timeout: Interval::secs(5) }
+        Self { destinations: Vec::new(), shutdown_timeout: Interval::secs(5), on_symptom: OnSymptom::default() }
+    }
+}
+
+impl Default for OnSymptom {
+    fn default() -> Self {
+        Self {
+            destinations: Vec::new(),
+            window: Interval::secs(10),
+            errors: 20,
+            error_share: 0.05,
+            p99: Interval::secs(0),
+            p99_factor: 0.0,
+            p99_requests: 50,
+            keep: Interval::secs(600),
+            after: Interval::secs(120),
+            cool_down: Interval::secs(900),
+            all_services: false,
+        }
     }
 }
 

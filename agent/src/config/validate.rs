@@ -24,6 +24,7 @@ pub(super) fn validate(config: &Config, sources: &BTreeMap<String, Source>) -> R
         check.require(false, path, || problem);
     }
     check.destinations(&config.export.destinations);
+    check.on_symptom(&config.export);
     if check.problems.is_empty() { Ok(()) } else { Err(ConfigError::Unusable { problems: check.problems }) }
 }
 

@@ -53,6 +53,7 @@ mod s3;
 mod secrets;
 mod source;
 mod stats;
+pub mod symptom;
 mod taken;
 mod worker;
 

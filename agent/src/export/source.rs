@@ -219,7 +219,7 @@ mod tests {
         let mut to = Destination::to(format!("otlp+grpc://{}", fake.address).parse().unwrap());
         to.name = "backend".into();
         to.batch.age = Interval::ms(5);
-        let export = Export { destinations: vec![to], shutdown_timeout: Interval::ms(200) };
+        let export = Export { destinations: vec![to], shutdown_timeout: Interval::ms(200), ..Export::default() };
         Exporter::start(&export, log.dead_letters(), |to| Ok::<_, Infallible>(LogSource::open(log, to).unwrap()))
             .unwrap()
     }

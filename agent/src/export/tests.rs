@@ -33,7 +33,7 @@ fn start(destination: Destination, source: &Memory) -> Exporter {
 }
 
 fn start_with(destination: Destination, source: &Memory, letters: &DeadLetters) -> Exporter {
-    let export = Export { destinations: vec![destination], shutdown_timeout: Interval::secs(5) };
+    let export = Export { destinations: vec![destination], shutdown_timeout: Interval::secs(5), ..Export::default() };
     Exporter::start(&export, letters, |_| Ok::<_, Infallible>(source.clone())).unwrap()
 }
 
@@ -369,7 +369,11 @@ async fn shutdown_sends_what_waits() {
 async fn shutdown_is_bounded_and_leaves_the_rest_in_the_log() {
     let fake = Fake::grpc(&vec![Answer::Hang; 10], None).await;
     let source = Memory::new(&[block(&["a"])]);
-    let export = Export { destinations: vec![destination(&grpc_url(&fake))], shutdown_timeout: Interval::ms(50) };
+    let export = Export {
+        destinations: vec![destination(&grpc_url(&fake))],
+        shutdown_timeout: Interval::ms(50),
+        ..Export::default()
+    };
     let exporter = Exporter::start(&export, &letters(), |_| Ok::<_, Infallible>(source.clone())).unwrap();
     let stats = exporter.destinations()[0].clone();
     eventually("asked", || fake.received().len() == 1).await;

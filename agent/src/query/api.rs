@@ -105,6 +105,23 @@ pub struct StatusReport {
     /// server.
     #[prost(message, repeated, tag = "24")]
     pub late: Vec<LateStatus>,
+    /// Symptoms; nothing if none are looked for.
+    #[prost(message, optional, tag = "25")]
+    pub symptoms: Option<SymptomStatus>,
+}
+
+/// Symptoms that had left out spans sent, since the start.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct SymptomStatus {
+    /// Their number.
+    #[prost(uint64, tag = "1")]
+    pub count: u64,
+    /// The last, in words; empty: none.
+    #[prost(string, tag = "2")]
+    pub last: String,
+    /// When it was seen.
+    #[prost(fixed64, tag = "3")]
+    pub last_unix_ns: u64,
 }
 
 /// What became of the spans of others since the start.

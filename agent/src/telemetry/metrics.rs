@@ -6,7 +6,7 @@
 use std::{collections::HashSet, fmt};
 
 use crate::{
-    export::{Counts, LATENCY_BOUNDS},
+    export::{Counts, LATENCY_BOUNDS, symptom::SymptomFigures},
     intake::IntakeCounts,
     kernel::budget::BudgetFigures,
     log::{DeadSum, DestinationCounts},
@@ -55,6 +55,8 @@ pub struct Snapshot {
     pub budget: BudgetFigures,
     /// The configuration.
     pub reloads: ReloadFigures,
+    /// Symptoms.
+    pub symptoms: SymptomFigures,
     /// CPU time of the agent itself.
     pub cpu_ns: u64,
     /// Its resident memory.
@@ -124,6 +126,7 @@ impl Collector for Snapshot {
         self.encode_log(&mut to)?;
         self.encode_received(&mut to)?;
         self.encode_process(&mut to)?;
+        self.encode_symptoms(&mut to)?;
         self.encode_destinations(&mut to)
     }
 }
@@ -222,6 +225,18 @@ impl Snapshot {
             to.encode_descriptor("cpu", "CPU time of the agent itself", Some(&Unit::Seconds), MetricType::Counter)?;
         cpu.encode_counter::<NoLabelSet, _, u64>(&(self.cpu_ns as f64 / 1e9), None)?;
         gauges(to, "resident_memory_bytes", "Resident memory of the agent", vec![(vec![], self.memory_bytes)])
+    }
+
+    fn encode_symptoms(&self, to: &mut DescriptorEncoder) -> fmt::Result {
+        let SymptomFigures { is_watched: true, symptoms, queued, unwatched, .. } = self.symptoms else { return Ok(()) };
+        for (name, help, count) in [
+            ("symptoms", "Bursts of errors and slow percentiles that had left out spans sent", symptoms),
+            ("symptom_spans_queued", "Spans that were queued when these were seen", queued),
+            ("symptom_spans_unwatched", "Spans of services and names for which there was no room", unwatched),
+        ] {
+            counters(to, name, help, vec![(vec![], count)])?;
+        }
+        Ok(())
     }
 
     fn encode_destinations(&self, to: &mut DescriptorEncoder) -> fmt::Result {

@@ -1,7 +1,9 @@
 //! Destinations: limits, and what does not go together.
 
 use super::Check;
-use crate::config::{Auth, Basic, Compression, Destination, Encoding, HeaderValue, Kafka, OAuth2, Protocol, Transport};
+use crate::config::{
+    Auth, Basic, Compression, Destination, Encoding, Export, HeaderValue, Kafka, OAuth2, OnSymptom, Protocol, Transport,
+};
 
 /// Set by the protocols themselves.
 const RESERVED_HEADERS: [&str; 6] = ["content-type", "content-length", "content-encoding", "host", "te", "user-agent"];
@@ -19,6 +21,22 @@ impl Check<'_> {
             });
             self.destination(&format!("export.destinations[{index}]"), destination);
         }
+    }
+
+    pub(super) fn on_symptom(&mut self, export: &Export) {
+        let at = |key: &str| format!("export.on_symptom.{key}");
+        let OnSymptom { destinations, window, error_share, p99_factor, p99_requests, .. } = &export.on_symptom;
+        for name in destinations {
+            let is_known = export.destinations.iter().any(|to| to.name == *name);
+            self.require(is_known, &at("destinations"), || format!("no destination is named `{name}`"));
+        }
+        self.positive(&at("window"), *window);
+        self.require((0.0..=1.0).contains(error_share), &at("error_share"), || {
+            format!("is {error_share}, must be from 0 to 1")
+        });
+        let is_factor = *p99_factor == 0.0 || (*p99_factor > 1.0 && p99_factor.is_finite());
+        self.require(is_factor, &at("p99_factor"), || format!("is {p99_factor}, must be above 1; 0 is off"));
+        self.require(*p99_requests > 0, &at("p99_requests"), || "must be at least 1".into());
     }
 
     fn destination(&mut self, at: &str, destination: &Destination) {
@@ -245,6 +263,18 @@ mod tests {
         let twice = "[ { url: 'file:/a', name: a }, { url: 'file:/a', name: b } ]";
         check(&format!("export: {{ destinations: {twice} }}"), &["two destinations write to file:/a"]);
         one("file:/a", "file: { max_bytes: 0, max_age: 0s, keep: 0 }", &["max_bytes", "max_age", "keep"]);
+    }
+
+    #[test]
+    fn symptoms_name_destinations_and_have_sane_bounds() {
+        let check_with = |more: &str, expected: &[&str]| {
+            let to = "destinations: [ { url: 'otlp+grpc://h', name: a } ]";
+            check(&format!("export: {{ {to}, on_symptom: {{ {more} }} }}"), expected);
+        };
+        check_with("destinations: [a], p99_factor: 3, p99: 2s, error_share: 1", &[]);
+        check_with("destinations: [b]", &["no destination is named `b`"]);
+        check_with("window: 0s, error_share: 2", &["on_symptom.window", "from 0 to 1"]);
+        check_with("p99_factor: 1, p99_requests: 0", &["must be above 1", "p99_requests"]);
     }
 
     #[test]

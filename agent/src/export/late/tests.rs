@@ -55,7 +55,8 @@ impl Fixture {
 
     fn open(&self) -> (SpanLog, Exporter) {
         let log = SpanLog::open(self.folder.path(), LogConfig::default()).unwrap();
-        let export = Export { destinations: vec![self.to.clone()], shutdown_timeout: Interval::ms(200) };
+        let export =
+            Export { destinations: vec![self.to.clone()], shutdown_timeout: Interval::ms(200), ..Export::default() };
         let open = |to: &Destination| Ok::<_, Infallible>(LogSource::open(&log, to).unwrap());
         let exporter = Exporter::start(&export, log.dead_letters(), open).unwrap();
         (log, exporter)

@@ -2,8 +2,6 @@
 //!
 //! A store does not look into objects: but for their size, no refusal is about the spans, which therefore wait in the log.
 
-use std::time::SystemTime;
-
 use bytes::Bytes;
 use http::{StatusCode, header, response};
 
@@ -32,7 +30,7 @@ pub(super) fn of(origin: &str, bucket: &str, head: &response::Parts, body: &Byte
         return Outcome::TooLarge { cause };
     }
     let (kind, step) = kind(head.status, code);
-    let after = text(header::RETRY_AFTER).and_then(|value| retry_after(value, SystemTime::now()));
+    let after = text(header::RETRY_AFTER).and_then(|value| retry_after(value, text(header::DATE)));
     let cause = if step.is_empty() { cause } else { format!("{cause}; {step}, the spans wait in the log") };
     Outcome::Again { kind, after, cause }
 }

@@ -1,0 +1,208 @@
+//! Sends what sampling left out when something goes wrong: watches the log, and asks as `spantap export` does.
+//!
+//! In: every span that is appended. Out: requests to the destinations that are configured for it, a message, and figures. One task,
+//! started and ended by the run loop; a changed configuration starts it anew, and what it had learned is learned again.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use agent_core::symptom::{Symptom, SymptomConfig, SymptomKind, Watch};
+use tokio::task::JoinHandle;
+
+use super::{
+    blocking,
+    late::{self, Asked, LateError, Target},
+};
+use crate::{
+    capture::lock,
+    config::{Export, Match, OnSymptom},
+    log::{Reader, SpanLog},
+    run::unix_ns,
+};
+
+/// Time between two looks, while spans come.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// Time between two looks, while none come.
+const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+/// Spans and bytes read from the log at once.
+const READ_SPANS: usize = 4_096;
+const READ_BYTES: usize = 1 << 20;
+
+/// What was seen since the agent started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SymptomFigures {
+    /// Whether it is looked for symptoms.
+    pub is_watched: bool,
+    /// Symptoms seen.
+    pub symptoms: u64,
+    /// Spans that were queued for destinations because of them; what came afterwards is not in it.
+    pub queued: u64,
+    /// Spans of services and names for which there was no room.
+    pub unwatched: u64,
+    /// The last symptom, in words; empty: none.
+    pub last: String,
+    /// When it was seen.
+    pub last_unix_ns: u64,
+}
+
+/// Figures that outlive changes of the configuration.
+pub type SharedFigures = Arc<Mutex<SymptomFigures>>;
+
+/// The running watch; ends with it.
+#[derive(Debug)]
+pub struct Watcher {
+    task: Option<JoinHandle<()>>,
+}
+
+impl Watcher {
+    /// Watches, if the configuration says so. Needs a tokio runtime.
+    pub fn start(log: &SpanLog, export: &Export, figures: &SharedFigures) -> Self {
+        let config = &export.on_symptom;
+        let is_named = |target: &Target| config.destinations.contains(&target.name);
+        let targets: Vec<Target> = export.destinations.iter().map(Target::from).filter(is_named).collect();
+        lock(figures).is_watched = !targets.is_empty();
+        if targets.is_empty() {
+            return Self { task: None };
+        }
+        let watching = Watching {
+            log: log.clone(),
+            targets,
+            config: config.clone(),
+            watch: Watch::new(core_config(config)),
+            reader: log.read_new(),
+            unwatched: lock(figures).unwatched,
+            figures: Arc::clone(figures),
+        };
+        Self { task: Some(tokio::spawn(watching.run())) }
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+struct Watching {
+    log: SpanLog,
+    targets: Vec<Target>,
+    config: OnSymptom,
+    watch: Watch,
+    reader: Reader,
+    figures: SharedFigures,
+    /// Before this watch.
+    unwatched: u64,
+}
+
+impl Watching {
+    async fn run(mut self) {
+        let mut appended = self.log.appended();
+        loop {
+            appended.mark_unchanged();
+            let looked = blocking(move || {
+                let looked = self.look();
+                Ok::<_, LateError>((self, looked))
+            });
+            // Only a panic fails here; it was told.
+            let Ok((this, looked)) = looked.await else { return };
+            self = this;
+            if let Err(error) = looked {
+                tracing::warn!(%error, "symptoms cannot be looked for now");
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            // At the end of the log nothing changes any more.
+            let _ = tokio::time::timeout(IDLE_INTERVAL, appended.changed()).await;
+        }
+    }
+
+    /// Reads what came, and acts on what it shows.
+    fn look(&mut self) -> Result<(), LateError> {
+        loop {
+            let read = self.reader.read(READ_SPANS, READ_BYTES)?;
+            for block in &read.blocks {
+                self.act(block.header.appended_unix_ns)?;
+                self.watch.look(&block.payload);
+            }
+            if read.blocks.is_empty() {
+                break;
+            }
+        }
+        self.act(unix_ns())?;
+        lock(&self.figures).unwatched = self.unwatched + self.watch.unwatched();
+        Ok(())
+    }
+
+    fn act(&mut self, now_unix_ns: u64) -> Result<(), LateError> {
+        for symptom in self.watch.tick(now_unix_ns) {
+            self.send(&symptom, now_unix_ns)?;
+        }
+        Ok(())
+    }
+
+    fn send(&self, symptom: &Symptom, now_unix_ns: u64) -> Result<(), LateError> {
+        let of_it = Match { service: Some(symptom.service.clone()), ..Match::default() };
+        let asked = Asked {
+            since_unix_ns: now_unix_ns.saturating_sub(ns(self.config.keep.0)),
+            until_unix_ns: now_unix_ns.saturating_add(ns(self.config.after.0)),
+            matches: if self.config.all_services { Vec::new() } else { vec![of_it] },
+            ..Asked::default()
+        };
+        let words = words(symptom, &self.config);
+        let mut queued = 0;
+        for target in &self.targets {
+            let (request, found) = late::ask(&self.log, target, &asked, &words)?;
+            queued += found.queued;
+            tracing::warn!(
+                destination = target.name,
+                request,
+                "{words}: {} spans of the last {} that were left out are sent, and those of the next {}",
+                found.queued,
+                self.config.keep,
+                self.config.after
+            );
+        }
+        let mut figures = lock(&self.figures);
+        figures.symptoms += 1;
+        figures.queued += queued;
+        (figures.last, figures.last_unix_ns) = (words, now_unix_ns);
+        Ok(())
+    }
+}
+
+fn words(symptom: &Symptom, config: &OnSymptom) -> String {
+    let service = if symptom.service.is_empty() { "a service without name" } else { &symptom.service };
+    match &symptom.kind {
+        SymptomKind::Errors { errors, spans } => {
+            format!("errors of {service}: {errors} of {spans} spans within {}", config.window)
+        }
+        SymptomKind::Slow { name, p99_ns, limit_ns } => format!(
+            "slow requests of {service}: p99 of {name} is {:?} within {}, above {:?}",
+            Duration::from_nanos(*p99_ns),
+            config.window,
+            Duration::from_nanos(*limit_ns)
+        ),
+    }
+}
+
+fn core_config(config: &OnSymptom) -> SymptomConfig {
+    SymptomConfig {
+        window_ns: ns(config.window.0),
+        errors_min: config.errors,
+        error_share_min: config.error_share,
+        p99_ns: ns(config.p99.0),
+        p99_factor: config.p99_factor,
+        p99_spans_min: config.p99_requests,
+        cool_down_ns: ns(config.cool_down.0),
+    }
+}
+
+fn ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;
