@@ -297,8 +297,11 @@ pub(super) struct LateSource {
     /// Where the request that was looked at last goes on.
     reader: Option<(u64, Reader)>,
     /// On its way.
-    given: Option<(LateExport, Vec<(u64, Vec<bool>)>)>,
+    given: Option<(LateExport, PickedBlocks)>,
 }
+
+/// Numbers of blocks, and which of their spans are sent.
+type PickedBlocks = Vec<(u64, Vec<bool>)>;
 
 impl std::fmt::Debug for LateSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -312,7 +315,7 @@ struct Picked {
     body: BytesMut,
     spans: u64,
     /// The blocks with some, and which of their spans.
-    blocks: Vec<(u64, Vec<bool>)>,
+    blocks: PickedBlocks,
     looked_at: usize,
 }
 

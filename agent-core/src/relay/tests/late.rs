@@ -92,7 +92,7 @@ fn time_request_and_destination_have_to_agree() {
 #[test]
 fn a_shape_notes_what_becomes_of_each_span() {
     let bytes = numbered(3, "");
-    let sampling = Some(HeadSampling { threshold: Threshold::from_value(0x0202_0202_0202_02), keep_errors: false });
+    let sampling = Some(HeadSampling { threshold: Threshold::from_value(0x02_0202_0202_0202), keep_errors: false });
     let shape = Shape::new(ShapeConfig { sampling, ..ShapeConfig::default() }).unwrap();
     let mut choices = Vec::new();
     let (_, counts) = shape.apply_noting(&bytes, Threshold::ALWAYS, &mut choices).unwrap();
