@@ -22,7 +22,7 @@ fn a_stream_has_every_span_once_whatever_is_sent_twice() {
         nats.ask("url").as_str().expect("text"),
         folder.join("password").display()
     );
-    let relay = Relay::start(&[to.clone()], "");
+    let relay = Relay::start(std::slice::from_ref(&to), "");
     let sender = Sender::start(relay.address(), RATE, RATE * 2);
     wait_for_trouble(&relay, "nats", &["Authorization Violation", "`auth`"]);
     folder.write("password", "open sesame\n");
