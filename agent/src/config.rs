@@ -30,7 +30,7 @@ pub use self::{
     auth::{Auth, Basic, Bearer, ClientAuth, OAuth2, Secret},
     destination::{
         Batch, Compression, Destination, Encoding, Exhausted, Export, HeaderValue, OnSymptom, Pace, Retry, Rotation,
-        Sampling, Segments, Tls,
+        Sampling, Segments, TailSampling, Tls,
     },
     file::check,
     flags::RunArgs,

@@ -14,6 +14,7 @@ mod rig;
 mod sdk;
 mod sender;
 mod sink;
+mod tail;
 
 use sender::Sender;
 use sink::Sink;

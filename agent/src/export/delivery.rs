@@ -96,8 +96,12 @@ impl Line {
         letters: DeadLetters,
     ) -> Result<Self, ExportError> {
         let Sampling { ratio, keep_errors, .. } = destination.sampling;
+        // Of whole traces the source decides.
+        let ratio = if destination.sampling.tail.is_some() { 1.0 } else { ratio };
         let shape = config::shape(&destination.filter, ratio, keep_errors)
             .map_err(|cause| ExportError::Shape { destination: destination.name.clone(), cause })?;
+        let tail = destination.sampling.tail_config();
+        tail.map_err(|cause| ExportError::Shape { destination: destination.name.clone(), cause })?;
         Ok(Self {
             shape: Arc::new(shape),
             adapt: Adapt::new(&destination.sampling),
@@ -120,7 +124,10 @@ impl Line {
         batch: Batch,
         stop: &mut watch::Receiver<Option<Instant>>,
     ) -> Option<(Fate, Vec<Choice>)> {
-        let (part, choices) = self.shaped(Part::new(batch.key, batch.body, batch.spans)).await;
+        if batch.left_out > 0 {
+            self.stats.count_shaped(0, batch.left_out);
+        }
+        let (part, choices) = self.shaped(Part::new(batch.key, batch.body, batch.spans - batch.left_out)).await;
         let filtered = batch.spans.saturating_sub(part.spans);
         let fate = self.deliver_part(part, stop).await?;
         Some((Fate { filtered, ..fate }, choices))
@@ -168,7 +175,7 @@ impl Line {
     /// The spans that the destination gets, and what was decided about each unless it gets all.
     async fn shaped(&self, part: Part) -> (Part, Vec<Choice>) {
         let at_least = self.adapt.threshold();
-        if self.shape.is_identity() && at_least == Threshold::ALWAYS {
+        if part.spans == 0 || self.shape.is_identity() && at_least == Threshold::ALWAYS {
             return (part, Vec::new());
         }
         let (shape, body) = (Arc::clone(&self.shape), part.body.clone());
