@@ -23,6 +23,7 @@ pub mod segment;
 pub mod sketch;
 pub mod span;
 pub mod symptom;
+pub mod tail;
 #[doc(hidden)]
 pub mod testing;
 pub mod wire;

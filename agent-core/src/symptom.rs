@@ -3,7 +3,8 @@
 //! In: what is needed of each span, in the order of the log, and the time. Out: [`Symptom`]s. Called by the agent, which then exports
 //! what it had kept back. Pure. A service with a symptom is quiet for a while afterwards, so that one trouble is told once.
 //!
-//! Limits: [`SERVICES_MAX`] services and [`NAMES_MAX`] names; spans of others are counted as not watched.
+//! Limits: [`SERVICES_MAX`] services and [`NAMES_MAX`] names; spans of others are counted as not watched. What was not seen for some
+//! windows makes room.
 
 use std::collections::HashMap;
 
@@ -175,10 +176,17 @@ impl Watch {
             if ends {
                 (service.spans, service.errors) = (0, 0);
             }
+            if ends {
+                service.names.retain(|_, name| !name.before.is_empty());
+            }
             if let Some(kind) = kind.filter(|_| now_ns >= service.quiet_ns) {
                 service.quiet_ns = now_ns.saturating_add(self.config.cool_down_ns);
                 symptoms.push(Symptom { service: text(name), kind });
             }
+        }
+        if ends {
+            self.services.retain(|_, service| !service.names.is_empty() || service.quiet_ns > now_ns);
+            self.names = self.services.values().map(|service| service.names.len()).sum();
         }
         symptoms
     }
@@ -317,5 +325,8 @@ mod tests {
             see(&mut watch, &number.to_string(), 5, true, 1);
         }
         assert_eq!((watch.unwatched(), watch.tick(T).len()), (25, SERVICES_MAX));
+        watch.tick(T + 70 * S);
+        see(&mut watch, "another", 5, true, 1);
+        assert_eq!((watch.unwatched(), services(&watch.tick(T + 71 * S))), (25, vec!["another"]));
     }
 }

@@ -30,7 +30,7 @@ pub use self::{
     auth::{AccessKey, Auth, Basic, Bearer, ClientAuth, OAuth2, Secret},
     destination::{
         Batch, Compression, Destination, Encoding, Exhausted, Export, HeaderValue, Kafka, OnSymptom, Pace, Retry,
-        Rotation, S3, Sampling, Sasl, Segments, Tls,
+        Rotation, S3, Sampling, Sasl, Segments, TailSampling, Tls,
     },
     file::check,
     flags::RunArgs,

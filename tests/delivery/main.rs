@@ -21,6 +21,7 @@ mod s3;
 mod sdk;
 mod sender;
 mod sink;
+mod tail;
 mod tls;
 
 use sender::Sender;

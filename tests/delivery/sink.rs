@@ -151,6 +151,11 @@ impl Sink {
         (0..count).filter(|number| !taken.contains_key(number)).take(10).collect()
     }
 
+    /// How often each was taken; by trace, where several spans are of one.
+    pub fn times(&self) -> BTreeMap<u64, u32> {
+        self.shared.taken.lock().expect("no panic").clone()
+    }
+
     /// The spans that were taken.
     pub fn numbers(&self) -> Vec<u64> {
         self.shared.taken.lock().expect("no panic").keys().copied().collect()

@@ -28,7 +28,6 @@ mod statement;
 mod threshold;
 mod url;
 
-pub(crate) use self::filter::Resource;
 pub use self::{
     attributes::NESTED_MAX,
     choice::{Choice, apply_choices},
@@ -52,6 +51,7 @@ use self::{
     rewrite::{Rewriter, Rewritten},
     rules::Rules,
 };
+pub(crate) use self::{filter::Resource, threshold::randomness};
 use crate::{redact::SafeBatch, span::UnixNs, wire::Malformed};
 
 /// Checks, redacts, enriches and samples requests.

@@ -40,6 +40,11 @@ impl Threshold {
         (self != Self::NEVER).then(|| 1.0 / self.probability())
     }
 
+    /// Whether a trace of this randomness (56 bits) is kept.
+    pub(crate) fn keeps(self, randomness: u64) -> bool {
+        randomness >= self.0
+    }
+
     /// As a number, below 2^56 unless it is [`Threshold::NEVER`].
     pub fn value(self) -> u64 {
         self.0
@@ -112,6 +117,11 @@ pub(crate) fn told(threshold: Threshold, trace_id: &[u8], trace_state: &[u8]) ->
 pub(crate) fn untold(trace_state: &[u8]) -> Option<Vec<u8>> {
     let state = TraceState::read(trace_state);
     state.has_th().then(|| state.with(None))
+}
+
+/// What decides about a trace: 56 bits; nothing if neither tracestate nor trace id has them.
+pub(crate) fn randomness(trace_id: &[u8], trace_state: &[u8]) -> Option<u64> {
+    TraceState::read(trace_state).rv.or_else(|| by_trace_id(trace_id))
 }
 
 /// The 56 rightmost bits.

@@ -4,12 +4,13 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
+use agent_core::{relay, tail::TailConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
     auth::{Auth, Basic},
-    relay::Filter,
+    relay::{Filter, Match},
     units::{Interval, Size},
     url::Url,
 };
@@ -139,11 +140,81 @@ pub struct Sampling {
     pub ratio_min: f64,
     /// Spans with an error are sent whatever their trace.
     pub keep_errors: bool,
+    /// Decides about whole traces when they have had time to come. `ratio` is then of those that nothing keeps for sure, and
+    /// `keep_errors` keeps whole traces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tail: Option<TailSampling>,
+}
+
+/// Sampling by whole traces. Kept for sure are traces with an error, a slow span, a span that matches, and the first ones of each
+/// minute; of the rest as many as `ratio` and `rate` say, which is told (`ot=th`). What is left out stays in the log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TailSampling {
+    /// Time from a trace's first span to the decision; spans that come later follow it.
+    pub decision_wait: Interval,
+    /// Traces with a span that took at least so long are kept; 0s: not for that.
+    pub slow: Interval,
+    /// Traces with a request that was slower than 99 % of those of its service and name in the last minutes are kept.
+    pub slow_p99: bool,
+    /// So many traces of each service and name are kept in each minute; 0: not for that.
+    pub per_minute: u32,
+    /// Traces with a span that matches one of these are kept.
+    #[serde(deserialize_with = "super::or_default")]
+    pub matches: Vec<Match>,
+    /// Of the rest, about so many traces per second of each route (service and name of a trace's first request); 0: no limit.
+    pub rate: f64,
+    /// Traces that may wait; beyond it the oldest are decided before their time, and counted.
+    pub traces_max: usize,
+    /// Memory that this may take, about; likewise.
+    pub bytes_max: Size,
+    /// Decisions that are remembered for spans that come later.
+    pub decisions_max: usize,
+}
+
+impl Default for TailSampling {
+    fn default() -> Self {
+        Self {
+            decision_wait: Interval::secs(10),
+            slow: Interval::secs(0),
+            slow_p99: false,
+            per_minute: 0,
+            matches: Vec::new(),
+            rate: 0.0,
+            traces_max: 50_000,
+            bytes_max: Size::mib(64),
+            decisions_max: 100_000,
+        }
+    }
+}
+
+impl Sampling {
+    /// For the decisions about traces; nothing if there are none.
+    ///
+    /// # Errors
+    /// What is wrong, with its key.
+    pub fn tail_config(&self) -> Result<Option<TailConfig>, String> {
+        let Some(tail) = &self.tail else { return Ok(None) };
+        let ns = |interval: Interval| u64::try_from(interval.0.as_nanos()).unwrap_or(u64::MAX);
+        Ok(Some(TailConfig {
+            decision_wait_ns: ns(tail.decision_wait),
+            keep_errors: self.keep_errors,
+            slow_ns: ns(tail.slow),
+            slow_p99: tail.slow_p99,
+            per_minute: tail.per_minute,
+            matches: relay::Filter { include: super::relay::matches(&tail.matches)?, exclude: Vec::new() },
+            rest: relay::Threshold::from_probability(self.ratio),
+            rate: tail.rate,
+            traces_max: tail.traces_max,
+            bytes_max: tail.bytes_max.0,
+            decisions_max: tail.decisions_max,
+        }))
+    }
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { ratio: 1.0, ratio_min: 1.0, keep_errors: true }
+        Self { ratio: 1.0, ratio_min: 1.0, keep_errors: true, tail: None }
     }
 }
 

@@ -90,7 +90,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn pressure_halves_down_to_the_bound_and_calm_brings_back() {
-        let adapt = Adapt::new(&Sampling { ratio: 0.8, ratio_min: 0.2, keep_errors: true });
+        let adapt = Adapt::new(&Sampling { ratio: 0.8, ratio_min: 0.2, keep_errors: true, tail: None });
         assert_eq!((adapt.ratio(), adapt.threshold()), (0.8, Threshold::ALWAYS), "what is configured is not repeated");
         let mut ratios = Vec::new();
         for _ in 0..4 {

@@ -96,8 +96,12 @@ impl Line {
         letters: DeadLetters,
     ) -> Result<Self, ExportError> {
         let Sampling { ratio, keep_errors, .. } = destination.sampling;
+        // Of whole traces the source decides.
+        let ratio = if destination.sampling.tail.is_some() { 1.0 } else { ratio };
         let shape = config::shape(&destination.filter, ratio, keep_errors)
             .map_err(|cause| ExportError::Shape { destination: destination.name.clone(), cause })?;
+        let tail = destination.sampling.tail_config();
+        tail.map_err(|cause| ExportError::Shape { destination: destination.name.clone(), cause })?;
         Ok(Self {
             shape: Arc::new(shape),
             adapt: Adapt::new(&destination.sampling),
@@ -120,13 +124,17 @@ impl Line {
         batch: Batch,
         stop: &mut watch::Receiver<Option<Instant>>,
     ) -> Option<(Fate, Vec<Choice>)> {
-        let whole = Part::new(batch.key, batch.body, batch.spans);
+        if batch.left_out > 0 {
+            self.stats.count_shaped(0, batch.left_out);
+        }
+        let whole = Part::new(batch.key, batch.body, batch.spans - batch.left_out);
         let (part, choices) = match self.shaped(&whole).await {
             Ok(shaped) => shaped,
             Err(cause) => {
                 let cause = format!("filter and sampling cannot read it: {cause}");
                 self.bury(&whole, whole.spans, &cause, stop).await?;
-                return Some((Fate { dead: whole.spans, ..Fate::default() }, Vec::new()));
+                let fate = Fate { dead: whole.spans, filtered: batch.left_out, ..Fate::default() };
+                return Some((fate, Vec::new()));
             }
         };
         let filtered = batch.spans.saturating_sub(part.spans);
@@ -177,7 +185,7 @@ impl Line {
     /// must not get.
     async fn shaped(&self, part: &Part) -> Result<(Part, Vec<Choice>), String> {
         let at_least = self.adapt.threshold();
-        if self.shape.is_identity() && at_least == Threshold::ALWAYS {
+        if part.spans == 0 || self.shape.is_identity() && at_least == Threshold::ALWAYS {
             return Ok((Part::new(part.key.clone(), part.body.clone(), part.spans), Vec::new()));
         }
         let (shape, body) = (Arc::clone(&self.shape), part.body.clone());

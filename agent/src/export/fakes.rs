@@ -378,7 +378,14 @@ impl BatchSource for Memory {
         let id = inner.next_id;
         inner.next_id += 1;
         inner.given.push((id, spans));
-        Ok(Some(Batch { id, key: format!("memory-{id}"), body: body.into(), spans, may_be_duplicate: false }))
+        Ok(Some(Batch {
+            id,
+            key: format!("memory-{id}"),
+            body: body.into(),
+            spans,
+            left_out: 0,
+            may_be_duplicate: false,
+        }))
     }
 
     async fn settle(&mut self, id: u64, fate: Fate) -> Result<(), Infallible> {

@@ -12,7 +12,7 @@ use super::{Batch, Limits, source};
 use crate::{
     config::{self, Destination},
     intake::NO_TENANT,
-    log::{Block, Fate, Got, LateExport, LogError, Reader, Sent, SpanLog},
+    log::{Block, BlockSpans, Fate, Got, LateExport, LogError, Reader, Sent, SpanLog},
     query::api::hex,
     run::unix_ns,
 };
@@ -297,11 +297,8 @@ pub(super) struct LateSource {
     /// Where the request that was looked at last goes on.
     reader: Option<(u64, Reader)>,
     /// On its way.
-    given: Option<(LateExport, PickedBlocks)>,
+    given: Option<(LateExport, Vec<BlockSpans>)>,
 }
-
-/// Numbers of blocks, and which of their spans are sent.
-type PickedBlocks = Vec<(u64, Vec<bool>)>;
 
 impl std::fmt::Debug for LateSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -315,7 +312,7 @@ struct Picked {
     body: BytesMut,
     spans: u64,
     /// The blocks with some, and which of their spans.
-    blocks: PickedBlocks,
+    blocks: Vec<BlockSpans>,
     looked_at: usize,
 }
 
@@ -376,7 +373,8 @@ impl LateSource {
         self.log.save_late(&mut given, None, &[])?;
         let body = picked.body.freeze();
         let key = format!("{}-{first}-{last}{KEY_MARK}{:08x}", hex(&self.log.id()), crc32fast::hash(&body));
-        let batch = Batch { id: request.id, key, spans: picked.spans, may_be_duplicate: again.is_some(), body };
+        let batch =
+            Batch { id: request.id, key, spans: picked.spans, left_out: 0, may_be_duplicate: again.is_some(), body };
         self.reader = Some((request.id, reader));
         self.given = Some((request, picked.blocks));
         Ok(LateNext::Batch(batch))

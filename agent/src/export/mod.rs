@@ -54,6 +54,7 @@ mod secrets;
 mod source;
 mod stats;
 pub mod symptom;
+mod tail;
 mod taken;
 mod worker;
 
@@ -70,6 +71,7 @@ use self::{delivery::Line, late::LateNext};
 pub use self::{
     source::LogSource,
     stats::{Counts, DestinationStats, LATENCY_BOUNDS},
+    tail::TailFigures,
 };
 
 /// Some spans, as one OTLP `ExportTraceServiceRequest` in protobuf, without its compression.
@@ -81,8 +83,10 @@ pub struct Batch {
     pub key: String,
     /// The request. Concatenated requests are a valid request.
     pub body: Bytes,
-    /// Number of spans in it.
+    /// Number of spans that it is about.
     pub spans: u64,
+    /// Those of them that are not in the request: it was decided to leave them out.
+    pub left_out: u64,
     /// Whether it was given before the agent ended, so that the destination may have it already.
     pub may_be_duplicate: bool,
 }
@@ -138,6 +142,10 @@ pub trait BatchSource: Send + 'static {
     }
     /// Spans that were settled as dead were delivered after all. Errors as in [`Self::settle`].
     fn revive(&mut self, spans: u64) -> impl Future<Output = Result<(), Self::Error>> + Send;
+    /// What was decided about traces; nothing if that is not sampled by.
+    fn tail(&self) -> Option<TailFigures> {
+        None
+    }
     /// Changes when spans that were left out are asked for after all; nothing: they never are.
     fn asked(&self) -> Option<watch::Receiver<u64>> {
         None

@@ -7,19 +7,20 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use agent_core::relay::Choice;
+use agent_core::relay::{Choice, apply_choices};
 use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 
 use super::{
     Batch, BatchSource, Limits, Queued, blocking,
     late::{LateNext, LateSource},
+    tail::{Decided, TailFigures, TailLine},
 };
 use crate::{
     capture::lock,
     config::Destination,
     intake::NO_TENANT,
-    log::{BlockChoices, Cursor, Fate, LogError, SpanLog, Wanted},
+    log::{self, BlockChoices, Cursor, Fate, LogError, SpanLog, Wanted},
     query::api::hex,
 };
 
@@ -34,17 +35,29 @@ pub struct LogSource {
     /// Names the log to destinations, in hexadecimal.
     log_id: String,
     span_bytes: u64,
-    /// Blocks of the batches that are not settled, by the batch's id: number and spans of each.
-    given: HashMap<u64, Vec<(u64, u32)>>,
+    /// Batches that are not settled, by their id.
+    given: HashMap<u64, Given>,
     late: Arc<Mutex<LateSource>>,
     asked: watch::Receiver<u64>,
+    /// What is decided about whole traces; nothing if that is not sampled by.
+    tail: Option<Arc<TailLine>>,
+    decided: Option<watch::Receiver<Decided>>,
+}
+
+/// A batch that was given: number and spans of its blocks, and what was decided about its spans; empty: all are kept.
+#[derive(Debug, Default)]
+struct Given {
+    numbers: Vec<(u64, u32)>,
+    choices: Vec<Choice>,
 }
 
 impl LogSource {
     /// The place of a destination; a new one begins with the next span.
     pub fn open(log: &SpanLog, to: &Destination) -> Result<Self, LogError> {
         let appended = log.appended();
-        let cursor = Arc::new(Mutex::new(log.cursor(&to.name, wanted(log, &to.tenants)?)?));
+        let wanted = wanted(log, &to.tenants)?;
+        let cursor = Arc::new(Mutex::new(log.cursor(&to.name, wanted.clone())?));
+        let tail = TailLine::start(log, to, wanted).map(Arc::new);
         Ok(Self {
             cursor,
             appended,
@@ -53,6 +66,8 @@ impl LogSource {
             given: HashMap::new(),
             late: Arc::new(Mutex::new(LateSource::new(log, to))),
             asked: log.asked(),
+            decided: tail.as_ref().map(|tail| tail.moved()),
+            tail,
         })
     }
 
@@ -71,14 +86,22 @@ impl BatchSource for LogSource {
     fn queued(&self) -> Queued {
         let (counts, unread) = {
             let cursor = lock(&self.cursor);
-            (cursor.counts(), cursor.unread())
+            let unread = match &self.tail {
+                Some(tail) => tail.decided().span.saturating_sub(cursor.unread_from()),
+                None => cursor.unread(),
+            };
+            (cursor.counts(), unread)
         };
         let generated = counts.generated();
         Queued { spans: counts.queued, unread, unread_bytes: unread * self.span_bytes, generated }
     }
 
     async fn appended(&mut self) {
-        if self.appended.changed().await.is_err() {
+        let is_open = match &mut self.decided {
+            Some(decided) => decided.changed().await.is_ok(),
+            None => self.appended.changed().await.is_ok(),
+        };
+        if !is_open {
             // The log is closed: nothing will ever be appended.
             std::future::pending::<()>().await;
         }
@@ -87,22 +110,35 @@ impl BatchSource for LogSource {
     async fn next(&mut self, limits: Limits) -> Result<Option<Batch>, String> {
         let bound = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
         let (spans, bytes) = (bound(limits.spans), bound(limits.bytes));
-        let batch = self.blocking(move |cursor| cursor.next_batch(spans, bytes)).await?;
-        Ok(batch.map(|batch| {
-            self.given.insert(batch.first_block, batch.numbers);
+        let tail = self.tail.clone();
+        let next = self.blocking(move |cursor| match tail {
+            Some(tail) => {
+                let batch = cursor.next_batch_before(tail.decided().block, spans, bytes)?;
+                Ok(batch.map(|batch| decided(batch, cursor, &tail)))
+            }
+            None => {
+                let batch = cursor.next_batch(spans, bytes)?;
+                Ok(batch.map(|batch| (joined(&batch.blocks), Vec::new(), batch)))
+            }
+        });
+        Ok(next.await?.map(|(body, choices, batch)| {
+            let left_out = choices.iter().filter(|choice| !choice.is_kept()).count() as u64;
+            self.given.insert(batch.first_block, Given { numbers: batch.numbers, choices });
             self.span_bytes = batch.bytes as u64 / batch.span_count.max(1);
             Batch {
                 id: batch.first_block,
                 key: format!("{}-{}-{}", self.log_id, batch.first_block, batch.last_block),
-                body: joined(&batch.blocks),
+                body,
                 spans: batch.span_count,
+                left_out,
                 may_be_duplicate: batch.may_be_duplicate,
             }
         }))
     }
 
     async fn note(&mut self, id: u64, choices: Vec<Choice>) -> Result<(), String> {
-        let blocks = by_block(self.given.get(&id).map_or(&[], Vec::as_slice), &choices);
+        let Some(given) = self.given.get(&id) else { return Ok(()) };
+        let blocks = by_block(&given.numbers, &together(&given.choices, choices));
         if blocks.is_empty() {
             return Ok(());
         }
@@ -116,6 +152,10 @@ impl BatchSource for LogSource {
 
     async fn revive(&mut self, spans: u64) -> Result<(), String> {
         self.blocking(move |cursor| cursor.revive(spans)).await
+    }
+
+    fn tail(&self) -> Option<TailFigures> {
+        self.tail.as_ref().map(|tail| tail.figures())
     }
 
     fn asked(&self) -> Option<watch::Receiver<u64>> {
@@ -137,6 +177,48 @@ impl BatchSource for LogSource {
 pub(super) fn wanted(log: &SpanLog, tenants: &[String]) -> Result<Wanted, LogError> {
     let tenants: BTreeSet<u32> = tenants.iter().map(|name| number(log, name)).collect::<Result<_, _>>()?;
     Ok(Wanted { not_local: true, tenants: (!tenants.is_empty()).then_some(tenants) })
+}
+
+/// What is sent of a batch whose traces are decided, and the choices. They are noted, so that a repetition sends the same.
+fn decided(batch: log::Batch, cursor: &Cursor, tail: &TailLine) -> (Bytes, Vec<Choice>, log::Batch) {
+    let mut body = BytesMut::with_capacity(batch.bytes);
+    let (mut choices, mut blocks) = (Vec::with_capacity(batch.span_count as usize), Vec::new());
+    for (payload, (number, spans)) in batch.blocks.iter().zip(&batch.numbers) {
+        let mut own = tail.take(*number);
+        if batch.may_be_duplicate {
+            let noted = cursor.noted(*number).unwrap_or_default();
+            own = if noted.is_empty() { own } else { noted };
+        }
+        own.resize(*spans as usize, Choice::Kept);
+        match apply_choices(payload, &own) {
+            Ok((kept, _)) => body.extend_from_slice(&kept),
+            Err(_) => {
+                own.fill(Choice::Kept);
+                body.extend_from_slice(payload);
+            }
+        }
+        choices.extend_from_slice(&own);
+        blocks.push((*number, own));
+    }
+    if let Err(error) = cursor.note(&blocks) {
+        tracing::warn!(destination = cursor.name(), %error, "what was decided about traces cannot be noted");
+    }
+    tail.taken(cursor.unread_from());
+    (body.freeze(), choices, batch)
+}
+
+/// What became of spans by two decisions; the second is about those that the first kept. Empty: nothing was left out by the second.
+fn together(first: &[Choice], second: Vec<Choice>) -> Vec<Choice> {
+    if first.is_empty() || second.is_empty() {
+        return second;
+    }
+    let mut second = second.into_iter();
+    let both = |choice: &Choice| match choice {
+        Choice::LeftOut => Choice::LeftOut,
+        kept if second.next().is_none_or(Choice::is_kept) => *kept,
+        _ => Choice::LeftOut,
+    };
+    first.iter().map(both).collect()
 }
 
 /// What was decided about a batch, for those of its blocks of which something was left out.

@@ -13,6 +13,7 @@ use std::{
 use super::{
     late::Target,
     retry::{AgainKind, Outcome},
+    tail::TailFigures,
 };
 use crate::{capture::lock, config::Destination};
 
@@ -71,6 +72,8 @@ pub struct Counts {
     pub latency: [u64; LATENCY_BOUNDS.len() + 1],
     /// Sum of these durations.
     pub latency_sum: Duration,
+    /// What was decided about traces; nothing if that is not sampled by.
+    pub tail: Option<TailFigures>,
     /// Whether the last request failed.
     pub failing: bool,
     /// The last failure, also after the destination has recovered.
@@ -133,6 +136,10 @@ impl DestinationStats {
 
     pub(super) fn set_sampling(&self, ratio: f64) {
         lock(&self.counts).sampling_ppm = (ratio * 1e6) as u64;
+    }
+
+    pub(super) fn set_tail(&self, tail: Option<TailFigures>) {
+        lock(&self.counts).tail = tail;
     }
 
     pub(super) fn count_dead(&self, spans: u64) {

@@ -214,6 +214,7 @@ impl<S: BatchSource> Worker<S> {
         self.line.pace.observe(queued.generated, queued.unread, self.limits.spans);
         self.line.adapt.observe(queued.unread, self.limits.spans);
         self.line.stats.set_sampling(self.line.adapt.ratio());
+        self.line.stats.set_tail(self.source.tail());
     }
 
     fn start(&mut self, batch: Batch) {

@@ -123,11 +123,27 @@ impl Cursor {
     /// # Errors
     /// A segment file cannot be read. That the place cannot be saved is no error here: then at most more comes twice.
     pub fn next_batch(&mut self, spans_max: usize, bytes_max: usize) -> Result<Option<Batch>, LogError> {
+        self.next_batch_before(u64::MAX, spans_max, bytes_max)
+    }
+
+    /// As [`Cursor::next_batch`], of the blocks before this one.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn next_batch_before(
+        &mut self,
+        end_block: u64,
+        spans_max: usize,
+        bytes_max: usize,
+    ) -> Result<Option<Batch>, LogError> {
         loop {
+            if self.again.front().is_some_and(|again| again.last_block >= end_block) {
+                return Ok(None);
+            }
             let again = self.again.pop_front();
             let read = match again {
                 Some(again) => self.reader.read_to(again.last_block)?,
-                None => self.reader.read(spans_max, bytes_max)?,
+                None => self.reader.read_before(end_block, spans_max, bytes_max)?,
             };
             let batch = self.given(read, again);
             if batch.is_some() || (again.is_none() && self.again.is_empty()) {
@@ -196,6 +212,11 @@ impl Cursor {
     pub fn counts(&self) -> DestinationCounts {
         let state = self.inner.state();
         state.cursors.get(&self.name).map_or_else(DestinationCounts::default, |counts| state.account(counts))
+    }
+
+    /// The first span that was not given out yet.
+    pub fn unread_from(&self) -> u64 {
+        self.reader.next_span()
     }
 
     /// Spans that were not given out yet; of what was appended since the last read, all.

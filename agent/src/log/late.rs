@@ -58,6 +58,9 @@ pub struct LateExport {
     pub is_done: bool,
 }
 
+/// A block's number, and which of its spans are meant.
+pub type BlockSpans = (u64, Vec<bool>);
+
 /// What a destination got of a block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Got {
@@ -100,8 +103,11 @@ impl Sent {
         Ok(Got::Some(choices))
     }
 
-    /// Without what it got on request.
-    fn ordinarily(&mut self, header: &BlockHeader) -> Result<Got, LogError> {
+    /// Of a block, without what it got on request.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub fn ordinarily(&mut self, header: &BlockHeader) -> Result<Got, LogError> {
         let counts = self.inner.state().cursors.get(&self.destination).copied();
         let Some(counts) = counts.filter(|counts| header.first_span >= counts.start_span) else {
             return Ok(Got::Nothing);
@@ -146,6 +152,18 @@ impl SpanLog {
         Reader::at(Arc::clone(&self.inner), self.place_of(since_unix_ns))
     }
 
+    /// A reader from some way before a block: the begin of the segment before its own.
+    pub fn read_around(&self, block: u64) -> Reader {
+        let position = {
+            let state = self.inner.state();
+            let own = state.segments.iter().rposition(|segment| segment.first_block <= block).unwrap_or(0);
+            let first = state.segments.get(own.saturating_sub(1));
+            let end = Position { block: state.next_block, span: state.next_span };
+            first.map_or(end, |segment| Position { block: segment.first_block, span: segment.first_span })
+        };
+        Reader::at(Arc::clone(&self.inner), position)
+    }
+
     /// A reader from where a request goes on.
     pub fn read_late(&self, late: &LateExport) -> Reader {
         Reader::at(Arc::clone(&self.inner), late.next)
@@ -178,7 +196,7 @@ impl SpanLog {
         &self,
         late: &mut LateExport,
         reader: Option<&Reader>,
-        sent: &[(u64, Vec<bool>)],
+        sent: &[BlockSpans],
     ) -> Result<(), LogError> {
         late.next = reader.map_or(late.next, Reader::position);
         self.inner.store.save_late(late, sent, self.inner.oldest_block())
@@ -210,6 +228,16 @@ impl super::Cursor {
     /// The database fails.
     pub fn note(&self, blocks: &[BlockChoices]) -> Result<(), LogError> {
         self.inner.store.note_choices(&self.name, blocks, self.inner.oldest_block())
+    }
+}
+
+impl super::Cursor {
+    /// What was noted of a block; empty: nothing.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub fn noted(&self, block: u64) -> Result<Vec<Choice>, LogError> {
+        Ok(self.inner.store.choices(&self.name, block)?.of(block))
     }
 }
 

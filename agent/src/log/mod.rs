@@ -49,7 +49,7 @@ pub use choices::BlockChoices;
 pub use cursor::{Batch, Cursor, DestinationCounts, Fate};
 pub use dead::{DeadLetters, Letter, Sum as DeadSum, Which};
 pub use error::LogError;
-pub use late::{Got, LateExport, Sent};
+pub use late::{BlockSpans, Got, LateExport, Sent};
 pub use reader::{Block, Read, Reader, Wanted};
 
 use crate::otlp::Encoder;

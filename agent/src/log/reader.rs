@@ -132,6 +132,11 @@ impl Reader {
         readers
     }
 
+    /// Number of the next span to be read.
+    pub fn next_span(&self) -> u64 {
+        self.position.span
+    }
+
     /// Number of the next block to be read.
     pub fn next_block(&self) -> u64 {
         self.position.block

@@ -13,7 +13,7 @@ use agent_core::relay::Choice;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
-    BlockChoices, LateExport, LogError, choices,
+    BlockChoices, BlockSpans, LateExport, LogError, choices,
     cursor::{DestinationCounts, Fate},
     database::{self, Opened, error_of, signed, unsigned},
     late::ENDED_MAX,
@@ -239,7 +239,7 @@ impl Store {
     }
 
     /// Saves how far a request is, and which spans of which blocks were sent for it; forgets such of blocks before `oldest`.
-    pub fn save_late(&self, late: &LateExport, sent: &[(u64, Vec<bool>)], oldest: u64) -> Result<(), LogError> {
+    pub fn save_late(&self, late: &LateExport, sent: &[BlockSpans], oldest: u64) -> Result<(), LogError> {
         let saved = save_late(&mut self.connection(), late, sent, oldest);
         saved.map_err(error_of("save a request", &self.path))
     }
@@ -303,12 +303,7 @@ fn late_sent(connection: &Connection, destination: &str, block: u64) -> rusqlite
     Ok(spans.optional()?.unwrap_or_default())
 }
 
-fn save_late(
-    connection: &mut Connection,
-    late: &LateExport,
-    sent: &[(u64, Vec<bool>)],
-    oldest: u64,
-) -> rusqlite::Result<()> {
+fn save_late(connection: &mut Connection, late: &LateExport, sent: &[BlockSpans], oldest: u64) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     for (block, now) in sent {
         let mut spans = late_sent(&transaction, &late.destination, *block)?;

@@ -5,8 +5,10 @@
 
 use std::{collections::HashSet, fmt};
 
+use agent_core::tail::Reason;
+
 use crate::{
-    export::{Counts, LATENCY_BOUNDS, symptom::SymptomFigures},
+    export::{Counts, LATENCY_BOUNDS, TailFigures, symptom::SymptomFigures},
     intake::IntakeCounts,
     kernel::budget::BudgetFigures,
     log::{DeadSum, DestinationCounts},
@@ -272,7 +274,40 @@ impl Snapshot {
         counters(to, "destination_spans_replayed", "Spans of dead letters that it took", rows(|d| d.counts.replayed))?;
         let late = rows(|d| d.counts.late);
         counters(to, "destination_spans_late", "Spans that it took on request, after they were left out", late)?;
+        self.encode_tail(to)?;
         self.encode_latency(to)
+    }
+
+    fn encode_tail(&self, to: &mut DescriptorEncoder) -> fmt::Result {
+        let rows = |figure: fn(&TailFigures) -> u64| {
+            let row = |d: &DestinationFigures| {
+                let tail = d.counts.tail?;
+                Some((vec![("destination", d.counts.name.clone())], figure(&tail)))
+            };
+            self.destinations.iter().filter_map(row).collect::<Vec<(Labels, u64)>>()
+        };
+        let kept = self.destinations.iter().filter_map(|d| Some((&d.counts.name, d.counts.tail?)));
+        let kept = kept.flat_map(|(name, tail)| {
+            let row = |reason: Reason| {
+                let labels = vec![("destination", name.clone()), ("reason", reason.name().to_owned())];
+                (labels, tail.counts.kept[reason as usize])
+            };
+            Reason::ALL.map(row)
+        });
+        counters(to, "destination_traces_kept", "Traces that its sampling kept, and why", kept.collect())?;
+        let left_out = rows(|tail| tail.counts.left_out);
+        counters(to, "destination_traces_left_out", "Traces that its sampling left out", left_out)?;
+        let early = rows(|tail| tail.counts.early);
+        counters(
+            to,
+            "destination_traces_early",
+            "Traces that were decided before their time, for want of room",
+            early,
+        )?;
+        let late = rows(|tail| tail.counts.late_spans);
+        counters(to, "destination_tail_late_spans", "Spans that came after their trace was decided", late)?;
+        gauges(to, "destination_traces_waiting", "Traces that are not decided", rows(|tail| tail.waiting))?;
+        gauges(to, "destination_tail_bytes", "Memory of decisions, about", rows(|tail| tail.bytes))
     }
 
     fn by_destination(&self, figure: fn(&DestinationFigures) -> u64) -> Vec<(Labels, u64)> {

@@ -2,7 +2,8 @@
 
 use super::Check;
 use crate::config::{
-    Auth, Basic, Compression, Destination, Encoding, Export, HeaderValue, Kafka, OAuth2, OnSymptom, Protocol, Transport,
+    Auth, Basic, Compression, Destination, Encoding, Export, HeaderValue, Kafka, OAuth2, OnSymptom, Protocol, Sampling,
+    Transport,
 };
 
 /// Set by the protocols themselves.
@@ -48,6 +49,7 @@ impl Check<'_> {
         self.require(destination.retry.initial <= destination.retry.max, &path("retry"), || {
             format!("`initial` ({}) is longer than `max` ({})", destination.retry.initial, destination.retry.max)
         });
+        self.sampling(&path("sampling"), &destination.sampling);
         self.headers(&path("headers"), destination);
         self.body(at, destination);
         self.tls(&path("tls"), destination);
@@ -59,6 +61,24 @@ impl Check<'_> {
         self.kafka(at, destination);
         self.nats(at, destination);
         self.s3(at, destination);
+    }
+
+    fn sampling(&mut self, at: &str, sampling: &Sampling) {
+        let path = |key: &str| format!("{at}.tail.{key}");
+        let Some(tail) = &sampling.tail else { return };
+        self.require(sampling.ratio_min >= sampling.ratio.min(1.0), &format!("{at}.ratio_min"), || {
+            "does not go with `tail`: what is decided about a trace is not taken back".into()
+        });
+        self.positive(&path("decision_wait"), tail.decision_wait);
+        self.require(tail.rate >= 0.0 && tail.rate.is_finite(), &path("rate"), || {
+            format!("is {}, must be 0 or more", tail.rate)
+        });
+        self.require(tail.traces_max > 0, &path("traces_max"), || "must be at least 1".into());
+        self.require(tail.bytes_max.0 >= 1 << 20, &path("bytes_max"), || "must be at least 1MiB".into());
+        self.require(tail.decisions_max > 0, &path("decisions_max"), || "must be at least 1".into());
+        if let Err(problem) = sampling.tail_config() {
+            self.require(false, &path("matches"), || problem);
+        }
     }
 
     fn headers(&mut self, at: &str, destination: &Destination) {
@@ -275,6 +295,18 @@ mod tests {
         check_with("destinations: [b]", &["no destination is named `b`"]);
         check_with("window: 0s, error_share: 2", &["on_symptom.window", "from 0 to 1"]);
         check_with("p99_factor: 1, p99_requests: 0", &["must be above 1", "p99_requests"]);
+    }
+
+    #[test]
+    fn sampling_by_traces_has_sane_bounds() {
+        let grpc = "otlp+grpc://h";
+        one(grpc, "sampling: { ratio: 0.1, tail: { slow: 1s, per_minute: 1, matches: [{ name: x }] } }", &[]);
+        one(grpc, "sampling: { ratio: 0.1, ratio_min: 0.01, tail: {} }", &["does not go with `tail`"]);
+        one(grpc, "sampling: { tail: { decision_wait: 0s, rate: -1 } }", &["tail.decision_wait", "tail.rate"]);
+        let zeros = "sampling: { tail: { traces_max: 0, bytes_max: 1, decisions_max: 0 } }";
+        one(grpc, zeros, &["traces_max", "at least 1MiB", "decisions_max"]);
+        one(grpc, "sampling: { tail: { matches: [{ attributes: [a] }] } }", &["tail.matches", "key=value"]);
+        one(grpc, "sampling: { tail: { slwo: 1s } }", &["did you mean `slow`"]);
     }
 
     #[test]

@@ -49,7 +49,7 @@ impl Fixture {
     fn new(fake: &Fake) -> Self {
         let mut to = destination(&format!("otlp+http://{}/v1/traces", fake.address));
         to.name = "backend".into();
-        to.sampling = Sampling { ratio: 0.0, ratio_min: 0.0, keep_errors: false };
+        to.sampling = Sampling { ratio: 0.0, ratio_min: 0.0, keep_errors: false, tail: None };
         Self { folder: tempfile::tempdir().unwrap(), to }
     }
 
