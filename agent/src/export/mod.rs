@@ -63,6 +63,8 @@ mod credentials;
 #[cfg(test)]
 mod fakes;
 #[cfg(test)]
+mod hour;
+#[cfg(test)]
 mod outcomes;
 #[cfg(test)]
 mod tests;
