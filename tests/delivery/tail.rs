@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 use spantap_tests::{
-    clock::wait_for,
+    numbered::MAGIC,
     otlp::{self, export_request, fixed64, message},
     temp::TempDir,
 };
@@ -15,7 +15,6 @@ use spantap_tests::{
 use crate::{
     late::ratio_without,
     rig::{BOUND, Relay},
-    sender::MAGIC,
     sink::{Behaviour, Sink},
 };
 

@@ -133,7 +133,7 @@ impl Line {
             Err(cause) => {
                 let cause = format!("filter and sampling cannot read it: {cause}");
                 self.bury(&whole, whole.spans, &cause, stop).await?;
-                let fate = Fate { dead: whole.spans, filtered: batch.left_out, ..Fate::default() };
+                let fate = Fate { dead: whole.spans, filtered: batch.left_out };
                 return Some((fate, Vec::new()));
             }
         };

@@ -75,7 +75,7 @@ impl Rig {
         tokio::spawn(log::keep(log.clone()));
         let intake = Intake::new(log.clone(), Relay::new(RelayConfig::default()).unwrap(), Durability::Fsync);
         let to = destination(&format!("otlp+http://{}", fake.address));
-        let export = Export { destinations: vec![to], shutdown_timeout: Interval::secs(5) };
+        let export = Export { destinations: vec![to], shutdown_timeout: Interval::secs(5), ..Export::default() };
         let exporter = Exporter::start(&export, log.dead_letters(), |to| LogSource::open(&log, to)).unwrap();
         Self { clock, log, intake, exporter, fake, acknowledged: 0, refused: vec![], next: 0, in_vain: 0 }
     }
