@@ -35,6 +35,8 @@ fn kafka_gets_every_span_under_its_trace_through_errors_and_brokers_that_go() {
         kafka.ask(&format!("produce {code} {count}"));
         pace(Duration::from_millis(100));
     }
+    // Leaders are drawn by chance: this one leads at least one partition.
+    kafka.ask("leader 0 1");
     kafka.ask("down 1");
     wait_for_trouble(&relay, "kafka", &["has no leader now"]);
     kafka.ask("leader 0 2");
