@@ -5,6 +5,7 @@ Arguments: the control port, a folder. Commands: `url`; `stop`, `start` (the ser
 """
 
 import asyncio
+import ctypes
 import os
 import signal
 import socket
@@ -44,9 +45,14 @@ with open(CONFIG, "w") as file:
 SERVER = []
 
 
+def end_together():
+    """The server ends with the thread that starts it, so this is called by threads that stay (PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 def start():
     server = os.path.join(os.path.dirname(sys.executable), "nats-server")
-    SERVER.append(subprocess.Popen([server, "-c", CONFIG], stderr=sys.stderr))
+    SERVER.append(subprocess.Popen([server, "-c", CONFIG], stderr=sys.stderr, preexec_fn=end_together))
 
 
 def stop():
@@ -120,6 +126,10 @@ JETSTREAM = now(begin())
 asyncio.run_coroutine_threadsafe(read(JETSTREAM), LOOP)
 
 
+async def again():
+    start()
+
+
 def told(coroutine):
     now(coroutine)
     return True
@@ -130,7 +140,7 @@ serve(
     {
         "url": lambda: f"nats://127.0.0.1:{PORT}",
         "stop": stop,
-        "start": start,
+        "start": lambda: told(again()),
         "pause": lambda: SERVER[-1].send_signal(signal.SIGSTOP),
         "resume": lambda: SERVER[-1].send_signal(signal.SIGCONT),
         "full": lambda: told(JETSTREAM.update_stream(stream(full=True))),
