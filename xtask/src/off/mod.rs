@@ -58,6 +58,10 @@ struct Edit {
     change: Vec<tree::Change>,
 }
 
+/// Longest that one test may take; by then it waits for what never comes.
+const SECONDS_MAX: u32 = 150;
+/// What `timeout` says then.
+const TIMED_OUT: i32 = 124;
 const TABLE: &str = "docs/reference-coverage.toml";
 const DOCUMENT: &str = "docs/reference-coverage.md";
 
@@ -107,7 +111,7 @@ struct Tree {
 
 /// Runs each test once; gives those that are wrong.
 fn one_build(tree: &Tree, edits: &[&Edit]) -> Result<Vec<String>> {
-    let mut said: BTreeMap<&str, String> = BTreeMap::new();
+    let mut said: BTreeMap<&str, Said> = BTreeMap::new();
     let mut wrong = Vec::new();
     for edit in edits {
         if !said.contains_key(edit.test.as_str()) {
@@ -124,8 +128,19 @@ fn one_build(tree: &Tree, edits: &[&Edit]) -> Result<Vec<String>> {
     Ok(wrong)
 }
 
-/// Whether this is the output of a test that ran and failed, with these words.
-fn judge(output: &str, says: &str) -> Result<()> {
+/// What a test printed.
+enum Said {
+    Ended(String),
+    /// It waits for what never comes, which is a failure too, but without words.
+    Hangs,
+}
+
+/// Whether this is of a test that ran and failed, with these words.
+fn judge(said: &Said, says: &str) -> Result<()> {
+    let Said::Ended(output) = said else {
+        ensure!(says.is_empty(), "does not end, and so does not say {says:?}");
+        return Ok(());
+    };
     ensure!(!output.contains("1 passed"), "passes without its feature");
     ensure!(output.contains("1 failed"), "did not run:\n{}", tail(output));
     ensure!(output.contains(says), "fails, but does not say {says:?}:\n{}", tail(output));
@@ -137,8 +152,8 @@ fn tail(output: &str) -> String {
     lines[lines.len().saturating_sub(30)..].join("\n")
 }
 
-/// Runs a test by its name in the document, and gives all that it printed.
-fn run(tree: &Tree, test: &str) -> Result<String> {
+/// Runs a test by its name in the document.
+fn run(tree: &Tree, test: &str) -> Result<Said> {
     let mut arguments = vec!["test", "--quiet", "-p"];
     let name = match test.split_once("::") {
         Some(("delivery", name)) => {
@@ -159,11 +174,18 @@ fn run(tree: &Tree, test: &str) -> Result<String> {
     };
     let mut build = cargo(tree);
     shell::run(build.args(&arguments).arg("--no-run"))?;
-    let mut command = cargo(tree);
-    command.args(&arguments).args(["--", "--exact", name, "--test-threads=1", "--nocapture"]);
+    let cargo = cargo(tree);
+    // `timeout` ends the test with all that it has started.
+    let mut command = Command::new("timeout");
+    command.arg(SECONDS_MAX.to_string()).arg(cargo.get_program()).args(&arguments).current_dir(&tree.root);
+    command.envs(cargo.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.args(["--", "--exact", name, "--test-threads=1", "--nocapture"]);
     let output =
         command.stdin(Stdio::null()).output().with_context(|| format!("start `{}`", shell::shown(&command)))?;
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+    if output.status.code() == Some(TIMED_OUT) {
+        return Ok(Said::Hangs);
+    }
+    Ok(Said::Ended(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)))
 }
 
 fn cargo(tree: &Tree) -> Command {
@@ -179,12 +201,15 @@ mod tests {
 
     #[test]
     fn a_test_must_run_fail_and_say_why() {
-        let failed = "M6: rate_limited is missing\ntest result: FAILED. 0 passed; 1 failed; 0 ignored";
-        judge(failed, "M6").unwrap();
-        judge(failed, "").unwrap();
-        assert!(judge(failed, "M7").is_err());
-        assert!(judge("test result: ok. 1 passed; 0 failed", "").is_err());
-        assert!(judge("test result: ok. 0 passed; 0 failed; 0 ignored; 90 filtered out", "").is_err());
+        let ended = |text: &str| Said::Ended(text.to_owned());
+        let failed = ended("M6: rate_limited is missing\ntest result: FAILED. 0 passed; 1 failed; 0 ignored");
+        judge(&failed, "M6").unwrap();
+        judge(&failed, "").unwrap();
+        judge(&Said::Hangs, "").unwrap();
+        assert!(judge(&failed, "M7").is_err());
+        assert!(judge(&Said::Hangs, "M6").is_err());
+        assert!(judge(&ended("test result: ok. 1 passed; 0 failed"), "").is_err());
+        assert!(judge(&ended("test result: ok. 0 passed; 0 failed; 0 ignored; 90 filtered out"), "").is_err());
     }
 
     #[test]
