@@ -3,11 +3,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use spantap_tests::{
-    clock::wait_for,
-    numbered::MAGIC,
-    otlp::{self, export_request, fixed64, message},
-};
+use spantap_tests::{clock::wait_for, numbered};
 
 use crate::{
     RATE,
@@ -91,20 +87,7 @@ fn what_sampling_left_out_is_delivered_on_request_also_through_a_kill() {
 
 /// Sends spans of a service that end now, and waits until they are acknowledged.
 fn send(relay: &Relay, service: &str, numbers: std::ops::Range<u64>, is_error: bool) {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
-    let span = |number: u64| {
-        let mut span = message(1, &[MAGIC, number.to_be_bytes()].concat());
-        span.extend(message(2, &(number + 1).to_be_bytes()));
-        span.extend(message(5, b"GET /"));
-        span.extend([fixed64(7, now - 1_000_000), fixed64(8, now)].concat());
-        if is_error {
-            span.extend(message(15, &otlp::number(3, 2)));
-        }
-        span
-    };
-    let request = otlp::post(&export_request(service, numbers.map(span)));
-    let answer = otlp::exchange(&mut None, relay.address(), &request, BOUND).expect("an answer");
-    assert_eq!(answer, Some(200));
+    relay.send(service, numbers.map(|number| numbered::bare(number, number + 1, is_error)));
 }
 
 #[test]

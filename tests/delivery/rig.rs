@@ -10,6 +10,7 @@ use serde_json::Value;
 use spantap_tests::{
     agent::binary,
     clock::wait_for,
+    otlp,
     process::{Launch, Process},
     temp::{TempDir, free_port},
 };
@@ -45,6 +46,12 @@ impl Relay {
         relay.configure(destinations, config);
         relay.restart();
         relay
+    }
+
+    /// Sends spans of a service, and waits until they are acknowledged.
+    pub fn send(&self, service: &str, spans: impl Iterator<Item = Vec<u8>>) {
+        let request = otlp::post(&otlp::export_request(service, spans));
+        assert_eq!(otlp::exchange(&mut None, self.address, &request, BOUND).expect("an answer"), Some(200));
     }
 
     /// Writes the configuration anew.

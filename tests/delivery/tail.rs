@@ -1,20 +1,13 @@
 //! Sampling by whole traces, against the sender's own list of them.
 
-use std::{
-    collections::BTreeSet,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::collections::BTreeSet;
 
 use serde_json::Value;
-use spantap_tests::{
-    numbered::MAGIC,
-    otlp::{self, export_request, fixed64, message},
-    temp::TempDir,
-};
+use spantap_tests::{numbered, temp::TempDir};
 
 use crate::{
     late::ratio_without,
-    rig::{BOUND, Relay},
+    rig::Relay,
     sink::{Behaviour, Sink},
 };
 
@@ -30,20 +23,7 @@ fn fails(trace: u64) -> bool {
 }
 
 fn span(trace: u64, part: u32, is_error: bool) -> Vec<u8> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
-    let mut span = message(1, &[MAGIC, trace.to_be_bytes()].concat());
-    span.extend(message(2, &(trace * 100 + u64::from(part) + 1).to_be_bytes()));
-    span.extend(message(5, b"GET /"));
-    span.extend([fixed64(7, now - 1_000_000), fixed64(8, now)].concat());
-    if is_error {
-        span.extend(message(15, &otlp::number(3, 2)));
-    }
-    span
-}
-
-fn send(relay: &Relay, service: &str, spans: impl Iterator<Item = Vec<u8>>) {
-    let request = otlp::post(&export_request(service, spans));
-    assert_eq!(otlp::exchange(&mut None, relay.address(), &request, BOUND).expect("an answer"), Some(200));
+    numbered::bare(trace, trace * 100 + u64::from(part) + 1, is_error)
 }
 
 #[test]
@@ -59,7 +39,7 @@ fn traces_are_whole_and_counted_exactly_also_through_a_kill() {
     let mut relay = Relay::start(&destinations, "");
     for part in 0..SPANS {
         let is_error = |trace| fails(trace) && part == SPANS - 1;
-        send(&relay, &format!("service-{part}"), (0..TRACES).map(|trace| span(trace, part, is_error(trace))));
+        relay.send(&format!("service-{part}"), (0..TRACES).map(|trace| span(trace, part, is_error(trace))));
     }
     relay.kill();
     relay.restart();
@@ -76,7 +56,7 @@ fn traces_are_whole_and_counted_exactly_also_through_a_kill() {
     );
 
     let (kept, left_out) = (7, 8);
-    send(&relay, "service-0", [span(kept, 9, false), span(left_out, 9, true)].into_iter());
+    relay.send("service-0", [span(kept, 9, false), span(left_out, 9, true)].into_iter());
     relay.drained("sink");
     assert_eq!((sink.times()[&kept], sink.times().get(&left_out)), (times[&kept] + 1, None), "late spans follow");
 

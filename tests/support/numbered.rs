@@ -9,7 +9,7 @@ pub const MAGIC: [u8; 8] = *b"\xc3\x9aspanta";
 
 /// An `ExportTraceServiceRequest` with these spans, each with ten attributes, one of them sensitive.
 pub fn request(first: u64, count: u64) -> Vec<u8> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
+    let now = now_unix_ns();
     export_request("checkout", (first..first + count).map(|number| span(number, now)))
 }
 
@@ -25,6 +25,23 @@ fn span(number: u64, now: u64) -> Vec<u8> {
     }
     span.extend(message(9, &attribute("http.request.header.authorization", "Bearer hunter2")));
     span
+}
+
+/// A span with no more than it needs, that ends now.
+pub fn bare(number: u64, span_id: u64, is_error: bool) -> Vec<u8> {
+    let now = now_unix_ns();
+    let mut span = message(1, &[MAGIC, number.to_be_bytes()].concat());
+    span.extend(message(2, &span_id.to_be_bytes()));
+    span.extend(message(5, b"GET /"));
+    span.extend([fixed64(7, now - 1_000_000), fixed64(8, now)].concat());
+    if is_error {
+        span.extend(message(15, &otlp::number(3, 2)));
+    }
+    span
+}
+
+fn now_unix_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos() as u64
 }
 
 /// The numbers of the spans in these bytes, in their order.
