@@ -195,11 +195,10 @@ impl Sampling {
     /// What is wrong, with its key.
     pub fn tail_config(&self) -> Result<Option<TailConfig>, String> {
         let Some(tail) = &self.tail else { return Ok(None) };
-        let ns = |interval: Interval| u64::try_from(interval.0.as_nanos()).unwrap_or(u64::MAX);
         Ok(Some(TailConfig {
-            decision_wait_ns: ns(tail.decision_wait),
+            decision_wait_ns: tail.decision_wait.ns(),
             keep_errors: self.keep_errors,
-            slow_ns: ns(tail.slow),
+            slow_ns: tail.slow.ns(),
             slow_p99: tail.slow_p99,
             per_minute: tail.per_minute,
             matches: relay::Filter { include: super::relay::matches(&tail.matches)?, exclude: Vec::new() },

@@ -2,8 +2,6 @@
 //!
 //! In: the configuration. Out: what `agent_core::relay` wants. Never reads a file.
 
-use std::time::Duration;
-
 use agent_core::{
     relay::{self, ClockWindow, Glob, HeadSampling, RelayConfig, Renames, ShapeConfig, Threshold},
     wire,
@@ -183,7 +181,7 @@ impl Relay {
             },
             sampling: sampling("relay.sampling_ratio", self.sampling_ratio, self.keep_errors)?,
             clock: (!self.clock_past.0.is_zero())
-                .then(|| ClockWindow { past_ns: ns(self.clock_past.0), future_ns: ns(self.clock_future.0) }),
+                .then(|| ClockWindow { past_ns: self.clock_past.ns(), future_ns: self.clock_future.ns() }),
         };
         relay::Relay::new(config).map_err(|error| format!("relay: {error}"))
     }
@@ -232,7 +230,7 @@ impl Match {
             name: glob(&self.name),
             kind: self.kind.map(MatchKind::to_core),
             status: self.status.map(MatchStatus::to_core),
-            duration_ns_min: self.duration.map(|least| ns(least.0)),
+            duration_ns_min: self.duration.map(Interval::ns),
             attributes: attributes.into_iter().map(|(key, value)| (key, Glob::new(&value))).collect(),
         })
     }
@@ -274,10 +272,6 @@ fn pairs(key: &str, texts: &[String]) -> Result<Vec<(String, String)>, String> {
         Ok((name.trim().to_owned(), value.trim().to_owned()))
     };
     texts.iter().map(pair).collect()
-}
-
-fn ns(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -32,6 +32,11 @@ impl Interval {
     pub const fn secs(n: u64) -> Self {
         Self(Duration::from_secs(n))
     }
+
+    /// In nanoseconds; at most as many as the type holds, which is 584 years.
+    pub fn ns(self) -> u64 {
+        u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
+    }
 }
 
 impl FromStr for Size {

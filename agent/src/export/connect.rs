@@ -14,11 +14,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use http::{HeaderValue, Uri};
+use http_body_util::Full;
 use hyper_rustls::HttpsConnector;
 use hyper_util::{
-    client::legacy::connect::{HttpConnector, proxy::Tunnel},
-    rt::TokioIo,
+    client::legacy::{
+        Client,
+        connect::{HttpConnector, proxy::Tunnel},
+    },
+    rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use rustls::{
     ClientConfig, RootCertStore,
@@ -35,6 +40,8 @@ use crate::{
     config::{Basic, Destination},
 };
 
+/// An idle connection is closed before most servers and firewalls do it.
+const IDLE: Duration = Duration::from_secs(30);
 /// Time between two looks at the files.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -151,6 +158,18 @@ impl<C: Clone> Renewed<C> {
                 state.trouble = trouble;
             }
         }
+    }
+}
+
+/// A client of HTTP/1.1.
+pub(super) type Http = Client<Connector, Full<Bytes>>;
+
+impl Renewed<Http> {
+    /// Errors as in [`Renewed::new`].
+    pub(super) fn of_http(destination: &Destination) -> Result<Self, ExportError> {
+        Self::new(Target::new(destination, "http/1.1"), |connector| {
+            Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE).build(connector)
+        })
     }
 }
 

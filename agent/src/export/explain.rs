@@ -1,6 +1,6 @@
 //! Failures in words: what happened, why, and what to do next.
 
-use std::{error::Error, fmt::Write};
+use std::{error::Error, fmt::Write, time::Duration};
 
 use super::retry::{AgainKind, Outcome};
 
@@ -12,6 +12,11 @@ pub(super) fn no_answer(origin: &str, error: &(dyn Error + 'static)) -> Outcome 
     let cause = explain(origin, error);
     let kind = kind(&cause.to_lowercase());
     Outcome::again(kind, cause)
+}
+
+/// A request whose answer did not come in time.
+pub(super) fn too_late(origin: &str, timeout: Duration) -> Outcome {
+    Outcome::again(AgainKind::Timeout, format!("no answer from {origin} within {timeout:?}"))
 }
 
 fn kind(text: &str) -> AgainKind {

@@ -23,7 +23,7 @@ use super::{
     client::{IDEMPOTENCY_KEY, USER_AGENT},
     compress::Compressor,
     connect::{Connector, Renewed, Target},
-    explain::{no_answer, short},
+    explain::{no_answer, short, too_late},
     format::Format,
     parts::Parts,
     retry::{AgainKind, Outcome},
@@ -75,7 +75,7 @@ impl GrpcClient {
     }
 
     fn late(&self) -> Outcome {
-        Outcome::again(AgainKind::Timeout, format!("no answer from {} within {:?}", self.origin, self.timeout))
+        too_late(&self.origin, self.timeout)
     }
 
     async fn send_all(&self, request: Bytes, key: &str) -> Outcome {

@@ -6,10 +6,6 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper_util::{
-    client::legacy::Client,
-    rt::{TokioExecutor, TokioTimer},
-};
 
 use super::{
     ExportError,
@@ -17,8 +13,8 @@ use super::{
     auth::Auth,
     client::{IDEMPOTENCY_KEY, USER_AGENT},
     compress::Compressor,
-    connect::{Connector, Renewed, Target},
-    explain::{no_answer, short},
+    connect::{Http, Renewed},
+    explain::{no_answer, short, too_late},
     format::{Format, Post},
     parts::{Parts, Unfinished},
     retry::{AgainKind, Outcome, retry_after},
@@ -28,13 +24,11 @@ use crate::config::{Destination, Protocol};
 
 /// Longest answer that is read. An answer is a few bytes; the specification asks for a limit.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
-/// An idle connection is closed before most servers and firewalls do it.
-const IDLE: Duration = Duration::from_secs(30);
 /// What a Datadog agent wants to know of each request.
 const TRACE_COUNT: header::HeaderName = header::HeaderName::from_static("x-datadog-trace-count");
 
 pub(super) struct HttpClient {
-    client: Renewed<Client<Connector, Full<Bytes>>>,
+    client: Renewed<Http>,
     auth: Auth,
     unfinished: Unfinished<Parts>,
     protocol: Protocol,
@@ -58,9 +52,7 @@ impl HttpClient {
         let format = Format::of(destination);
         let compressor = Compressor::new(destination.compression, destination.compression_level);
         let headers = headers(destination, format, compressor)?;
-        let client = Renewed::new(Target::new(destination, "http/1.1"), |connector| {
-            Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE).build(connector)
-        })?;
+        let client = Renewed::of_http(destination)?;
         let auth = Auth::new(destination)?;
         let (protocol, timeout) = (destination.url.protocol, destination.timeout.0);
         let unfinished = Unfinished::default();
@@ -71,10 +63,7 @@ impl HttpClient {
     pub(super) async fn send(&self, body: Bytes, key: &str) -> Outcome {
         match tokio::time::timeout(self.timeout, self.send_all(body, key)).await {
             Ok(outcome) => outcome,
-            Err(_) => {
-                let cause = format!("no answer from {} within {:?}", self.shown, self.timeout);
-                Outcome::again(AgainKind::Timeout, cause)
-            }
+            Err(_) => too_late(&self.shown, self.timeout),
         }
     }
 

@@ -8,20 +8,17 @@ use agent_core::relay::{Choice, Filter, Late, LateCounts, Shape};
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use super::{Batch, Limits, source};
+use super::{Batch, Limits, bound, source};
 use crate::{
     config::{self, Destination},
     intake::NO_TENANT,
-    log::{Block, BlockSpans, Fate, Got, LateExport, LogError, Reader, Sent, SpanLog},
+    log::{Block, BlockSpans, Fate, Got, LateExport, LogError, READ_BYTES, READ_SPANS, Reader, Sent, SpanLog},
     query::api::hex,
     run::unix_ns,
 };
 
 /// Bytes of the log that are looked at before others have their turn.
 const LOOK_BYTES: usize = 4 << 20;
-/// Spans and bytes read from the log at once.
-const READ_SPANS: usize = 4_096;
-const READ_BYTES: usize = 1 << 20;
 /// Marks the keys of such requests.
 const KEY_MARK: &str = "-late-";
 
@@ -405,7 +402,6 @@ fn pick_batch(
     is_again: bool,
 ) -> Result<Picked, LateError> {
     let mut picked = Picked::default();
-    let bound = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
     let is_full = |picked: &Picked| picked.spans >= limits.spans || picked.body.len() >= bound(limits.bytes);
     while is_again || (picked.looked_at < LOOK_BYTES && !is_full(&picked)) {
         let room = |limit: u64, taken: u64| bound(limit.saturating_sub(taken)).max(1);

@@ -102,6 +102,11 @@ pub struct Limits {
     pub bytes: u64,
 }
 
+/// As a number of things in memory.
+fn bound(limit: u64) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
 /// What waits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Queued {

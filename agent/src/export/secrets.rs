@@ -12,6 +12,7 @@ use crate::config::{self, Basic, Destination, Secret};
 
 /// Longest file of a secret that is read.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
+const NO_TOKEN: &str = "the token has characters that no token has";
 
 /// The static headers of every request, read once and marked as sensitive so that no debug output has them.
 pub(super) fn headers(destination: &Destination) -> Result<HeaderMap, ExportError> {
@@ -68,9 +69,15 @@ pub(super) fn bearer(token: &str) -> Result<HeaderValue, String> {
         return Err("the token is empty".into());
     }
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err("the token has characters that no token has".into());
+        return Err(NO_TOKEN.into());
     }
     sensitive(&format!("Bearer {token}"))
+}
+
+/// The token in what [`bearer`] gives, for protocols that have no headers.
+pub(super) fn token(authorization: &HeaderValue) -> Result<String, String> {
+    let token = authorization.to_str().ok().and_then(|value| value.strip_prefix("Bearer "));
+    token.map(str::to_owned).ok_or_else(|| NO_TOKEN.into())
 }
 
 /// `Basic` with user name and password (RFC 7617).

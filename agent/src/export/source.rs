@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 
 use super::{
-    Batch, BatchSource, Limits, Queued, blocking,
+    Batch, BatchSource, Limits, Queued, blocking, bound,
     late::{LateNext, LateSource},
     tail::{Decided, TailFigures, TailLine},
 };
@@ -108,7 +108,6 @@ impl BatchSource for LogSource {
     }
 
     async fn next(&mut self, limits: Limits) -> Result<Option<Batch>, String> {
-        let bound = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
         let (spans, bytes) = (bound(limits.spans), bound(limits.bytes));
         let tail = self.tail.clone();
         let next = self.blocking(move |cursor| match tail {

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     capture::lock,
     config::{Export, Match, OnSymptom},
-    log::{Reader, SpanLog},
+    log::{READ_BYTES, READ_SPANS, Reader, SpanLog},
     run::unix_ns,
 };
 
@@ -26,9 +26,6 @@ use crate::{
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// Time between two looks, while none come.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
-/// Spans and bytes read from the log at once.
-const READ_SPANS: usize = 4_096;
-const READ_BYTES: usize = 1 << 20;
 
 /// What was seen since the agent started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -146,8 +143,8 @@ impl Watching {
     fn send(&self, symptom: &Symptom, now_unix_ns: u64) -> Result<(), LateError> {
         let of_it = Match { service: Some(symptom.service.clone()), ..Match::default() };
         let asked = Asked {
-            since_unix_ns: now_unix_ns.saturating_sub(ns(self.config.keep.0)),
-            until_unix_ns: now_unix_ns.saturating_add(ns(self.config.after.0)),
+            since_unix_ns: now_unix_ns.saturating_sub(self.config.keep.ns()),
+            until_unix_ns: now_unix_ns.saturating_add(self.config.after.ns()),
             matches: if self.config.all_services { Vec::new() } else { vec![of_it] },
             ..Asked::default()
         };
@@ -190,18 +187,14 @@ fn words(symptom: &Symptom, config: &OnSymptom) -> String {
 
 fn core_config(config: &OnSymptom) -> SymptomConfig {
     SymptomConfig {
-        window_ns: ns(config.window.0),
+        window_ns: config.window.ns(),
         errors_min: config.errors,
         error_share_min: config.error_share,
-        p99_ns: ns(config.p99.0),
+        p99_ns: config.p99.ns(),
         p99_factor: config.p99_factor,
         p99_spans_min: config.p99_requests,
-        cool_down_ns: ns(config.cool_down.0),
+        cool_down_ns: config.cool_down.ns(),
     }
-}
-
-fn ns(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -22,15 +22,12 @@ use super::blocking;
 use crate::{
     capture::lock,
     config::Destination,
-    log::{Got, LogError, Reader, Sent, SpanLog, Wanted},
+    log::{Got, LogError, READ_BYTES, READ_SPANS, Reader, Sent, SpanLog, Wanted},
     run::unix_ns,
 };
 
 /// Most spans that are decided before the destination takes them, each two bytes or so.
 const AHEAD_SPANS_MAX: u64 = 2_000_000;
-/// Spans and bytes read from the log at once.
-const READ_SPANS: usize = 4_096;
-const READ_BYTES: usize = 1 << 20;
 /// Time between two looks, at least and at most.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 const IDLE_INTERVAL: Duration = Duration::from_millis(500);

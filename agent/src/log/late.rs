@@ -229,9 +229,7 @@ impl super::Cursor {
     pub fn note(&self, blocks: &[BlockChoices]) -> Result<(), LogError> {
         self.inner.store.note_choices(&self.name, blocks, self.inner.oldest_block())
     }
-}
 
-impl super::Cursor {
     /// What was noted of a block; empty: nothing.
     ///
     /// # Errors

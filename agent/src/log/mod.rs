@@ -50,7 +50,7 @@ pub use cursor::{Batch, Cursor, DestinationCounts, Fate};
 pub use dead::{DeadLetters, Letter, Sum as DeadSum, Which};
 pub use error::LogError;
 pub use late::{BlockSpans, Got, LateExport, Sent};
-pub use reader::{Block, Read, Reader, Wanted};
+pub use reader::{Block, READ_BYTES, READ_SPANS, Read, Reader, Wanted};
 
 use crate::otlp::Encoder;
 use commit::Committer;

@@ -14,6 +14,10 @@ use super::{
     segment::SegmentMeta,
 };
 
+/// Spans and bytes that are well read at once by whoever looks at many.
+pub const READ_SPANS: usize = 4_096;
+/// Likewise.
+pub const READ_BYTES: usize = 1 << 20;
 /// Bytes read from a file at once.
 const WINDOW_BYTES: usize = 256 << 10;
 

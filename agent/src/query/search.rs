@@ -11,13 +11,9 @@ use prost::Message;
 
 use super::api::{Order, SpanView, SpansRequest, address_of, hex};
 use crate::{
-    log::{Block, LogError, Reader, SpanLog},
+    log::{Block, LogError, READ_BYTES, READ_SPANS, Reader, SpanLog},
     otlp,
 };
-
-/// Spans and bytes read from the log at once.
-const READ_SPANS: usize = 4_096;
-const READ_BYTES: usize = 1 << 20;
 
 /// Whether a span is asked for.
 pub fn matches(request: &SpansRequest, span: &SpanView) -> bool {

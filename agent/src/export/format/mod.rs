@@ -61,6 +61,13 @@ pub(super) struct Posts {
     pub left_out: u64,
 }
 
+impl Posts {
+    /// The body of a format that puts a request into one; empty if it has nothing to say.
+    pub(super) fn into_body(mut self) -> Bytes {
+        self.posts.pop().map_or_else(Bytes::new, |post| post.body)
+    }
+}
+
 impl Format {
     /// Of what is sent to a destination; Jaeger's by gRPC is another.
     pub(super) fn of(destination: &Destination) -> Self {

@@ -19,6 +19,7 @@ use super::{
     ExportError,
     auth::Auth,
     blocking,
+    explain::too_late,
     format::Format,
     parts::Unfinished,
     retry::{AgainKind, Outcome},
@@ -87,10 +88,8 @@ impl KafkaClient {
 
     pub(super) async fn send(&self, body: Bytes, key: &str) -> Outcome {
         let sent = self.auth.attempt(|authorization| self.send_all(body.clone(), key, authorization));
-        tokio::time::timeout(self.produce.timeout, sent).await.unwrap_or_else(|_| {
-            let Produce { url, timeout, .. } = &self.produce;
-            Outcome::again(AgainKind::Timeout, format!("no answer from {url} within {timeout:?}"))
-        })
+        let Produce { url, timeout, .. } = &self.produce;
+        tokio::time::timeout(*timeout, sent).await.unwrap_or_else(|_| too_late(url, *timeout))
     }
 
     async fn send_all(&self, request: Bytes, key: &str, authorization: Option<HeaderValue>) -> Outcome {

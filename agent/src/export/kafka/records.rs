@@ -13,6 +13,7 @@ use super::{
     super::{client::IDEMPOTENCY_KEY, format::Format},
     partition,
 };
+use crate::query::api::hex;
 
 /// Most bytes of records that are sent to a partition at once, before compression: half of what brokers take by default
 /// (`message.max.bytes`). One record may have more.
@@ -77,14 +78,12 @@ fn chunks(records: Vec<Record>) -> Vec<Vec<Arc<Record>>> {
 impl Record {
     fn new(trace: TraceSpans, key: &str, format: Format) -> Result<Self, String> {
         let is_valid = trace.trace_id.len() == 16 && trace.trace_id.iter().any(|byte| *byte != 0);
-        let hex = |id: &[u8]| id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let name = if is_valid { hex(&trace.trace_id) } else { String::new() };
         Self::with(name.clone(), format!("{key}/{name}"), trace.request.into(), trace.spans.into(), format)
     }
 
     fn with(trace: String, id: String, request: Bytes, spans: u64, format: Format) -> Result<Self, String> {
-        let mut posts = format.encode(&request)?.posts;
-        let value = posts.pop().map_or_else(Bytes::new, |post| post.body);
+        let value = format.encode(&request)?.into_body();
         Ok(Self { trace, id, request, value, spans })
     }
 

@@ -34,8 +34,7 @@ impl Sasl {
             }));
         }
         let Some(authorization) = authorization else { return Ok(None) };
-        let token = authorization.to_str().ok().and_then(|value| value.strip_prefix("Bearer "));
-        let token = token.ok_or("the token has characters that no token has")?.to_owned();
+        let token = secrets::token(authorization)?;
         Ok(Some(SaslConfig::Oauthbearer(OauthBearerCredentials {
             callback: Arc::new(move || {
                 let token = token.clone();

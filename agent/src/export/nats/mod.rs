@@ -95,7 +95,7 @@ impl NatsClient {
         // Other spans may come under the same key: numbers of blocks begin anew when the log was lost, and filters change.
         let id = format!("{key}#{:08x}", crc32fast::hash(&body));
         let payload = match self.format.prepare(&body, self.compressor).await {
-            Ok(posts) => posts.posts.into_iter().next().map_or_else(Bytes::new, |post| post.body),
+            Ok(posts) => posts.into_body(),
             Err(cause) => return Outcome::Never { cause },
         };
         let mut headers = self.headers.clone();
@@ -153,8 +153,7 @@ impl NatsClient {
             return Ok(Login::Password { user: basic.username.clone(), password: secrets::read(&basic.password)? });
         }
         let Some(authorization) = authorization else { return Ok(Login::None) };
-        let token = authorization.to_str().ok().and_then(|value| value.strip_prefix("Bearer "));
-        Ok(Login::Token(token.ok_or("the token has characters that no token has")?.to_owned()))
+        Ok(Login::Token(secrets::token(authorization)?))
     }
 }
 

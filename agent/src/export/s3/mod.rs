@@ -10,17 +10,13 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper_util::{
-    client::legacy::Client,
-    rt::{TokioExecutor, TokioTimer},
-};
 
 use super::{
     ExportError, blocking,
     client::USER_AGENT,
     compress::Compressor,
-    connect::{Connector, Renewed, Target},
-    explain::no_answer,
+    connect::{Http, Renewed},
+    explain::{no_answer, too_late},
     format::Format,
     retry::{AgainKind, Outcome},
     secrets,
@@ -38,13 +34,11 @@ use self::sign::{Credentials, Scope, hex_sha256};
 
 /// Longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
-/// An idle connection is closed before most servers and firewalls do it.
-const IDLE: Duration = Duration::from_secs(30);
 
 const CONTENT_SHA256: HeaderName = HeaderName::from_static("x-amz-content-sha256");
 
 pub(super) struct S3Client {
-    client: Renewed<Client<Connector, Full<Bytes>>>,
+    client: Renewed<Http>,
     access_key: Option<AccessKey>,
     place: Place,
     format: Format,
@@ -77,9 +71,7 @@ struct Object {
 
 impl S3Client {
     pub(super) fn new(destination: &Destination) -> Result<Self, ExportError> {
-        let client = Renewed::new(Target::new(destination, "http/1.1"), |connector| {
-            Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE).build(connector)
-        })?;
+        let client = Renewed::of_http(destination)?;
         let format = Format::of(destination);
         let mut headers = secrets::headers(destination)?;
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
@@ -96,10 +88,8 @@ impl S3Client {
     }
 
     pub(super) async fn send(&self, body: Bytes, key: &str) -> Outcome {
-        tokio::time::timeout(self.timeout, self.put(body, key)).await.unwrap_or_else(|_| {
-            let cause = format!("no answer from {} within {:?}", self.place.origin, self.timeout);
-            Outcome::again(AgainKind::Timeout, cause)
-        })
+        let put = tokio::time::timeout(self.timeout, self.put(body, key));
+        put.await.unwrap_or_else(|_| too_late(&self.place.origin, self.timeout))
     }
 
     async fn put(&self, body: Bytes, key: &str) -> Outcome {
@@ -123,8 +113,7 @@ impl S3Client {
         let name = name::of(&self.place.writer, key, &request, name::extension(format, compressor));
         let name = format!("{}{name}", self.place.prefix);
         blocking(move || {
-            let mut posts = format.encode(&request)?.posts;
-            let mut body = posts.pop().map_or_else(Bytes::new, |post| post.body);
+            let mut body = format.encode(&request)?.into_body();
             if format == Format::OtlpJson {
                 // A line of a file of lines.
                 body = [&body[..], b"\n"].concat().into();

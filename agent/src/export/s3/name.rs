@@ -4,17 +4,17 @@ use agent_core::wire;
 
 use super::{
     super::{compress::Compressor, format::Format},
-    sign::{day, hex_sha256},
+    sign::{hex_sha256, iso8601},
 };
 
 /// The name for a request: the same for the same spans under the same key. Day and hour are those of the first span's start, in UTC. The
 /// hash is that of the spans, because others may come under the same key, and must not take their place.
 pub(super) fn of(host: &str, key: &str, request: &[u8], extension: &str) -> String {
     let first_s = wire::summary(request).unwrap_or_default().start_unix_ns_min / 1_000_000_000;
-    let (year, month, day) = day(first_s);
-    let hour = first_s / 3600 % 24;
+    let time = iso8601(first_s);
+    let (day, hour) = (&time[..10], &time[11..13]);
     let (host, key, hash) = (plain(host), plain(key), &hex_sha256(request)[..16]);
-    format!("dt={year:04}-{month:02}-{day:02}/hour={hour:02}/{host}-{key}-{hash}{extension}")
+    format!("dt={day}/hour={hour}/{host}-{key}-{hash}{extension}")
 }
 
 /// What is no letter, digit, dot or dash becomes an underscore: parts of a request have a `/` in their key.

@@ -1,10 +1,12 @@
 //! AWS Signature Version 4 of a request whose body is known. Pure, but for reading the credentials.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ring::{digest, hmac};
 
 use super::super::secrets;
-use crate::config::AccessKey;
+use crate::{config::AccessKey, query::api::hex};
 
 const DATE: HeaderName = HeaderName::from_static("x-amz-date");
 const TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
@@ -103,29 +105,15 @@ pub(super) fn hex_sha256(bytes: &[u8]) -> String {
     hex(digest::digest(&digest::SHA256, bytes).as_ref())
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+/// Day and time of day as ISO 8601 has them (`YYYY-MM-DDTHH:MM:SSZ`).
+pub(super) fn iso8601(unix_s: u64) -> String {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(unix_s)).to_string()
 }
 
 /// `YYYYMMDD`, and that with the time of day as ISO 8601 has it without punctuation.
 fn date(unix_s: u64) -> (String, String) {
-    let ((year, month, day), of_day) = (day(unix_s), unix_s % 86_400);
-    let date = format!("{year:04}{month:02}{day:02}");
-    let time = format!("{date}T{:02}{:02}{:02}Z", of_day / 3600, of_day / 60 % 60, of_day % 60);
-    (date, time)
-}
-
-/// Year, month and day of a time, in the proleptic Gregorian calendar. Years are counted from March, so that a leap day is the last.
-pub(super) fn day(unix_s: u64) -> (u64, u64, u64) {
-    // 719,468 days from 0000-03-01 to the Unix epoch; 146,097 days in 400 years.
-    let days = unix_s / 86_400 + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (era * 400 + year + u64::from(month <= 2), month, day)
+    let time = iso8601(unix_s).replace(['-', ':'], "");
+    (time[..8].to_owned(), time)
 }
 
 #[cfg(test)]
@@ -135,14 +123,14 @@ mod tests {
     #[test]
     fn days_are_those_of_the_calendar() {
         for (unix_s, expected) in [
-            (0, (1970, 1, 1)),
-            (951_782_399, (2000, 2, 28)),
-            (951_782_400, (2000, 2, 29)),
-            (951_868_800, (2000, 3, 1)),
-            (1_767_225_599, (2025, 12, 31)),
-            (4_107_542_400, (2100, 3, 1)),
+            (0, "1970-01-01"),
+            (951_782_399, "2000-02-28"),
+            (951_782_400, "2000-02-29"),
+            (951_868_800, "2000-03-01"),
+            (1_767_225_599, "2025-12-31"),
+            (4_107_542_400, "2100-03-01"),
         ] {
-            assert_eq!(day(unix_s), expected, "{unix_s}");
+            assert_eq!(iso8601(unix_s)[..10], *expected, "{unix_s}");
         }
         assert_eq!(date(1_369_353_600).1, "20130524T000000Z");
     }
