@@ -9,6 +9,7 @@ mod bench;
 mod build;
 mod cgroup;
 mod doctor;
+mod fuzz;
 mod off;
 mod repo;
 mod run;
@@ -45,6 +46,8 @@ enum Task {
     Run(run::RunArgs),
     /// Everything that CI runs, in order; stops at the first failure.
     Test(test::TestArgs),
+    /// Runs the fuzz targets for a time, each on new inputs; `cargo xtask test --only fuzz` runs them over fixed ones.
+    Fuzz(fuzz::FuzzArgs),
     /// The rules of ARCHITECTURE.md that a program can check.
     Tidy,
     /// What this machine has and lacks for building and testing, with the fix for each.
@@ -76,6 +79,7 @@ fn task() -> Result<()> {
         Task::Build(args) => build::build(&repo, &args),
         Task::Run(args) => run::run(&repo, &args),
         Task::Test(args) => test::test(&repo, &args),
+        Task::Fuzz(args) => fuzz::fuzz(&repo, &args),
         Task::Tidy => tidy::tidy(&repo),
         Task::Doctor => doctor::doctor(&repo),
         Task::Vm(args) => vm::vm(&repo, &args),

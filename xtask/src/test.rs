@@ -1,5 +1,4 @@
 //! `cargo xtask test`: everything that CI runs, in order, stopping at the first failure.
-use std::fs;
 use std::panic::resume_unwind;
 use std::process::Command;
 use std::thread;
@@ -11,7 +10,7 @@ use clap::{Args, ValueEnum};
 use crate::build::{self, BuildArgs};
 use crate::repo::Repo;
 use crate::setup::{self, SetupArgs};
-use crate::{shell, tidy, vm};
+use crate::{fuzz, shell, tidy, vm};
 
 /// Arguments of `cargo xtask test`.
 #[derive(Args)]
@@ -46,7 +45,7 @@ enum Step {
     Servers,
     /// What CI leaves out of the privileged tests; by `--only` alone.
     Rest,
-    /// Each fuzz target for some seconds.
+    /// Each fuzz target over a fixed number of inputs.
     Fuzz,
     /// The agent in other kernels.
     Vm,
@@ -102,9 +101,6 @@ const LEFT_TO_REST: &[&str] = &[
     "without::tls_libraries",
     "without::unix_sockets",
 ];
-
-/// Seconds that each fuzz target runs.
-const FUZZ_SECONDS: u32 = 3;
 
 /// Runs the steps.
 pub fn test(repo: &Repo, args: &TestArgs) -> Result<()> {
@@ -170,7 +166,7 @@ impl Step {
                 privileged(repo, &["--test", "servers"], &[])
             }
             Self::Rest => privileged(repo, &["--test", "e2e", "--test", "hooks"], LEFT_TO_REST),
-            Self::Fuzz => fuzz(repo),
+            Self::Fuzz => fuzz::fixed(repo),
             Self::Vm => vm::for_ci(repo),
         }
     }
@@ -200,50 +196,6 @@ fn privileged(repo: &Repo, targets: &[&str], filter: &[&str]) -> Result<()> {
     command.args(["test", "-p", "spantap-tests"]).args(targets).args(["--", "--test-threads=1"]).args(filter);
     command.env("SPANTAP_BIN", repo.agent_binary("debug"));
     shell::run(command.current_dir(&repo.root))
-}
-
-/// Runs the libFuzzer targets of every crate that has some.
-fn fuzz(repo: &Repo) -> Result<()> {
-    ["agent-protocol", "agent-core"].iter().try_for_each(|name| fuzz_crate(repo, name))
-}
-
-/// Runs a crate's targets with a stable compiler: coverage counters are an LLVM pass, and only sanitizers need a nightly.
-fn fuzz_crate(repo: &Repo, name: &str) -> Result<()> {
-    const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
-        -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
-        -Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions -Ccodegen-units=1";
-    let folder = repo.path(name).join("fuzz");
-    let output = repo.path("target/fuzz");
-    let target = "x86_64-unknown-linux-gnu";
-    let mut command = shell::cargo();
-    // A named target keeps the flags away from build scripts, which would not link with them.
-    command.args(["build", "--release", "--quiet", "--bins", "--target", target, "--target-dir"]).arg(&output);
-    shell::run(command.env("RUSTFLAGS", FLAGS).env_remove("CARGO_TARGET_DIR").current_dir(&folder))?;
-    let targets = tidy::fuzz_targets(&folder)?;
-    if targets.is_empty() {
-        bail!("{} has no targets", folder.display());
-    }
-    for target_name in targets {
-        // New inputs go to the first folder; the parser's fixtures are only read.
-        let corpus = output.join("corpus").join(&target_name);
-        fs::create_dir_all(&corpus).with_context(|| format!("create {}", corpus.display()))?;
-        let parser = target_name.split('_').next().unwrap_or(&target_name);
-        let fixtures = repo.path(name).join("fixtures").join(parser);
-        let dictionary = folder.join(format!("{parser}.dict"));
-        let mut run = Command::new(output.join(target).join("release").join(&target_name));
-        run.arg(format!("-max_total_time={FUZZ_SECONDS}")).args([
-            "-max_len=65536",
-            "-print_final_stats=1",
-            "-verbosity=0",
-        ]);
-        if dictionary.is_file() {
-            run.arg(format!("-dict={}", dictionary.display()));
-        }
-        run.arg(corpus).args(fixtures.is_dir().then_some(fixtures));
-        // An input that fails is written into the working folder, which git ignores.
-        shell::run(run.current_dir(&output))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -122,6 +122,9 @@ fn lists_of_values_are_one_value() {
         ("f(a), f(a)", "f(a), f(a)"),
         ("(a), (a)", "(a), (a)"),
         ("(1,) (2", "(?,) (?"),
+        ("(1, 2", "(?, ?"),
+        ("(1, -;", "(?, -"),
+        ("(-;", "(-"),
     ];
     check_rest(POSTGRES, &cases);
     let many = format!("VALUES {}", vec!["(1, 'x', now())"; 1000].join(", "));

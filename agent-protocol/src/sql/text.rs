@@ -84,6 +84,9 @@ impl Writer {
         let cut = self.full || !whole;
         if cut {
             self.drop_begun_list();
+        } else {
+            // A list that never closes is as one that goes on with something else.
+            self.mix();
         }
         self.out.truncate(self.out.floor_char_boundary(TEXT_BYTES_MAX));
         if cut {
