@@ -230,6 +230,9 @@ impl Status {
 }
 
 impl Evidence {
+    /// Every kind, the best first.
+    pub const ALL: [Self; 3] = [Self::Measured, Self::Derived, Self::Inferred];
+
     /// Stable lower-case name.
     pub const fn name(self) -> &'static str {
         match self {

@@ -12,6 +12,7 @@
 
 mod decode;
 mod encode;
+mod fragments;
 mod waterfall;
 pub(crate) mod wire;
 

@@ -1,6 +1,9 @@
 //! Spans to the bytes of a `TracesData`. One `ResourceSpans` per process, one scope.
 
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use agent_core::{
     endpoint::Endpoint,
@@ -9,6 +12,7 @@ use agent_core::{
 };
 use opentelemetry_proto::tonic::trace::v1::{span, status};
 
+use super::fragments::FRAGMENTS;
 use super::{
     CAUSE, LINK_EVIDENCE, LOCAL_ADDRESS, LOCAL_PORT, PEER_ADDRESS, PEER_PORT, PID, PROTOCOL, SCOPE, SEGMENT_PREFIX,
     SEGMENTS, SERVICE_NAME, STATUS, wire::Wire,
@@ -155,7 +159,7 @@ fn kind(kind: SpanKind) -> span::SpanKind {
 }
 
 /// `Span.attributes`
-const ATTRIBUTES: u32 = 9;
+pub(super) const ATTRIBUTES: u32 = 9;
 
 fn attributes(wire: &mut Wire, span: &Span) {
     for (key, value) in span.attributes.iter().filter(|(key, _)| !is_ours(key)) {
@@ -206,7 +210,10 @@ fn is_ours(key: &str) -> bool {
 fn address(wire: &mut Wire, end: Endpoint, path: Option<&str>, address_key: &str, port_key: &str) {
     match (end, path) {
         (Endpoint::Inet(address), _) => {
-            wire.pair(ATTRIBUTES, address_key, |wire| wire.display(1, address.ip().to_canonical()));
+            wire.pair(ATTRIBUTES, address_key, |wire| match address.ip().to_canonical() {
+                IpAddr::V4(address) => wire.message(1, |wire| dotted(wire, address)),
+                IpAddr::V6(address) => wire.display(1, address),
+            });
             wire.int_pair(ATTRIBUTES, port_key, i64::from(address.port()));
         }
         (Endpoint::Unix(_), Some(path)) => wire.text_pair(ATTRIBUTES, address_key, path),
@@ -216,15 +223,28 @@ fn address(wire: &mut Wire, end: Endpoint, path: Option<&str>, address_key: &str
     }
 }
 
+/// As `Display` would, in a tenth of its time.
+fn dotted(wire: &mut Wire, address: Ipv4Addr) {
+    for (index, octet) in address.octets().into_iter().enumerate() {
+        let digits = [octet / 100, octet / 10 % 10, octet % 10].map(|digit| b'0' + digit);
+        let zeroes = usize::from(octet < 100) + usize::from(octet < 10);
+        if index > 0 {
+            wire.append(b".");
+        }
+        wire.append(&digits[zeroes..]);
+    }
+}
+
 /// `AnyValue.kvlist_value = 6`, `KeyValueList.values = 1`
 fn segment(wire: &mut Wire, segment: &Segment) {
+    let fixed = &*FRAGMENTS;
     wire.message(6, |wire| {
-        wire.text_pair(1, "name", segment.name.name());
+        wire.append(&fixed.of(segment.name).pair);
         wire.int_pair(1, "start_ns", clamp(segment.offset_ns));
         wire.int_pair(1, "duration_ns", clamp(segment.duration_ns));
-        wire.text_pair(1, "evidence", segment.evidence.name());
+        wire.append(&fixed.evidence[segment.evidence as usize]);
         if let Some(by) = segment.by {
-            wire.text_pair(1, "by", by.name());
+            wire.append(&fixed.by[by as usize]);
         }
         if segment.lost_records > 0 {
             wire.int_pair(1, "lost_records", i64::from(segment.lost_records));
@@ -234,37 +254,28 @@ fn segment(wire: &mut Wire, segment: &Segment) {
 
 /// Per name: the sum, the worst evidence, and the sums of what the time was spent on in particular.
 fn segment_sums(wire: &mut Wire, segments: &[Segment]) {
-    for name in SegmentName::ALL {
-        let mut sum: Option<(u64, Evidence)> = None;
-        let mut by_sums: [Option<u64>; By::ALL.len()] = [None; By::ALL.len()];
-        for tile in segments.iter().filter(|segment| segment.name == name) {
-            let (ns, worst) = sum.unwrap_or((0, tile.evidence));
-            sum = Some((ns.saturating_add(tile.duration_ns), worst.max(tile.evidence)));
-            if let Some(by) = tile.by {
-                let part = &mut by_sums[by as usize];
-                *part = Some(part.unwrap_or(0).saturating_add(tile.duration_ns));
-            }
+    let mut sums: [Option<(u64, Evidence)>; SegmentName::ALL.len()] = Default::default();
+    for tile in segments {
+        let sum = &mut sums[tile.name as usize];
+        let (ns, worst) = sum.unwrap_or((0, tile.evidence));
+        *sum = Some((ns.saturating_add(tile.duration_ns), worst.max(tile.evidence)));
+    }
+    for (name, sum) in SegmentName::ALL.into_iter().zip(sums) {
+        let Some((ns, worst)) = sum else { continue };
+        let fixed = FRAGMENTS.of(name);
+        wire.int_pair(ATTRIBUTES, &fixed.ns, clamp(ns));
+        wire.append(&fixed.evidence[worst as usize]);
+        let parts = || segments.iter().filter(|tile| tile.name == name && tile.by.is_some());
+        if parts().next().is_none() {
+            continue;
         }
-        let Some((sum, worst)) = sum else { continue };
-        let name = name.name();
-        amount(wire, &[SEGMENT_PREFIX, name, ".ns"], sum);
-        wire.message(ATTRIBUTES, |wire| {
-            wire.joined(1, &[SEGMENT_PREFIX, name, ".evidence"]);
-            wire.message(2, |wire| wire.text(1, worst.name()));
-        });
-        for (by, sum) in By::ALL.into_iter().zip(by_sums) {
-            if let Some(sum) = sum {
-                amount(wire, &[SEGMENT_PREFIX, name, ".", by.name(), ".ns"], sum);
+        for by in By::ALL {
+            let part = parts().filter(|tile| tile.by == Some(by)).map(|tile| tile.duration_ns);
+            if let Some(ns) = part.reduce(u64::saturating_add) {
+                wire.int_pair(ATTRIBUTES, &fixed.by_ns[by as usize], clamp(ns));
             }
         }
     }
-}
-
-fn amount(wire: &mut Wire, key: &[&str], ns: u64) {
-    wire.message(ATTRIBUTES, |wire| {
-        wire.joined(1, key);
-        wire.message(2, |wire| wire.varint(3, clamp(ns).cast_unsigned()));
-    });
 }
 
 /// `AnyValue`

@@ -79,6 +79,15 @@ fn round_trip(span: Span) -> SpanView {
 }
 
 #[test]
+fn addresses_are_written_as_they_are_shown() {
+    for text in ["0.0.0.0", "1.20.255.9", "100.101.10.200", "::1", "fe80::12"] {
+        let address: std::net::IpAddr = text.parse().unwrap();
+        let span = Span { peer: Endpoint::Inet(SocketAddr::new(address, 1)), ..span(1) };
+        assert_eq!(round_trip(span).peer, SocketAddr::new(address, 1).to_string());
+    }
+}
+
+#[test]
 fn nothing_is_lost_on_the_way() {
     let view = round_trip(span(5));
     assert_eq!((view.trace_id.as_slice(), view.span_id.as_slice()), (&[7; 16][..], &5_u64.to_be_bytes()[..]));

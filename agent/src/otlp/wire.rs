@@ -7,6 +7,19 @@ use std::fmt::{self, Display, Write};
 
 use prost::encoding::{WireType, encoded_len_varint};
 
+/// Keys of fields within `KeyValue { key = 1, value = 2 }` and `AnyValue { string_value = 1, int_value = 3 }`.
+const TEXT_1: u8 = 1 << 3 | WireType::LengthDelimited as u8;
+const TEXT_2: u8 = 2 << 3 | WireType::LengthDelimited as u8;
+const VARINT_3: u8 = 3 << 3 | WireType::Varint as u8;
+/// Most bytes of a field's key.
+const KEY_BYTES_MAX: usize = 5;
+
+/// Lengths that take one byte each, if all do.
+fn short(lengths: [usize; 3]) -> Option<[u8; 3]> {
+    // The first is that of all, and the largest.
+    (lengths[0] < 0x80).then(|| lengths.map(|length| length as u8))
+}
+
 /// A message in the making.
 #[derive(Debug, Default)]
 pub(crate) struct Wire(Vec<u8>);
@@ -47,13 +60,6 @@ impl Wire {
     /// Text; written even if it is empty, as the member of a `oneof` has to be.
     pub(crate) fn text(&mut self, field: u32, value: &str) {
         self.bytes(field, value.as_bytes());
-    }
-
-    /// Text in pieces.
-    pub(crate) fn joined(&mut self, field: u32, pieces: &[&str]) {
-        self.key(field, WireType::LengthDelimited);
-        self.number(pieces.iter().map(|piece| piece.len() as u64).sum());
-        pieces.iter().for_each(|piece| self.append(piece.as_bytes()));
     }
 
     pub(crate) fn display(&mut self, field: u32, value: impl Display) {
@@ -114,12 +120,33 @@ impl Wire {
 
     /// A `KeyValue` with a text.
     pub(crate) fn text_pair(&mut self, field: u32, key: &str, value: &str) {
-        self.pair(field, key, |wire| wire.text(1, value));
+        const AROUND: usize = 6;
+        let Some([pair, key_length, value_length]) = short([AROUND + key.len() + value.len(), key.len(), value.len()])
+        else {
+            return self.pair(field, key, |wire| wire.text(1, value));
+        };
+        self.0.reserve(KEY_BYTES_MAX + 1 + usize::from(pair));
+        self.key(field, WireType::LengthDelimited);
+        self.0.extend_from_slice(&[pair, TEXT_1, key_length]);
+        self.append(key.as_bytes());
+        self.0.extend_from_slice(&[TEXT_2, value_length + 2, TEXT_1, value_length]);
+        self.append(value.as_bytes());
     }
 
     /// A `KeyValue` with an integer.
     pub(crate) fn int_pair(&mut self, field: u32, key: &str, value: i64) {
-        self.pair(field, key, |wire| wire.varint(3, value.cast_unsigned()));
+        const AROUND: usize = 5;
+        let number = value.cast_unsigned();
+        let bytes = encoded_len_varint(number);
+        let Some([pair, key_length, value_length]) = short([AROUND + key.len() + bytes, key.len(), 1 + bytes]) else {
+            return self.pair(field, key, |wire| wire.varint(3, number));
+        };
+        self.0.reserve(KEY_BYTES_MAX + 1 + usize::from(pair));
+        self.key(field, WireType::LengthDelimited);
+        self.0.extend_from_slice(&[pair, TEXT_1, key_length]);
+        self.append(key.as_bytes());
+        self.0.extend_from_slice(&[TEXT_2, value_length, VARINT_3]);
+        self.number(number);
     }
 }
 
@@ -132,7 +159,7 @@ impl Write for Wire {
 
 #[cfg(test)]
 mod tests {
-    use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
+    use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, KeyValueList, any_value::Value};
     use prost::Message;
 
     use super::*;
@@ -177,6 +204,27 @@ mod tests {
                 },
                 &pair("key", Value::IntValue(value)),
             );
+        }
+    }
+
+    #[test]
+    fn pairs_are_the_same_whether_short_or_long() {
+        let list = |pair: KeyValue| KeyValueList { values: vec![pair] }.encode_to_vec();
+        let written = |write: &dyn Fn(&mut Wire)| {
+            let mut wire = Wire::default();
+            write(&mut wire);
+            wire.into_bytes()
+        };
+        for key in ["k", "key", &"k".repeat(110), &"k".repeat(130)] {
+            for length in [0, 1, 8, 60, 118, 119, 120, 121, 122, 200] {
+                let text = "x".repeat(length);
+                let expected = list(KeyValue { key: key.to_owned(), ..pair("", Value::StringValue(text.clone())) });
+                assert_eq!(written(&|wire| wire.text_pair(1, key, &text)), expected, "{key} {length}");
+            }
+            for value in [0, 1, 127, 128, 1 << 40, -1, i64::MIN, i64::MAX] {
+                let expected = list(KeyValue { key: key.to_owned(), ..pair("", Value::IntValue(value)) });
+                assert_eq!(written(&|wire| wire.int_pair(1, key, value)), expected, "{key} {value}");
+            }
         }
     }
 }
