@@ -4,7 +4,7 @@
 //! [`crate::flow`] and everything that tells of ends.
 
 use std::{
-    fmt,
+    fmt::{self, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
@@ -73,6 +73,58 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// An address as text, without an allocation: as `Display` writes it, but each span has several.
+pub struct IpText {
+    bytes: [u8; IP_TEXT_MAX],
+    length: usize,
+}
+
+/// Bytes of the longest address: eight groups of four digits.
+const IP_TEXT_MAX: usize = 39;
+
+impl IpText {
+    /// Of an address; one that is mapped into IPv6 as what it maps.
+    pub fn new(address: IpAddr) -> Self {
+        let mut text = Self { bytes: [0; IP_TEXT_MAX], length: 0 };
+        match address.to_canonical() {
+            IpAddr::V4(address) => text.dotted(address),
+            // No address is longer, so there is room.
+            IpAddr::V6(address) => drop(write!(text, "{address}")),
+        }
+        text
+    }
+
+    fn dotted(&mut self, address: Ipv4Addr) {
+        for (index, octet) in address.octets().into_iter().enumerate() {
+            let digits = [b'.', b'0' + octet / 100, b'0' + octet / 10 % 10, b'0' + octet % 10];
+            if index > 0 {
+                self.push(&digits[..1]);
+            }
+            self.push(&digits[1 + usize::from(octet < 100) + usize::from(octet < 10)..]);
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes[self.length..self.length + bytes.len()].copy_from_slice(bytes);
+        self.length += bytes.len();
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.bytes[..self.length]).unwrap_or_default()
+    }
+}
+
+impl fmt::Write for IpText {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if text.len() > IP_TEXT_MAX - self.length {
+            return Err(fmt::Error);
+        }
+        self.push(text.as_bytes());
+        Ok(())
+    }
+}
+
 /// The name of a unix socket as it is shown: an abstract one (unix(7)) begins with `@`, its other zero bytes are `@` as
 /// well, and what is no text is replaced. `None` if it has none.
 pub fn unix_path(bytes: &[u8]) -> Option<Arc<str>> {
@@ -95,6 +147,15 @@ mod tests {
         let mapped = Endpoint::new(10, &"::ffff:10.0.0.1".parse::<Ipv6Addr>().unwrap().octets(), 80);
         assert_eq!((four, four.to_string().as_str()), (mapped, "10.0.0.1:80"));
         assert_eq!(Endpoint::new(10, &Ipv6Addr::LOCALHOST.octets(), 80).to_string(), "[::1]:80");
+    }
+
+    #[test]
+    fn an_address_as_text_is_as_displayed() {
+        let longest = Ipv6Addr::from([0x1234; 8].map(|group: u16| group | 0x8888));
+        for text in ["0.0.0.0", "1.20.255.9", "100.101.10.200", "::1", "fe80::12", &longest.to_string()] {
+            assert_eq!(IpText::new(text.parse().unwrap()).as_str(), text);
+        }
+        assert_eq!(IpText::new("::ffff:10.0.0.1".parse().unwrap()).as_str(), "10.0.0.1");
     }
 
     #[test]

@@ -222,7 +222,9 @@ fn cut_value(value: &mut Value) {
         Value::String(Cow::Owned(text)) => cut_text(text),
         Value::String(Cow::Borrowed(_)) => {} // known beforehand
         Value::Strings(texts) => {
-            texts.truncate(TEXTS_MAX);
+            if texts.len() > TEXTS_MAX {
+                *texts = std::mem::take(texts).into_iter().take(TEXTS_MAX).collect();
+            }
             texts.iter_mut().for_each(cut_text);
         }
         Value::Int(_) | Value::Bool(_) => {}

@@ -230,7 +230,7 @@ pub enum Value {
     /// Truth value.
     Bool(bool),
     /// List of texts.
-    Strings(Vec<String>),
+    Strings(Box<[String]>),
 }
 
 impl From<&str> for Value {

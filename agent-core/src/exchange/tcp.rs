@@ -88,7 +88,7 @@ impl Facts {
         }
         some(attributes, "spantap.tcp.retransmits.shared", self.shared);
         if !self.ranges.is_empty() {
-            attributes.push(("spantap.tcp.retransmits.ranges", Value::Strings(self.ranges.clone())));
+            attributes.push(("spantap.tcp.retransmits.ranges", Value::Strings(self.ranges.as_slice().into())));
         }
         self.path(attributes);
         some(attributes, "spantap.tcp.out_of_order", deltas.out_of_order);

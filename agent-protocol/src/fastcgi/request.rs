@@ -141,7 +141,7 @@ impl<'a> Said<'a> {
         let query = self.query.or_else(|| Some(self.uri?.split_once('?')?.1)).unwrap_or_default();
         let names: Vec<_> = query_names(query).map(str::to_owned).collect();
         if !names.is_empty() {
-            facts.set("spantap.url.query_names", Value::Strings(names));
+            facts.set("spantap.url.query_names", Value::Strings(names.into()));
         }
         facts.with("network.protocol.name", "fastcgi")
     }

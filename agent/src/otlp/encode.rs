@@ -1,12 +1,9 @@
 //! Spans to the bytes of a `TracesData`. One `ResourceSpans` per process, one scope.
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use agent_core::{
-    endpoint::Endpoint,
+    endpoint::{Endpoint, IpText},
     redact::SafeSpan,
     span::{By, Evidence, ProcessFacts, Segment, SegmentName, Span, SpanKind, Status, Value},
 };
@@ -210,28 +207,13 @@ fn is_ours(key: &str) -> bool {
 fn address(wire: &mut Wire, end: Endpoint, path: Option<&str>, address_key: &str, port_key: &str) {
     match (end, path) {
         (Endpoint::Inet(address), _) => {
-            wire.pair(ATTRIBUTES, address_key, |wire| match address.ip().to_canonical() {
-                IpAddr::V4(address) => wire.message(1, |wire| dotted(wire, address)),
-                IpAddr::V6(address) => wire.display(1, address),
-            });
+            wire.text_pair(ATTRIBUTES, address_key, IpText::new(address.ip()).as_str());
             wire.int_pair(ATTRIBUTES, port_key, i64::from(address.port()));
         }
         (Endpoint::Unix(_), Some(path)) => wire.text_pair(ATTRIBUTES, address_key, path),
         (Endpoint::Unix(inode), None) => {
             wire.pair(ATTRIBUTES, address_key, |wire| wire.display(1, format_args!("[{inode}]")));
         }
-    }
-}
-
-/// As `Display` would, in a tenth of its time.
-fn dotted(wire: &mut Wire, address: Ipv4Addr) {
-    for (index, octet) in address.octets().into_iter().enumerate() {
-        let digits = [octet / 100, octet / 10 % 10, octet % 10].map(|digit| b'0' + digit);
-        let zeroes = usize::from(octet < 100) + usize::from(octet < 10);
-        if index > 0 {
-            wire.append(b".");
-        }
-        wire.append(&digits[zeroes..]);
     }
 }
 

@@ -51,7 +51,7 @@ pub(crate) fn span(number: u64) -> Span {
         attributes: vec![
             ("http.response.status_code", Value::Int(200)),
             ("spantap.connection.reused", Value::Bool(true)),
-            ("spantap.url.query_names", Value::Strings(vec!["page".to_owned()])),
+            ("spantap.url.query_names", Value::Strings(["page".to_owned()].into())),
         ],
         segments: vec![
             tile(SegmentName::Send, 0, 100, Evidence::Measured),

@@ -3,6 +3,7 @@
 use super::packet::Packet;
 use crate::{
     correlate::{Origin, RequestKey},
+    endpoint::IpText,
     exchange::{
         Draft,
         semconv::{self, Attributes, int, text},
@@ -52,7 +53,7 @@ impl Exchange<'_> {
         let packet = self.request;
         let server = if self.role == Role::Client { packet.remote } else { packet.local };
         if !server.ip().is_unspecified() {
-            attributes.push(("server.address", text(server.ip().to_string())));
+            attributes.push(("server.address", text(IpText::new(server.ip()).as_str())));
         }
         attributes.push(("server.port", int(u64::from(server.port()))));
         semconv::inet(&mut attributes, packet.remote, self.role, "udp");

@@ -212,7 +212,7 @@ fn attributes(
     host: Option<&str>,
     result: &Result,
 ) -> Attributes {
-    let mut attributes = Vec::with_capacity(said.len() + 20);
+    let mut attributes = Vec::with_capacity(semconv::ATTRIBUTES);
     attributes.extend(said);
     if let Some(error_type) = &result.error_type {
         attributes.retain(|(key, _)| *key != "error.type");

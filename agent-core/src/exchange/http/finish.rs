@@ -161,7 +161,7 @@ fn attributes(
     answer: Option<&Message<ResponseHead>>,
     outcome: &Outcome,
 ) -> Attributes {
-    let mut attributes = Vec::with_capacity(32);
+    let mut attributes = Vec::with_capacity(semconv::ATTRIBUTES);
     let head = &request.head;
     semconv::request(&mut attributes, head);
     if let Some(size) = body_bytes(request) {
