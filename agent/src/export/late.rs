@@ -368,6 +368,7 @@ impl LateSource {
         // With the counts from before: after a restart the same blocks are looked at again.
         let mut given = LateExport { given_block: Some(reader.next_block() - 1), ..before };
         self.log.save_late(&mut given, None, &[])?;
+        self.log.force_places();
         let body = picked.body.freeze();
         let key = format!("{}-{first}-{last}{KEY_MARK}{:08x}", hex(&self.log.id()), crc32fast::hash(&body));
         let batch =

@@ -30,6 +30,7 @@ const SPAN_BYTES_GUESS: u64 = 1024;
 /// A cursor of the span log.
 #[derive(Debug)]
 pub struct LogSource {
+    log: SpanLog,
     cursor: Arc<Mutex<Cursor>>,
     appended: watch::Receiver<u64>,
     /// Names the log to destinations, in hexadecimal.
@@ -59,6 +60,7 @@ impl LogSource {
         let cursor = Arc::new(Mutex::new(log.cursor(&to.name, wanted.clone())?));
         let tail = TailLine::start(log, to, wanted).map(Arc::new);
         Ok(Self {
+            log: log.clone(),
             cursor,
             appended,
             log_id: hex(&log.id()),
@@ -109,16 +111,22 @@ impl BatchSource for LogSource {
 
     async fn next(&mut self, limits: Limits) -> Result<Option<Batch>, String> {
         let (spans, bytes) = (bound(limits.spans), bound(limits.bytes));
-        let tail = self.tail.clone();
-        let next = self.blocking(move |cursor| match tail {
-            Some(tail) => {
-                let batch = cursor.next_batch_before(tail.decided().block, spans, bytes)?;
-                Ok(batch.map(|batch| decided(batch, cursor, &tail)))
+        let (tail, log) = (self.tail.clone(), self.log.clone());
+        let next = self.blocking(move |cursor| {
+            let next = match tail {
+                Some(tail) => {
+                    let batch = cursor.next_batch_before(tail.decided().block, spans, bytes)?;
+                    batch.map(|batch| decided(batch, cursor, &tail))
+                }
+                None => {
+                    let batch = cursor.next_batch(spans, bytes)?;
+                    batch.map(|batch| (joined(&batch.blocks), Vec::new(), batch))
+                }
+            };
+            if next.is_some() {
+                log.force_places();
             }
-            None => {
-                let batch = cursor.next_batch(spans, bytes)?;
-                Ok(batch.map(|batch| (joined(&batch.blocks), Vec::new(), batch)))
-            }
+            Ok(next)
         });
         Ok(next.await?.map(|(body, choices, batch)| {
             let left_out = choices.iter().filter(|choice| !choice.is_kept()).count() as u64;
@@ -333,5 +341,24 @@ mod tests {
         assert_eq!((counts.delivered, counts.queued, counts.dead, counts.dropped), (3, 0, 1, 0));
         assert_eq!(counts.generated(), 4);
         assert_eq!(exporter.destinations()[0].counts().possible_duplicates, 1, "the one that hung");
+    }
+
+    #[tokio::test]
+    async fn after_a_power_failure_only_the_batch_on_its_way_comes_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let fake = Fake::grpc(&[Answer::Take, Answer::Take, Answer::Hang], None).await;
+        let log = open(folder.path());
+        let _exporter = start(&log, &fake);
+        for id in 1..=3 {
+            log.append(&[span(id)]).unwrap();
+            eventually("sent", || fake.received().len() == usize::from(id)).await;
+        }
+        // The destination has the third: whatever happens to the machine from here on.
+        let left = log.after_power_failure();
+        let log = open(left.path());
+        let mut cursor = log.cursor("backend", Wanted::default()).unwrap();
+        let again = cursor.next_batch(10, 1 << 20).unwrap().unwrap();
+        assert_eq!((cursor.counts().delivered, again.span_count, again.may_be_duplicate), (2, 1, true));
+        assert_eq!(cursor.next_batch(10, 1 << 20).unwrap(), None);
     }
 }

@@ -29,6 +29,7 @@ mod segment;
 mod store;
 #[cfg(test)]
 mod tests;
+mod wal;
 mod writer;
 
 use std::{
@@ -367,6 +368,15 @@ impl SpanLog {
         self.inner.store.force()
     }
 
+    /// Forces the places of destinations to the disk, and what was noted of their spans. To be called before a batch is sent: then,
+    /// when the machine dies, only batches that were on their way come again, as they were and under their keys. Whoever calls at the
+    /// same time shares one force. A failure is counted and tried again, also by [`SpanLog::maintain`]; a batch need not wait for that: it
+    /// may come twice.
+    pub fn force_places(&self) {
+        // Counted, with its reason.
+        let _ = self.inner.force_places();
+    }
+
     /// While the guard lives, nothing that was relayed is deleted: destinations are being changed, and those that are stopped still
     /// wait for their spans.
     pub fn hold(&self) -> Hold {
@@ -480,11 +490,22 @@ impl Inner {
     }
 
     fn maintain(&self, everything: bool) -> Result<(), LogError> {
-        let result = self.sync_due(everything).and(self.writer().expire(self));
+        let is_forced = everything || self.config.sync_interval.is_some();
+        let places = if is_forced { self.force_places() } else { Ok(()) };
+        let result = self.sync_due(everything).and(places).and(self.writer().expire(self));
         if let Err(error) = &result {
             self.state().stats.last_error = error.to_string();
         }
         result
+    }
+
+    /// Forces the places of destinations to the disk.
+    fn force_places(&self) -> Result<(), LogError> {
+        self.store.force_commits().inspect_err(|error| {
+            let mut state = self.state();
+            state.stats.sync_errors += 1;
+            state.stats.last_error = error.to_string();
+        })
     }
 
     /// Forces what is due, or everything.

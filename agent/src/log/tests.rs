@@ -15,6 +15,8 @@ use crate::otlp::{
     tests::{safe, span},
 };
 
+mod power;
+
 struct Fixture {
     dir: TempDir,
     config: LogConfig,
