@@ -131,6 +131,11 @@ pub trait BatchSource: Send + 'static {
     /// What waits now.
     fn queued(&self) -> Queued;
 
+    /// Spans per second that came before the agent started; 0: that is not known.
+    fn rate_before(&self) -> f64 {
+        0.0
+    }
+
     /// Completes when something was appended after the last call of [`Self::queued`]; may complete without that.
     /// Dropping the future loses nothing.
     fn appended(&mut self) -> impl Future<Output = ()> + Send;

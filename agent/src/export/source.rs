@@ -98,6 +98,10 @@ impl BatchSource for LogSource {
         Queued { spans: counts.queued, unread, unread_bytes: unread * self.span_bytes, generated }
     }
 
+    fn rate_before(&self) -> f64 {
+        self.log.rate_before()
+    }
+
     async fn appended(&mut self) {
         let is_open = match &mut self.decided {
             Some(decided) => decided.changed().await.is_ok(),

@@ -127,6 +127,9 @@ impl<S: BatchSource> Worker<S> {
 
     async fn work(&mut self) {
         let mut backoff = Backoff::new(&self.retry);
+        if self.source.queued().spans > self.limits.spans {
+            self.line.pace.resumed(self.source.rate_before());
+        }
         // Letters may have been marked before the agent ended.
         self.replay().await;
         loop {

@@ -196,6 +196,8 @@ struct State {
     cursors: BTreeMap<String, DestinationCounts>,
     /// The highest number of a tenant that was found in the files when the log was opened.
     tenant_max: u32,
+    /// Spans per second that came while the files were written that were found.
+    rate_before: f64,
     /// Guards that keep relayed spans.
     holds: u32,
     /// Places (segment, offset) of the damage that is counted already, up to [`DAMAGE_MAX`].
@@ -318,6 +320,11 @@ impl SpanLog {
     /// What tells this log from others.
     pub fn id(&self) -> [u8; 8] {
         self.inner.id
+    }
+
+    /// Spans per second that were appended, on average over what was in the log when it was opened; 0: it was empty.
+    pub fn rate_before(&self) -> f64 {
+        self.inner.state().rate_before
     }
 
     /// Changes whenever spans were appended; the value is the number of the next block.

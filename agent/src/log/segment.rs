@@ -7,6 +7,7 @@ use std::{
     fs::{File, OpenOptions},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::{
@@ -17,6 +18,8 @@ use super::{
 };
 
 const EXTENSION: &str = "spans";
+/// Over a shorter time no rate is worth the name.
+const RATE_SECONDS_MIN: f64 = 1.0;
 
 /// A segment file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,15 +133,21 @@ fn cut(last: &SegmentMeta, state: &mut State) -> Result<(), LogError> {
     state.next_block = last.first_block;
     state.next_span = last.first_span;
     let mut walk = Walk::new(&bytes[SEGMENT_HEADER_BYTES..]);
+    let mut appended_unix_ns = last.created_unix_ns;
     for item in &mut walk {
         match item {
             Item::Block { header, .. } => {
                 state.next_block = state.next_block.max(header.block + 1);
                 state.next_span = state.next_span.max(header.end_span());
+                appended_unix_ns = appended_unix_ns.max(header.appended_unix_ns);
             }
             // Its readers count it.
             Item::Damaged { .. } => {}
         }
+    }
+    if let Some(first) = state.segments.first() {
+        let seconds = Duration::from_nanos(appended_unix_ns.saturating_sub(first.created_unix_ns)).as_secs_f64();
+        state.rate_before = state.next_span.saturating_sub(first.first_span) as f64 / seconds.max(RATE_SECONDS_MIN);
     }
     let end = (SEGMENT_HEADER_BYTES + walk.position()) as u64;
     let torn = bytes.len() as u64 - end;
