@@ -9,7 +9,7 @@
 //! Policy: the log never blocks the pipeline. When it is full or spans are too old, the oldest whole segment goes, even if a
 //! destination has not read it yet; those spans are that destination's `dropped`. Segments with relayed spans that a destination
 //! waits for stay, unless [`Overflow::DropOldest`] allows it: their sender was told that they are safe. If nothing can go, relayed spans
-//! are refused, and this host's own are dropped. Spans that cannot be appended (full disk) take their numbers with them, so that they
+//! are refused, and this host's own are dropped; neither can take the part of the log that is the other's. Spans that cannot be appended (full disk) take their numbers with them, so that they
 //! too are `dropped` at every destination, and the next append tries again. Thus, for each destination, always: generated =
 //! delivered + queued + dead + dropped + filtered.
 //!
