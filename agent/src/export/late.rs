@@ -371,8 +371,15 @@ impl LateSource {
         self.log.force_places();
         let body = picked.body.freeze();
         let key = format!("{}-{first}-{last}{KEY_MARK}{:08x}", hex(&self.log.id()), crc32fast::hash(&body));
-        let batch =
-            Batch { id: request.id, key, spans: picked.spans, left_out: 0, may_be_duplicate: again.is_some(), body };
+        let batch = Batch {
+            id: request.id,
+            key,
+            spans: picked.spans,
+            left_out: 0,
+            unreadable: Vec::new(),
+            may_be_duplicate: again.is_some(),
+            body,
+        };
         self.reader = Some((request.id, reader));
         self.given = Some((request, picked.blocks));
         Ok(LateNext::Batch(batch))
