@@ -10,7 +10,7 @@ export:
     - name: sink
       url: 'otlp+http://127.0.0.1:4319'
       retry: { initial: 20ms, max: 200ms }
-      batch: { age: 20ms }
+      batch: { age: 20ms, spans: 500 }
 YAML
 
 mkdir -p /mnt

@@ -225,8 +225,8 @@ pub struct Pace {
     pub spans_per_second: u64,
     /// Most bytes per second before compression; 0: no limit.
     pub bytes_per_second: Size,
-    /// After an outage the backlog is sent at so many times the rate at which spans come in, but at least 2,000 spans per second;
-    /// 0: as fast as the destination takes it.
+    /// After an outage, and when the agent starts, the backlog is sent at so many times the rate at which spans come in (at a start, at
+    /// which the log was filled before), but at least 2,000 spans per second; 0: as fast as the destination takes it.
     pub return_factor: f64,
 }
 

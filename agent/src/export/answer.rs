@@ -1,14 +1,29 @@
-//! What an answer means for the request. Pure.
+//! What an answer means for the request. Pure, but for reading an HTTP answer's body up to its limit.
 //!
 //! OTLP by its specification ("Failures" of OTLP/gRPC and OTLP/HTTP). Other receivers have no such rules: what is the server's
 //! fault may be sent again. Two answers say nothing about the spans, whoever gives them: that the credentials are not
 //! good, and that there is no receiver of this format at the URL. The spans then wait in the log until that is put right.
 
+use bytes::Bytes;
 use http::StatusCode;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
 use tonic::Code;
 
 use super::retry::AgainKind;
 use crate::config::Protocol;
+
+/// Longest body of an HTTP answer that is read. An answer is a few bytes; OTLP asks for a limit.
+const BODY_BYTES_MAX: usize = 64 << 10;
+
+/// The body of an HTTP answer.
+///
+/// # Errors
+/// It is too long, or the connection broke.
+pub(super) async fn body(body: Incoming) -> Result<Bytes, String> {
+    let body = Limited::new(body, BODY_BYTES_MAX).collect().await;
+    body.map(|body| body.to_bytes()).map_err(|cause| cause.to_string())
+}
 
 /// The verdict on an answer that is not "taken".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -127,19 +127,32 @@ impl Line {
         if batch.left_out > 0 {
             self.stats.count_shaped(0, batch.left_out);
         }
-        let whole = Part::new(batch.key, batch.body, batch.spans - batch.left_out);
+        let unreadable = self.bury_unreadable(&batch, stop).await?;
+        let whole = Part::new(batch.key, batch.body, batch.spans.saturating_sub(batch.left_out + unreadable));
         let (part, choices) = match self.shaped(&whole).await {
             Ok(shaped) => shaped,
             Err(cause) => {
                 let cause = format!("filter and sampling cannot read it: {cause}");
                 self.bury(&whole, whole.spans, &cause, stop).await?;
-                let fate = Fate { dead: whole.spans, filtered: batch.left_out };
+                let fate = Fate { dead: whole.spans + unreadable, filtered: batch.left_out };
                 return Some((fate, Vec::new()));
             }
         };
-        let filtered = batch.spans.saturating_sub(part.spans);
+        let filtered = batch.spans.saturating_sub(part.spans + unreadable);
         let fate = self.deliver_part(part, stop).await?;
-        Some((Fate { filtered, ..fate }, choices))
+        Some((Fate { filtered, dead: fate.dead + unreadable }, choices))
+    }
+
+    /// What cannot be judged may be what the destination must not get: it is kept as dead letters. Gives how many spans that are.
+    async fn bury_unreadable(&self, batch: &Batch, stop: &mut watch::Receiver<Option<Instant>>) -> Option<u64> {
+        let mut spans = 0;
+        for block in &batch.unreadable {
+            let part = Part::new(batch.key.clone(), block.body.clone(), block.spans);
+            let cause = format!("what was decided about its traces cannot be applied to it: {}", block.cause);
+            self.bury(&part, part.spans, &cause, stop).await?;
+            spans += part.spans;
+        }
+        Some(spans)
     }
 
     /// Sends spans that were asked for, as they are. `None`: as in [`Self::deliver`].
@@ -371,5 +384,43 @@ pub(super) async fn stopped(stop: &mut watch::Receiver<Option<Instant>>) {
     let Ok(deadline) = stop.wait_for(Option::is_some).await.map(|deadline| *deadline) else { return };
     if let Some(deadline) = deadline {
         sleep_until(deadline).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        export::{
+            Unreadable,
+            fakes::{Fake, block, destination, names},
+        },
+        log::Which,
+    };
+
+    #[tokio::test]
+    async fn what_cannot_be_judged_is_kept_as_a_dead_letter_and_the_rest_is_sent() {
+        let fake = Fake::http(&[], None).await;
+        let to = destination(&format!("otlp+http://{}/v1/traces", fake.address));
+        let letters = DeadLetters::open(std::path::Path::new(":memory:"), 1 << 20).unwrap();
+        let stats = Arc::new(DestinationStats::new(&to));
+        let line = Line::new(&to, Client::new(&to).unwrap(), stats, letters.clone()).unwrap();
+        let (_stop, mut stopped) = watch::channel(None);
+        let unreadable = Unreadable { body: Bytes::from_static(&[0xff; 9]), spans: 3, cause: "truncated".into() };
+        let batch = Batch {
+            id: 0,
+            key: "log-0-1".into(),
+            body: block(&["kept"]).0,
+            spans: 5,
+            left_out: 1,
+            unreadable: vec![unreadable],
+            may_be_duplicate: false,
+        };
+        let (fate, _) = line.deliver(batch, &mut stopped).await.unwrap();
+        assert_eq!((fate.dead, fate.filtered), (3, 1));
+        assert_eq!(names(&fake.received()[0].body), ["kept"]);
+        let kept = letters.list(&Which::default(), 10).unwrap();
+        assert_eq!((kept[0].spans, kept[0].bytes), (3, 9), "{kept:?}");
+        assert!(kept[0].reason.contains("truncated"), "{}", kept[0].reason);
     }
 }

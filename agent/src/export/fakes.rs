@@ -384,6 +384,7 @@ impl BatchSource for Memory {
             body: body.into(),
             spans,
             left_out: 0,
+            unreadable: Vec::new(),
             may_be_duplicate: false,
         }))
     }

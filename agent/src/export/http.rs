@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::{
     ExportError,
-    answer::{Verdict, of_http},
+    answer::{self, Verdict, of_http},
     auth::Auth,
     client::{IDEMPOTENCY_KEY, USER_AGENT},
     compress::Compressor,
@@ -22,8 +22,6 @@ use super::{
 };
 use crate::config::{Destination, Protocol};
 
-/// Longest answer that is read. An answer is a few bytes; the specification asks for a limit.
-const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// What a Datadog agent wants to know of each request.
 const TRACE_COUNT: header::HeaderName = header::HeaderName::from_static("x-datadog-trace-count");
 
@@ -117,9 +115,8 @@ impl HttpClient {
 
     async fn answered(&self, response: Response<Incoming>) -> Outcome {
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-        let body = match body {
-            Ok(body) => body.to_bytes(),
+        let body = match answer::body(body).await {
+            Ok(body) => body,
             // It may say that some spans were refused.
             Err(error) if head.status.is_success() => {
                 return Outcome::again(AgainKind::Unavailable, format!("{}: the answer is cut: {error}", self.shown));

@@ -368,10 +368,18 @@ impl LateSource {
         // With the counts from before: after a restart the same blocks are looked at again.
         let mut given = LateExport { given_block: Some(reader.next_block() - 1), ..before };
         self.log.save_late(&mut given, None, &[])?;
+        self.log.force_places();
         let body = picked.body.freeze();
         let key = format!("{}-{first}-{last}{KEY_MARK}{:08x}", hex(&self.log.id()), crc32fast::hash(&body));
-        let batch =
-            Batch { id: request.id, key, spans: picked.spans, left_out: 0, may_be_duplicate: again.is_some(), body };
+        let batch = Batch {
+            id: request.id,
+            key,
+            spans: picked.spans,
+            left_out: 0,
+            unreadable: Vec::new(),
+            may_be_duplicate: again.is_some(),
+            body,
+        };
         self.reader = Some((request.id, reader));
         self.given = Some((request, picked.blocks));
         Ok(LateNext::Batch(batch))

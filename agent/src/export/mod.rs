@@ -89,8 +89,21 @@ pub struct Batch {
     pub spans: u64,
     /// Those of them that are not in the request: it was decided to leave them out.
     pub left_out: u64,
+    /// Those of them that are not in the request because it cannot be seen which of them were decided to be left out.
+    pub unreadable: Vec<Unreadable>,
     /// Whether it was given before the agent ended, so that the destination may have it already.
     pub may_be_duplicate: bool,
+}
+
+/// Spans of which some are not to be sent, and nobody can say which.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// As they stand in the log.
+    pub body: Bytes,
+    /// Number of spans that it is about.
+    pub spans: u64,
+    /// What is wrong with them.
+    pub cause: String,
 }
 
 /// Bounds of a batch. The first block is always in it, however large.
@@ -130,6 +143,11 @@ pub trait BatchSource: Send + 'static {
 
     /// What waits now.
     fn queued(&self) -> Queued;
+
+    /// Spans per second that came before the agent started; 0: that is not known.
+    fn rate_before(&self) -> f64 {
+        0.0
+    }
 
     /// Completes when something was appended after the last call of [`Self::queued`]; may complete without that.
     /// Dropping the future loses nothing.

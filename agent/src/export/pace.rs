@@ -1,7 +1,8 @@
 //! How fast a destination is sent to: a limit that is configured, and a gentle return after an outage.
 //!
 //! In: what is sent, what comes in. Out: how long to wait before a request. After an outage the backlog is sent at a multiple of the
-//! rate at which spans come in, so that a destination that has just come back is not thrown down again.
+//! rate at which spans come in, so that a destination that has just come back is not thrown down again. So is what waits when the agent
+//! starts: all agents of a fleet may have been started at once. Their rate is then the one at which the log was filled, until it is measured.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -73,6 +74,13 @@ impl Pace {
             state.incoming += (rate - state.incoming) * SMOOTHING;
             state.seen = Some((now, generated));
         }
+    }
+
+    /// The agent starts with a backlog; before, spans came in at this rate.
+    pub(super) fn resumed(&self, incoming: f64) {
+        let mut state = lock(&self.state);
+        state.incoming = incoming;
+        state.is_returning = true;
     }
 
     /// The destination takes spans again after so long.
@@ -155,5 +163,17 @@ mod tests {
         pace.observe(generated, 100, 512);
         tokio::time::advance(Duration::from_secs(2)).await;
         assert_eq!([pace.wait(10_000, 1), pace.wait(1, 1)], [Duration::ZERO; 2], "the backlog is gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_start_the_backlog_goes_at_twice_what_came_in_before() {
+        let pace = pace(0, 0);
+        pace.resumed(5_000.0);
+        let second = [pace.wait(10_000, 1), pace.wait(1, 1)][1];
+        assert_eq!(second, Duration::from_secs(1));
+        pace.resumed(0.0);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let least = [pace.wait(2_000, 1), pace.wait(1, 1)][1];
+        assert_eq!(least, Duration::from_secs(1), "as after an outage, if nothing is known");
     }
 }

@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 
 use super::{
-    Batch, BatchSource, Limits, Queued, blocking, bound,
+    Batch, BatchSource, Limits, Queued, Unreadable, blocking, bound,
     late::{LateNext, LateSource},
     tail::{Decided, TailFigures, TailLine},
 };
@@ -30,6 +30,7 @@ const SPAN_BYTES_GUESS: u64 = 1024;
 /// A cursor of the span log.
 #[derive(Debug)]
 pub struct LogSource {
+    log: SpanLog,
     cursor: Arc<Mutex<Cursor>>,
     appended: watch::Receiver<u64>,
     /// Names the log to destinations, in hexadecimal.
@@ -59,6 +60,7 @@ impl LogSource {
         let cursor = Arc::new(Mutex::new(log.cursor(&to.name, wanted.clone())?));
         let tail = TailLine::start(log, to, wanted).map(Arc::new);
         Ok(Self {
+            log: log.clone(),
             cursor,
             appended,
             log_id: hex(&log.id()),
@@ -96,6 +98,10 @@ impl BatchSource for LogSource {
         Queued { spans: counts.queued, unread, unread_bytes: unread * self.span_bytes, generated }
     }
 
+    fn rate_before(&self) -> f64 {
+        self.log.rate_before()
+    }
+
     async fn appended(&mut self) {
         let is_open = match &mut self.decided {
             Some(decided) => decided.changed().await.is_ok(),
@@ -109,19 +115,26 @@ impl BatchSource for LogSource {
 
     async fn next(&mut self, limits: Limits) -> Result<Option<Batch>, String> {
         let (spans, bytes) = (bound(limits.spans), bound(limits.bytes));
-        let tail = self.tail.clone();
-        let next = self.blocking(move |cursor| match tail {
-            Some(tail) => {
-                let batch = cursor.next_batch_before(tail.decided().block, spans, bytes)?;
-                Ok(batch.map(|batch| decided(batch, cursor, &tail)))
+        let (tail, log) = (self.tail.clone(), self.log.clone());
+        let next = self.blocking(move |cursor| {
+            let next = match tail {
+                Some(tail) => {
+                    let batch = cursor.next_batch_before(tail.decided().block, spans, bytes)?;
+                    batch.map(|batch| (decided(&batch, cursor, &tail), batch))
+                }
+                None => {
+                    let batch = cursor.next_batch(spans, bytes)?;
+                    batch.map(|batch| (Chosen { body: joined(&batch.blocks), ..Chosen::default() }, batch))
+                }
+            };
+            if next.is_some() {
+                log.force_places();
             }
-            None => {
-                let batch = cursor.next_batch(spans, bytes)?;
-                Ok(batch.map(|batch| (joined(&batch.blocks), Vec::new(), batch)))
-            }
+            Ok(next)
         });
-        Ok(next.await?.map(|(body, choices, batch)| {
-            let left_out = choices.iter().filter(|choice| !choice.is_kept()).count() as u64;
+        Ok(next.await?.map(|(chosen, batch)| {
+            let left_out = chosen.left_out();
+            let Chosen { body, choices, unreadable } = chosen;
             self.given.insert(batch.first_block, Given { numbers: batch.numbers, choices });
             self.span_bytes = batch.bytes as u64 / batch.span_count.max(1);
             Batch {
@@ -130,6 +143,7 @@ impl BatchSource for LogSource {
                 body,
                 spans: batch.span_count,
                 left_out,
+                unreadable,
                 may_be_duplicate: batch.may_be_duplicate,
             }
         }))
@@ -178,10 +192,40 @@ pub(super) fn wanted(log: &SpanLog, tenants: &[String]) -> Result<Wanted, LogErr
     Ok(Wanted { not_local: true, tenants: (!tenants.is_empty()).then_some(tenants) })
 }
 
-/// What is sent of a batch whose traces are decided, and the choices. They are noted, so that a repetition sends the same.
-fn decided(batch: log::Batch, cursor: &Cursor, tail: &TailLine) -> (Bytes, Vec<Choice>, log::Batch) {
-    let mut body = BytesMut::with_capacity(batch.bytes);
-    let (mut choices, mut blocks) = (Vec::with_capacity(batch.span_count as usize), Vec::new());
+/// What is sent of a batch, and what was decided about its spans; empty: all are kept.
+#[derive(Debug, Default)]
+struct Chosen {
+    body: Bytes,
+    choices: Vec<Choice>,
+    unreadable: Vec<Unreadable>,
+}
+
+impl Chosen {
+    /// Adds what is sent of a block to `body`. One that cannot be read is not sent: some of it may be what was left out.
+    fn add(&mut self, body: &mut BytesMut, payload: &Bytes, own: &mut [Choice]) {
+        match apply_choices(payload, own) {
+            Ok((kept, _)) => body.extend_from_slice(&kept),
+            Err(error) => {
+                own.fill(Choice::LeftOut);
+                let (body, spans, cause) = (payload.clone(), own.len() as u64, error.to_string());
+                self.unreadable.push(Unreadable { body, spans, cause });
+            }
+        }
+        self.choices.extend_from_slice(own);
+    }
+
+    /// Spans that are left out because that was decided.
+    fn left_out(&self) -> u64 {
+        let unreadable: u64 = self.unreadable.iter().map(|block| block.spans).sum();
+        let left_out = self.choices.iter().filter(|choice| !choice.is_kept()).count() as u64;
+        left_out.saturating_sub(unreadable)
+    }
+}
+
+/// What is sent of a batch whose traces are decided. The choices are noted, so that a repetition sends the same.
+fn decided(batch: &log::Batch, cursor: &Cursor, tail: &TailLine) -> Chosen {
+    let (mut chosen, mut body) = (Chosen::default(), BytesMut::with_capacity(batch.bytes));
+    let mut blocks = Vec::new();
     for (payload, (number, spans)) in batch.blocks.iter().zip(&batch.numbers) {
         let mut own = tail.take(*number);
         if batch.may_be_duplicate {
@@ -189,21 +233,14 @@ fn decided(batch: log::Batch, cursor: &Cursor, tail: &TailLine) -> (Bytes, Vec<C
             own = if noted.is_empty() { own } else { noted };
         }
         own.resize(*spans as usize, Choice::Kept);
-        match apply_choices(payload, &own) {
-            Ok((kept, _)) => body.extend_from_slice(&kept),
-            Err(_) => {
-                own.fill(Choice::Kept);
-                body.extend_from_slice(payload);
-            }
-        }
-        choices.extend_from_slice(&own);
+        chosen.add(&mut body, payload, &mut own);
         blocks.push((*number, own));
     }
     if let Err(error) = cursor.note(&blocks) {
         tracing::warn!(destination = cursor.name(), %error, "what was decided about traces cannot be noted");
     }
     tail.taken(cursor.unread_from());
-    (body.freeze(), choices, batch)
+    Chosen { body: body.freeze(), ..chosen }
 }
 
 /// What became of spans by two decisions; the second is about those that the first kept. Empty: nothing was left out by the second.
@@ -264,7 +301,7 @@ mod tests {
         config::{Destination, Export, Interval},
         export::{
             Exporter,
-            fakes::{Answer, Fake, eventually, names},
+            fakes::{Answer, Fake, block, eventually, names},
         },
         log::LogConfig,
     };
@@ -333,5 +370,37 @@ mod tests {
         assert_eq!((counts.delivered, counts.queued, counts.dead, counts.dropped), (3, 0, 1, 0));
         assert_eq!(counts.generated(), 4);
         assert_eq!(exporter.destinations()[0].counts().possible_duplicates, 1, "the one that hung");
+    }
+
+    #[tokio::test]
+    async fn after_a_power_failure_only_the_batch_on_its_way_comes_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let fake = Fake::grpc(&[Answer::Take, Answer::Take, Answer::Hang], None).await;
+        let log = open(folder.path());
+        let _exporter = start(&log, &fake);
+        for id in 1..=3 {
+            log.append(&[span(id)]).unwrap();
+            eventually("sent", || fake.received().len() == usize::from(id)).await;
+        }
+        // The destination has the third: whatever happens to the machine from here on.
+        let left = log.after_power_failure();
+        let log = open(left.path());
+        let mut cursor = log.cursor("backend", Wanted::default()).unwrap();
+        let again = cursor.next_batch(10, 1 << 20).unwrap().unwrap();
+        assert_eq!((cursor.counts().delivered, again.span_count, again.may_be_duplicate), (2, 1, true));
+        assert_eq!(cursor.next_batch(10, 1 << 20).unwrap(), None);
+    }
+
+    #[test]
+    fn a_block_that_choices_cannot_be_applied_to_is_not_sent() {
+        let (good, spans) = block(&["kept", "left out"]);
+        let (mut chosen, mut body) = (Chosen::default(), BytesMut::new());
+        chosen.add(&mut body, &good, &mut [Choice::Kept, Choice::LeftOut]);
+        chosen.add(&mut body, &Bytes::from_static(&[0xff; 9]), &mut [Choice::Kept; 3]);
+        assert_eq!((spans, names(&body.freeze())), (2, vec!["kept".to_owned()]));
+        assert_eq!((chosen.left_out(), chosen.choices.len()), (1, 5), "those that cannot be read are not left out");
+        let unreadable: Vec<(usize, u64)> =
+            chosen.unreadable.iter().map(|block| (block.body.len(), block.spans)).collect();
+        assert_eq!(unreadable, [(9, 3)]);
     }
 }

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use agent_core::relay::Choice;
 use tokio::{
     sync::watch,
-    task::{JoinError, JoinSet},
+    task::{self, JoinError, JoinSet},
     time::{Instant, sleep, sleep_until},
 };
 use tracing::warn;
@@ -41,7 +41,8 @@ pub(super) struct Worker<S> {
     /// When the oldest span that waits is old enough.
     due: Option<Instant>,
     running: JoinSet<Done>,
-    is_replaying: bool,
+    /// The dead letter that is on its way again: its task and its number.
+    replaying: Option<(task::Id, u64)>,
     /// Tells of spans that are asked for.
     asked: Option<watch::Receiver<u64>>,
     late: Late,
@@ -54,8 +55,8 @@ enum Late {
     Nothing,
     /// There may be some to send at this time.
     At(Instant),
-    /// Some are on their way.
-    Sending,
+    /// Some are on their way, in this task.
+    Sending(task::Id),
 }
 
 /// How much larger a request may get by child spans: a few segments of a span are together about as large as it is.
@@ -104,7 +105,7 @@ impl<S: BatchSource> Worker<S> {
             replays,
             due: None,
             running: JoinSet::new(),
-            is_replaying: false,
+            replaying: None,
             asked,
             late,
         }
@@ -126,6 +127,9 @@ impl<S: BatchSource> Worker<S> {
 
     async fn work(&mut self) {
         let mut backoff = Backoff::new(&self.retry);
+        if self.source.queued().spans > self.limits.spans {
+            self.line.pace.resumed(self.source.rate_before());
+        }
         // Letters may have been marked before the agent ended.
         self.replay().await;
         loop {
@@ -174,7 +178,7 @@ impl<S: BatchSource> Worker<S> {
         let queued = self.source.queued();
         // While the destination fails, one that waits for it is enough.
         let may_join = self.running.is_empty() || !self.line.gate.is_open();
-        let others = usize::from(self.is_replaying) + usize::from(self.late == Late::Sending);
+        let others = usize::from(self.replaying.is_some()) + usize::from(matches!(self.late, Late::Sending(_)));
         let batches = self.running.len() - others;
         let has_room = may_join && batches < self.concurrency;
         let is_stopping = self.deadline().is_some();
@@ -198,7 +202,7 @@ impl<S: BatchSource> Worker<S> {
             () = self.source.appended(), if has_room => Event::Look,
             _ = self.replays.changed() => Event::Replay,
             () = sleep_until(late_at.unwrap_or_else(Instant::now)), if late_at.is_some() => Event::Late,
-            () = changed(&mut self.asked), if self.late != Late::Sending && !is_stopping => {
+            () = changed(&mut self.asked), if !matches!(self.late, Late::Sending(_)) && !is_stopping => {
                 self.late = Late::At(Instant::now());
                 Event::Look
             }
@@ -230,17 +234,17 @@ impl<S: BatchSource> Worker<S> {
 
     /// Has the next letter sent that was asked for, one at a time.
     async fn replay(&mut self) {
-        if self.is_replaying || self.deadline().is_some() {
+        if self.replaying.is_some() || self.deadline().is_some() {
             return;
         }
         let (letters, name) = (self.line.letters.clone(), self.line.stats.name().to_owned());
         let Ok(Some(letter)) = blocking(move || letters.next_replay(&name)).await else { return };
-        self.is_replaying = true;
-        let (line, mut stop) = (Arc::clone(&self.line), self.stop.clone());
-        self.running.spawn(async move {
+        let (line, mut stop, id) = (Arc::clone(&self.line), self.stop.clone(), letter.id);
+        let task = self.running.spawn(async move {
             let fate = line.resend(&letter, &mut stop).await;
             Done::Letter { letter, fate }
         });
+        self.replaying = Some((task.id(), id));
     }
 
     /// Has the next spans sent that were asked for, one batch at a time.
@@ -256,23 +260,21 @@ impl<S: BatchSource> Worker<S> {
             LateNext::Nothing => Late::Nothing,
             LateNext::Wait => Late::At(Instant::now() + LATE_INTERVAL),
             LateNext::More => Late::At(Instant::now()),
-            LateNext::Batch(batch) => {
-                self.start_late(batch);
-                Late::Sending
-            }
+            LateNext::Batch(batch) => Late::Sending(self.start_late(batch)),
         };
     }
 
-    fn start_late(&mut self, batch: Batch) {
+    fn start_late(&mut self, batch: Batch) -> task::Id {
         if batch.may_be_duplicate {
             self.line.stats.count_possible_duplicates(batch.spans);
         }
         let (line, mut stop) = (Arc::clone(&self.line), self.stop.clone());
         let (id, spans, bytes) = (batch.id, batch.spans, batch.body.len() as u64);
-        self.running.spawn(async move {
+        let task = self.running.spawn(async move {
             let fate = line.deliver_late(batch, &mut stop).await;
             Done::Late { id, fate, spans, bytes }
         });
+        task.id()
     }
 
     async fn settle_late(&mut self, id: u64, fate: Option<Fate>, spans: u64, bytes: u64) {
@@ -295,7 +297,7 @@ impl<S: BatchSource> Worker<S> {
             }
             Ok(Done::Batch { fate: None, .. }) => {}
             Ok(Done::Letter { letter, fate }) => {
-                self.is_replaying = false;
+                self.replaying = None;
                 let noted = match fate {
                     Some(fate) => self.settle_letter(letter, fate).await,
                     None => false,
@@ -305,9 +307,27 @@ impl<S: BatchSource> Worker<S> {
                     self.replay().await;
                 }
             }
-            Err(failure) => {
-                self.line.trouble(&format!("a delivery failed, its spans wait for the next start: {failure}"))
+            Err(failure) => self.failed(&failure).await,
+        }
+    }
+
+    /// A delivery panicked. What others wait for is not held up by it: the letter is left aside, and what was asked for is tried again.
+    async fn failed(&mut self, failure: &JoinError) {
+        match self.replaying {
+            Some((task, letter)) if task == failure.id() => {
+                self.replaying = None;
+                let (letters, reason) = (self.line.letters.clone(), format!("sending it failed: {failure}"));
+                self.line.trouble(&reason);
+                // What cannot be noted would come again at once.
+                if blocking(move || letters.refused_again(letter, &reason)).await.is_ok() {
+                    self.replay().await;
+                }
             }
+            _ if self.late == Late::Sending(failure.id()) => {
+                self.late = Late::At(Instant::now() + LATE_INTERVAL);
+                self.line.trouble(&format!("sending spans that were asked for failed: {failure}"));
+            }
+            _ => self.line.trouble(&format!("a delivery failed, its spans wait for the next start: {failure}")),
         }
     }
 
@@ -351,5 +371,42 @@ async fn changed(asked: &mut Option<watch::Receiver<u64>>) {
     };
     if !has_changed {
         std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        export::{
+            client::Client,
+            fakes::{Fake, Memory, destination, eventually},
+        },
+        log::DeadLetters,
+    };
+
+    #[tokio::test]
+    async fn a_letter_whose_sending_panics_is_left_aside_and_the_others_are_sent() {
+        let fake = Fake::http(&[], None).await;
+        let to = destination(&format!("otlp+http://{}/v1/traces", fake.address));
+        let letters = DeadLetters::open(std::path::Path::new(":memory:"), 1 << 20).unwrap();
+        for key in ["1", "2"] {
+            let letter = Letter { destination: "backend".into(), key: key.into(), spans: 1, ..Letter::default() };
+            letters.put(&letter).unwrap();
+        }
+        letters.replay(&Which::default()).unwrap();
+        let first = letters.next_replay("backend").unwrap().unwrap();
+        let stats = Arc::new(DestinationStats::new(&to));
+        let line = Line::new(&to, Client::new(&to).unwrap(), stats, letters.clone()).unwrap();
+        let (_stop, stopped) = watch::channel(None);
+        let mut worker = Worker::new(&to, line, Memory::new(&[]), stopped);
+        let task = worker.running.spawn(async { panic!("the test says so") });
+        worker.replaying = Some((task.id(), first.id));
+        let done = worker.running.join_next().await.unwrap();
+        worker.settle(done).await;
+        eventually("the second is sent", || fake.received().len() == 1).await;
+        let left = letters.list(&Which::default(), 10).unwrap();
+        assert_eq!((left[0].key.as_str(), left[0].is_replayed), ("1", false), "{left:?}");
+        assert!(left[0].reason.contains("panic"), "{}", left[0].reason);
     }
 }

@@ -9,7 +9,7 @@
 //! Policy: the log never blocks the pipeline. When it is full or spans are too old, the oldest whole segment goes, even if a
 //! destination has not read it yet; those spans are that destination's `dropped`. Segments with relayed spans that a destination
 //! waits for stay, unless [`Overflow::DropOldest`] allows it: their sender was told that they are safe. If nothing can go, relayed spans
-//! are refused, and this host's own are dropped. Spans that cannot be appended (full disk) take their numbers with them, so that they
+//! are refused, and this host's own are dropped; neither can take the part of the log that is the other's. Spans that cannot be appended (full disk) take their numbers with them, so that they
 //! too are `dropped` at every destination, and the next append tries again. Thus, for each destination, always: generated =
 //! delivered + queued + dead + dropped + filtered.
 //!
@@ -29,6 +29,7 @@ mod segment;
 mod store;
 #[cfg(test)]
 mod tests;
+mod wal;
 mod writer;
 
 use std::{
@@ -195,6 +196,8 @@ struct State {
     cursors: BTreeMap<String, DestinationCounts>,
     /// The highest number of a tenant that was found in the files when the log was opened.
     tenant_max: u32,
+    /// Spans per second that came while the files were written that were found.
+    rate_before: f64,
     /// Guards that keep relayed spans.
     holds: u32,
     /// Places (segment, offset) of the damage that is counted already, up to [`DAMAGE_MAX`].
@@ -319,6 +322,11 @@ impl SpanLog {
         self.inner.id
     }
 
+    /// Spans per second that were appended, on average over what was in the log when it was opened; 0: it was empty.
+    pub fn rate_before(&self) -> f64 {
+        self.inner.state().rate_before
+    }
+
     /// Changes whenever spans were appended; the value is the number of the next block.
     pub fn appended(&self) -> watch::Receiver<u64> {
         self.inner.appended.subscribe()
@@ -365,6 +373,15 @@ impl SpanLog {
         self.inner.maintain(true)?;
         self.inner.store.close(self.inner.state().next_block)?;
         self.inner.store.force()
+    }
+
+    /// Forces the places of destinations to the disk, and what was noted of their spans. To be called before a batch is sent: then,
+    /// when the machine dies, only batches that were on their way come again, as they were and under their keys. Whoever calls at the
+    /// same time shares one force. A failure is counted and tried again, also by [`SpanLog::maintain`]; a batch need not wait for that: it
+    /// may come twice.
+    pub fn force_places(&self) {
+        // Counted, with its reason.
+        let _ = self.inner.force_places();
     }
 
     /// While the guard lives, nothing that was relayed is deleted: destinations are being changed, and those that are stopped still
@@ -480,11 +497,22 @@ impl Inner {
     }
 
     fn maintain(&self, everything: bool) -> Result<(), LogError> {
-        let result = self.sync_due(everything).and(self.writer().expire(self));
+        let is_forced = everything || self.config.sync_interval.is_some();
+        let places = if is_forced { self.force_places() } else { Ok(()) };
+        let result = self.sync_due(everything).and(places).and(self.writer().expire(self));
         if let Err(error) = &result {
             self.state().stats.last_error = error.to_string();
         }
         result
+    }
+
+    /// Forces the places of destinations to the disk.
+    fn force_places(&self) -> Result<(), LogError> {
+        self.store.force_commits().inspect_err(|error| {
+            let mut state = self.state();
+            state.stats.sync_errors += 1;
+            state.stats.last_error = error.to_string();
+        })
     }
 
     /// Forces what is due, or everything.

@@ -7,6 +7,7 @@ use std::{
     fs::{File, OpenOptions},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::{
@@ -17,6 +18,8 @@ use super::{
 };
 
 const EXTENSION: &str = "spans";
+/// Over a shorter time no rate is worth the name.
+const RATE_SECONDS_MIN: f64 = 1.0;
 
 /// A segment file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub(super) struct SegmentMeta {
     /// Bytes of its relayed blocks: whoever sent them was told that they are safe. Too large rather than too small where the file
     /// is damaged.
     pub relayed_bytes: u64,
+    /// Number of the block behind the last of them; likewise.
+    pub relayed_end: u64,
     /// Version of its format.
     pub version: u32,
 }
@@ -77,7 +82,8 @@ fn open_one(path: &Path) -> Option<(SegmentMeta, u32)> {
         Err(SegmentHeaderError::Version(_)) => return None,
     };
     let bytes = file.metadata().ok()?.len();
-    let (relayed_bytes, tenant_max) = if header.version == VERSION { relayed(&file, bytes) } else { (0, 0) };
+    let Relayed { bytes: relayed_bytes, end: relayed_end, tenant_max } =
+        if header.version == VERSION { relayed(&file, bytes) } else { Relayed::default() };
     let segment = SegmentMeta {
         path: path.to_owned(),
         first_block: header.first_block,
@@ -85,6 +91,7 @@ fn open_one(path: &Path) -> Option<(SegmentMeta, u32)> {
         created_unix_ns: header.created_unix_ns,
         bytes,
         relayed_bytes,
+        relayed_end,
         version: header.version,
     };
     Some((segment, tenant_max))
@@ -106,22 +113,33 @@ fn guessed_header(path: &Path) -> Option<SegmentHeader> {
     })
 }
 
-/// From one block's header to the next; behind a damaged one everything counts as relayed. Also gives the highest number of a tenant.
-fn relayed(file: &File, bytes: u64) -> (u64, u32) {
+/// What of a segment was relayed, and the highest number of a tenant in it.
+#[derive(Default)]
+struct Relayed {
+    bytes: u64,
+    end: u64,
+    tenant_max: u32,
+}
+
+/// From one block's header to the next; behind a damaged one everything counts as relayed.
+fn relayed(file: &File, bytes: u64) -> Relayed {
     let mut offset = SEGMENT_HEADER_BYTES as u64;
-    let (mut relayed, mut tenant_max) = (0, 0);
+    let mut relayed = Relayed::default();
     while offset < bytes {
         let mut header = [0; BLOCK_HEADER_BYTES];
         let read = file.read_exact_at(&mut header, offset);
         let Some(header) = read.ok().and_then(|()| BlockHeader::parse(&header)) else {
-            return (relayed + bytes - offset, tenant_max);
+            return Relayed { bytes: relayed.bytes + bytes - offset, end: u64::MAX, ..relayed };
         };
-        tenant_max = tenant_max.max(header.flags.tenant);
+        relayed.tenant_max = relayed.tenant_max.max(header.flags.tenant);
         let block_bytes = BLOCK_HEADER_BYTES as u64 + u64::from(header.payload_bytes);
-        relayed += if header.flags.is_relayed { block_bytes } else { 0 };
+        if header.flags.is_relayed {
+            relayed.bytes += block_bytes;
+            relayed.end = header.block + 1;
+        }
         offset += block_bytes;
     }
-    (relayed, tenant_max)
+    relayed
 }
 
 /// Finds the end of the last segment, cuts what is torn, and takes the next numbers from there.
@@ -130,15 +148,21 @@ fn cut(last: &SegmentMeta, state: &mut State) -> Result<(), LogError> {
     state.next_block = last.first_block;
     state.next_span = last.first_span;
     let mut walk = Walk::new(&bytes[SEGMENT_HEADER_BYTES..]);
+    let mut appended_unix_ns = last.created_unix_ns;
     for item in &mut walk {
         match item {
             Item::Block { header, .. } => {
                 state.next_block = state.next_block.max(header.block + 1);
                 state.next_span = state.next_span.max(header.end_span());
+                appended_unix_ns = appended_unix_ns.max(header.appended_unix_ns);
             }
             // Its readers count it.
             Item::Damaged { .. } => {}
         }
+    }
+    if let Some(first) = state.segments.first() {
+        let seconds = Duration::from_nanos(appended_unix_ns.saturating_sub(first.created_unix_ns)).as_secs_f64();
+        state.rate_before = state.next_span.saturating_sub(first.first_span) as f64 / seconds.max(RATE_SECONDS_MIN);
     }
     let end = (SEGMENT_HEADER_BYTES + walk.position()) as u64;
     let torn = bytes.len() as u64 - end;

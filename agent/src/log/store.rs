@@ -1,8 +1,9 @@
 //! The cursor database: where each destination is, what it did not get, and which number each tenant has.
 //!
-//! In: positions and counts. Out: the same after a restart. SQLite in WAL mode; a commit is not forced to disk, so after the
-//! machine (not the agent) died a destination may get some spans twice, and never misses one. It can be rebuilt: without it every
-//! cursor begins with the oldest span of the log. Called by [`Cursor`](super::Cursor) and the log.
+//! In: positions and counts. Out: the same after a restart. SQLite in WAL mode; a commit is not forced to disk by itself but by
+//! [`Store::force_commits`], before each batch is sent and once a second: when the machine (not the agent) dies, a destination gets again
+//! only what was on its way, and never misses a span. It can be rebuilt: without it every cursor begins with the oldest span of the log.
+//! Called by [`Cursor`](super::Cursor) and the log.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,6 +19,7 @@ use super::{
     database::{self, Opened, error_of, signed, unsigned},
     late::ENDED_MAX,
     reader::Position,
+    wal::Wal,
 };
 
 const VERSION_1: &str = "
@@ -68,6 +70,7 @@ const TENANTS_MAX: i64 = (1 << 24) - 1;
 pub(super) struct Store {
     path: PathBuf,
     connection: Mutex<Connection>,
+    wal: Wal,
     rebuilt: bool,
 }
 
@@ -126,7 +129,8 @@ impl Store {
         }
         let rebuilt = connection.query_row("SELECT is_rebuilt FROM state", [], |row| row.get(0));
         let rebuilt = rebuilt.map_err(error_of("read the state", path))?;
-        Ok(Self { path: path.to_owned(), connection: Mutex::new(connection), rebuilt })
+        let wal = Wal::open(path)?;
+        Ok(Self { path: path.to_owned(), connection: Mutex::new(connection), wal, rebuilt })
     }
 
     /// Every destination has its place again: new ones begin with new spans from the next start on.
@@ -146,6 +150,11 @@ impl Store {
     pub fn close(&self, next_block: u64) -> Result<(), LogError> {
         let noted = self.connection().execute("UPDATE state SET closed_block = ?1", [signed(next_block)]);
         noted.map(drop).map_err(error_of("save the state", &self.path))
+    }
+
+    /// Forces what was saved to the disk, together with what others save meanwhile. Nothing is done if nothing was saved since.
+    pub fn force_commits(&self) -> Result<(), LogError> {
+        self.wal.force(|| self.force())
     }
 
     /// Forces what was saved to the disk, and empties the write-ahead log.
@@ -174,7 +183,9 @@ impl Store {
 
     /// Saves a cursor.
     pub fn save(&self, name: &str, saved: &Saved) -> Result<(), LogError> {
-        save(&mut self.connection(), name, saved).map_err(error_of("save a cursor", &self.path))
+        save(&mut self.connection(), name, saved).map_err(error_of("save a cursor", &self.path))?;
+        self.wal.committed();
+        Ok(())
     }
 
     /// Notes what was decided about blocks; forgets what was noted of blocks before `oldest`.
@@ -187,7 +198,9 @@ impl Store {
             .and_then(|mut insert| insert.execute(params![destination, signed(*first), signed(*last), bytes]))
             .and_then(|_| connection.prepare_cached("DELETE FROM choices WHERE first_block < ?1 AND last_block < ?1"))
             .and_then(|mut delete| delete.execute([signed(oldest)]));
-        noted.map(drop).map_err(error_of("note what was left out", &self.path))
+        noted.map_err(error_of("note what was left out", &self.path))?;
+        self.wal.committed();
+        Ok(())
     }
 
     /// What was noted of a block and of those near it.
@@ -241,7 +254,9 @@ impl Store {
     /// Saves how far a request is, and which spans of which blocks were sent for it; forgets such of blocks before `oldest`.
     pub fn save_late(&self, late: &LateExport, sent: &[BlockSpans], oldest: u64) -> Result<(), LogError> {
         let saved = save_late(&mut self.connection(), late, sent, oldest);
-        saved.map_err(error_of("save a request", &self.path))
+        saved.map_err(error_of("save a request", &self.path))?;
+        self.wal.committed();
+        Ok(())
     }
 
     /// Which spans of a block were sent on request, a byte each; empty: none.
@@ -288,6 +303,11 @@ impl Store {
     pub fn log_id(&self) -> Result<[u8; 8], LogError> {
         let id = self.connection().query_row("SELECT id FROM log_id", [], |row| row.get(0));
         id.map_err(error_of("read the id", &self.path))
+    }
+
+    #[cfg(test)]
+    pub fn wal(&self) -> &Wal {
+        &self.wal
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {

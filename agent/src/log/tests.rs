@@ -15,6 +15,8 @@ use crate::otlp::{
     tests::{safe, span},
 };
 
+mod power;
+
 struct Fixture {
     dir: TempDir,
     config: LogConfig,
@@ -309,6 +311,33 @@ fn relayed_spans_that_a_destination_waits_for_are_not_evicted_but_refused() {
         assert!(relay(&log, 1..101, Flags::default()).is_ok(), "there is room again");
         assert_eq!(cursor.counts().dropped, 100);
     }
+}
+
+#[test]
+fn behind_relayed_spans_that_must_stay_own_ones_take_only_their_part() {
+    let mut fixture = Fixture::new();
+    fixture.config.bytes_max = 4 << 20;
+    let log = fixture.open();
+    let mut cursor = log.cursor("a", Wanted::default()).expect("a cursor");
+    relay(&log, 1..2, Flags::default()).expect("appends");
+    let own = (0..1_000).take_while(|_| log.append(&spans(0..100)).is_ok()).count() as u64 * 100;
+    assert!(own > 0 && log.stats().spans_dropped == 100, "{own}");
+    assert!(log.stats().bytes <= 1 << 20, "a quarter of the log: {}", log.stats().bytes);
+    let mut relayed = 1;
+    while relay(&log, 1..101, Flags::default()).is_ok() {
+        relayed += 100;
+    }
+    assert!(log.stats().bytes > 3 << 20, "relayed ones have three quarters: {}", log.stats().bytes);
+    let mut sent = 0;
+    while let Some(batch) = cursor.next_batch(1_000, 1 << 20).expect("readable") {
+        sent += batch.span_count;
+        cursor.settle(batch.first_block, Fate::default()).expect("saved");
+    }
+    assert_eq!((sent, cursor.counts().dropped), (relayed + own, 100));
+    for _ in 0..200 {
+        log.append(&spans(0..100)).expect("nothing must stay any more: the oldest go");
+    }
+    assert!(log.stats().spans_expired > 0 && log.stats().bytes <= 4 << 20, "{:?}", log.stats());
 }
 
 #[tokio::test]

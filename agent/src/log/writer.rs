@@ -40,6 +40,8 @@ pub(super) struct Writer {
     age_max: Duration,
     overflow: Overflow,
     relayed_bytes_max: u64,
+    /// Most bytes of this host's own spans where nothing can be deleted.
+    own_bytes_max: u64,
     active: Option<Active>,
     /// Closed segments and the folder, still to be forced to disk.
     unsynced: Vec<(Arc<File>, PathBuf)>,
@@ -60,17 +62,21 @@ impl Writer {
     /// Goes on with the last segment, if there is one.
     pub fn open(dir: &Path, config: &LogConfig, state: &mut State) -> Result<Self, LogError> {
         let bytes_max = config.bytes_max.max(1 << 20);
+        let segment_bytes_max = (bytes_max / 64).clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end());
+        let relayed_bytes_max = bytes_max / 100 * u64::from(config.relayed_percent_max.min(100));
         let active = match state.segments.last() {
             Some(last) if last.version == VERSION => Some(Active::open(last)?),
             _ => None,
         };
         Ok(Self {
             dir: dir.to_owned(),
-            segment_bytes_max: (bytes_max / 64).clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end()),
+            segment_bytes_max,
             bytes_max,
             age_max: config.age_max,
             overflow: config.overflow,
-            relayed_bytes_max: bytes_max / 100 * u64::from(config.relayed_percent_max.min(100)),
+            relayed_bytes_max,
+            // A new segment needs room for the whole of it.
+            own_bytes_max: bytes_max.saturating_sub(relayed_bytes_max + segment_bytes_max).max(segment_bytes_max),
             active,
             unsynced: Vec::new(),
             is_active_unsynced: false,
@@ -92,7 +98,10 @@ impl Writer {
                 if let Some(segment) = state.segments.last_mut() {
                     let added = bytes - segment.bytes;
                     segment.bytes = bytes;
-                    segment.relayed_bytes += if payload.flags.is_relayed { added } else { 0 };
+                    if payload.flags.is_relayed {
+                        segment.relayed_bytes += added;
+                        segment.relayed_end = id.0 + 1;
+                    }
                 }
                 Ok(id)
             }
@@ -116,8 +125,17 @@ impl Writer {
         let now = now_unix_ns();
         let header = header(payload, inner, now).encode();
         let block_bytes = (header.len() + payload.bytes.len()) as u64;
-        if payload.flags.is_relayed && self.overflow == Overflow::Refuse {
-            check_quota(&inner.state(), block_bytes, self.relayed_bytes_max)?;
+        if self.overflow == Overflow::Refuse {
+            let (state, is_relayed) = (inner.state(), payload.flags.is_relayed);
+            let (bytes, max) = if is_relayed {
+                (state.awaited_relayed_bytes(), self.relayed_bytes_max)
+            } else {
+                (state.pinned_own_bytes(), self.own_bytes_max)
+            };
+            // Neither takes the part of the other.
+            if bytes + block_bytes > max {
+                return Err(LogError::Full { bytes, max });
+            }
         }
         self.roll_if_full(block_bytes, now, inner)?;
         let written = self.put(&header, payload.bytes);
@@ -177,6 +195,7 @@ impl Writer {
             created_unix_ns: now,
             bytes: active.bytes,
             relayed_bytes: 0,
+            relayed_end: 0,
             version: VERSION,
         });
         if let Some(old) = self.active.replace(active) {
@@ -232,9 +251,7 @@ impl Writer {
         let (path, spans) = {
             let state = inner.state();
             let [oldest, next, ..] = state.segments.as_slice() else { return Ok(false) };
-            let is_awaited = oldest.relayed_bytes > 0 && state.slowest_block() < next.first_block;
-            let is_held = oldest.relayed_bytes > 0 && state.holds > 0;
-            if (is_awaited || is_held) && self.overflow == Overflow::Refuse {
+            if state.must_stay(oldest, state.slowest_block()) && self.overflow == Overflow::Refuse {
                 return Ok(false);
             }
             (oldest.path.clone(), next.first_span - oldest.first_span)
@@ -315,10 +332,23 @@ fn header(payload: &Payload<'_>, inner: &Inner, now_unix_ns: u64) -> BlockHeader
     }
 }
 
-/// Relayed spans leave a part of the log to this host's own. Counted by whole segments that some destination still waits for.
-fn check_quota(state: &State, block_bytes: u64, max: u64) -> Result<(), LogError> {
-    let bytes: u64 = state.awaited().map(|segment| segment.relayed_bytes).sum();
-    if bytes + block_bytes > max { Err(LogError::Full { bytes, max }) } else { Ok(()) }
+impl State {
+    /// Of relayed spans, counted by whole segments that some destination still waits for.
+    fn awaited_relayed_bytes(&self) -> u64 {
+        self.awaited().map(|segment| segment.relayed_bytes).sum()
+    }
+
+    /// Of this host's own spans behind a segment that must stay: there is no way to make room among them, since the oldest goes first.
+    fn pinned_own_bytes(&self) -> u64 {
+        let slowest = self.slowest_block();
+        let pinned = self.segments.iter().skip_while(|segment| !self.must_stay(segment, slowest));
+        pinned.map(|segment| segment.bytes.saturating_sub(segment.relayed_bytes)).sum()
+    }
+
+    /// Whether a segment has relayed spans that a destination waits for, or that are held.
+    fn must_stay(&self, segment: &SegmentMeta, slowest: u64) -> bool {
+        segment.relayed_bytes > 0 && (self.holds > 0 || slowest < segment.relayed_end)
+    }
 }
 
 fn as_ns(duration: Duration) -> u64 {

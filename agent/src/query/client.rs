@@ -26,8 +26,9 @@ use super::api::{
     TraceRequest,
 };
 
-/// Largest answer that is accepted; a span is far smaller.
-const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Largest answer that is accepted. A dead letter is as large as the request that was refused: at least a block of the log, else what
+/// `batch.bytes` allows; its database keeps none of more than a thousand million bytes.
+const MESSAGE_BYTES_MAX: usize = 1 << 30;
 
 /// Why the agent did not answer.
 #[derive(Debug, thiserror::Error)]

@@ -61,3 +61,59 @@ pub(super) fn settle(letters: &DeadLetters, request: SettleRequest) -> Result<Re
     };
     Ok(Response::new(SettleReport { letters: count.map_err(internal)? }))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use crate::{
+        log::{Letter, LogConfig, SpanLog, block::PAYLOAD_BYTES_MAX},
+        query::{
+            api::{ConnView, DeadLettersRequest, Live, SelfReport, StatusReport},
+            client::Client,
+            server::QuerySocket,
+        },
+    };
+
+    struct Nothing;
+
+    impl Live for Nothing {
+        fn status(&self) -> StatusReport {
+            StatusReport::default()
+        }
+
+        fn connections(&self) -> Result<Vec<ConnView>, String> {
+            Ok(Vec::new())
+        }
+
+        fn measure(&self, _window: Duration) -> SelfReport {
+            SelfReport::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_letter_as_large_as_a_block_may_be_is_given_to_clients() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = SpanLog::open(&folder.path().join("data"), LogConfig::default()).unwrap();
+        let letter = Letter {
+            destination: "backend".into(),
+            key: "1".into(),
+            spans: 1,
+            payload: vec![7; PAYLOAD_BYTES_MAX],
+            ..Letter::default()
+        };
+        log.dead_letters().put(&letter).unwrap();
+        let path = folder.path().join("s.sock");
+        let socket = QuerySocket::bind(&path, None).unwrap();
+        let serving = tokio::spawn(socket.serve(log, Arc::new(Nothing), std::future::pending()));
+        let request = DeadLettersRequest { with_spans: true, ..DeadLettersRequest::default() };
+        let mut sizes = Vec::new();
+        let keep = |letter: crate::query::api::LetterView| {
+            sizes.push(letter.request.len());
+            Ok(())
+        };
+        Client::connect(&path).await.unwrap().dead_letters(request, keep).await.unwrap().unwrap();
+        assert_eq!(sizes, [PAYLOAD_BYTES_MAX]);
+        serving.abort();
+    }
+}

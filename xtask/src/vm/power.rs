@@ -2,7 +2,7 @@
 //!
 //! In: a kernel, what the guest finds, how often the power goes. Each boot has the disk as the one before left it. In it a sender and a
 //! sink say over a serial line what was acknowledged and taken, each before it goes on. Out: whether every acknowledged span was
-//! taken, in whichever boot.
+//! taken, in whichever boot, and no more of them twice than were on their way when the power went.
 use std::collections::hash_map::RandomState;
 use std::fs;
 use std::hash::{BuildHasher, Hasher};
@@ -20,6 +20,9 @@ use super::relayed::Relayed;
 const DISK_BYTES: u64 = 512 << 20;
 /// The power goes at a random moment of this time after the first acknowledgement.
 const MOMENT_MAX: Duration = Duration::from_millis(3_000);
+/// Spans that come twice at most for each time that the power goes: a batch of the destination (`batch.spans` in `power.sh`), and what
+/// the sender had not heard of (`otlp_sender`).
+const TWICE_MAX: u64 = 500 + 100;
 
 /// Runs the check; `archive` makes what the guest finds.
 pub fn check(image: &Path, timeout: Duration, kills: u32, archive: impl Fn() -> Result<Initramfs>) -> Result<String> {
@@ -46,15 +49,16 @@ fn run(
     for kill in 0..kills {
         disk::copy(&medium, &disk.image)?;
         disk::empty(&disk.log)?;
-        let before = relayed.acknowledged;
+        let (before, twice) = (relayed.acknowledged, relayed.twice());
         let running = machine.start(archive()?, &format!("sh /task/power.sh {before}"))?;
         let (moment, text) = kill_after_first(running, before, timeout)?;
         relayed.add(&text);
         let replayed = disk::replay(&disk.log, &medium)?;
         println!(
-            "power {}: {} spans acknowledged, gone {} ms after the first; {} writes on the disk, {} lost from its cache",
+            "power {}: {} spans acknowledged, {} came twice, gone {} ms after the first; {} writes on the disk, {} lost from its cache",
             kill + 1,
             relayed.acknowledged - before,
+            relayed.twice() - twice,
             moment.as_millis(),
             replayed.kept,
             replayed.lost
@@ -67,7 +71,10 @@ fn run(
     relayed.add(&end.output);
     let losses = end.output.lines().filter(|line| line.starts_with("guest:")).collect::<Vec<_>>().join("\n");
     println!("{losses}");
-    relayed.verdict().map(|verdict| format!("the power went {kills} times: {verdict}"))
+    let verdict = relayed.verdict()?;
+    let (twice, twice_max) = (relayed.twice(), u64::from(kills) * TWICE_MAX);
+    ensure!(twice <= twice_max, "{verdict}, which is more than was on its way {kills} times ({twice_max})");
+    Ok(format!("the power went {kills} times: {verdict} (at most {twice_max} were on their way)"))
 }
 
 /// Switches the machine off, a random time after the first acknowledgement beyond `before`. Gives that time, and what was said.

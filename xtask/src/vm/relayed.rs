@@ -41,8 +41,12 @@ impl Relayed {
             self.acknowledged
         );
         ensure!(self.acknowledged > 0, "nothing was acknowledged");
-        let twice: u32 = self.taken.iter().map(|times| times.saturating_sub(1)).sum();
-        Ok(format!("{} spans acknowledged, 0 lost, {twice} came twice", self.acknowledged))
+        Ok(format!("{} spans acknowledged, 0 lost, {} came twice", self.acknowledged, self.twice()))
+    }
+
+    /// How often spans were taken beyond once each.
+    pub fn twice(&self) -> u64 {
+        self.taken.iter().map(|times| u64::from(times.saturating_sub(1))).sum()
     }
 }
 

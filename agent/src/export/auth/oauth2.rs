@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde_json::Value;
 
 use super::{
     super::{
-        ExportError,
+        ExportError, answer,
         client::USER_AGENT,
         connect::{Connector, Renewed, Target},
         explain::{explain, short},
@@ -20,8 +20,6 @@ use super::{
 };
 use crate::config::{self, ClientAuth, Destination};
 
-/// Longest answer that is read.
-const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// How long a token is used whose life the server does not tell.
 const UNKNOWN_LIFE: Duration = Duration::from_secs(300);
 
@@ -82,8 +80,7 @@ impl OAuth2 {
         let response = self.client.get().request(request).await;
         let response = response.map_err(|cause| explain(&self.config.token_url, &cause))?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-        Ok((status, body.map_err(|cause| cause.to_string())?.to_bytes()))
+        Ok((status, answer::body(response.into_body()).await?))
     }
 
     async fn token(&self, secret: &str) -> Result<Token, String> {

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::{
-    ExportError, blocking,
+    ExportError, answer, blocking,
     client::USER_AGENT,
     compress::Compressor,
     connect::{Http, Renewed},
@@ -31,9 +31,6 @@ mod sign;
 mod verdict;
 
 use self::sign::{Credentials, Scope, hex_sha256};
-
-/// Longest answer that is read.
-const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 const CONTENT_SHA256: HeaderName = HeaderName::from_static("x-amz-content-sha256");
 
@@ -148,8 +145,7 @@ impl S3Client {
 
     async fn answered(&self, response: Response<Incoming>) -> Outcome {
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-        let body = body.map_or_else(|_| Bytes::new(), |body| body.to_bytes());
+        let body = answer::body(body).await.unwrap_or_default();
         verdict::of(&self.place.origin, &self.place.bucket, &head, &body)
     }
 }
