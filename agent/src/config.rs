@@ -16,6 +16,7 @@ mod destination;
 mod file;
 pub mod flags;
 mod layers;
+mod push;
 mod receive;
 mod relay;
 mod show;
@@ -35,6 +36,7 @@ pub use self::{
     file::check,
     flags::RunArgs,
     layers::{Loaded, Source},
+    push::Push,
     receive::{Address, Quota, Receive, ReceiveTls, Tenant},
     relay::{Durability, Filter, Match, MatchKind, MatchStatus, Redact, Relay, matches, shape},
     show::{schema, show},
@@ -227,6 +229,9 @@ pub struct Metrics {
     /// Where /metrics, /healthz and /readyz are served, as `ip:port`; nowhere by default.
     #[schemars(with = "Option<String>")]
     pub address: Option<SocketAddr>,
+    /// Receivers of OTLP that the metrics are sent to; none by default.
+    #[serde(deserialize_with = "or_default")]
+    pub push: Vec<Push>,
 }
 
 /// The agent's own messages on standard error.

@@ -39,6 +39,7 @@ use crate::{
     telemetry::{
         health::Facts,
         metrics::{DestinationFigures, KernelLossCount, Snapshot},
+        push::PushCounts,
     },
 };
 
@@ -63,6 +64,7 @@ pub struct LiveFacts {
     reloads: Mutex<ReloadFigures>,
     tls: Option<Arc<Follower>>,
     symptoms: SharedFigures,
+    pushes: Arc<PushCounts>,
 }
 
 /// The loaded programs, and who follows TLS libraries.
@@ -103,6 +105,7 @@ impl LiveFacts {
             reloads: Mutex::default(),
             tls,
             symptoms: SharedFigures::default(),
+            pushes: Arc::default(),
         }
     }
 
@@ -119,6 +122,11 @@ impl LiveFacts {
     /// What is done about symptoms is told here.
     pub fn symptoms(&self) -> &SharedFigures {
         &self.symptoms
+    }
+
+    /// What became of pushed metrics is told here.
+    pub fn pushes(&self) -> &Arc<PushCounts> {
+        &self.pushes
     }
 
     fn symptom_status(&self) -> Option<SymptomStatus> {
@@ -346,6 +354,9 @@ impl Facts for LiveFacts {
             symptoms: lock(&self.symptoms).clone(),
             cpu_ns: stats::own_cpu_ns(),
             memory_bytes: stats::own_memory_bytes(),
+            started_unix_ns: self.started_unix_ns,
+            pushes: self.pushes.now(),
+            dead_letters_bytes_max: self.log.dead_letters().bytes_max(),
         }
     }
 

@@ -41,7 +41,7 @@ use crate::{
     query::server::QuerySocket,
     receive::Bound,
     reload::Reloader,
-    telemetry,
+    telemetry::{self, push::Pusher},
 };
 
 /// Time between two looks at the configuration file and the capture loop.
@@ -67,6 +67,7 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     let log = SpanLog::open(&config.data_dir, log_config(&config))?;
     let socket = QuerySocket::bind(&config.socket, None)?;
     let metrics = bind_metrics(&config).await?;
+    let pushers = Pusher::all(&config.metrics.push)?;
     wanted(&config).check()?;
     let pipeline = pipeline_config(&config)?;
     let relay = config.relay.to_core().map_err(anyhow::Error::msg)?;
@@ -91,6 +92,8 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     let (stop, stopped) = watch::channel(false);
     let answering = tokio::spawn(socket.serve(log.clone(), Arc::clone(&live) as _, ended(stopped.clone())));
     let metrics = metrics.map(|server| tokio::spawn(server.serve(Arc::clone(&live) as _)));
+    let host_name = config.host_name.clone().or_else(host_name);
+    let pushing = Pusher::start(pushers, &live, live.pushes(), host_name.as_deref(), &stopped);
     tracing::info!(pid = std::process::id(), socket = %config.socket.display(), data_dir = %config.data_dir.display(), "ready");
 
     let mut changing = Changing {
@@ -113,6 +116,7 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     }
     exporter.shutdown().await;
     stop.send_replace(true);
+    pushing.join_all().await;
     if let Ok(Err(error)) = answering.await {
         tracing::warn!(%error, "the query socket ended early");
     }

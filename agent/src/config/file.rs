@@ -136,7 +136,7 @@ mod tests {
             "data_dir: /x\nexport:\n  destinations:\n    - urll: otlp+grpc://h\n",
             Err("f.yaml:4: unknown key `export.destinations[0].urll`, did you mean `url`?"),
         );
-        check("metrics: { zzz: 1 }", Err("f.yaml:1: unknown key `metrics.zzz`, valid are address"));
+        check("metrics: { zzz: 1 }", Err("f.yaml:1: unknown key `metrics.zzz`, valid are address, push"));
         check(
             "export: { destinations: [ { url: 'otlp+grpc://h', headers: { a: { fil: /x } } } ] }",
             Err("f.yaml:1: unknown key `export.destinations[0].headers.a.fil`, did you mean `file`?"),

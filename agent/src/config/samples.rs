@@ -48,6 +48,11 @@ fn the_sample_shows_every_setting_and_each_can_be_turned_on() {
     let all = destinations.iter().cloned().fold(Value::Null, merged);
     let place = &schema().as_value()["properties"]["export"]["properties"]["destinations"]["items"];
     assert_shown(place, &all, "destination");
+    let place = &schema().as_value()["properties"]["metrics"]["properties"]["push"]["items"];
+    // What is below these is shown there.
+    for (key, _) in place["properties"].as_object().unwrap() {
+        assert!(raw["metrics"]["push"][0].get(key).is_some(), "push.{key} is not in the sample");
+    }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("everything-on.yaml");
     std::fs::write(&path, &text).unwrap();

@@ -23,7 +23,8 @@ pub fn schema() -> &'static Schema {
 /// The effective configuration as YAML, each value with its source in a comment.
 pub fn show(loaded: &Loaded) -> String {
     let mut config = loaded.config.clone();
-    for value in config.export.destinations.iter_mut().flat_map(|d| d.headers.values_mut()) {
+    let of_spans = config.export.destinations.iter_mut().flat_map(|to| to.headers.values_mut());
+    for value in of_spans.chain(config.metrics.push.iter_mut().flat_map(|to| to.headers.values_mut())) {
         if let HeaderValue::Text(text) = value {
             "***".clone_into(text);
         }
@@ -69,7 +70,7 @@ mod tests {
     use super::*;
     use crate::config::RunArgs;
 
-    const TEXT: &str = "socket: /s\nexport:\n  destinations:\n    - url: otlp+grpc://h:1\n      headers: { a: hunter2, b: { env: TOKEN } }\n";
+    const TEXT: &str = "socket: /s\nexport:\n  destinations:\n    - url: otlp+grpc://h:1\n      headers: { a: hunter2, b: { env: TOKEN } }\nmetrics: { push: [ { url: 'otlp+grpc://m', headers: { c: hunter2 } } ] }\n";
 
     fn loaded() -> Loaded {
         let folder = tempfile::tempdir().unwrap();
@@ -92,7 +93,8 @@ mod tests {
         let mut loaded = loaded();
         let shown: Config = serde_saphyr::from_str(&show(&loaded)).unwrap();
         let masked = HeaderValue::Text("***".into());
-        loaded.config.export.destinations[0].headers.insert("a".into(), masked);
+        loaded.config.export.destinations[0].headers.insert("a".into(), masked.clone());
+        loaded.config.metrics.push[0].headers.insert("c".into(), masked);
         assert_eq!(shown, loaded.config);
     }
 

@@ -25,6 +25,7 @@ pub(super) fn validate(config: &Config, sources: &BTreeMap<String, Source>) -> R
     }
     check.destinations(&config.export.destinations);
     check.on_symptom(&config.export);
+    check.pushes(&config.metrics.push);
     if check.problems.is_empty() { Ok(()) } else { Err(ConfigError::Unusable { problems: check.problems }) }
 }
 

@@ -15,6 +15,24 @@ pub(super) const USER_AGENT: &str = concat!("spantap/", env!("CARGO_PKG_VERSION"
 /// (draft-ietf-httpapi-idempotency-key-header).
 pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
+/// What is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signal {
+    Spans,
+    /// The agent's own; only by OTLP.
+    Metrics,
+}
+
+impl Signal {
+    /// What is to be done where the credentials are refused.
+    pub(super) fn hint_of_auth(self) -> &'static str {
+        match self {
+            Self::Spans => "correct `auth` or `headers`, the spans wait in the log",
+            Self::Metrics => "correct `auth` or `headers`",
+        }
+    }
+}
+
 pub(super) enum Client {
     Grpc(Box<GrpcClient>),
     Http(Box<HttpClient>),
@@ -25,10 +43,15 @@ pub(super) enum Client {
 }
 
 impl Client {
+    /// Of spans.
     pub(super) fn new(destination: &Destination) -> Result<Self, ExportError> {
+        Self::of(destination, Signal::Spans)
+    }
+
+    pub(super) fn of(destination: &Destination, signal: Signal) -> Result<Self, ExportError> {
         Ok(match destination.url.transport {
-            Transport::Grpc => Self::Grpc(Box::new(GrpcClient::new(destination)?)),
-            Transport::Http => Self::Http(Box::new(HttpClient::new(destination)?)),
+            Transport::Grpc => Self::Grpc(Box::new(GrpcClient::new(destination, signal)?)),
+            Transport::Http => Self::Http(Box::new(HttpClient::new(destination, signal)?)),
             Transport::File => Self::File(FileClient::new(destination)),
             Transport::Kafka => Self::Kafka(Box::new(KafkaClient::new(destination)?)),
             Transport::Nats => Self::Nats(Box::new(NatsClient::new(destination)?)),

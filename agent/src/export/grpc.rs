@@ -1,4 +1,5 @@
-//! gRPC: OTLP's `TraceService/Export` with the request's bytes as they are, or Jaeger's `CollectorService/PostSpans`.
+//! gRPC: OTLP's `TraceService/Export` and `MetricsService/Export` with the request's bytes as they are, or Jaeger's
+//! `CollectorService/PostSpans`.
 
 use std::{error::Error, time::Duration};
 
@@ -20,7 +21,7 @@ use super::{
     ExportError,
     answer::{Verdict, of_grpc},
     auth::Auth,
-    client::{IDEMPOTENCY_KEY, USER_AGENT},
+    client::{IDEMPOTENCY_KEY, Signal, USER_AGENT},
     compress::Compressor,
     connect::{Connector, Renewed, Target},
     explain::{no_answer, short, too_late},
@@ -32,6 +33,8 @@ use super::{
 use crate::config::{Compression, Destination, Exhausted, Protocol};
 
 const EXPORT: PathAndQuery = PathAndQuery::from_static("/opentelemetry.proto.collector.trace.v1.TraceService/Export");
+const EXPORT_METRICS: PathAndQuery =
+    PathAndQuery::from_static("/opentelemetry.proto.collector.metrics.v1.MetricsService/Export");
 const POST_SPANS: PathAndQuery = PathAndQuery::from_static("/jaeger.api_v2.CollectorService/PostSpans");
 /// While a request is on its way, so that a connection that a firewall forgot is noticed and replaced.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -39,6 +42,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 pub(super) struct GrpcClient {
     grpc: Renewed<Grpc<Channel>>,
     auth: Auth,
+    signal: Signal,
     format: Format,
     path: PathAndQuery,
     headers: HeaderMap,
@@ -48,19 +52,21 @@ pub(super) struct GrpcClient {
 }
 
 impl GrpcClient {
-    pub(super) fn new(destination: &Destination) -> Result<Self, ExportError> {
+    pub(super) fn new(destination: &Destination, signal: Signal) -> Result<Self, ExportError> {
         let endpoint = endpoint(destination)?;
         let (uri, compression) = (origin(destination)?, destination.compression);
         let grpc = Renewed::new(Target::new(destination, "h2"), move |connector| {
             grpc(endpoint.connect_with_connector_lazy(to(uri.clone(), connector)), compression)
         })?;
-        let (format, path) = match destination.url.protocol {
-            Protocol::Jaeger => (Format::JaegerProto, POST_SPANS),
-            _ => (Format::Otlp, EXPORT),
+        let (format, path) = match (destination.url.protocol, signal) {
+            (Protocol::Jaeger, _) => (Format::JaegerProto, POST_SPANS),
+            (_, Signal::Spans) => (Format::Otlp, EXPORT),
+            (_, Signal::Metrics) => (Format::Otlp, EXPORT_METRICS),
         };
         Ok(Self {
             grpc,
             auth: Auth::new(destination)?,
+            signal,
             format,
             path,
             headers: secrets::headers(destination)?,
@@ -138,15 +144,16 @@ impl GrpcClient {
             Verdict::Again(AgainKind::RateLimited) if after.is_none() && self.exhausted == Exhausted::DeadLetter => {
                 Outcome::Never { cause }
             }
-            Verdict::Again(kind) => Outcome::Again { kind, after, cause: with_hint(cause, kind) },
+            Verdict::Again(kind) => Outcome::Again { kind, after, cause: with_hint(cause, kind, self.signal) },
         }
     }
 }
 
-fn with_hint(cause: String, kind: AgainKind) -> String {
+fn with_hint(cause: String, kind: AgainKind, signal: Signal) -> String {
+    let what = if signal == Signal::Spans { "spans" } else { "metrics" };
     match kind {
-        AgainKind::Auth => format!("{cause}; correct `auth` or `headers`, the spans wait in the log"),
-        AgainKind::Misconfigured => format!("{cause}; no receiver of spans by gRPC is there: correct the URL"),
+        AgainKind::Auth => format!("{cause}; {}", signal.hint_of_auth()),
+        AgainKind::Misconfigured => format!("{cause}; no receiver of {what} by gRPC is there: correct the URL"),
         _ => cause,
     }
 }

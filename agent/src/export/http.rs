@@ -11,7 +11,7 @@ use super::{
     ExportError,
     answer::{self, Verdict, of_http},
     auth::Auth,
-    client::{IDEMPOTENCY_KEY, USER_AGENT},
+    client::{IDEMPOTENCY_KEY, Signal, USER_AGENT},
     compress::Compressor,
     connect::{Http, Renewed},
     explain::{no_answer, short, too_late},
@@ -29,6 +29,7 @@ pub(super) struct HttpClient {
     client: Renewed<Http>,
     auth: Auth,
     unfinished: Unfinished<Parts>,
+    signal: Signal,
     protocol: Protocol,
     format: Format,
     compressor: Compressor,
@@ -40,7 +41,7 @@ pub(super) struct HttpClient {
 }
 
 impl HttpClient {
-    pub(super) fn new(destination: &Destination) -> Result<Self, ExportError> {
+    pub(super) fn new(destination: &Destination, signal: Signal) -> Result<Self, ExportError> {
         let url = format!("{}{}", destination.url.origin(), destination.url.path);
         let uri = url.parse().map_err(|cause: http::uri::InvalidUri| ExportError::Url {
             destination: destination.name.clone(),
@@ -55,7 +56,7 @@ impl HttpClient {
         let (protocol, timeout) = (destination.url.protocol, destination.timeout.0);
         let unfinished = Unfinished::default();
         let shown = url.split('?').next().unwrap_or_default().to_owned();
-        Ok(Self { client, auth, unfinished, protocol, format, compressor, uri, shown, headers, timeout })
+        Ok(Self { client, auth, unfinished, signal, protocol, format, compressor, uri, shown, headers, timeout })
     }
 
     pub(super) async fn send(&self, body: Bytes, key: &str) -> Outcome {
@@ -147,9 +148,23 @@ impl HttpClient {
         match verdict {
             Verdict::Never => Outcome::Never { cause },
             Verdict::TooLarge => Outcome::TooLarge { cause },
-            Verdict::Again(kind) => {
-                Outcome::Again { kind, after, cause: with_hint(cause, kind, head.status, self.protocol) }
-            }
+            Verdict::Again(kind) => Outcome::Again { kind, after, cause: self.with_hint(cause, kind, head.status) },
+        }
+    }
+
+    fn with_hint(&self, cause: String, kind: AgainKind, status: StatusCode) -> String {
+        let path = match (self.protocol, self.signal) {
+            (Protocol::Otlp, Signal::Spans) => "/v1/traces",
+            (Protocol::Otlp, Signal::Metrics) => "/v1/metrics",
+            (Protocol::Zipkin, _) => "/api/v2/spans",
+            (Protocol::Jaeger, _) => "/api/traces",
+            (Protocol::Datadog, _) => "/v0.4/traces",
+        };
+        match kind {
+            AgainKind::Auth => format!("{cause}; {}", self.signal.hint_of_auth()),
+            AgainKind::Misconfigured if status.is_redirection() => cause,
+            AgainKind::Misconfigured => format!("{cause}; the usual path is {path}"),
+            _ => cause,
         }
     }
 }
@@ -167,21 +182,6 @@ fn headers(destination: &Destination, format: Format, compressor: Compressor) ->
         headers.insert("datadog-meta-tracer-version", HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
     }
     Ok(headers)
-}
-
-fn with_hint(cause: String, kind: AgainKind, status: StatusCode, protocol: Protocol) -> String {
-    let path = match protocol {
-        Protocol::Otlp => "/v1/traces",
-        Protocol::Zipkin => "/api/v2/spans",
-        Protocol::Jaeger => "/api/traces",
-        Protocol::Datadog => "/v0.4/traces",
-    };
-    match kind {
-        AgainKind::Auth => format!("{cause}; correct `auth` or `headers`, the spans wait in the log"),
-        AgainKind::Misconfigured if status.is_redirection() => cause,
-        AgainKind::Misconfigured => format!("{cause}; the usual path is {path}"),
-        _ => cause,
-    }
 }
 
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {

@@ -44,6 +44,7 @@ mod grpc;
 mod http;
 mod kafka;
 pub mod late;
+mod metrics;
 mod nats;
 mod pace;
 mod parts;
@@ -71,6 +72,7 @@ mod tests;
 
 use self::{delivery::Line, late::LateNext};
 pub use self::{
+    metrics::MetricsClient,
     source::LogSource,
     stats::{Counts, DestinationStats, LATENCY_BOUNDS},
     tail::TailFigures,

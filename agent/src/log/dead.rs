@@ -248,6 +248,11 @@ impl DeadLetters {
         self.inner.replays.subscribe()
     }
 
+    /// Size at which they are full.
+    pub fn bytes_max(&self) -> u64 {
+        self.inner.bytes_max
+    }
+
     fn connection(&self) -> MutexGuard<'_, Connection> {
         // A panic inside a statement rolls it back.
         lock(&self.inner.connection)

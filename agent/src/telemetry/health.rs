@@ -12,7 +12,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::Semaphore};
 
-use super::metrics::{self, Snapshot};
+use super::{metrics::Snapshot, text as metrics};
 
 /// Connections served at the same time; others wait.
 pub const CONNECTIONS_MAX: usize = 16;
@@ -104,7 +104,7 @@ fn answer(request: &Request<Incoming>, facts: &dyn Facts) -> Response<Full<Bytes
         "/metrics" => {
             // Counts in databases and files: may wait for a disk.
             let snapshot = tokio::task::block_in_place(|| facts.snapshot());
-            let open = metrics::render(snapshot);
+            let open = metrics::render(&snapshot);
             let (body, kind) = if asks_for_open_metrics(request) {
                 (open, metrics::CONTENT_TYPE)
             } else {

@@ -1,25 +1,18 @@
-//! The agent's own metrics as Prometheus text (OpenMetrics 1.0).
+//! The agent's own metrics: every figure with its name, its labels and what it means.
 //!
-//! In: a [`Snapshot`], taken by the wiring at each scrape. Out: text. Called by [`super::health`]. Counts nothing itself:
-//! each figure is counted once, where it arises.
-
-use std::{collections::HashSet, fmt};
+//! In: a [`Snapshot`], taken by the wiring each time that somebody wants it. Out: [`Family`]s, which [`super::text`] and [`super::otlp`]
+//! write down. Counts nothing itself: each figure is counted once, where it arises.
 
 use agent_core::tail::Reason;
 
+use super::family::{Buckets, Family, Kind, Labels, Value};
 use crate::{
-    export::{Counts, LATENCY_BOUNDS, TailFigures, symptom::SymptomFigures},
+    export::{Counts, TailFigures, symptom::SymptomFigures},
     intake::IntakeCounts,
     kernel::budget::BudgetFigures,
     log::{DeadSum, DestinationCounts},
     receive::{ReceiverCounts, RequestCount, TenantCounts},
     reload::ReloadFigures,
-};
-use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text},
-    metrics::MetricType,
-    registry::{Registry, Unit},
 };
 
 /// Every figure at one moment. Counters count from the start of the agent unless said otherwise.
@@ -63,6 +56,12 @@ pub struct Snapshot {
     pub cpu_ns: u64,
     /// Its resident memory.
     pub memory_bytes: u64,
+    /// When it started.
+    pub started_unix_ns: u64,
+    /// Pushes of these figures that were taken, and that were not or not whole.
+    pub pushes: [u64; 2],
+    /// Size at which dead letters are full.
+    pub dead_letters_bytes_max: u64,
 }
 
 /// One reason on one CPU.
@@ -87,74 +86,42 @@ pub struct DestinationFigures {
     pub letters: DeadSum,
 }
 
-/// Media type of [`render`]'s text.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// Media type of [`plain`]'s text.
-pub const PLAIN_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-/// The snapshot as text.
-pub fn render(snapshot: Snapshot) -> String {
-    let mut registry = Registry::with_prefix("spantap");
-    registry.register_collector(Box::new(snapshot));
-    let mut text = String::new();
-    // Writing to a string does not fail.
-    let _ = text::encode(&mut text, &registry);
-    text
-}
-
-/// The same text in the older format of Prometheus (0.0.4), for those who do not ask for OpenMetrics: a counter is described by the name
-/// of its sample there, and units and the end are not told.
-pub fn plain(text: &str) -> String {
-    let counter = |line: &str| line.strip_prefix("# TYPE ")?.strip_suffix(" counter").map(str::to_owned);
-    let counters: HashSet<String> = text.lines().filter_map(counter).collect();
-    let mut plain = String::with_capacity(text.len());
-    for line in text.lines().filter(|line| *line != "# EOF" && !line.starts_with("# UNIT ")) {
-        let words: Vec<&str> = line.splitn(4, ' ').collect();
-        match words[..] {
-            ["#", word, name, rest] if counters.contains(name) => plain += &format!("# {word} {name}_total {rest}"),
-            _ => plain += line,
-        }
-        plain.push('\n');
-    }
-    plain
-}
-
-type Labels = Vec<(&'static str, String)>;
-
-impl Collector for Snapshot {
-    fn encode(&self, mut to: DescriptorEncoder) -> fmt::Result {
-        self.encode_capture(&mut to)?;
-        self.encode_budget(&mut to)?;
-        self.encode_log(&mut to)?;
-        self.encode_received(&mut to)?;
-        self.encode_process(&mut to)?;
-        self.encode_symptoms(&mut to)?;
-        self.encode_destinations(&mut to)
-    }
-}
-
 impl Snapshot {
-    fn encode_capture(&self, to: &mut DescriptorEncoder) -> fmt::Result {
+    /// All families that have something to tell, each once.
+    pub fn families(&self) -> Vec<Family> {
+        let mut to = Vec::new();
+        self.of_capture(&mut to);
+        self.of_budget(&mut to);
+        self.of_log(&mut to);
+        self.of_received(&mut to);
+        self.of_process(&mut to);
+        self.of_symptoms(&mut to);
+        self.of_destinations(&mut to);
+        to.retain(|family| !family.rows.is_empty());
+        to
+    }
+
+    fn of_capture(&self, to: &mut Vec<Family>) {
         let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
-        gauges(to, "build_info", "Version of the agent", vec![(version, 1)])?;
-        counters(to, "records_decoded", "Kernel records decoded", vec![(vec![], self.records_decoded)])?;
-        counters(to, "spans_generated", "Spans finished", vec![(vec![], self.spans_generated)])?;
-        gauges(to, "connections", "Connections followed now", vec![(vec![], self.connections)])?;
+        gauges(to, "build_info", "Version of the agent", vec![(version, 1)]);
+        counters(to, "records_decoded", "Kernel records decoded", vec![(vec![], self.records_decoded)]);
+        counters(to, "spans_generated", "Spans finished", vec![(vec![], self.spans_generated)]);
+        gauges(to, "connections", "Connections followed now", vec![(vec![], self.connections)]);
         let kernel = self
             .kernel_losses
             .iter()
             .map(|loss| (vec![("reason", loss.reason.to_owned()), ("cpu", loss.cpu.to_string())], loss.count));
-        counters(to, "kernel_losses", "Losses on the kernel side", kernel.collect())?;
+        counters(to, "kernel_losses", "Losses on the kernel side", kernel.collect());
         let own = self.losses.iter().map(|(reason, count)| (vec![("reason", reason.clone())], *count));
-        counters(to, "losses", "Losses in the agent", own.collect())?;
+        counters(to, "losses", "Losses in the agent", own.collect());
         let hooks = self.hooks.iter().map(|(hook, attached)| (vec![("hook", hook.clone())], u64::from(*attached)));
-        gauges(to, "hook_attached", "Whether a kernel hook is attached", hooks.collect())
+        gauges(to, "hook_attached", "Whether a kernel hook is attached", hooks.collect());
     }
 
-    fn encode_budget(&self, to: &mut DescriptorEncoder) -> fmt::Result {
+    fn of_budget(&self, to: &mut Vec<Family>) {
         let budget = &self.budget;
         if budget.cpu_percent_max == 0 {
-            return Ok(());
+            return;
         }
         let ppm = |percent: f64| vec![(vec![], (percent * 10_000.0) as u64)];
         gauges(
@@ -162,38 +129,40 @@ impl Snapshot {
             "budget_cpu_ppm",
             "Most CPU time that capturing may take, of all CPUs",
             ppm(budget.cpu_percent_max.into()),
-        )?;
+        );
         gauges(
             to,
             "budget_cost_cpu_ppm",
             "CPU time that capturing took when last measured",
             ppm(budget.cost.cpu_percent),
-        )?;
-        gauges(to, "budget_level", "Steps of detail that are left out", vec![(vec![], budget.level as u64)])?;
-        counters(to, "budget_sheds", "Steps of detail that were left out", vec![(vec![], budget.sheds)])?;
-        counters(to, "budget_restores", "Steps of detail that came back", vec![(vec![], budget.restores)])
+        );
+        gauges(to, "budget_level", "Steps of detail that are left out", vec![(vec![], budget.level as u64)]);
+        counters(to, "budget_sheds", "Steps of detail that were left out", vec![(vec![], budget.sheds)]);
+        counters(to, "budget_restores", "Steps of detail that came back", vec![(vec![], budget.restores)]);
     }
 
-    fn encode_log(&self, to: &mut DescriptorEncoder) -> fmt::Result {
-        gauges(to, "log_bytes", "Size of the span log", vec![(vec![], self.log_bytes)])?;
+    fn of_log(&self, to: &mut Vec<Family>) {
+        gauges(to, "log_bytes", "Size of the span log", vec![(vec![], self.log_bytes)]);
         let awaited = vec![(vec![], self.log_awaited_bytes)];
-        gauges(to, "log_awaited_bytes", "Size of the segments that some destination waits for", awaited)?;
-        gauges(to, "log_bytes_max", "Bound of the span log's size", vec![(vec![], self.log_bytes_max)])?;
-        gauges(to, "log_segments", "Files of the span log", vec![(vec![], self.log_segments)])?;
+        gauges(to, "log_awaited_bytes", "Size of the segments that some destination waits for", awaited);
+        gauges(to, "log_bytes_max", "Bound of the span log's size", vec![(vec![], self.log_bytes_max)]);
+        let letters = vec![(vec![], self.dead_letters_bytes_max)];
+        gauges(to, "dead_letters_bytes_max", "Bound of the size of all dead letters", letters);
+        gauges(to, "log_segments", "Files of the span log", vec![(vec![], self.log_segments)]);
         let dropped = vec![(vec![], self.log_spans_dropped)];
-        counters(to, "log_spans_dropped", "Spans that could not be written to the span log", dropped)
+        counters(to, "log_spans_dropped", "Spans that could not be written to the span log", dropped);
     }
 
-    fn encode_received(&self, to: &mut DescriptorEncoder) -> fmt::Result {
+    fn of_received(&self, to: &mut Vec<Family>) {
         let rows = |figure: fn(&RequestCount) -> u64| {
             let labels = |count: &RequestCount| {
                 vec![("protocol", count.protocol.name().to_owned()), ("outcome", count.outcome.name().to_owned())]
             };
             self.receivers.requests.iter().map(|count| (labels(count), figure(count))).collect::<Vec<(Labels, u64)>>()
         };
-        counters(to, "received_requests", "Requests received, by what became of them", rows(|count| count.requests))?;
-        counters(to, "received_spans", "Spans in these, where they were read", rows(|count| count.spans))?;
-        counters(to, "received_bytes", "Bytes of these, decompressed", rows(|count| count.bytes))?;
+        counters(to, "received_requests", "Requests received, by what became of them", rows(|count| count.requests));
+        counters(to, "received_spans", "Spans in these, where they were read", rows(|count| count.spans));
+        counters(to, "received_bytes", "Bytes of these, decompressed", rows(|count| count.bytes));
         let IntakeCounts { accepted, local, rejected, skewed, redacted, refused, possible_duplicates } = self.intake;
         for (name, help, count) in [
             ("relayed_spans_accepted", "Spans that were acknowledged to their senders", accepted),
@@ -204,81 +173,95 @@ impl Snapshot {
             ("relayed_requests_refused", "Requests not taken for want of room, or by the disk", refused),
             ("relayed_spans_possible_duplicates", "Spans stored but not acknowledged", possible_duplicates),
         ] {
-            counters(to, name, help, vec![(vec![], count)])?;
+            counters(to, name, help, vec![(vec![], count)]);
         }
         let of_tenants = |figure: fn(&TenantCounts) -> u64| {
             let row = |tenant: &TenantCounts| (vec![("tenant", tenant.name.clone())], figure(tenant));
             self.receivers.tenants.iter().map(row).collect::<Vec<(Labels, u64)>>()
         };
-        counters(to, "tenant_spans", "Spans taken, by tenant", of_tenants(|tenant| tenant.spans_taken))?;
+        counters(to, "tenant_spans", "Spans taken, by tenant", of_tenants(|tenant| tenant.spans_taken));
         let refused = of_tenants(|tenant| tenant.refused_quota);
-        counters(to, "tenant_refused_quota", "Requests refused because of a tenant's quota", refused)?;
-        gauges(to, "receiver_connections", "Open connections of senders", vec![(vec![], self.receivers.connections)])?;
-        counters(to, "receiver_tls_failures", "TLS handshakes that failed", vec![(vec![], self.receivers.tls_failures)])
+        counters(to, "tenant_refused_quota", "Requests refused because of a tenant's quota", refused);
+        gauges(to, "receiver_connections", "Open connections of senders", vec![(vec![], self.receivers.connections)]);
+        counters(
+            to,
+            "receiver_tls_failures",
+            "TLS handshakes that failed",
+            vec![(vec![], self.receivers.tls_failures)],
+        );
     }
 
-    fn encode_process(&self, to: &mut DescriptorEncoder) -> fmt::Result {
+    fn of_process(&self, to: &mut Vec<Family>) {
         let hash = vec![("hash", format!("{:016x}", self.reloads.hash))];
-        gauges(to, "config_info", "The configuration in use, by a hash of its content", vec![(hash, 1)])?;
+        gauges(to, "config_info", "The configuration in use, by a hash of its content", vec![(hash, 1)]);
         let outcomes = [("applied", self.reloads.applied), ("refused", self.reloads.refused)];
         let rows = outcomes.map(|(outcome, count)| (vec![("outcome", outcome.to_owned())], count));
-        counters(to, "config_reloads", "Changes of the configuration while running", rows.to_vec())?;
-        let mut cpu =
-            to.encode_descriptor("cpu", "CPU time of the agent itself", Some(&Unit::Seconds), MetricType::Counter)?;
-        cpu.encode_counter::<NoLabelSet, _, u64>(&(self.cpu_ns as f64 / 1e9), None)?;
-        gauges(to, "resident_memory_bytes", "Resident memory of the agent", vec![(vec![], self.memory_bytes)])
+        counters(to, "config_reloads", "Changes of the configuration while running", rows.to_vec());
+        if self.pushes != [0, 0] {
+            let rows = ["taken", "failed"].into_iter().zip(self.pushes);
+            let rows = rows.map(|(outcome, count)| (vec![("outcome", outcome.to_owned())], count)).collect();
+            counters(to, "metrics_pushes", "Requests with these figures, by what became of them", rows);
+        }
+        let cpu = Value::Seconds(self.cpu_ns as f64 / 1e9);
+        push(to, "cpu", "CPU time of the agent itself", Kind::Counter, vec![(vec![], cpu)]);
+        gauges(to, "resident_memory_bytes", "Resident memory of the agent", vec![(vec![], self.memory_bytes)]);
     }
 
-    fn encode_symptoms(&self, to: &mut DescriptorEncoder) -> fmt::Result {
-        let SymptomFigures { is_watched: true, symptoms, queued, unwatched, .. } = self.symptoms else { return Ok(()) };
+    fn of_symptoms(&self, to: &mut Vec<Family>) {
+        let SymptomFigures { is_watched: true, symptoms, queued, unwatched, .. } = self.symptoms else { return };
         for (name, help, count) in [
             ("symptoms", "Bursts of errors and slow percentiles that had left out spans sent", symptoms),
             ("symptom_spans_queued", "Spans that were queued when these were seen", queued),
             ("symptom_spans_unwatched", "Spans of services and names for which there was no room", unwatched),
         ] {
-            counters(to, name, help, vec![(vec![], count)])?;
+            counters(to, name, help, vec![(vec![], count)]);
         }
-        Ok(())
     }
 
-    fn encode_destinations(&self, to: &mut DescriptorEncoder) -> fmt::Result {
+    fn of_destinations(&self, to: &mut Vec<Family>) {
         let rows = |figure: fn(&DestinationFigures) -> u64| self.by_destination(figure);
-        counters(to, "destination_spans_generated", "Spans made since its first", rows(|d| d.accounts.generated()))?;
-        counters(to, "destination_spans_delivered", "Spans that it has taken", rows(|d| d.accounts.delivered))?;
-        counters(to, "destination_spans_dead", "Spans that it has refused for good", rows(|d| d.accounts.dead))?;
-        counters(to, "destination_spans_dropped", "Spans lost for it", rows(|d| d.accounts.dropped))?;
-        counters(to, "destination_spans_filtered", "Spans not meant for it", rows(|d| d.accounts.filtered))?;
-        gauges(to, "destination_spans_queued", "Spans that wait for it", rows(|d| d.accounts.queued))?;
+        let info = |d: &DestinationFigures| {
+            let scheme = d.counts.url.split(':').next().unwrap_or_default().to_owned();
+            (vec![("destination", d.counts.name.clone()), ("scheme", scheme)], 1)
+        };
+        let info = self.destinations.iter().map(info).collect();
+        gauges(to, "destination_info", "How it is sent to, by the scheme of its URL", info);
+        accounts(to, "destination_spans_generated", "Spans made since its first", rows(|d| d.accounts.generated()));
+        accounts(to, "destination_spans_delivered", "Spans that it has taken", rows(|d| d.accounts.delivered));
+        accounts(to, "destination_spans_dead", "Spans that it has refused for good", rows(|d| d.accounts.dead));
+        accounts(to, "destination_spans_dropped", "Spans lost for it", rows(|d| d.accounts.dropped));
+        accounts(to, "destination_spans_filtered", "Spans not meant for it", rows(|d| d.accounts.filtered));
+        gauges(to, "destination_spans_queued", "Spans that wait for it", rows(|d| d.accounts.queued));
         let sampled = rows(|d| d.counts.sampled_out);
-        counters(to, "destination_spans_sampled_out", "Spans that its sampling left out", sampled)?;
+        counters(to, "destination_spans_sampled_out", "Spans that its sampling left out", sampled);
         let ratio = rows(|d| d.counts.sampling_ppm);
-        gauges(to, "destination_sampling_ppm", "Part of the traces that is sent, in millionths", ratio)?;
-        counters(to, "destination_spans_attempted", "Spans in all requests", rows(|d| d.counts.attempted))?;
-        counters(to, "destination_requests", "Requests, repeated ones included", rows(|d| d.counts.requests))?;
-        counters(to, "destination_retries", "Requests that were sent again", rows(|d| d.counts.retries))?;
+        gauges(to, "destination_sampling_ppm", "Part of the traces that is sent, in millionths", ratio);
+        counters(to, "destination_spans_attempted", "Spans in all requests", rows(|d| d.counts.attempted));
+        counters(to, "destination_requests", "Requests, repeated ones included", rows(|d| d.counts.requests));
+        counters(to, "destination_retries", "Requests that were sent again", rows(|d| d.counts.retries));
         let auth = rows(|d| d.counts.auth_failures);
-        counters(to, "destination_auth_failures", "Requests refused for their credentials", auth)?;
+        counters(to, "destination_auth_failures", "Requests refused for their credentials", auth);
         let limited = rows(|d| d.counts.rate_limited);
-        counters(to, "destination_rate_limited", "Requests that came too fast for it", limited)?;
-        counters(to, "destination_bytes", "Bytes of requests before compression", rows(|d| d.counts.bytes))?;
+        counters(to, "destination_rate_limited", "Requests that came too fast for it", limited);
+        counters(to, "destination_bytes", "Bytes of requests before compression", rows(|d| d.counts.bytes));
         counters(
             to,
             "destination_spans_possible_duplicates",
             "Spans sent again after the agent ended without seeing the answer",
             rows(|d| d.counts.possible_duplicates),
-        )?;
-        gauges(to, "destination_failing", "Whether the last request failed", rows(|d| d.counts.failing.into()))?;
-        gauges(to, "destination_dead_letters", "Dead letters kept", rows(|d| d.letters.letters))?;
-        gauges(to, "destination_dead_letter_spans", "Spans of these", rows(|d| d.letters.spans))?;
-        gauges(to, "destination_dead_letter_bytes", "Bytes of these", rows(|d| d.letters.bytes))?;
-        counters(to, "destination_spans_replayed", "Spans of dead letters that it took", rows(|d| d.counts.replayed))?;
+        );
+        gauges(to, "destination_failing", "Whether the last request failed", rows(|d| d.counts.failing.into()));
+        gauges(to, "destination_dead_letters", "Dead letters kept", rows(|d| d.letters.letters));
+        gauges(to, "destination_dead_letter_spans", "Spans of these", rows(|d| d.letters.spans));
+        gauges(to, "destination_dead_letter_bytes", "Bytes of these", rows(|d| d.letters.bytes));
+        counters(to, "destination_spans_replayed", "Spans of dead letters that it took", rows(|d| d.counts.replayed));
         let late = rows(|d| d.counts.late);
-        counters(to, "destination_spans_late", "Spans that it took on request, after they were left out", late)?;
-        self.encode_tail(to)?;
-        self.encode_latency(to)
+        counters(to, "destination_spans_late", "Spans that it took on request, after they were left out", late);
+        self.of_tail(to);
+        self.of_latency(to);
     }
 
-    fn encode_tail(&self, to: &mut DescriptorEncoder) -> fmt::Result {
+    fn of_tail(&self, to: &mut Vec<Family>) {
         let rows = |figure: fn(&TailFigures) -> u64| {
             let row = |d: &DestinationFigures| {
                 let tail = d.counts.tail?;
@@ -294,20 +277,15 @@ impl Snapshot {
             };
             Reason::ALL.map(row)
         });
-        counters(to, "destination_traces_kept", "Traces that its sampling kept, and why", kept.collect())?;
+        counters(to, "destination_traces_kept", "Traces that its sampling kept, and why", kept.collect());
         let left_out = rows(|tail| tail.counts.left_out);
-        counters(to, "destination_traces_left_out", "Traces that its sampling left out", left_out)?;
+        counters(to, "destination_traces_left_out", "Traces that its sampling left out", left_out);
         let early = rows(|tail| tail.counts.early);
-        counters(
-            to,
-            "destination_traces_early",
-            "Traces that were decided before their time, for want of room",
-            early,
-        )?;
+        counters(to, "destination_traces_early", "Traces that were decided before their time, for want of room", early);
         let late = rows(|tail| tail.counts.late_spans);
-        counters(to, "destination_tail_late_spans", "Spans that came after their trace was decided", late)?;
-        gauges(to, "destination_traces_waiting", "Traces that are not decided", rows(|tail| tail.waiting))?;
-        gauges(to, "destination_tail_bytes", "Memory of decisions, about", rows(|tail| tail.bytes))
+        counters(to, "destination_tail_late_spans", "Spans that came after their trace was decided", late);
+        gauges(to, "destination_traces_waiting", "Traces that are not decided", rows(|tail| tail.waiting));
+        gauges(to, "destination_tail_bytes", "Memory of decisions, about", rows(|tail| tail.bytes));
     }
 
     fn by_destination(&self, figure: fn(&DestinationFigures) -> u64) -> Vec<(Labels, u64)> {
@@ -315,129 +293,42 @@ impl Snapshot {
         self.destinations.iter().map(row).collect()
     }
 
-    fn encode_latency(&self, to: &mut DescriptorEncoder) -> fmt::Result {
-        if self.destinations.is_empty() {
-            return Ok(());
-        }
+    fn of_latency(&self, to: &mut Vec<Family>) {
         let help = "Duration of requests, from sending to the answer";
-        let unit = Unit::Seconds;
-        let mut family =
-            to.encode_descriptor("destination_request_duration", help, Some(&unit), MetricType::Histogram)?;
-        for DestinationFigures { counts, .. } in &self.destinations {
-            let bounds = LATENCY_BOUNDS.into_iter().chain([f64::INFINITY]);
-            let buckets: Vec<(f64, u64)> = bounds.zip(counts.latency).collect();
-            let labels = [("destination", counts.name.as_str())];
-            let sum = counts.latency_sum.as_secs_f64();
-            let count = counts.latency.iter().sum();
-            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
-        }
-        Ok(())
+        let row = |DestinationFigures { counts, .. }: &DestinationFigures| {
+            let durations = Buckets { counts: counts.latency, sum: counts.latency_sum };
+            (vec![("destination", counts.name.clone())], Value::Durations(durations))
+        };
+        let rows = self.destinations.iter().map(row).collect();
+        push(to, "destination_request_duration", help, Kind::Histogram, rows);
     }
 }
 
-fn counters(to: &mut DescriptorEncoder, name: &str, help: &str, rows: Vec<(Labels, u64)>) -> fmt::Result {
-    family(to, name, help, MetricType::Counter, &rows, |mut row, value| {
-        row.encode_counter::<NoLabelSet, _, u64>(&value, None)
-    })
+fn counters(to: &mut Vec<Family>, name: &'static str, help: &'static str, rows: Vec<(Labels, u64)>) {
+    counts(to, name, help, Kind::Counter, rows);
 }
 
-fn gauges(to: &mut DescriptorEncoder, name: &str, help: &str, rows: Vec<(Labels, u64)>) -> fmt::Result {
-    family(to, name, help, MetricType::Gauge, &rows, |mut row, value| row.encode_gauge(&value))
+fn gauges(to: &mut Vec<Family>, name: &'static str, help: &'static str, rows: Vec<(Labels, u64)>) {
+    counts(to, name, help, Kind::Gauge, rows);
 }
 
-fn family(
-    to: &mut DescriptorEncoder,
-    name: &str,
-    help: &str,
-    kind: MetricType,
-    rows: &[(Labels, u64)],
-    encode: fn(MetricEncoder, u64) -> fmt::Result,
-) -> fmt::Result {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let mut family = to.encode_descriptor(name, help, None, kind)?;
-    for (labels, value) in rows {
-        if labels.is_empty() {
-            return encode(family, *value);
-        }
-        encode(family.encode_family(labels)?, *value)?;
-    }
-    Ok(())
+/// Counters that the span log keeps.
+fn accounts(to: &mut Vec<Family>, name: &'static str, help: &'static str, rows: Vec<(Labels, u64)>) {
+    counts(to, name, help, Kind::Account, rows);
+}
+
+fn counts(to: &mut Vec<Family>, name: &'static str, help: &'static str, kind: Kind, rows: Vec<(Labels, u64)>) {
+    push(to, name, help, kind, rows.into_iter().map(|(labels, count)| (labels, Value::Count(count))).collect());
+}
+
+fn push(to: &mut Vec<Family>, name: &'static str, help: &'static str, kind: Kind, rows: Vec<(Labels, Value)>) {
+    to.push(Family { name, help, kind, rows });
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-
-    fn check(snapshot: Snapshot, expected: &[&str]) {
-        let text = render(snapshot);
-        for line in expected {
-            assert!(text.lines().any(|got| got == *line), "{line} is missing in\n{text}");
-        }
-        assert!(text.ends_with("# EOF\n"));
-    }
-
-    #[test]
-    fn every_figure_is_told_with_its_labels() {
-        let mut counts = Counts {
-            name: "otlp+grpc://\"h\"".into(),
-            failing: true,
-            latency_sum: Duration::from_millis(1_500),
-            ..Counts::default()
-        };
-        (counts.latency[0], counts.latency[8]) = (2, 1);
-        let mut accounts = DestinationCounts::default();
-        (accounts.delivered, accounts.queued, accounts.dead, accounts.dropped) = (4, 3, 2, 1);
-        let destination = DestinationFigures {
-            accounts,
-            letters: DeadSum { letters: 1, spans: 2, bytes: 300, ..DeadSum::default() },
-            counts,
-        };
-        check(
-            Snapshot {
-                spans_generated: 10,
-                records_decoded: 99,
-                cpu_ns: 1_500_000_000,
-                kernel_losses: vec![KernelLossCount { reason: "ring_full", cpu: 3, count: 7 }],
-                losses: vec![("flow_evicted".into(), 5)],
-                hooks: vec![("sys_exit".into(), false)],
-                destinations: vec![destination],
-                budget: BudgetFigures {
-                    cpu_percent_max: 5,
-                    level: 2,
-                    sheds: 3,
-                    restores: 1,
-                    ..BudgetFigures::default()
-                },
-                ..Snapshot::default()
-            },
-            &[
-                "# TYPE spantap_spans_generated counter",
-                "spantap_spans_generated_total 10",
-                "spantap_records_decoded_total 99",
-                "spantap_kernel_losses_total{reason=\"ring_full\",cpu=\"3\"} 7",
-                "spantap_losses_total{reason=\"flow_evicted\"} 5",
-                "spantap_hook_attached{hook=\"sys_exit\"} 0",
-                "spantap_destination_spans_delivered_total{destination=\"otlp+grpc://\\\"h\\\"\"} 4",
-                "spantap_destination_spans_queued{destination=\"otlp+grpc://\\\"h\\\"\"} 3",
-                "spantap_destination_spans_generated_total{destination=\"otlp+grpc://\\\"h\\\"\"} 10",
-                "spantap_destination_dead_letter_bytes{destination=\"otlp+grpc://\\\"h\\\"\"} 300",
-                "spantap_destination_request_duration_seconds_sum{destination=\"otlp+grpc://\\\"h\\\"\"} 1.5",
-                "spantap_destination_request_duration_seconds_count{destination=\"otlp+grpc://\\\"h\\\"\"} 3",
-                "spantap_destination_request_duration_seconds_bucket{le=\"1.0\",destination=\"otlp+grpc://\\\"h\\\"\"} 2",
-                "spantap_destination_request_duration_seconds_bucket{le=\"+Inf\",destination=\"otlp+grpc://\\\"h\\\"\"} 3",
-                "spantap_destination_failing{destination=\"otlp+grpc://\\\"h\\\"\"} 1",
-                "spantap_cpu_seconds_total 1.5",
-                "spantap_budget_cpu_ppm 50000",
-                "spantap_budget_level 2",
-                "spantap_budget_sheds_total 3",
-                concat!("spantap_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
-            ],
-        );
-    }
+    use crate::telemetry::text::render;
 
     /// Names in the text that follow `spantap_`, without what the text format adds.
     fn names(text: &str) -> std::collections::BTreeSet<String> {
@@ -453,9 +344,10 @@ mod tests {
         text.split("spantap_").skip(1).map(name).collect()
     }
 
-    #[test]
-    fn rules_and_dashboard_ask_only_for_what_there_is() {
-        let destination = DestinationFigures::default();
+    /// Something of everything that has a label.
+    fn one_of_each() -> Snapshot {
+        let counts = Counts { tail: Some(TailFigures::default()), ..Counts::default() };
+        let destination = DestinationFigures { counts, ..DestinationFigures::default() };
         let request = RequestCount {
             protocol: crate::receive::Protocol::OtlpGrpc,
             outcome: crate::receive::Outcome::Ok,
@@ -463,13 +355,26 @@ mod tests {
             spans: 1,
             bytes: 1,
         };
-        let known = names(&render(Snapshot {
+        Snapshot {
             kernel_losses: vec![KernelLossCount { reason: "ring_full", cpu: 0, count: 1 }],
             destinations: vec![destination],
-            receivers: ReceiverCounts { requests: vec![request], ..ReceiverCounts::default() },
+            receivers: ReceiverCounts {
+                requests: vec![request],
+                tenants: vec![TenantCounts { name: "blue".into(), spans_taken: 1, refused_quota: 1 }],
+                ..ReceiverCounts::default()
+            },
+            symptoms: SymptomFigures { is_watched: true, ..SymptomFigures::default() },
+            losses: vec![("flow_evicted".into(), 1)],
+            hooks: vec![("sys_exit".into(), true)],
+            pushes: [1, 1],
             budget: BudgetFigures { cpu_percent_max: 5, ..BudgetFigures::default() },
             ..Snapshot::default()
-        }));
+        }
+    }
+
+    #[test]
+    fn rules_and_dashboard_ask_only_for_what_there_is() {
+        let known = names(&render(&one_of_each()));
         for path in ["prometheus/rules.yaml", "grafana/spantap.json"] {
             let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(path);
             let asked = names(&std::fs::read_to_string(&path).expect("readable"));
@@ -478,15 +383,14 @@ mod tests {
         }
     }
 
+    /// Whose values are the configuration's, or one of a few words of the agent. Services and span names are those of others, without number.
     #[test]
-    fn the_older_format_describes_counters_by_their_samples() {
-        let text = "# HELP a_b Of it\n# TYPE a_b counter\na_b_total{x=\"# EOF\"} 1\n# HELP c_s What\n# TYPE c_s gauge\n# UNIT c_s s\nc_s 2\n# EOF\n";
-        let expected = "# HELP a_b_total Of it\n# TYPE a_b_total counter\na_b_total{x=\"# EOF\"} 1\n# HELP c_s What\n# TYPE c_s gauge\nc_s 2\n";
-        assert_eq!(plain(text), expected);
-    }
-
-    #[test]
-    fn nothing_to_tell_is_still_a_valid_text() {
-        check(Snapshot::default(), &["spantap_spans_generated_total 0"]);
+    fn labels_are_few_and_none_comes_from_spans() {
+        let families = one_of_each().families();
+        let labels = families.iter().flat_map(|family| &family.rows).flat_map(|(labels, _)| labels);
+        let found: std::collections::BTreeSet<&str> = labels.map(|(name, _)| *name).collect();
+        let of_configuration = ["destination", "scheme", "tenant", "hash", "version"];
+        let words = ["cpu", "hook", "outcome", "protocol", "reason"];
+        assert_eq!(found, of_configuration.into_iter().chain(words).collect());
     }
 }

@@ -2,8 +2,8 @@
 
 use super::Check;
 use crate::config::{
-    Auth, Basic, Compression, Destination, Encoding, Export, HeaderValue, Kafka, OAuth2, OnSymptom, Protocol, Sampling,
-    Transport,
+    Auth, Basic, Compression, Destination, Encoding, Export, HeaderValue, Kafka, OAuth2, OnSymptom, Protocol, Push,
+    Sampling, Transport,
 };
 
 /// Set by the protocols themselves.
@@ -38,6 +38,24 @@ impl Check<'_> {
         let is_factor = *p99_factor == 0.0 || (*p99_factor > 1.0 && p99_factor.is_finite());
         self.require(is_factor, &at("p99_factor"), || format!("is {p99_factor}, must be above 1; 0 is off"));
         self.require(*p99_requests > 0, &at("p99_requests"), || "must be at least 1".into());
+    }
+
+    pub(super) fn pushes(&mut self, all: &[Push]) {
+        for (index, push) in all.iter().enumerate() {
+            let path = |key: &str| format!("metrics.push[{index}].{key}");
+            let destination = push.destination();
+            let is_otlp = destination.url.protocol == Protocol::Otlp
+                && matches!(destination.url.transport, Transport::Grpc | Transport::Http);
+            self.require(is_otlp, &path("url"), || "metrics are sent by otlp+grpc or otlp+http".into());
+            self.positive(&path("interval"), push.interval);
+            self.positive(&path("timeout"), push.timeout);
+            self.headers(&path("headers"), &destination);
+            self.tls(&path("tls"), &destination);
+            self.proxy(&format!("metrics.push[{index}]"), &destination);
+            if let Some(auth) = &destination.auth {
+                self.auth(&path("auth"), auth, &destination);
+            }
+        }
     }
 
     fn destination(&mut self, at: &str, destination: &Destination) {
@@ -283,6 +301,18 @@ mod tests {
         let twice = "[ { url: 'file:/a', name: a }, { url: 'file:/a', name: b } ]";
         check(&format!("export: {{ destinations: {twice} }}"), &["two destinations write to file:/a"]);
         one("file:/a", "file: { max_bytes: 0, max_age: 0s, keep: 0 }", &["max_bytes", "max_age", "keep"]);
+    }
+
+    #[test]
+    fn metrics_go_to_receivers_of_otlp_only() {
+        let push = |more: &str| format!("metrics: {{ push: [ {{ {more} }} ] }}");
+        check(&push("url: 'otlp+grpc://h'"), &[]);
+        check(&push("url: 'otlp+https://h', tls: { ca_file: /ca.pem }, interval: 5s"), &[]);
+        check(&push("url: 'zipkin+http://h'"), &["metrics.push[0].url (file", "otlp+grpc or otlp+http"]);
+        check(&push("url: 'kafka://h/t'"), &["metrics.push[0].url"]);
+        check(&push("url: 'otlp+http://h', interval: 0s, timeout: 0s"), &["[0].interval", "[0].timeout"]);
+        check(&push("url: 'otlp+http://h', tls: { ca_file: /ca.pem }"), &["otlp+https"]);
+        check(&push("url: 'otlp+http://h', headers: { host: x }, auth: {}"), &["itself", "give one of"]);
     }
 
     #[test]
