@@ -291,7 +291,7 @@ mod tests {
         let path = folder.path().join("strings");
         for before in (65_500..65_560).chain([0, 131_060, 131_071]) {
             let table = [&vec![b'x'; before][..], b"SSL_write@@V3\0SSL_reader\0\0PR_Read\0SSL_r"].concat();
-            std::fs::write(&path, &[b"head", &table[..]].concat()).unwrap();
+            std::fs::write(&path, [b"head", &table[..]].concat()).unwrap();
             let found = names_in(&File::open(&path).unwrap(), 4, table.len() as u64);
             let named: Vec<_> =
                 found.iter().map(|(at, index)| (*at as usize - before, FUNCTIONS[*index].name)).collect();
