@@ -345,6 +345,7 @@ impl Facts for LiveFacts {
             log_bytes_max: self.log.bytes_max(),
             log_segments: log.segments,
             log_spans_dropped: log.spans_dropped,
+            log_sync_errors: log.sync_errors,
             hooks: self.hooks.iter().map(|hook| (hook.name.to_owned(), hook.rung.is_some())).collect(),
             destinations: lock(&self.destinations).iter().map(destination).collect(),
             intake: self.intake.counts(),

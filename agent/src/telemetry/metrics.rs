@@ -38,6 +38,8 @@ pub struct Snapshot {
     pub log_segments: u64,
     /// Spans that could not be written to the span log.
     pub log_spans_dropped: u64,
+    /// How often something of it could not be forced to disk.
+    pub log_sync_errors: u64,
     /// Hooks by name, and whether each is attached.
     pub hooks: Vec<(String, bool)>,
     /// What became of received spans.
@@ -151,6 +153,8 @@ impl Snapshot {
         gauges(to, "log_segments", "Files of the span log", vec![(vec![], self.log_segments)]);
         let dropped = vec![(vec![], self.log_spans_dropped)];
         counters(to, "log_spans_dropped", "Spans that could not be written to the span log", dropped);
+        let failed = vec![(vec![], self.log_sync_errors)];
+        counters(to, "log_sync_errors", "Times that the span log could not be forced to disk", failed);
     }
 
     fn of_received(&self, to: &mut Vec<Family>) {

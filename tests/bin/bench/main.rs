@@ -2,7 +2,7 @@
 //!
 //! In: `[what=LIST] [seconds=S] [rounds=N] [rate.LOAD=R] [syscall_hooks=every|io]`. Out: tables in Markdown on standard output.
 //! `what` names any of the loads `ping`, `redis`, `nginx`, `app` (fixed rate), `saturation`, `syscall`, `memory`, `size`, `relay` (see
-//! `relay.rs`); by default all. Each table comes from one run in which the modes take turns (see `mode.rs`).
+//! `relay.rs`), by default all of these, and `queue`, which needs 10 GB of disk. Each table comes from one run in which the modes take turns (see `mode.rs`).
 //!
 //! Called by `cargo xtask bench`. Limits: both ends of every connection run on this host, and within the traced cgroup. On a
 //! shared machine trust the ratios, not the digits.
@@ -14,6 +14,7 @@ mod floor;
 mod load;
 mod memory;
 mod mode;
+mod queue;
 mod relay;
 mod saturation;
 mod size;
@@ -75,7 +76,10 @@ fn main() {
     if wanted("size") {
         size::run(seconds);
     }
-    if matches!(what.as_str(), "relay" | "size") {
+    if wanted("queue") {
+        queue::run(&arguments);
+    }
+    if matches!(what.as_str(), "relay" | "size" | "queue") {
         return;
     }
     let idle = Cgroup::new("bench-idle");

@@ -19,8 +19,8 @@ use crate::{
 };
 
 pub mod floor;
-mod mode;
-mod sender;
+pub mod mode;
+pub mod sender;
 pub mod sink;
 
 use floor::Coded;

@@ -81,12 +81,14 @@ enum Check {
     Scenarios,
     /// The wall clock jumps by an hour, forth and back, while spans are relayed.
     Clock,
+    /// The disk below the log fails for moments while spans are relayed.
+    Eio,
     /// The power goes while spans are relayed; in boots of its own.
     Power,
 }
 
 impl Check {
-    const ALL: [Self; 4] = [Self::Requests, Self::Scenarios, Self::Clock, Self::Power];
+    const ALL: [Self; 5] = [Self::Requests, Self::Scenarios, Self::Clock, Self::Eio, Self::Power];
 
     /// Its script in `tests/vm/` and in the guest's `/task/`.
     const fn script(self) -> &'static str {
@@ -94,6 +96,7 @@ impl Check {
             Self::Requests => "guest.sh",
             Self::Scenarios => "scenarios.sh",
             Self::Clock => "clock.sh",
+            Self::Eio => "eio.sh",
             Self::Power => "power.sh",
         }
     }
@@ -107,13 +110,20 @@ impl Check {
             }
             Self::Scenarios => scenario::check(scenarios, &kernel.derived, |name| end.file(name)),
             Self::Clock => {
-                let mut relayed = Relayed::default();
-                relayed.add(&end.file("clock.said")?.context("the guest check brought back no clock.said")?);
-                relayed.verdict().map(|verdict| format!("the clock jumped by an hour, forth and back: {verdict}"))
+                let verdict = relayed(end, "clock.said")?;
+                Ok(format!("the clock jumped by an hour, forth and back: {verdict}"))
             }
+            Self::Eio => relayed(end, "eio.said").map(|verdict| format!("the disk failed with EIO: {verdict}")),
             Self::Power => bail!("it runs in boots of its own"),
         }
     }
+}
+
+/// Whether every span that was acknowledged was taken, by what sender and sink said in a file.
+fn relayed(end: &End, file: &str) -> Result<String> {
+    let mut relayed = Relayed::default();
+    relayed.add(&end.file(file)?.with_context(|| format!("the guest check brought back no {file}"))?);
+    relayed.verdict()
 }
 
 const TIMEOUT_SECONDS: u64 = 600;
@@ -225,7 +235,7 @@ fn archive(repo: &Repo, args: &VmArgs, files: &Files, programs: &Programs) -> Re
     let mut archive = Initramfs::with_busybox()?;
     elf::add_program(&mut archive, &programs.agent, "/bin/spantap")?;
     elf::add_program(&mut archive, &programs.actor, "/task/actor")?;
-    for tool in NETWORK_TOOLS {
+    for tool in TOOLS {
         let host = shell::which(tool).with_context(|| format!("no {tool}; fix: cargo xtask setup --tests"))?;
         // Not in the PATH: busybox has lesser ones by the same names.
         elf::add_program(&mut archive, &host, &format!("/task/{tool}"))?;
@@ -246,8 +256,8 @@ fn archive(repo: &Repo, args: &VmArgs, files: &Files, programs: &Programs) -> Re
     Ok(archive)
 }
 
-/// Namespaces and netem (iproute2), and a name server.
-const NETWORK_TOOLS: &[&str] = &["ip", "tc", "dnsmasq"];
+/// Namespaces and netem (iproute2), a name server, and what makes a file system.
+const TOOLS: &[&str] = &["ip", "tc", "dnsmasq", "mkfs.ext4"];
 
 /// The tools that this needs, all of them at once in one message.
 fn needs() -> Result<()> {

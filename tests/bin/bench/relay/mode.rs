@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead, BufReader},
     net::{SocketAddr, TcpStream},
+    path::Path,
     time::Duration,
 };
 
@@ -61,7 +62,7 @@ pub struct Relay {
 }
 
 enum Running {
-    Process(Process, #[expect(dead_code, reason = "it goes with the relay")] Option<TempDir>),
+    Process(Process, Option<TempDir>),
     Rotel(Rotel),
 }
 
@@ -86,12 +87,20 @@ impl Mode {
                 let rotel = Rotel::relaying(&format!("http://{sink}"));
                 Relay { address: loopback(rotel.http_port()), running: Running::Rotel(rotel) }
             }
-            Self::Agent(relay, destination) => agent(sink, relay, destination),
+            Self::Agent(relay, destination) => agent(sink, &format!("relay: {{ {relay} }}"), destination),
         }
     }
 }
 
 impl Relay {
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        match &self.running {
+            Running::Process(_, Some(folder)) => folder.path(),
+            _ => panic!("only an agent has one"),
+        }
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         match &self.running {
@@ -110,10 +119,11 @@ fn forward(sink: SocketAddr, is_recoding: bool) -> Relay {
     Relay { address: address.expect("an address"), running: Running::Process(process, None) }
 }
 
-fn agent(sink: SocketAddr, relay: &str, destination: &str) -> Relay {
+/// The agent with this configuration, and this of the destination.
+pub fn agent(sink: SocketAddr, config: &str, destination: &str) -> Relay {
     let (folder, address) = (TempDir::new("relay"), loopback(free_port()));
     let config = format!(
-        "relay: {{ {relay} }}\nexport:\n  destinations:\n    - {{ name: sink, url: \"otlp+http://{sink}/v1/traces\", {destination} }}\n"
+        "{config}\nexport:\n  destinations:\n    - {{ name: sink, url: \"otlp+http://{sink}/v1/traces\", {destination} }}\n"
     );
     let config = folder.write("spantap.yaml", config);
     let launch = Launch::new(binary()).args(["run", "--no-capture", "--config"]).arg(config);

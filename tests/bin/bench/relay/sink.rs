@@ -29,7 +29,12 @@ struct Counts {
 impl Sink {
     /// On a free port.
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        Self::start_on(SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// On this address.
+    pub fn start_on(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).expect("a port");
         let address = listener.local_addr().expect("bound");
         let counts = Arc::new(Counts::default());
         let shared = Arc::clone(&counts);
