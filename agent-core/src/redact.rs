@@ -11,7 +11,10 @@
 
 mod batch;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, hash::Hasher};
+
+use agent_protocol::redis::KEY_DIGEST;
+use siphasher::sip::SipHasher13;
 
 pub use self::batch::SafeBatch;
 use crate::{
@@ -39,6 +42,32 @@ pub enum PathPolicy {
     Keep,
 }
 
+/// What is told of keys of Redis.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyPolicy {
+    /// Nothing.
+    #[default]
+    Drop,
+    /// Of a command's first key 16 hexadecimal digits, the same for equal keys: SipHash-1-3 under this key, without which nobody can find
+    /// out which key it was by trying some. Of keys of more than 64 bytes the first 64, and the length, count.
+    Hash([u8; 16]),
+}
+
+impl KeyPolicy {
+    fn apply(self, attributes: &mut Vec<(&'static str, Value)>) {
+        let Some(place) = attributes.iter().position(|(key, _)| *key == KEY_DIGEST) else { return };
+        match (self, &mut attributes[place].1) {
+            (Self::Hash(secret), value @ Value::Int(_)) => {
+                let Value::Int(digest) = *value else { return };
+                let mut hasher = SipHasher13::new_with_key(&secret);
+                hasher.write_i64(digest);
+                *value = Value::String(format!("{:016x}", hasher.finish()).into());
+            }
+            _ => drop(attributes.remove(place)),
+        }
+    }
+}
+
 /// What may leave.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RedactConfig {
@@ -48,6 +77,8 @@ pub struct RedactConfig {
     pub keep_segments: Vec<String>,
     /// Routes that are known; the first that matches a path is its template, and the path's values are never guessed.
     pub routes: Vec<Route>,
+    /// What is told of keys of Redis.
+    pub redis_keys: KeyPolicy,
 }
 
 /// A span that may be stored and sent.
@@ -88,6 +119,9 @@ impl Redactor {
         if matches!(span.protocol, Protocol::Http1 | Protocol::Http2 | Protocol::FastCgi) {
             self.redact_http(&mut span);
         }
+        if span.protocol == Protocol::Redis {
+            self.config.redis_keys.apply(&mut span.attributes);
+        }
         for (_, value) in &mut span.attributes {
             cut_value(value);
         }
@@ -116,7 +150,9 @@ impl Redactor {
         if self.config.paths == PathPolicy::Redact {
             *path = template.clone().into();
         }
-        let is_operation = |(key, _): &(&'static str, Value)| matches!(*key, "rpc.method" | "db.operation.name");
+        let is_operation = |(key, _): &(&'static str, Value)| {
+            matches!(*key, "rpc.method" | "db.operation.name" | "gen_ai.operation.name") || key.starts_with("graphql.")
+        };
         if !span.attributes.iter().any(is_operation) {
             span.name = format!("{} {template}", span.name);
         }
@@ -369,6 +405,27 @@ mod tests {
         assert_eq!(name("/c"), ("GET {other}".into(), route("{other}")));
         assert_eq!(name("/a"), ("GET /a".into(), route("/a")));
         assert_eq!(losses.get(crate::loss::Loss::NameBound), 1);
+    }
+
+    #[test]
+    fn keys_of_redis_are_dropped_or_told_by_a_secret() {
+        let shown = |redis_keys, digest| {
+            let redactor = Redactor::new(RedactConfig { redis_keys, ..Default::default() });
+            let mut span =
+                span(SpanKind::Client, vec![(KEY_DIGEST, Value::Int(digest)), ("db.system.name", Value::Int(1))]);
+            span.protocol = Protocol::Redis;
+            let safe = redactor.redact(span);
+            assert_eq!(attribute(&safe, "db.system.name"), Some(&Value::Int(1)));
+            attribute(&safe, KEY_DIGEST).cloned()
+        };
+        assert_eq!(shown(KeyPolicy::Drop, 7), None);
+        let hash = |secret, digest| match shown(KeyPolicy::Hash([secret; 16]), digest) {
+            Some(Value::String(text)) if text.len() == 16 => text.into_owned(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(hash(1, 7), hash(1, 7));
+        assert_ne!(hash(1, 7), hash(1, 8));
+        assert_ne!(hash(1, 7), hash(2, 7));
     }
 
     #[test]

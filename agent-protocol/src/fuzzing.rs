@@ -9,6 +9,7 @@ pub mod sessions;
 use std::fmt::Debug;
 
 use crate::{
+    content::{Asked, Content, Media, Scan, Target},
     detect::{self, Protocol, Verdict},
     dns,
     http1::{RequestHead, Requests, ResponseHead, Responses},
@@ -27,7 +28,10 @@ pub fn http1_responses(data: &[u8]) {
     let methods: Vec<_> = (0..8).map(|_| ["GET", "GET", "HEAD", "CONNECT"][random.below(4)]).collect();
     check_stream(data, || {
         let mut responses = Responses::default();
-        methods.iter().for_each(|method| responses.expect(method));
+        for method in &methods {
+            responses.expect(method);
+            responses.expect_content();
+        }
         responses
     });
 }
@@ -79,6 +83,52 @@ pub fn sql(data: &[u8]) {
             let comparable = !text.ends_with("...") && !text.contains("--") && !cql;
             assert!(!comparable || read(text.as_bytes()).text == text, "{text}");
         }
+    }
+}
+
+/// Any bytes as a body, of each kind that is looked at: the first byte says of which call and media type, the rest is the body.
+pub fn content(data: &[u8]) {
+    const PATHS: [&str; 6] =
+        ["/graphql", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages"];
+    let Some((head, body)) = data.split_first() else { return };
+    let path = PATHS[usize::from(head >> 1) % PATHS.len()];
+    let target = Target { path, host: Some("api.openai.com"), anthropic: true };
+    let media = if head & 1 == 0 { Media::Json } else { Media::Events };
+    check_content(body, || Scan::request("POST", Media::Json, target));
+    check_content(body, || Scan::response(media));
+}
+
+fn check_content(body: &[u8], new: impl Fn() -> Option<Scan>) {
+    let fed = |pieces: &[Input<'_>]| {
+        let mut scan = new().expect("a body that is looked at");
+        for piece in pieces {
+            match piece {
+                Input::Bytes(bytes) => scan.feed(bytes),
+                Input::Gap(gap) => scan.skip(*gap),
+                Input::End => {}
+            }
+        }
+        scan.finish()
+    };
+    let whole = fed(&[Input::Bytes(body)]);
+    let bytes: Vec<_> = body.chunks(1).map(Input::Bytes).collect();
+    assert_eq!(fed(&bytes), whole, "{}", body.escape_ascii());
+    for found in [whole, fed(&Random::from_data(body).pieces(body))].into_iter().flatten() {
+        check_found(&found);
+    }
+}
+
+/// Names are words of bounded length.
+fn check_found(found: &Content) {
+    let names = match found {
+        Content::Asked(Asked::GraphQl { name, .. }) => [name, &None],
+        Content::Asked(Asked::JsonRpc { method, id }) => [method, id],
+        Content::Asked(Asked::GenAi { model, .. }) => [model, &None],
+        Content::Answered(answered) => [&answered.model, &answered.error_type],
+    };
+    for name in names.into_iter().flatten() {
+        assert!((1..=128).contains(&name.len()) && name.is_ascii(), "{name:?}");
+        assert!(!name.contains(char::is_whitespace) && !name.contains('"'), "{name:?}");
     }
 }
 
@@ -271,6 +321,10 @@ impl Order {
                 assert!(start < end && !self.open, "a head is not empty and not in another message: {event:?}");
                 self.open = true;
                 (start, end)
+            }
+            Event::Content(_) => {
+                assert!(self.open, "only a message that began has a body: {event:?}");
+                (self.at, self.at)
             }
             Event::End { end, .. } => {
                 assert!(self.open, "only a message that began can end: {event:?}");

@@ -1,5 +1,7 @@
 //! What a parser is fed and what it answers, the same for every protocol.
 
+use crate::content::Content;
+
 /// The next piece of a stream. Pieces are fed in order and without overlap.
 #[derive(Clone, Copy, Debug)]
 pub enum Input<'a> {
@@ -45,6 +47,8 @@ pub enum Event<H> {
         /// What it says.
         head: H,
     },
+    /// What was found in the body of the message whose head came last, of which no more will be seen. Comes before its `End` or `Lost`.
+    Content(Box<Content>),
     /// The message whose head came last is complete.
     End {
         /// Offset just past its last byte.

@@ -18,6 +18,7 @@ mod unpack;
 
 pub mod amqp;
 pub mod cassandra;
+pub mod content;
 pub mod dns;
 pub mod fastcgi;
 pub mod http1;

@@ -174,12 +174,25 @@ pub struct Redaction {
     pub routes: Vec<String>,
     /// Different span names that one service may have; beyond it they become `{other}`, and are counted. 0: any number.
     pub names_per_service_max: usize,
+    /// Keys of Redis: nothing is told of them, or a hash of a command's first one, by a secret that each start of the agent makes anew.
+    pub redis_keys: RedisKeys,
 }
 
 impl Default for Redaction {
     fn default() -> Self {
-        Self { paths: Paths::Redact, routes: Vec::new(), names_per_service_max: 500 }
+        Self { paths: Paths::Redact, routes: Vec::new(), names_per_service_max: 500, redis_keys: RedisKeys::Drop }
     }
+}
+
+/// What is told of keys of Redis.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RedisKeys {
+    /// Nothing.
+    #[default]
+    Drop,
+    /// `spantap.redis.key.hash`: equal for equal keys, as long as the agent runs.
+    Hash,
 }
 
 /// What happens to ids, tokens and numbers in paths. Query and header values are never kept.

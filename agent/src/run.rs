@@ -15,7 +15,7 @@ use std::{
 use agent_core::{
     config::PipelineConfig,
     naming::Route,
-    redact::{PathPolicy, RedactConfig},
+    redact::{KeyPolicy, PathPolicy, RedactConfig},
 };
 use anyhow::{Context, Result};
 use tokio::{
@@ -25,7 +25,7 @@ use tokio::{
 
 use crate::{
     capture::{CaptureLoop, lock},
-    config::{self, Config, Loaded, Paths, RunArgs, Unselected},
+    config::{self, Config, Loaded, Paths, RedisKeys, RunArgs, Unselected},
     export::{Exporter, LogSource, symptom::Watcher},
     intake::Intake,
     kernel::{
@@ -349,13 +349,17 @@ fn pipeline_config(config: &Config) -> Result<PipelineConfig> {
         Paths::Keep => PathPolicy::Keep,
     };
     let routes = config.redaction.routes.iter().map(|route| Route::parse(route)).collect::<Result<_, _>>()?;
+    let redis_keys = match config.redaction.redis_keys {
+        RedisKeys::Drop => KeyPolicy::Drop,
+        RedisKeys::Hash => KeyPolicy::Hash(seed().context("cannot read random bytes for hashes")?),
+    };
     Ok(PipelineConfig {
         seed: seed().context("cannot read random bytes for ids")?,
         own_socket: config.socket.to_str().map(Into::into),
         connections_max: config.assembly.connections_max,
         idle_exchange_ns: config.assembly.idle_exchange.0.as_nanos() as u64,
         names_max: config.redaction.names_per_service_max,
-        redact: RedactConfig { paths, routes, ..RedactConfig::default() },
+        redact: RedactConfig { paths, routes, redis_keys, ..RedactConfig::default() },
         ..PipelineConfig::default()
     })
 }

@@ -12,13 +12,18 @@ fn count<T: Ord>(all: impl IntoIterator<Item = T>) -> BTreeMap<T, usize> {
     counts
 }
 
+mod aws;
+mod bodies;
 mod caddy;
 mod databases;
 mod dns;
 mod etcd;
 mod node;
+mod opensearch;
+mod peer;
 mod proxies;
 mod proxy;
 mod rabbitmq;
 mod tls;
+mod upgrade;
 mod websocket;

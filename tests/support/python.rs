@@ -9,6 +9,11 @@ pub fn script(text: &str) -> Launch {
     Launch::new(program("python")).arg("-c").arg(text)
 }
 
+/// A script, run by another environment ([`program_of`]).
+pub fn script_of(environment: &str, text: &str) -> Launch {
+    Launch::new(program_of(environment, "python")).arg("-c").arg(text)
+}
+
 /// A program of that environment: Python, or what a package brought.
 pub fn program(name: &str) -> PathBuf {
     program_of("venv", name)

@@ -99,6 +99,7 @@ const PYTHON_APART: &[(&str, &[(&str, &str)])] = &[
 const SERVER_PACKAGES: &[Package] = &[
     package("haproxy", "traced proxy"),
     package("rabbitmq-server", "traced server"),
+    program("nghttpx", "nghttp2-proxy", "traced proxy: the upgrade of HTTP/1 to HTTP/2"),
     program("unbound", "unbound", "traced name server"),
     program("dig", "bind9-dnsutils", "traced client of name servers"),
     program("dnsperf", "dnsperf", "traced client of name servers"),
@@ -115,6 +116,23 @@ const SERVER_PYTHON_PACKAGES: &[(&str, &str)] = &[
     ("pika", "traced client of RabbitMQ"),
     ("websockets", "traced server and client of WebSockets"),
 ];
+
+/// The same, in environments of their own.
+const SERVER_PYTHON_APART: &[(&str, &[(&str, &str)])] = &[(
+    "venv-http",
+    &[
+        ("strawberry-graphql[asgi]", "traced server of GraphQL"),
+        ("uvicorn", "serves it by HTTP/1.1"),
+        ("hypercorn", "serves it by HTTP/2"),
+        ("gql[requests]", "traced client of GraphQL"),
+        ("httpx[http2]", "traced client of GraphQL and JSON-RPC"),
+        ("jsonrpclib-pelix", "traced server and client of JSON-RPC"),
+        ("jsonrpcclient", "traced client of JSON-RPC"),
+        ("openai", "traced client of language models"),
+        ("anthropic", "traced client of language models"),
+        ("opensearch-py", "traced client of OpenSearch"),
+    ],
+)];
 
 /// The same, from npm's index: traced clients of databases, and gRPC.
 const SERVER_NODE_PACKAGES: &[&str] = &["@grpc/grpc-js", "ioredis", "mysql2", "pg", "redis"];
@@ -139,6 +157,9 @@ pub fn setup(repo: &Repo, args: &SetupArgs) -> Result<()> {
 pub fn servers(repo: &Repo) -> Result<()> {
     apt::install(SERVER_PACKAGES)?;
     python(repo, "venv", SERVER_PYTHON_PACKAGES)?;
+    for (environment, packages) in SERVER_PYTHON_APART {
+        python(repo, environment, packages)?;
+    }
     node(repo)
 }
 

@@ -16,11 +16,13 @@ mod refine;
 use std::{collections::VecDeque, ops::Range};
 
 use agent_protocol::{
+    content::Content,
     http1::{RequestHead, Requests, ResponseHead, Responses},
     input::{Boundary, Event, Input},
+    session::Part,
 };
 
-use super::Context;
+use super::{Context, semconv};
 use crate::{
     flow::{
         connection::{Connection, Role},
@@ -48,6 +50,8 @@ struct Message<H> {
     progress: Progress,
     head: H,
     head_bytes: u64,
+    /// What was found in its body.
+    content: Option<Box<Content>>,
     /// Messages before, or behind, may have been hidden.
     near_loss: [bool; 2],
     /// When the end was noticed.
@@ -58,7 +62,8 @@ impl<H> Message<H> {
     /// A message whose head is complete.
     fn begin(range: Range<u64>, head_bytes: u64, head: H, after_loss: bool, noticed_ns: u64) -> Self {
         let Range { start, end } = range;
-        Self { start, end, progress: Progress::Open, head, head_bytes, near_loss: [after_loss, false], noticed_ns }
+        let (progress, near_loss) = (Progress::Open, [after_loss, false]);
+        Self { start, end, progress, head, head_bytes, content: None, near_loss, noticed_ns }
     }
 
     fn is_over(&self) -> bool {
@@ -115,6 +120,13 @@ impl<H> Half<H> {
 
     fn open(&mut self) -> Option<&mut Message<H>> {
         self.messages.back_mut().filter(|message| !message.is_over())
+    }
+
+    /// What was found in the body of the message in progress.
+    fn found(&mut self, content: Box<Content>) {
+        if let Some(message) = self.open() {
+            message.content = Some(content);
+        }
     }
 
     /// Ends the message in progress, if there is one.
@@ -179,6 +191,8 @@ pub struct Http {
     active_ns: u64,
     /// The connection went on with another protocol, once the exchanges that wait are finished.
     switched: bool,
+    /// That is HTTP/2, which begins at this offset of the responses, and whose first request is this one.
+    upgraded: Option<(Message<RequestHead>, u64)>,
     not_mine: bool,
 }
 
@@ -195,6 +209,7 @@ impl Default for Http {
             pipelines: false,
             active_ns: 0,
             switched: false,
+            upgraded: None,
             not_mine: false,
         }
     }
@@ -204,6 +219,12 @@ impl Http {
     /// Whether the bytes are of another protocol from here on.
     pub fn is_over(&self) -> bool {
         self.not_mine || (self.switched && self.asked.messages.is_empty())
+    }
+
+    /// Whether HTTP/2 begins here by agreement: what it is to answer, and where its server's bytes begin.
+    pub fn take_upgrade(&mut self) -> Option<(Part, u64)> {
+        let (request, at) = self.upgraded.take()?;
+        Some((semconv::upgraded(&request.head, request.range()), at))
     }
 
     /// Whether the request that begins at `offset` waits for its response.

@@ -1,8 +1,12 @@
 //! Attributes by OpenTelemetry's semantic conventions (HTTP, network: stable), and ours under `spantap.`.
 
-use std::{borrow::Cow, net::SocketAddr};
+use std::{borrow::Cow, net::SocketAddr, ops::Range};
 
-use agent_protocol::http1::{RequestHead, ResponseHead};
+use agent_protocol::{
+    http1::{RequestHead, ResponseHead},
+    session::{Facts, Key, Part, Side},
+    traceparent,
+};
 
 use crate::{
     endpoint::{Endpoint, IpText},
@@ -56,6 +60,17 @@ pub(super) fn request(attributes: &mut Attributes, request: &RequestHead) {
     }
     attributes.push(("network.protocol.name", word("http")));
     attributes.push(("network.protocol.version", word(if request.minor_version == 0 { "1.0" } else { "1.1" })));
+}
+
+/// A request of HTTP/1 that is answered as stream 1 of HTTP/2 (RFC 7540, 3.2).
+pub(super) fn upgraded(head: &RequestHead, range: Range<u64>) -> Part {
+    let mut facts = Facts::named(http_name(head).to_owned());
+    request(&mut facts.attributes, head);
+    facts.set("network.protocol.version", "2");
+    facts.set("spantap.http.upgraded", true);
+    facts.host = head.host.clone();
+    facts.trace = head.traceparent.as_deref().and_then(traceparent::parse);
+    Part::whole(Side::Client, Key::Id(1), range, facts)
 }
 
 pub(super) fn response(attributes: &mut Attributes, response: &ResponseHead) {

@@ -416,7 +416,10 @@ impl Flow {
         while let Some(fed) = self.connection.side_mut(direction).stream.pop(hole_before_ns, context.losses) {
             let is_request = self.connection.facts.request_direction() == Some(direction);
             match &mut self.kind {
-                Kind::Http(http) => http.feed(is_request, &fed, &mut self.connection, context),
+                Kind::Http(http) => {
+                    http.feed(is_request, &fed, &mut self.connection, context);
+                    self.go_up(&fed, context);
+                }
                 Kind::Tls(tls) => tls.feed(is_request, &fed, &mut self.connection, context),
                 Kind::Dns(dns) => dns.feed(is_request, &fed, &mut self.connection, context),
                 Kind::Dialogue(dialogue) => {
@@ -500,7 +503,10 @@ impl Flow {
             let Held::Fed(direction, fed, _) = held else { continue };
             let is_request = Some(*direction) == requests;
             match &mut self.kind {
-                Kind::Http(http) => http.feed(is_request, fed, &mut self.connection, context),
+                Kind::Http(http) => {
+                    http.feed(is_request, fed, &mut self.connection, context);
+                    self.go_up(fed, context);
+                }
                 Kind::Tls(tls) => tls.feed(is_request, fed, &mut self.connection, context),
                 Kind::Dns(dns) => dns.feed(is_request, fed, &mut self.connection, context),
                 Kind::Dialogue(dialogue) => dialogue.feed(is_request, fed, &mut self.connection, context),
@@ -508,6 +514,20 @@ impl Flow {
             }
         }
         self.go_on(context);
+    }
+
+    /// HTTP/1 may go on as HTTP/2, by agreement: in the middle of what the server sent last.
+    fn go_up(&mut self, fed: &Fed, context: &mut Context<'_>) {
+        let Kind::Http(http) = &mut self.kind else { return };
+        let Some((request, at)) = http.take_upgrade() else { return };
+        http.advance(&mut self.connection, None, context);
+        let mut dialogue = Dialogue::upgraded(request, &mut self.connection, context);
+        if let Fed::Piece(piece) = fed
+            && piece.end > at
+        {
+            dialogue.feed(false, &Fed::Piece(piece.clone().cut_front(at)), &mut self.connection, context);
+        }
+        self.kind = Kind::Dialogue(Box::new(dialogue));
     }
 
     /// A dialogue may end before its connection does.

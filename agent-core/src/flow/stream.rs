@@ -38,8 +38,8 @@ impl Piece {
         (self.end - self.start).saturating_sub(self.payload.len() as u64)
     }
 
-    /// Without the bytes before `start`.
-    fn cut_front(mut self, start: u64) -> Self {
+    /// Without the bytes before `start`, which lies within it.
+    pub(crate) fn cut_front(mut self, start: u64) -> Self {
         let cut = start - self.start;
         let prefix_len = (self.payload.len() - self.tail_len) as u64;
         let gone = if cut <= prefix_len { cut } else { prefix_len + cut.saturating_sub(prefix_len + self.gap()) };

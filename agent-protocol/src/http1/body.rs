@@ -1,9 +1,9 @@
 //! Where a body ends: by length, by chunks, by the stream's end, or as well as can be told after a gap hid a chunk line.
 //!
 //! In: the bytes and gaps that follow a head. Out: how many of them belong to the body. Called by the engine. Never
-//! keeps a body's bytes, but for the last seven while framing is hidden.
+//! keeps a body's bytes, but for the last seven while framing is hidden; what they are the content of is shown to a [`Scan`] in passing.
 
-use crate::input::Lost;
+use crate::{content::Scan, input::Lost};
 
 /// A body in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,17 +35,30 @@ impl Body {
         Self::Chunked(Chunked { step: Step::LINE, line_bytes: 0, line_bytes_max })
     }
 
-    /// Takes bytes; answers how many of them.
-    pub(super) fn advance(&mut self, bytes: &[u8]) -> (usize, Progress) {
+    /// Takes bytes; answers how many of them. `content` sees those that are no framing.
+    pub(super) fn advance(&mut self, bytes: &[u8], content: &mut Option<Scan>) -> (usize, Progress) {
+        let mut show = |bytes: &[u8]| {
+            if let Some(content) = content {
+                content.feed(bytes);
+            }
+        };
         match self {
             Self::Sized(left) => {
                 let taken = bounded(*left, bytes.len());
                 *left -= taken as u64;
+                show(&bytes[..taken]);
                 (taken, if *left == 0 { Progress::Done } else { Progress::More })
             }
-            Self::UntilClose => (bytes.len(), Progress::More),
-            Self::Chunked(chunked) => chunked.advance(bytes),
-            Self::Hidden(tail) => (bytes.len(), if tail.ends_body(bytes) { Progress::Done } else { Progress::More }),
+            Self::UntilClose => {
+                show(bytes);
+                (bytes.len(), Progress::More)
+            }
+            Self::Chunked(chunked) => chunked.advance(bytes, &mut show),
+            // Lines of chunks may be among them, which are none of an event.
+            Self::Hidden(tail) => {
+                show(bytes);
+                (bytes.len(), if tail.ends_body(bytes) { Progress::Done } else { Progress::More })
+            }
         }
     }
 
@@ -161,13 +174,14 @@ pub(super) struct Chunked {
 }
 
 impl Chunked {
-    fn advance(&mut self, bytes: &[u8]) -> (usize, Progress) {
+    fn advance(&mut self, bytes: &[u8], show: &mut dyn FnMut(&[u8])) -> (usize, Progress) {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
             if let Step::Data { left } = self.step {
                 let taken = bounded(left, bytes.len() - at);
                 let left = left - taken as u64;
                 self.step = if left == 0 { Step::DataEnd } else { Step::Data { left } };
+                show(&bytes[at..at + taken]);
                 at += taken;
                 continue;
             }

@@ -9,6 +9,7 @@ use super::{
     line::{Kind, StartLine},
 };
 use crate::{
+    content::Scan,
     detect::Sign,
     input::{Boundary, Event, Input, Lost},
 };
@@ -46,8 +47,8 @@ pub(super) trait Side {
 pub(super) enum Parsed<H> {
     /// Another head of the same message follows.
     Interim,
-    /// The message's head.
-    Final(H, Framing),
+    /// The message's head, and what its body is shown to.
+    Final(H, Framing, Option<Scan>),
 }
 
 /// ```text
@@ -71,7 +72,7 @@ enum State {
 }
 
 /// The parser of one direction.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Engine<S> {
     pub(super) side: S,
     limits: Limits,
@@ -82,6 +83,8 @@ pub(super) struct Engine<S> {
     head: Vec<u8>,
     head_start: u64,
     line: StartLine,
+    /// What the body in progress is shown to.
+    content: Option<Scan>,
     /// Neither `Head` nor `Lost` was said.
     fresh: bool,
     /// The caller knows that the next input byte starts a message.
@@ -100,6 +103,7 @@ impl<S: Side> Engine<S> {
             head: Vec::new(),
             head_start: 0,
             line: StartLine::new(S::KIND),
+            content: None,
             fresh: true,
             hinted: false,
             switch_at: u64::MAX,
@@ -150,6 +154,7 @@ impl<S: Side> Engine<S> {
     fn fall_deaf(&mut self) {
         self.state = State::Deaf;
         self.head = Vec::new();
+        self.content = None;
     }
 
     fn feed_bytes(&mut self, mut bytes: &[u8], out: &mut Vec<Event<S::Head>>) {
@@ -183,7 +188,7 @@ impl<S: Side> Engine<S> {
             return;
         }
         if let State::Body(_) = self.state {
-            out.push(Event::End { end: self.offset, boundary: Boundary::Inferred });
+            self.complete(self.offset, Boundary::Inferred, out);
         }
         self.state = State::Between;
     }
@@ -195,7 +200,7 @@ impl<S: Side> Engine<S> {
             State::Head => self.step_head(bytes, out),
             State::Body(body) => {
                 let hidden = matches!(body, Body::Hidden(_));
-                let (taken, progress) = body.advance(bytes);
+                let (taken, progress) = body.advance(bytes, &mut self.content);
                 let at = self.offset.saturating_add(taken as u64);
                 match progress {
                     Progress::More => taken,
@@ -262,17 +267,18 @@ impl<S: Side> Engine<S> {
     }
 
     fn complete_head(&mut self, head: &[u8], end: u64, out: &mut Vec<Event<S::Head>>) {
-        let (head, framing) = match self.side.parse(head) {
+        let (head, framing, content) = match self.side.parse(head) {
             Err(reason) => return self.lose(self.head_start, reason, out),
             Ok(Parsed::Interim) => {
                 self.fresh = false;
                 self.state = State::Between;
                 return;
             }
-            Ok(Parsed::Final(head, framing)) => (head, framing),
+            Ok(Parsed::Final(head, framing, content)) => (head, framing, content),
         };
         self.fresh = false;
         out.push(Event::Head { start: self.head_start, end, head });
+        self.content = content;
         match framing {
             Framing::None | Framing::Length(0) => self.complete(end, Boundary::Framed, out),
             Framing::Length(length) => self.state = State::Body(Body::Sized(length)),
@@ -286,11 +292,20 @@ impl<S: Side> Engine<S> {
     }
 
     fn complete(&mut self, end: u64, boundary: Boundary, out: &mut Vec<Event<S::Head>>) {
+        self.content_end(out);
         out.push(Event::End { end, boundary });
         self.state = State::Between;
     }
 
+    /// Nothing more of a body comes.
+    fn content_end(&mut self, out: &mut Vec<Event<S::Head>>) {
+        if let Some(content) = self.content.take().and_then(Scan::finish) {
+            out.push(Event::Content(Box::new(content)));
+        }
+    }
+
     fn lose(&mut self, at: u64, reason: Lost, out: &mut Vec<Event<S::Head>>) {
+        self.content_end(out);
         out.push(Event::Lost { at, reason });
         self.state = State::Searching;
         self.head = Vec::new();
@@ -318,6 +333,9 @@ impl<S: Side> Engine<S> {
             State::Head => self.lose(self.head_start, Lost::Gap, out),
             State::Body(body) => {
                 let (taken, progress) = body.skip(gap);
+                if let Some(content) = &mut self.content {
+                    content.skip(taken);
+                }
                 if progress == Progress::Done {
                     let end = self.offset.saturating_add(taken);
                     self.complete(end, Boundary::Framed, out);

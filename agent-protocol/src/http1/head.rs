@@ -5,8 +5,10 @@
 
 use httparse::Header;
 
-use crate::input::Lost;
+use crate::{content::Media, input::Lost};
 
+/// Longest `Content-Type` that is read.
+const MEDIA_BYTES_MAX: usize = 256;
 /// Most header fields of a head that is parsed.
 pub const HEADERS_MAX: usize = 128;
 
@@ -96,9 +98,14 @@ enum Encoding {
 pub(super) struct Fields<'a> {
     pub(super) host: Single<'a>,
     pub(super) traceparent: Single<'a>,
+    pub(super) upgrade: Single<'a>,
     pub(super) authorization: Single<'a>,
     pub(super) amz_target: Single<'a>,
     pub(super) elastic_product: Single<'a>,
+    pub(super) opensearch_version: Single<'a>,
+    pub(super) content_type: Single<'a>,
+    pub(super) content_encoding: Single<'a>,
+    pub(super) has_anthropic_version: bool,
     length: Length,
     encoding: Encoding,
 }
@@ -118,14 +125,29 @@ impl<'a> Fields<'a> {
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
         match header.name.len() {
             4 if is("host") => self.host.add(value),
+            7 if is("upgrade") => self.upgrade.add(value),
             11 if is("traceparent") => self.traceparent.add(value),
             12 if is("x-amz-target") => self.amz_target.add(value),
+            12 if is("content-type") => self.content_type.add(value),
             13 if is("authorization") => self.authorization.add(value),
             14 if is("content-length") => self.length = add_length(self.length, value),
+            16 if is("content-encoding") => self.content_encoding.add(value),
+            17 if is("anthropic-version") => self.has_anthropic_version = true,
             17 if is("x-elastic-product") => self.elastic_product.add(value),
+            20 if is("x-opensearch-version") => self.opensearch_version.add(value),
             17 if is("transfer-encoding") => self.encoding = last_encoding(self.encoding, value),
             _ => {}
         }
+    }
+
+    /// What the body is, if it can be read as it is sent.
+    pub(super) fn media(&self) -> Media {
+        let plain = match self.content_encoding {
+            Single::Absent => true,
+            encoding => encoding.text(16).is_some_and(|name| name.eq_ignore_ascii_case("identity")),
+        };
+        let media = self.content_type.text(MEDIA_BYTES_MAX).map(Media::of);
+        media.filter(|_| plain).unwrap_or_default()
     }
 
     /// RFC 9112 section 6.3, rules 3 to 6, for a request.

@@ -1,8 +1,8 @@
 //! HTTP/1.0 and HTTP/1.1 (RFC 9112), one direction of a connection at a time.
 //!
 //! In: [`Input`](crate::input::Input) to [`Requests`] or [`Responses`]. Out: [`Event`](crate::input::Event)s with a
-//! [`RequestHead`] or [`ResponseHead`]. Called by `agent-core`, which pairs the two directions. Never keeps a header's
-//! or query parameter's value beyond `Host`, `traceparent` and what frames the body.
+//! [`RequestHead`] or [`ResponseHead`], and what was found in their bodies ([`crate::content`]). Called by `agent-core`, which pairs the
+//! two directions. Never keeps a header's or query parameter's value beyond `Host`, `traceparent` and what frames the body.
 //!
 //! Limits: a head of [`Limits::head_bytes_max`] bytes and [`HEADERS_MAX`] fields, chunk lines and trailer sections of
 //! the same size; what exceeds them is [`Lost::TooLarge`](crate::input::Lost::TooLarge). Memory of one direction: the
@@ -32,7 +32,7 @@ pub use self::{
     head::HEADERS_MAX,
     request::{RequestHead, Requests},
     response::{ResponseHead, Responses},
-    service::AwsCall,
+    service::{AwsCall, SearchEngine},
 };
 
 pub(crate) use self::{

@@ -10,7 +10,10 @@ use super::{
     line::Kind,
     service::AwsCall,
 };
-use crate::input::{Event, Input, Lost};
+use crate::{
+    content::{Scan, Target as Asks},
+    input::{Event, Input, Lost},
+};
 
 pub(crate) const PATH_BYTES_MAX: usize = 1024;
 pub(crate) const HOST_BYTES_MAX: usize = 512;
@@ -50,7 +53,7 @@ pub struct RequestHead {
 }
 
 /// Parser of the direction from client to server.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Requests {
     engine: Engine<RequestSide>,
 }
@@ -100,10 +103,10 @@ impl Side for RequestSide {
 
     fn parse(&mut self, head: &[u8]) -> Result<Parsed<RequestHead>, Lost> {
         let line = &head[..head.iter().position(|byte| *byte == b'\n').unwrap_or(head.len())];
-        let mut request =
+        let (mut request, framing, content) =
             if std::str::from_utf8(line).is_ok() { read(head)? } else { read(&encode_line(head, line.len()))? };
-        request.0.head_bytes = head.len() as u64;
-        Ok(Parsed::Final(request.0, request.1))
+        request.head_bytes = head.len() as u64;
+        Ok(Parsed::Final(request, framing, content))
     }
 
     fn lost(&mut self) {}
@@ -125,7 +128,7 @@ fn encode_line(head: &[u8], line_bytes: usize) -> Vec<u8> {
 
 const HEX: &[u8; 16] = b"0123456789ABCDEF";
 
-fn read(head: &[u8]) -> Result<(RequestHead, Framing), Lost> {
+fn read(head: &[u8]) -> Result<(RequestHead, Framing, Option<Scan>), Lost> {
     let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut request = Request::new(&mut []);
     let mut config = ParserConfig::default();
@@ -160,7 +163,9 @@ fn read(head: &[u8]) -> Result<(RequestHead, Framing), Lost> {
         chunked: framing == Framing::Chunked,
         head_bytes: 0,
     };
-    Ok((head, framing))
+    let asks = Asks { path: &head.path, host: head.host.as_deref(), anthropic: fields.has_anthropic_version };
+    let content = Scan::request(method, fields.media(), asks);
+    Ok((head, framing, content))
 }
 
 /// A request target (RFC 9112 section 3.2), taken apart.
@@ -214,7 +219,7 @@ mod tests {
 
     fn parse(head: &[u8]) -> Result<RequestHead, Lost> {
         match RequestSide.parse(head)? {
-            Parsed::Final(head, _) => Ok(head),
+            Parsed::Final(head, ..) => Ok(head),
             Parsed::Interim => panic!("requests have no interim heads"),
         }
     }

@@ -8,8 +8,12 @@ use super::{
     engine::{Engine, Limits, Parsed, Side},
     head::{Fields, Framing, HEADERS_MAX},
     line::Kind,
+    service::SearchEngine,
 };
-use crate::input::{Event, Input, Lost};
+use crate::{
+    content::Scan,
+    input::{Event, Input, Lost},
+};
 
 /// Most requests whose methods are remembered, one byte each; later ones are taken for GET.
 const EXPECTED_MAX: usize = 16 * 1024;
@@ -21,8 +25,10 @@ pub struct ResponseHead {
     pub status: u16,
     /// Minor version: 0 or 1.
     pub minor_version: u8,
-    /// Whether the server says that it is Elasticsearch (`X-elastic-product`, since 7.14).
-    pub elasticsearch: bool,
+    /// Whether the connection goes on as HTTP/2 (101, `Upgrade: h2c`; RFC 7540, 3.2).
+    pub upgrade_http2: bool,
+    /// The search engine that the server says it is.
+    pub search_engine: Option<SearchEngine>,
     /// Interim (1xx) responses that came before. The event's `start` is that of the final one.
     pub interim: u16,
     /// `Content-Length`, if that frames the body.
@@ -36,7 +42,7 @@ pub struct ResponseHead {
 }
 
 /// Parser of the direction from server to client.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Responses {
     engine: Engine<ResponseSide>,
 }
@@ -60,6 +66,12 @@ impl Responses {
     /// input, those that still wait for an answer.
     pub fn expect(&mut self, method: &str) {
         self.engine.side.expected.push(Asked::from_method(method));
+    }
+
+    /// Something was found in the body of the request that was queued last: the body of its response is looked at, too. Without effect
+    /// if the response's head came already.
+    pub fn expect_content(&mut self) {
+        self.engine.side.expected.mark_last();
     }
 
     /// Queued requests without a response head so far.
@@ -90,6 +102,8 @@ impl Responses {
 enum Asked {
     #[default]
     Get,
+    /// The same, and the response's body may say more.
+    WithContent,
     Head,
     Connect,
 }
@@ -118,6 +132,14 @@ impl Expected {
             self.beyond = self.beyond.saturating_add(1);
         } else {
             self.queue.push_back(asked);
+        }
+    }
+
+    fn mark_last(&mut self) {
+        if self.beyond == 0
+            && let Some(last @ Asked::Get) = self.queue.back_mut()
+        {
+            *last = Asked::WithContent;
         }
     }
 
@@ -160,18 +182,22 @@ impl Side for ResponseSide {
             return Ok(Parsed::Interim);
         }
         let fields = Fields::new(response.headers);
-        let framing = framing(self.expected.pop(), status, &fields)?;
+        let asked = self.expected.pop();
+        let framing = framing(asked, status, &fields)?;
+        let content = if asked == Asked::WithContent { Scan::response(fields.media()) } else { None };
         let head = ResponseHead {
             status,
             minor_version,
-            elasticsearch: fields.elastic_product.text(16) == Some("Elasticsearch"),
+            upgrade_http2: status == 101
+                && fields.upgrade.text(16).is_some_and(|protocol| protocol.eq_ignore_ascii_case("h2c")),
+            search_engine: SearchEngine::new(fields.elastic_product.text(16), fields.opensearch_version.text(64)),
             interim: std::mem::take(&mut self.interim),
             content_length: framing.length(),
             chunked: framing == Framing::Chunked,
             until_close: framing == Framing::UntilClose,
             head_bytes: head.len() as u64,
         };
-        Ok(Parsed::Final(head, framing))
+        Ok(Parsed::Final(head, framing, content))
     }
 
     fn lost(&mut self) {

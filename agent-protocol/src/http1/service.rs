@@ -1,7 +1,8 @@
-//! What a request's fields say of the service that is called, where the caller names it in public words.
+//! What a message's fields say of the service that is called, where one of its ends names it in public words.
 //!
-//! In: the values of `X-Amz-Target` and `Authorization`. Out: an [`AwsCall`]. Called by `request`. Of the authorization only the
-//! credential scope is read, which is no secret: the signature itself and the key are passed over.
+//! In: the values of `X-Amz-Target` and `Authorization`; of `X-elastic-product` and `X-OpenSearch-Version`. Out: an [`AwsCall`]; a
+//! [`SearchEngine`]. Called by `request` and `response`. Of the authorization only the credential scope is read, which is no secret:
+//! the signature itself and the key are passed over.
 
 /// Longest name that is told.
 const NAME_BYTES_MAX: usize = 64;
@@ -24,6 +25,35 @@ impl AwsCall {
         let operation = target.and_then(|target| target.rsplit_once('.')).map(|(_, operation)| operation);
         let operation = operation.filter(|operation| is_name(operation)).map(str::to_owned);
         Some(Self { service: service.to_owned(), region: region.to_owned(), operation })
+    }
+}
+
+/// A search engine that says in its answers what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SearchEngine {
+    /// Elasticsearch (since 7.14: `X-elastic-product: Elasticsearch`).
+    Elasticsearch,
+    /// OpenSearch (since 3.0: `X-OpenSearch-Version: OpenSearch/… (opensearch)`).
+    OpenSearch,
+}
+
+impl SearchEngine {
+    pub(super) fn new(elastic_product: Option<&str>, opensearch_version: Option<&str>) -> Option<Self> {
+        let is_opensearch = opensearch_version.is_some_and(|version| version.starts_with("OpenSearch/"));
+        match elastic_product {
+            Some("Elasticsearch") if opensearch_version.is_none() => Some(Self::Elasticsearch),
+            None if is_opensearch => Some(Self::OpenSearch),
+            // What claims to be both may be neither.
+            _ => None,
+        }
+    }
+
+    /// By the semantic conventions: `db.system.name`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Elasticsearch => "elasticsearch",
+            Self::OpenSearch => "opensearch",
+        }
     }
 }
 
@@ -65,6 +95,16 @@ mod tests {
         assert_eq!(call(SIGNED, Some("AmazonSQS.SendMessage")), of(Some("SendMessage")));
         assert_eq!(call(SIGNED, Some("no operation")), of(None));
         assert_eq!(call(SIGNED, Some("A.b c")), of(None));
+    }
+
+    #[test]
+    fn search_engines_are_what_they_say() {
+        let check = |product, version, expected| assert_eq!(SearchEngine::new(product, version), expected);
+        check(Some("Elasticsearch"), None, Some(SearchEngine::Elasticsearch));
+        check(None, Some("OpenSearch/3.7.0 (opensearch)"), Some(SearchEngine::OpenSearch));
+        check(Some("Elasticsearch"), Some("3.0.0"), None);
+        check(None, Some("3.0.0"), None);
+        check(None, None, None);
     }
 
     #[test]

@@ -18,6 +18,7 @@ fn line<H: Brief>(event: &Event<H>) -> String {
         Event::Head { start, end, head } => format!("head {start}..{end} {}", head.brief()),
         Event::End { end, boundary: Boundary::Framed } => format!("end {end}"),
         Event::End { end, boundary: Boundary::Inferred } => format!("end {end} inferred"),
+        Event::Content(content) => format!("content {content:?}"),
         Event::Switched { at } => format!("switched {at}"),
         Event::Lost { at, reason } => format!("lost {at} {reason:?}"),
         Event::NotMine => "not mine".to_owned(),

@@ -2,8 +2,14 @@
 
 use std::{borrow::Cow, ops::Range};
 
-use super::{Http2, error_name, head::say_messages, index, streams::Phase};
+use super::{
+    Http2, error_name,
+    head::say_messages,
+    index,
+    streams::{Phase, Stream},
+};
 use crate::{
+    content::{Content, Scan},
     input::Boundary,
     session::{Event, Facts, Form, Key, Outcome, Part, Side},
 };
@@ -36,6 +42,9 @@ impl Http2 {
         if ends && stream.grpc {
             say_messages(&mut facts, Side::Client, stream.request.messages);
         }
+        if !ends {
+            self.streams.look_at_request(id, side.head.request_content());
+        }
         out.push(part(Side::Client, id, range, ends, Boundary::Framed, facts));
         self.streams.drop_if_over(id);
     }
@@ -55,6 +64,10 @@ impl Http2 {
         stream.doubtful = !stream.grpc && facts.outcome.is_none() && side.head.status().is_some();
         if ends && stream.grpc {
             say_messages(&mut facts, Side::Server, stream.response.messages);
+        }
+        if !ends {
+            stream
+                .look_at_response(side.head.response_content(), side.head.status().is_some_and(|status| status >= 400));
         }
         // Without a status that is known it may be trailers as well.
         let boundary = if side.head.status().is_some() { Boundary::Framed } else { Boundary::Inferred };
@@ -112,6 +125,7 @@ impl Http2 {
                 say_messages(&mut facts, from, half.messages);
             }
             half.phase = Phase::Ended;
+            say_content(&mut facts, from, stream);
         }
         // Where a request began that was not seen is not known. A response of which only the end was seen says when it ended.
         if boundary == Boundary::Framed || from == Side::Server {
@@ -143,6 +157,23 @@ impl Http2 {
             let error_type = Some(Cow::Borrowed(error_type));
             out.push(Event::Cancelled { key: Key::Id(id.into()), by, end, error_type });
         }
+    }
+}
+
+/// Adds what was found in a body that is complete.
+fn say_content(facts: &mut Facts, from: Side, stream: &mut Stream) {
+    let content = stream.take_scan(from).and_then(Scan::finish);
+    let Some(bodies) = &mut stream.bodies else { return };
+    match (from, content, &bodies.asked) {
+        (Side::Client, Some(Content::Asked(asked)), _) => {
+            facts.add(asked.facts());
+            bodies.asked = Some(asked);
+        }
+        (Side::Client, _, _) => stream.bodies = None,
+        (Side::Server, Some(Content::Answered(answered)), Some(asked)) => {
+            facts.add(asked.answer(&answered, bodies.failed))
+        }
+        (Side::Server, _, _) => {}
     }
 }
 

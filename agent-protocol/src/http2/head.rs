@@ -5,6 +5,7 @@ use super::{
     hpack::Field,
 };
 use crate::{
+    content::{Media, Scan, Target},
     detect::Protocol,
     session::{Facts, Outcome, Side, TraceParent, Value},
 };
@@ -23,6 +24,10 @@ pub(super) struct Head {
     host: String,
     status: Option<u16>,
     grpc: bool,
+    media: Media,
+    /// The body is not sent as it is.
+    encoded: bool,
+    anthropic: bool,
     grpc_status: Option<u32>,
     timeout_ms: Option<u64>,
     trace: Option<TraceParent>,
@@ -38,6 +43,7 @@ impl Head {
             text.clear();
         }
         (self.status, self.grpc, self.grpc_status, self.timeout_ms) = (None, false, None, None);
+        (self.media, self.encoded, self.anthropic) = (Media::Other, false, false);
         (self.trace, self.traces_differ, self.unresolved) = (None, false, 0);
     }
 
@@ -50,7 +56,9 @@ impl Head {
             Field::Authority(text) => set(&mut self.authority, text),
             Field::Host(text) => set(&mut self.host, text),
             Field::Status(status) => self.status = self.status.or(Some(status)),
-            Field::ContentType { grpc } => self.grpc |= grpc,
+            Field::ContentType { grpc, media } => (self.grpc, self.media) = (self.grpc | grpc, media),
+            Field::ContentEncoding { encoded } => self.encoded |= encoded,
+            Field::AnthropicVersion => self.anthropic = true,
             Field::GrpcStatus(status) => self.grpc_status = self.grpc_status.or(Some(status)),
             Field::GrpcTimeout(timeout) => self.timeout_ms = self.timeout_ms.or(Some(timeout)),
             Field::TraceParent(trace) => {
@@ -93,7 +101,7 @@ impl Head {
     pub fn request(&self) -> Facts {
         let mut facts = Facts {
             trace: self.trace.filter(|_| !self.traces_differ),
-            host: self.host(),
+            host: self.host().map(str::to_owned),
             attributes: Vec::with_capacity(8),
             ..Facts::default()
         };
@@ -105,9 +113,25 @@ impl Head {
         facts
     }
 
-    fn host(&self) -> Option<String> {
+    fn host(&self) -> Option<&str> {
         let host = if self.authority.is_empty() { &self.host } else { &self.authority };
-        (!host.is_empty()).then(|| host.clone())
+        (!host.is_empty()).then_some(host)
+    }
+
+    /// What a request's body is to be shown to.
+    pub fn request_content(&self) -> Option<Scan> {
+        let path = self.path.split('?').next().unwrap_or_default();
+        let target = Target { path, host: self.host(), anthropic: self.anthropic };
+        Scan::request(&self.method, self.body_media(), target)
+    }
+
+    /// The same of the response to a request in which something was found.
+    pub fn response_content(&self) -> Option<Scan> {
+        Scan::response(self.body_media())
+    }
+
+    fn body_media(&self) -> Media {
+        if self.encoded { Media::Other } else { self.media }
     }
 
     fn http(&self, facts: &mut Facts) {
@@ -288,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_path_that_is_no_method_is_no_name() {
-        let call = [Field::ContentType { grpc: true }, Field::Path("/caf\u{e9}/x")];
+        let call = [Field::ContentType { grpc: true, media: Media::Other }, Field::Path("/caf\u{e9}/x")];
         let facts = head(&call).request();
         assert_eq!((facts.name.as_deref(), value(&facts, "rpc.method")), (Some("grpc"), Some(&"_OTHER".into())));
     }

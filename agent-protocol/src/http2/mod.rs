@@ -3,11 +3,12 @@
 //! In: [`Input`] of both sides, from the preface on, from a server's SETTINGS on (an upgrade of HTTP/1), or from any call that begins
 //! with a frame. Out: a [`crate::session::Part`] where a request or response begins (HEADERS) and one where it ends (END_STREAM), by stream;
 //! [`Event::Cancelled`] for RST_STREAM, and for GOAWAY of what the server did not look at. What a call's trailers say belongs to its
-//! response. Never keeps a header's value beyond method, path, scheme, authority, status, trace and gRPC's, nor a body's bytes.
+//! response, and what was found in a body to the part that ends it. Never keeps a header's value beyond method, path, scheme, authority, status, trace and gRPC's, nor a body's bytes.
 //!
 //! Pushed responses are left out; interim ones are counted, and begin no message.
 //!
-//! Limits: 512 streams; the newest 128 fields of a table, with 4 KiB of text; 2 KiB of a string; of a connection 64 KiB in all. A
+//! Limits: 512 streams; the newest 128 fields of a table, with 4 KiB of text; 2 KiB of a string; the
+//! bodies of 64 streams at a time ([`crate::content`]); of a connection 192 KiB in all. A
 //! header block may have any length and number of frames: it is read as it comes.
 //!
 //! Gaps: one inside a frame hides what it covers. If that is of a header block, nothing is known of the table of fields any
@@ -48,11 +49,19 @@ const MAX_FRAME_SIZE: u16 = 5;
 
 /// Most memory of a connection: both directions' fields, a head's texts, and the streams.
 const MEMORY_BYTES_MAX: usize = 2 * (hpack::MEMORY_BYTES_MAX + hpack::TEXT_BYTES_MAX) + streams::MEMORY_BYTES_MAX;
-const _: () = assert!(MEMORY_BYTES_MAX <= 64 * 1024);
+const _: () = assert!(MEMORY_BYTES_MAX <= 192 * 1024);
 
 /// A new parser.
 pub fn new() -> Box<dyn Parser> {
     Box::new(Http2::default())
+}
+
+/// A new parser behind an upgrade of HTTP/1 (RFC 7540, 3.2): what was asked for there is stream 1, whose answer is told like any other.
+pub fn upgraded() -> Box<dyn Parser> {
+    let mut parser = Http2::default();
+    let stream = parser.streams.entry(1);
+    (stream.request.phase, stream.plain) = (streams::Phase::Ended, true);
+    Box::new(parser)
 }
 
 /// The parser of a connection.
@@ -92,8 +101,8 @@ struct Direction {
     standing: Standing,
     /// The block in progress.
     block: Block,
-    /// Of DATA: whether its stream is a call.
-    is_call: bool,
+    /// Of DATA: whether somebody looks at what it carries.
+    is_watched: bool,
     /// The first bytes of RST_STREAM, GOAWAY and of a setting.
     control: Control,
 }
@@ -106,7 +115,7 @@ impl Direction {
             head: Head::default(),
             standing: Standing::New,
             block: Block::default(),
-            is_call: false,
+            is_watched: false,
             control: Control::default(),
         }
     }
@@ -234,9 +243,10 @@ impl Http2 {
     }
 
     fn begin(&mut self, from: Side, header: Header, out: &mut Vec<Event>) {
-        let is_call = header.kind == kind::DATA && self.streams.get(header.stream).is_some_and(|stream| stream.grpc);
+        let is_watched = header.kind == kind::DATA
+            && self.streams.get(header.stream).is_some_and(|stream| stream.grpc || stream.scan(from).is_some());
         let side = self.side(from);
-        (side.is_call, side.control.have) = (is_call, 0);
+        (side.is_watched, side.control.have) = (is_watched, 0);
         if matches!(header.kind, kind::HEADERS | kind::PUSH_PROMISE) {
             let promised = header.kind == kind::PUSH_PROMISE;
             side.block = Block { ends_stream: header.ends_stream(), promised, hidden: false };
@@ -266,8 +276,11 @@ impl Http2 {
                     self.malformed(from, out);
                 }
             }
-            kind::DATA if side.is_call => {
+            kind::DATA if side.is_watched => {
                 if let Some(stream) = self.streams.get(header.stream) {
+                    if let Some(scan) = stream.scan(from) {
+                        scan.feed(bytes);
+                    }
                     stream.half(from).messages.feed(bytes);
                 }
             }
@@ -304,8 +317,11 @@ impl Http2 {
                 side.fields.forget();
                 side.head.add(Field::Unresolved);
             }
-            kind::DATA if side.is_call => {
+            kind::DATA if side.is_watched => {
                 if let Some(stream) = self.streams.get(header.stream) {
+                    if let Some(scan) = stream.scan(from) {
+                        scan.skip(bytes);
+                    }
                     stream.half(from).messages.skip(bytes);
                 }
             }

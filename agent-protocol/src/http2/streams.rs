@@ -3,13 +3,20 @@
 use std::collections::VecDeque;
 
 use super::grpc::Messages;
-use crate::session::Side;
+use crate::{
+    content::{ASKED_BYTES_MAX, Asked, SCAN_BYTES_MAX, Scan},
+    session::Side,
+};
 
 /// Most streams at a time; servers usually allow 100 to 250.
 const STREAMS_MAX: usize = 512;
 
+/// Most streams at a time whose bodies are looked at; those of further ones are not.
+const BODIES_MAX: usize = 64;
+
 /// Most memory of them.
-pub(super) const MEMORY_BYTES_MAX: usize = STREAMS_MAX * size_of::<Stream>();
+pub(super) const MEMORY_BYTES_MAX: usize =
+    STREAMS_MAX * size_of::<Stream>() + BODIES_MAX * (size_of::<Bodies>() + ASKED_BYTES_MAX + SCAN_BYTES_MAX);
 
 /// How far a message has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,8 +37,19 @@ pub(super) struct Half {
     pub messages: Messages,
 }
 
+/// The bodies of a stream, as far as something may be found in them.
+#[derive(Debug)]
+pub(super) struct Bodies {
+    /// The one in progress: the request's, and once something was found there the response's.
+    scan: Option<(Side, Scan)>,
+    /// What was found in the request's.
+    pub asked: Option<Asked>,
+    /// The response's status says that it failed.
+    pub failed: bool,
+}
+
 /// A stream that the client opened.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Stream {
     id: u32,
     /// The request, or the response, says that it is a call.
@@ -44,6 +62,7 @@ pub(super) struct Stream {
     pub interim: u8,
     pub request: Half,
     pub response: Half,
+    pub bodies: Option<Box<Bodies>>,
 }
 
 impl Stream {
@@ -51,6 +70,25 @@ impl Stream {
         match from {
             Side::Client => &mut self.request,
             Side::Server => &mut self.response,
+        }
+    }
+
+    /// The body of this side, if it is looked at.
+    pub fn scan(&mut self, from: Side) -> Option<&mut Scan> {
+        let (side, scan) = self.bodies.as_mut()?.scan.as_mut()?;
+        (*side == from).then_some(scan)
+    }
+
+    /// The body of this side, which is complete, if it was looked at.
+    pub fn take_scan(&mut self, from: Side) -> Option<Scan> {
+        let bodies = self.bodies.as_mut()?;
+        bodies.scan.take_if(|(side, _)| *side == from).map(|(_, scan)| scan)
+    }
+
+    /// Something was found in the request's body; the response's is looked at, too.
+    pub fn look_at_response(&mut self, scan: Option<Scan>, failed: bool) {
+        if let Some(bodies) = self.bodies.as_mut().filter(|bodies| bodies.asked.is_some()) {
+            (bodies.scan, bodies.failed) = (scan.map(|scan| (Side::Server, scan)), failed);
         }
     }
 
@@ -94,12 +132,22 @@ impl Streams {
                         interim: 0,
                         request: half,
                         response: half,
+                        bodies: None,
                     },
                 );
                 place
             }
         };
         &mut self.streams[place]
+    }
+
+    /// The stream's request has a body to be looked at, unless there are too many of them.
+    pub fn look_at_request(&mut self, id: u32, scan: Option<Scan>) {
+        let (Some(scan), Ok(place)) = (scan, self.place(id)) else { return };
+        if self.streams.iter().filter(|stream| stream.bodies.is_some()).count() < BODIES_MAX {
+            let scan = Some((Side::Client, scan));
+            self.streams[place].bodies = Some(Box::new(Bodies { scan, asked: None, failed: false }));
+        }
     }
 
     /// Forgets a stream of which everything was told.

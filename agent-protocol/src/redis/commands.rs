@@ -5,7 +5,7 @@
 
 use super::{
     element::{self, Element},
-    names,
+    keys, names,
 };
 use crate::{detect::Sign, frames::Measure};
 
@@ -23,6 +23,8 @@ pub(super) struct Command {
     pub words: u64,
     /// What it does to the connection.
     pub effect: Effect,
+    /// A digest of its first key, if it has one that was captured.
+    pub key: Option<u64>,
 }
 
 /// What a command does to the connection.
@@ -73,13 +75,13 @@ impl Commands {
     pub(super) fn take(&mut self, start: u64, kept: &[u8], hidden: bool) -> Option<Command> {
         let Some(open) = &mut self.open else { return self.begin(start, kept) };
         let word = if let Element::Bulk(word) = element::read(kept) { word } else { &[] };
-        open.command.argument(word, hidden);
+        open.command.argument(word, element::length(kept), hidden);
         open.left -= 1;
         if open.left > 0 { None } else { self.open.take().map(|open| open.command) }
     }
 
     fn begin(&mut self, start: u64, kept: &[u8]) -> Option<Command> {
-        let command = Command { start, name: None, words: 0, effect: Effect::None };
+        let command = Command { start, name: None, words: 0, effect: Effect::None, key: None };
         if kept.first() != Some(&b'*') {
             return inline(command, kept);
         }
@@ -97,9 +99,12 @@ impl Commands {
 }
 
 impl Command {
-    /// Takes the next word.
-    fn argument(&mut self, word: &[u8], hidden: bool) {
+    /// Takes the next word, of which the first bytes were kept.
+    fn argument(&mut self, word: &[u8], length: u64, hidden: bool) {
         let word = if hidden { &[] } else { word };
+        if !hidden && self.words > 0 && self.name.and_then(keys::place) == Some(self.words) {
+            self.key = Some(keys::digest(word, length));
+        }
         match (self.words, self.name) {
             (0, _) if !hidden => self.name = Some(names::command(word)),
             (1, Some(name)) if names::has_subcommands(name) => self.name = Some(names::subcommand(name, word)),
@@ -150,7 +155,7 @@ fn is_inline(bytes: &[u8]) -> bool {
 
 fn inline(mut command: Command, line: &[u8]) -> Option<Command> {
     let words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-    words.for_each(|word| command.argument(word, false));
+    words.for_each(|word| command.argument(word, word.len() as u64, false));
     command.name.is_some().then_some(command)
 }
 

@@ -111,6 +111,14 @@ fn number(bytes: &[u8]) -> Number {
     }
 }
 
+/// How many bytes a bulk string has, as its line says; 0 of other elements.
+pub(super) fn length(kept: &[u8]) -> u64 {
+    match kept.split_first().map(|(_, rest)| number(rest)) {
+        Some(Number::Is { value, .. }) => value,
+        _ => 0,
+    }
+}
+
 /// What a measured element is; of its bytes as many are here as were kept.
 pub(super) fn read(kept: &[u8]) -> Element<'_> {
     let Some((first, rest)) = kept.split_first() else { return Element::Other };

@@ -20,6 +20,7 @@ mod waiting;
 
 use agent_protocol::{
     detect::{self, Protocol},
+    http2,
     input::Input,
     session::{Event, Form, Lost, Parser, Part, Side},
 };
@@ -67,16 +68,28 @@ pub struct Dialogue {
 impl Dialogue {
     /// At the beginning of a connection, or of a message; `None` if the protocol has no parser of this kind.
     pub fn new(protocol: Protocol) -> Option<Self> {
-        Some(Self {
+        Some(Self::with(protocol, detect::parser(protocol)?))
+    }
+
+    /// HTTP/2 that answers a request of HTTP/1.
+    pub fn upgraded(request: Part, connection: &mut Connection, context: &mut Context<'_>) -> Self {
+        let mut dialogue = Self::with(Protocol::Http2, http2::upgraded());
+        dialogue.part(request, connection, context);
+        dialogue.keep(connection);
+        dialogue
+    }
+
+    fn with(protocol: Protocol, parser: Box<dyn Parser>) -> Self {
+        Self {
             protocol,
-            parser: detect::parser(protocol)?,
+            parser,
             bases: [None; 2],
             waiting: Waiting::default(),
             events: Vec::new(),
             goes_on: GoesOn::Same,
             order: Order::default(),
             moved_ns: [0; 2],
-        })
+        }
     }
 
     /// The protocol that it takes the bytes for.

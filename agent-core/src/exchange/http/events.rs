@@ -1,6 +1,9 @@
 //! What the parsers found in the bytes: messages begin, end, and get lost.
 
-use agent_protocol::input::{Boundary, Event, Lost};
+use agent_protocol::{
+    content::{Asked, Content},
+    input::{Boundary, Event, Lost},
+};
 
 use super::{Cause, Http, Progress};
 use crate::{
@@ -31,6 +34,14 @@ impl Http {
                         self.responses.hint_message_start();
                     }
                     self.asked.begin(base + start..base + end, head.head_bytes, head, context.now_ns);
+                }
+                Event::Content(content) => {
+                    self.responses.expect_content();
+                    if matches!(*content, Content::Asked(Asked::GenAi { .. })) {
+                        // What matters of its answer is at the answer's end.
+                        connection.want_whole(context);
+                    }
+                    self.asked.found(content);
                 }
                 Event::End { end, boundary } => {
                     self.asked.close_open(base + end, Progress::Ended(boundary), context.now_ns);
@@ -72,6 +83,7 @@ impl Http {
                     }
                     self.answered.begin(base + start..base + end, head.head_bytes, head, context.now_ns);
                 }
+                Event::Content(content) => self.answered.found(content),
                 Event::End { end, boundary } => {
                     self.answered.close_open(base + end, Progress::Ended(boundary), context.now_ns);
                     if self.asked.lost && self.asked.messages.len() <= self.answered.messages.len() {
@@ -82,12 +94,22 @@ impl Http {
                     self.answered.close_open(base + at, Progress::Ended(Boundary::Framed), context.now_ns);
                     self.requests.switch(self.requests.offset());
                     self.switched = true;
+                    self.upgrade(base + at);
                 }
                 Event::Lost { at, reason } => self.response_lost(base + at, reason, fed, cause, context),
                 Event::NotMine => self.not_mine = true,
             }
         }
         self.answered.events = events;
+    }
+
+    /// If the last answer is to the last request, and goes on as HTTP/2: the request is answered there.
+    fn upgrade(&mut self, at: u64) {
+        let agreed = self.answered.messages.back().is_some_and(|answer| answer.head.upgrade_http2);
+        if agreed && self.asked.messages.len() == self.answered.messages.len() && !self.broken && !self.doubt {
+            self.answered.messages.pop_back();
+            self.upgraded = self.asked.messages.pop_back().map(|request| (request, at));
+        }
     }
 
     fn response_lost(&mut self, at: u64, reason: Lost, fed: &Fed, cause: Cause, context: &mut Context<'_>) {
@@ -101,6 +123,9 @@ impl Http {
                 self.asked.messages.back().filter(|_| self.asked.messages.len() > self.answered.messages.len())
             {
                 self.responses.expect(&message.head.method);
+                if message.content.is_some() {
+                    self.responses.expect_content();
+                }
             }
         }
     }

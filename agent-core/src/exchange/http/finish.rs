@@ -39,6 +39,13 @@ impl Outcome {
         let least = if role == Role::Client { 400 } else { 500 };
         if code >= least { Self::error(code.to_string()) } else { Self { status: Status::Ok, ..Self::UNKNOWN } }
     }
+
+    /// What the body says outweighs what HTTP says, if how the exchange ended was seen.
+    fn refine(&mut self, error_type: String) {
+        if self.status != Status::Unknown {
+            (self.status, self.error_type) = (Status::Error, Some(error_type));
+        }
+    }
 }
 
 impl Http {
@@ -117,8 +124,13 @@ impl Http {
         context: &mut Context<'_>,
     ) {
         let head = &request.head;
+        let mut outcome = outcome;
+        let refined = refine::refine(request, answer);
+        if let Some(said) = refined.outcome {
+            outcome.refine(said);
+        }
         let mut attributes = attributes(connection, role, request, answer, &outcome);
-        let name = refine::refine(&mut attributes, head, answer.map(|answer| &answer.head));
+        attributes.extend(refined.attributes);
         let first_call = connection.timings(role).0.calls.holding(request.start);
         if let Some(call) = first_call.filter(|call| call.tid != 0) {
             attributes.push(("thread.id", Value::Int(i64::from(call.tid))));
@@ -127,7 +139,7 @@ impl Http {
             role,
             kind: role.span_kind(),
             protocol: Protocol::Http1,
-            name: name.unwrap_or_else(|| semconv::http_name(head).to_owned()),
+            name: refined.name.unwrap_or_else(|| semconv::http_name(head).to_owned()),
             status: outcome.status,
             reset: outcome.error_type.as_deref() == Some(RESET),
             attributes,

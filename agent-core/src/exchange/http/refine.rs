@@ -1,21 +1,57 @@
-//! What an HTTP exchange is beyond HTTP, where one of its ends says so: a call of an AWS API, an operation of Elasticsearch.
+//! What an HTTP exchange is beyond HTTP, where one of its ends says so: a call of an AWS API, an operation of a search engine, and what the
+//! body asks for ([`agent_protocol::content`]).
 //!
-//! In: the heads of both messages. Out: attributes, and the span's name where it has a better one than its route. Called by `finish`.
+//! In: both messages. Out: attributes, the span's name where it has a better one than its route, and that it failed where only the body
+//! says so. Called by `finish`.
 
-use agent_protocol::http1::{AwsCall, RequestHead, ResponseHead};
+use agent_protocol::{
+    content::{Answered, Asked, Content},
+    http1::{AwsCall, RequestHead, ResponseHead, SearchEngine},
+    session::{Facts, Outcome},
+};
 
+use super::Message;
 use crate::exchange::semconv::{Attributes, text, word};
 
-/// Adds what is known; gives the span's name, if it is one of its own.
-pub(super) fn refine(
-    attributes: &mut Attributes,
-    request: &RequestHead,
-    answer: Option<&ResponseHead>,
-) -> Option<String> {
-    if let Some(call) = &request.aws {
-        return aws(attributes, call);
+/// What is known beyond HTTP.
+#[derive(Debug, Default)]
+pub(super) struct Refined {
+    pub attributes: Attributes,
+    /// The span's name, if it is one of its own.
+    pub name: Option<String>,
+    /// Value of `error.type`, if the body says that it failed.
+    pub outcome: Option<String>,
+}
+
+/// Finds out what is known.
+pub(super) fn refine(request: &Message<RequestHead>, answer: Option<&Message<ResponseHead>>) -> Refined {
+    let mut refined = Refined::default();
+    let head = &request.head;
+    let content = |content: &Option<Box<Content>>| content.as_deref().cloned();
+    if let Some(call) = &head.aws {
+        refined.name = aws(&mut refined.attributes, call);
+    } else if let Some(Content::Asked(asked)) = content(&request.content) {
+        let answered = match answer.and_then(|answer| content(&answer.content)) {
+            Some(Content::Answered(answered)) => answered,
+            _ => Answered::default(),
+        };
+        body(&mut refined, &asked, &answered, answer.is_some_and(|answer| answer.head.status >= 400));
+    } else if let Some(engine) = answer.and_then(|answer| answer.head.search_engine) {
+        refined.name = search(&mut refined.attributes, engine, head);
     }
-    answer.is_some_and(|answer| answer.elasticsearch).then(|| elasticsearch(attributes, request)).flatten()
+    refined
+}
+
+fn body(refined: &mut Refined, asked: &Asked, answered: &Answered, http_failed: bool) {
+    let mut facts = asked.facts();
+    facts.add(asked.answer(answered, http_failed));
+    let Facts { name, attributes, outcome, .. } = facts;
+    refined.name = name.map(|name| name.into_owned());
+    refined.attributes.extend(attributes);
+    refined.outcome = match outcome {
+        Some(Outcome::Error(error_type) | Outcome::ClientError(error_type)) => Some(error_type.into_owned()),
+        Some(Outcome::Ok) | None => None,
+    };
 }
 
 /// Semantic conventions for AWS SDKs; the service by its name in the signature. Today's names first.
@@ -29,10 +65,10 @@ fn aws(attributes: &mut Attributes, call: &AwsCall) -> Option<String> {
     method
 }
 
-/// Semantic conventions for Elasticsearch: the endpoint is the path's first part that begins with `_`, and what is before it
-/// names the indices.
-fn elasticsearch(attributes: &mut Attributes, request: &RequestHead) -> Option<String> {
-    attributes.push(("db.system.name", word("elasticsearch")));
+/// Semantic conventions for Elasticsearch, which are OpenSearch's too: the endpoint is the path's first part that begins with `_`, and
+/// what is before it names the indices.
+fn search(attributes: &mut Attributes, engine: SearchEngine, request: &RequestHead) -> Option<String> {
+    attributes.push(("db.system.name", word(engine.name())));
     let mut parts = request.path.split('/').filter(|part| !part.is_empty());
     let first = parts.next()?;
     let (index, endpoint) = if first.starts_with('_') { (None, first) } else { (Some(first), parts.next()?) };

@@ -3,13 +3,14 @@
 use std::borrow::Cow;
 
 use crate::{
+    content::Media,
     http1::{HOST_BYTES_MAX, PATH_BYTES_MAX, cut, query_names, without_user},
     http2::grpc,
     traceparent::{self, TraceParent},
 };
 
 /// Longest name that is looked at.
-pub(super) const NAME_BYTES_MAX: usize = 12;
+pub(super) const NAME_BYTES_MAX: usize = 17;
 /// Longest text of a field: a path, and as many names of the query's parameters as fit.
 pub(in crate::http2) const TEXT_BYTES_MAX: usize = 2 * PATH_BYTES_MAX;
 /// Longest method that is told.
@@ -24,6 +25,8 @@ pub(super) enum Name {
     Scheme,
     Status,
     ContentType,
+    ContentEncoding,
+    AnthropicVersion,
     Host,
     TraceParent,
     GrpcStatus,
@@ -44,6 +47,8 @@ impl Name {
             b":scheme" => Self::Scheme,
             b":status" => Self::Status,
             b"content-type" => Self::ContentType,
+            b"content-encoding" => Self::ContentEncoding,
+            b"anthropic-version" => Self::AnthropicVersion,
             b"host" => Self::Host,
             b"traceparent" => Self::TraceParent,
             b"grpc-status" => Self::GrpcStatus,
@@ -63,10 +68,17 @@ pub(in crate::http2) enum Field<T> {
     Path(T),
     Scheme(T),
     Status(u16),
-    /// Whether it is that of gRPC.
+    /// Whether it is that of gRPC, and what else it is.
     ContentType {
         grpc: bool,
+        media: Media,
     },
+    /// Whether the body is not sent as it is.
+    ContentEncoding {
+        encoded: bool,
+    },
+    /// That it is there.
+    AnthropicVersion,
     /// Without user information.
     Host(T),
     TraceParent(TraceParent),
@@ -105,7 +117,9 @@ impl<'a> Field<&'a str> {
             Name::Method => Self::Method(cut(text, METHOD_BYTES_MAX)),
             Name::Scheme => Self::Scheme(cut(text, METHOD_BYTES_MAX)),
             Name::Status => Self::Status(number(value, 3)?.try_into().ok()?),
-            Name::ContentType => Self::ContentType { grpc: grpc::is_content_type(text) },
+            Name::ContentType => Self::ContentType { grpc: grpc::is_content_type(text), media: Media::of(text) },
+            Name::ContentEncoding => Self::ContentEncoding { encoded: !text.eq_ignore_ascii_case("identity") },
+            Name::AnthropicVersion => Self::AnthropicVersion,
             Name::TraceParent => Self::TraceParent(traceparent::parse(text)?),
             Name::GrpcStatus => Self::GrpcStatus(number(value, 9)?),
             Name::GrpcTimeout => Self::GrpcTimeout(grpc::timeout_ms(value)?),
@@ -122,7 +136,9 @@ impl<'a> Field<&'a str> {
             Self::Scheme(text) => Field::Scheme(text.into()),
             Self::Host(text) => Field::Host(text.into()),
             Self::Status(status) => Field::Status(status),
-            Self::ContentType { grpc } => Field::ContentType { grpc },
+            Self::ContentType { grpc, media } => Field::ContentType { grpc, media },
+            Self::ContentEncoding { encoded } => Field::ContentEncoding { encoded },
+            Self::AnthropicVersion => Field::AnthropicVersion,
             Self::TraceParent(trace) => Field::TraceParent(trace),
             Self::GrpcStatus(status) => Field::GrpcStatus(status),
             Self::GrpcTimeout(timeout) => Field::GrpcTimeout(timeout),
@@ -142,7 +158,9 @@ impl Field<Box<str>> {
             Self::Scheme(text) => Field::Scheme(text),
             Self::Host(text) => Field::Host(text),
             Self::Status(status) => Field::Status(*status),
-            Self::ContentType { grpc } => Field::ContentType { grpc: *grpc },
+            Self::ContentType { grpc, media } => Field::ContentType { grpc: *grpc, media: *media },
+            Self::ContentEncoding { encoded } => Field::ContentEncoding { encoded: *encoded },
+            Self::AnthropicVersion => Field::AnthropicVersion,
             Self::TraceParent(trace) => Field::TraceParent(*trace),
             Self::GrpcStatus(status) => Field::GrpcStatus(*status),
             Self::GrpcTimeout(timeout) => Field::GrpcTimeout(*timeout),
@@ -246,8 +264,12 @@ mod tests {
         check("grpc-status", b"13", Field::GrpcStatus(13));
         check("grpc-status", b"", Field::Other);
         check("grpc-status", b"1234567890", Field::Other);
-        check("content-type", b"application/grpc+proto", Field::ContentType { grpc: true });
-        check("content-type", b"text/html", Field::ContentType { grpc: false });
+        let content_type = |grpc, media| Field::ContentType { grpc, media };
+        check("content-type", b"application/grpc+proto", content_type(true, Media::Other));
+        check("content-type", b"application/json", content_type(false, Media::Json));
+        check("content-encoding", b"gzip", Field::ContentEncoding { encoded: true });
+        check("content-encoding", b"identity", Field::ContentEncoding { encoded: false });
+        check("anthropic-version", b"2023-06-01", Field::AnthropicVersion);
         check("grpc-timeout", b"1S", Field::GrpcTimeout(1000));
     }
 

@@ -10,6 +10,7 @@ use super::{
     Malformed,
     field::{Field, Name},
 };
+use crate::content::Media;
 
 /// Most entries that are kept: as many as a table of the default size can hold.
 const ENTRIES_MAX: usize = 128;
@@ -148,7 +149,8 @@ const fn static_field(index: u32) -> Field<&'static str> {
         12 => Field::Status(400),
         13 => Field::Status(404),
         14 => Field::Status(500),
-        31 => Field::ContentType { grpc: false },
+        26 => Field::ContentEncoding { encoded: true },
+        31 => Field::ContentType { grpc: false, media: Media::Other },
         _ => Field::Other,
     }
 }
@@ -168,6 +170,7 @@ const STATIC_NAMES: [(Name, u8); STATIC_ENTRIES as usize + 1] = {
             4 | 5 => Name::Path,
             6 | 7 => Name::Scheme,
             8..=14 => Name::Status,
+            26 => Name::ContentEncoding,
             31 => Name::ContentType,
             38 => Name::Host,
             _ => Name::Other,
