@@ -51,9 +51,16 @@ pub fn fuzz(repo: &Repo, args: &FuzzArgs) -> Result<()> {
 
 /// Runs each target over the same inputs every time.
 pub fn fixed(repo: &Repo) -> Result<()> {
-    build(repo)?
-        .iter()
-        .try_for_each(|target| target.run(repo, &[format!("-runs={FIXED_RUNS}").into(), "-seed=1".into()]))
+    for target in build(repo)? {
+        // Empty each time; without it, what is found would go to the fixtures.
+        let corpus = repo.path("target/fuzz/fixed").join(&target.name);
+        if corpus.is_dir() {
+            fs::remove_dir_all(&corpus).with_context(|| format!("remove {}", corpus.display()))?;
+        }
+        fs::create_dir_all(&corpus).with_context(|| format!("create {}", corpus.display()))?;
+        target.run(repo, &[format!("-runs={FIXED_RUNS}").into(), "-seed=1".into(), corpus.into()])?;
+    }
+    Ok(())
 }
 
 /// A built target.
