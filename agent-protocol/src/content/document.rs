@@ -365,7 +365,7 @@ mod tests {
             "fragment F on T {a}",
             "{{a}}",
         ] {
-            assert_eq!(said(other, 1).1[0], false, "{other}");
+            assert!(!said(other, 1).1[0], "{other}");
         }
     }
 
