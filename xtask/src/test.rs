@@ -1,6 +1,5 @@
 //! `cargo xtask test`: everything that CI runs, in order, stopping at the first failure.
 use std::panic::resume_unwind;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
