@@ -19,7 +19,9 @@ const SPANS: u64 = RATE * 10;
 fn without_privilege_and_in_little_memory_nothing_is_lost_through_an_outage() {
     let sink = Sink::start(Behaviour::Take);
     sink.open(false);
-    let relay = Relay::start_as_sidecar(&[to("sink", &sink)], MEMORY_BYTES);
+    // A gentle return would take as long as the backlog took to come.
+    let destination = format!("{}, pace: {{ return_factor: 0 }}", to("sink", &sink));
+    let relay = Relay::start_as_sidecar(&[destination], MEMORY_BYTES);
     // As fast as it takes them: the backlog is what matters here.
     let sender = Sender::start(relay.address(), RATE * 5, SPANS);
     wait_for("everything waits", BOUND, || (sender.acknowledged() == SPANS).then_some(()));
