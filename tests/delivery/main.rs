@@ -20,6 +20,7 @@ mod rotate;
 mod s3;
 mod sdk;
 mod sender;
+mod sidecar;
 mod sink;
 mod tail;
 mod tls;

@@ -114,6 +114,14 @@ fn get(from: SocketAddr, path: &str) -> std::io::Result<String> {
 }
 
 #[test]
+fn rules_page_for_what_needs_somebody_and_not_for_a_short_outage() {
+    let tests = repository().join("deploy/prometheus/rules_test.yaml");
+    let output = Launch::new(tool("promtool")).args(["test", "rules"]).arg(tests).output();
+    let said = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned()).concat();
+    assert!(output.status.success(), "{said}");
+}
+
+#[test]
 fn prometheus_takes_text_and_rules_and_has_every_figure() {
     let folder = TempDir::new("figures");
     let token = folder.write("token", "hunter2\n");

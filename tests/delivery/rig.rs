@@ -9,9 +9,10 @@ use std::{
 use serde_json::Value;
 use spantap_tests::{
     agent::binary,
+    cgroup::Limit,
     clock::wait_for,
     otlp,
-    process::{Launch, Process},
+    process::{Launch, Process, tool},
     temp::{TempDir, free_port},
 };
 
@@ -24,9 +25,20 @@ pub struct Relay {
     data: PathBuf,
     address: SocketAddr,
     process: Option<Process>,
+    /// As a sidecar: without any privilege, and with so much memory.
+    limit: Option<Limit>,
 }
 
 impl Relay {
+    /// Starts an agent that has no capability and may take so much memory.
+    pub fn start_as_sidecar(destinations: &[String], memory_bytes: u64) -> Self {
+        let mut relay = Self::prepared(None);
+        relay.limit = Some(Limit::memory(memory_bytes));
+        relay.configure(destinations, "");
+        relay.restart();
+        relay
+    }
+
     /// Starts an agent with these destinations (their YAML, without the dash) and more configuration.
     pub fn start(destinations: &[String], config: &str) -> Self {
         Self::start_in(None, destinations, config)
@@ -39,13 +51,24 @@ impl Relay {
 
     /// With its log in this folder.
     pub fn start_in(data: Option<&Path>, destinations: &[String], config: &str) -> Self {
-        let folder = TempDir::new("relay");
-        let data = data.map_or_else(|| folder.join("data"), Path::to_owned);
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let mut relay = Self { folder, data, address, process: None };
+        let mut relay = Self::prepared(data);
         relay.configure(destinations, config);
         relay.restart();
         relay
+    }
+
+    fn prepared(data: Option<&Path>) -> Self {
+        let folder = TempDir::new("relay");
+        let data = data.map_or_else(|| folder.join("data"), Path::to_owned);
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        Self { folder, data, address, process: None, limit: None }
+    }
+
+    /// The agent's program, where it is to run.
+    fn launch(&self) -> Launch {
+        let Some(limit) = &self.limit else { return Launch::new(binary()) };
+        let without = ["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"];
+        Launch::new(tool("setpriv")).args(without).arg(binary()).limited_by(limit)
     }
 
     /// Sends spans of a service, and waits until they are acknowledged.
@@ -64,7 +87,8 @@ impl Relay {
 
     /// Starts the agent and waits until it answers.
     pub fn restart(&mut self) {
-        let launch = Launch::new(binary())
+        let launch = self
+            .launch()
             .args(["run", "--no-capture", "--config"])
             .arg(self.folder.join("spantap.yaml"))
             .arg("--data-dir")
@@ -94,6 +118,14 @@ impl Relay {
         let status = self.process.as_mut().expect("it runs").terminate(BOUND);
         assert!(status.success(), "{status}\n{}", self.messages());
         self.process.take();
+    }
+
+    /// Memory that it takes now, and the capabilities that it has, of an agent that is a sidecar.
+    pub fn taken(&self) -> (u64, String) {
+        let pid = self.process.as_ref().expect("it runs").pid();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("capabilities");
+        (self.limit.as_ref().expect("a limit").rss_bytes(), capabilities.trim().to_owned())
     }
 
     /// Where it receives.

@@ -91,6 +91,20 @@ impl Limit {
         limit
     }
 
+    /// A group that may take so many bytes of memory, page cache included; what needs more is killed.
+    pub fn memory(bytes: u64) -> Self {
+        let limit = Self::create("memory");
+        limit.set("memory.limit_in_bytes", &bytes.to_string());
+        limit
+    }
+
+    /// Memory that the group takes now, without page cache (`memory.stat`, `total_rss`).
+    pub fn rss_bytes(&self) -> u64 {
+        let text = fs::read_to_string(self.0.join("memory.stat")).expect("read memory.stat");
+        let value = text.lines().find_map(|line| line.strip_prefix("total_rss ")).expect("total_rss");
+        value.parse().expect("a number of bytes")
+    }
+
     /// How long the group has been throttled so far, in nanoseconds (`cpu.stat`, `throttled_time`).
     pub fn throttled_ns(&self) -> u64 {
         let text = fs::read_to_string(self.0.join("cpu.stat")).expect("read cpu.stat");
