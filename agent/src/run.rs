@@ -93,7 +93,8 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     let answering = tokio::spawn(socket.serve(log.clone(), Arc::clone(&live) as _, ended(stopped.clone())));
     let metrics = metrics.map(|server| tokio::spawn(server.serve(Arc::clone(&live) as _)));
     let host_name = config.host_name.clone().or_else(host_name);
-    let pushing = Pusher::start(pushers, &live, live.pushes(), host_name.as_deref(), &stopped);
+    let (end_pushes, pushes_end) = watch::channel(false);
+    let pushing = Pusher::start(pushers, &live, live.pushes(), host_name.as_deref(), &pushes_end);
     tracing::info!(pid = std::process::id(), socket = %config.socket.display(), data_dir = %config.data_dir.display(), "ready");
 
     let mut changing = Changing {
@@ -114,9 +115,11 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     if let Some(capturing) = capturing {
         tokio::task::block_in_place(|| capturing.looping.stop());
     }
+    // While the accounts of the destinations are there; what is still sent of theirs goes on with them after the next start.
+    end_pushes.send_replace(true);
+    pushing.join_all().await;
     exporter.shutdown().await;
     stop.send_replace(true);
-    pushing.join_all().await;
     if let Ok(Err(error)) = answering.await {
         tracing::warn!(%error, "the query socket ended early");
     }

@@ -1,7 +1,7 @@
 //! Sends the agent's own metrics to receivers of OTLP, from time to time.
 //!
 //! In: [`Facts`] of the running agent, and where to. Out: requests. What is not taken is not sent again: the next values, which are
-//! cumulative, hold all that it held. Ends with a last push when the agent stops.
+//! cumulative, hold all that it held. Ends with a last push when the agent stops, before its last spans are sent.
 
 use std::{
     sync::{
