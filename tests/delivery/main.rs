@@ -14,6 +14,7 @@ mod kills;
 mod late;
 mod nats;
 mod prometheus;
+mod push;
 mod reload;
 mod rig;
 mod rotate;
