@@ -9,7 +9,7 @@ mod suite;
 mod table;
 mod tree;
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::{BTreeMap, Entry};
 
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -60,8 +60,8 @@ pub fn off(repo: &Repo, args: &OffArgs) -> Result<()> {
     let mut binaries = BTreeMap::new();
     for (_, edit) in &wanted {
         let (suite, _) = Suite::of(&repo.root, &edit.test)?;
-        if !binaries.contains_key(&suite) {
-            binaries.insert(suite, suite.build(&tree)?);
+        if let Entry::Vacant(binary) = binaries.entry(suite) {
+            binary.insert(suite.build(&tree)?);
         }
     }
     if args.no_run {
