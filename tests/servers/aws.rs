@@ -3,13 +3,13 @@
 //!
 //! Truth: what boto3 says of the requests that it sent.
 
-use std::time::Duration;
-
 use spantap_tests::span::Span;
 
-use super::{count, node::traced, peer::Peer};
+use super::{
+    node::traced,
+    peer::{Peer, assert_told},
+};
 
-const BOUND: Duration = Duration::from_secs(60);
 const AWS: &str = include_str!("aws.py");
 const ROUNDS: usize = 10;
 
@@ -49,17 +49,5 @@ fn requests_of_boto3_are_told_by_service_and_operation() {
     let server = Peer::start(&traced, "venv-moto", AWS, "serve");
     let truth = server.talk(&traced, "talk", ROUNDS);
     assert_eq!(truth.len(), 3 + 12 * ROUNDS, "{truth:?}");
-    let of = |spans: &[Span], kind: &str| -> Vec<Span> {
-        spans.iter().filter(|span| span.kind == kind && span.is_http()).cloned().collect()
-    };
-    let spans = traced.agent.wait_for("spans of all requests", BOUND, |spans| {
-        ["client", "server"].iter().all(|kind| of(spans, kind).len() >= truth.len())
-    });
-    let truth = count(truth);
-    for kind in ["client", "server"] {
-        let seen = count(of(&spans, kind).iter().map(told));
-        assert_eq!(seen, truth, "{kind} spans; losses: {:?}", traced.agent.losses());
-    }
-    let all = format!("{spans:?}");
-    assert!(!all.contains("secret"), "{all}");
+    assert_told(&traced, truth, Span::is_http, told);
 }

@@ -6,15 +6,16 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
-    time::Duration,
 };
 
 use serde_json::Value;
 use spantap_tests::{span::Span, traced::Traced};
 
-use super::{count, node::traced, peer::Peer};
+use super::{
+    node::traced,
+    peer::{Peer, assert_told},
+};
 
-const BOUND: Duration = Duration::from_secs(60);
 const ENVIRONMENT: &str = "venv-http";
 const GRAPHQL: &str = include_str!("graphql.py");
 const JSONRPC: &str = include_str!("jsonrpc.py");
@@ -24,21 +25,8 @@ const GENAI: &str = include_str!("genai.py");
 fn check(traced: &Traced, peer: &Peer, command: &str, rounds: usize, told: impl Fn(&Span) -> String) -> Vec<Span> {
     let truth = peer.talk(traced, command, rounds);
     assert!(truth.len() >= rounds, "{truth:?}");
-    let of = |spans: &[Span], kind: &str| -> Vec<Span> {
-        let is_http = |span: &&Span| ["http", "http2"].contains(&span.protocol.as_str());
-        spans.iter().filter(|span| span.kind == kind).filter(is_http).cloned().collect()
-    };
-    let spans = traced.agent.wait_for("spans of all calls", BOUND, |spans| {
-        ["client", "server"].iter().all(|kind| of(spans, kind).len() >= truth.len())
-    });
-    let truth = count(truth);
-    for kind in ["client", "server"] {
-        let seen: BTreeMap<String, usize> = count(of(&spans, kind).iter().map(&told));
-        assert_eq!(seen, truth, "{kind} spans; losses: {:?}", traced.agent.losses());
-    }
-    let all = format!("{spans:?}");
-    assert!(!all.contains("secret"), "{all}");
-    spans
+    let is_http = |span: &Span| ["http", "http2"].contains(&span.protocol.as_str());
+    assert_told(traced, truth, is_http, told)
 }
 
 /// An attribute as the clients print it.

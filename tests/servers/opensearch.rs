@@ -2,13 +2,13 @@
 //!
 //! Truth: what the client (opensearch-py) says of its calls. The server is a script: no OpenSearch was at hand.
 
-use std::time::Duration;
-
 use spantap_tests::span::Span;
 
-use super::{count, node::traced, peer::Peer};
+use super::{
+    node::traced,
+    peer::{Peer, assert_told},
+};
 
-const BOUND: Duration = Duration::from_secs(60);
 const OPENSEARCH: &str = include_str!("opensearch.py");
 
 fn told(span: &Span) -> String {
@@ -25,17 +25,5 @@ fn calls_of_opensearch_are_told_by_operation_and_index() {
     let traced = traced("opensearch");
     let server = Peer::start(&traced, "venv-http", OPENSEARCH, "serve");
     let truth = server.talk(&traced, "talk", 10);
-    let of = |spans: &[Span], kind: &str| -> Vec<Span> {
-        spans.iter().filter(|span| span.kind == kind && span.is_http()).cloned().collect()
-    };
-    let spans = traced.agent.wait_for("spans of all calls", BOUND, |spans| {
-        ["client", "server"].iter().all(|kind| of(spans, kind).len() >= truth.len())
-    });
-    let truth = count(truth);
-    for kind in ["client", "server"] {
-        let seen = count(of(&spans, kind).iter().map(told));
-        assert_eq!(seen, truth, "{kind} spans; losses: {:?}", traced.agent.losses());
-    }
-    let all = format!("{spans:?}");
-    assert!(!all.contains("secret"), "{all}");
+    assert_told(&traced, truth, Span::is_http, told);
 }

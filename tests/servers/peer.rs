@@ -1,8 +1,39 @@
 //! A script of Python that serves, and the same script as its client, in an environment of its own packages.
 
-use std::io::{BufRead, BufReader};
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader},
+    time::Duration,
+};
 
-use spantap_tests::{process::Process, python::script_of, temp::TempDir, traced::Traced};
+use spantap_tests::{process::Process, python::script_of, span::Span, temp::TempDir, traced::Traced};
+
+use super::count;
+
+const BOUND: Duration = Duration::from_secs(60);
+
+/// The spans of each end that are `wanted`, as `told` says them, must be as many as the client says of each. Gives all spans.
+pub(super) fn assert_told(
+    traced: &Traced,
+    truth: Vec<String>,
+    wanted: impl Fn(&Span) -> bool,
+    told: impl Fn(&Span) -> String,
+) -> Vec<Span> {
+    let of = |spans: &[Span], kind: &str| -> Vec<Span> {
+        spans.iter().filter(|span| span.kind == kind && wanted(span)).cloned().collect()
+    };
+    let spans = traced.agent.wait_for("spans of all calls", BOUND, |spans| {
+        ["client", "server"].iter().all(|kind| of(spans, kind).len() >= truth.len())
+    });
+    let truth = count(truth);
+    for kind in ["client", "server"] {
+        let seen: BTreeMap<String, usize> = count(of(&spans, kind).iter().map(&told));
+        assert_eq!(seen, truth, "{kind} spans; losses: {:?}", traced.agent.losses());
+    }
+    let all = format!("{spans:?}");
+    assert!(!all.contains("secret"), "{all}");
+    spans
+}
 
 /// A running server.
 pub(super) struct Peer {
