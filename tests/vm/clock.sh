@@ -12,8 +12,6 @@ go_on() {
 }
 reached() { [ "$(said acknowledged)" -ge $wanted ]; }
 jump() { date -s "@$(($(date +%s) + $1))" >/dev/null || fail "the clock cannot be set"; }
-figure() { wget -q -O - http://127.0.0.1:9464/metrics | sed -n "s/^spantap_$1 //p"; }
-drained() { spantap status --socket $SOCKET --json | tr -d ' ' | grep -q '"queued":0[,}]'; }
 
 cat >/tmp/clock.yaml <<'YAML'
 log: { max_age: 30m }

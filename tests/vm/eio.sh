@@ -50,9 +50,7 @@ go_on() {
     until_ok 60 reached || fail "only $(said) of $wanted spans were acknowledged: $(spantap status --socket $SOCKET)"
 }
 reached() { [ "$(said)" -ge $wanted ]; }
-figure() { wget -q -O - http://127.0.0.1:9464/metrics | sed -n "s/^spantap_$1 //p"; }
 has_failed() { [ "$(figure log_sync_errors_total)" -gt "$failures" ]; }
-drained() { spantap status --socket $SOCKET --json | tr -d ' ' | grep -q '"queued":0[,}]'; }
 start() {
     start_agent --no-capture --config /tmp/eio.yaml --receive-otlp-http 127.0.0.1:4318 --metrics 127.0.0.1:9464
 }

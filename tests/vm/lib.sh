@@ -34,6 +34,10 @@ check_host() {
     grep '"ok":false' /out/check.jsonl
 }
 
+# A metric by its name without prefix; the agent serves them by `--metrics 127.0.0.1:9464`.
+figure() { wget -q -O - http://127.0.0.1:9464/metrics | sed -n "s/^spantap_$1 //p"; }
+# Whether nothing waits for the destination.
+drained() { spantap status --socket $SOCKET --json | tr -d ' ' | grep -q '"queued":0[,}]'; }
 answers() { spantap status --socket $SOCKET >/dev/null 2>&1; }
 
 # Starts an agent with these more flags and waits until it answers.

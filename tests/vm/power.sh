@@ -24,7 +24,6 @@ start_agent --no-capture --config /tmp/spantap.yaml --receive-otlp-http 127.0.0.
 if [ "$1" != deliver ]; then
     exec /task/actor otlp_sender address=127.0.0.1:4318 "first=$1"
 fi
-drained() { spantap status --socket $SOCKET --json | tr -d ' ' | grep -q '"queued":0[,}]'; }
 until_ok 120 drained || fail "spans still wait: $(spantap status --socket $SOCKET)"
 spantap losses --socket $SOCKET | sed 's/^/guest: /'
 end_agent
