@@ -9,10 +9,9 @@ use agent_core::{
 };
 use opentelemetry_proto::tonic::trace::v1::{span, status};
 
-use super::fragments::FRAGMENTS;
 use super::{
     CAUSE, LINK_EVIDENCE, LOCAL_ADDRESS, LOCAL_PORT, PEER_ADDRESS, PEER_PORT, PID, PROTOCOL, SCOPE, SEGMENT_PREFIX,
-    SEGMENTS, SERVICE_NAME, STATUS, wire::Wire,
+    SEGMENTS, SERVICE_NAME, STATUS, fragments::FRAGMENTS, wire::Wire,
 };
 
 /// Room for a span; larger ones make the buffer grow.
