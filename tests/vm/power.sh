@@ -28,3 +28,5 @@ until_ok 120 drained || fail "spans still wait: $(spantap status --socket $SOCKE
 spantap losses --socket $SOCKET | sed 's/^/guest: /'
 end_agent
 kill $SINK
+wait $SINK 2>/dev/null
+exit 0

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::initramfs::Initramfs;
 use crate::shell;
@@ -59,8 +59,18 @@ pub const NO_VERDICT: i32 = 125;
 /// Marks the line that carries the exit code.
 const MARK: &str = "@@exit ";
 
+/// What the guest's first process writes on the console.
+const BOOTED: &str = "@@booted";
+
+/// An emulated kernel that has not come to its first process by then has stopped for good: seen once in some twenty boots.
+const BOOT_MAX: Duration = Duration::from_secs(120);
+const BOOTS_MAX: u32 = 3;
+
 /// The first process of the guest. It mounts what the agent reads, brings the loopback up, runs the command, and switches off.
+/// Before that, `stty` waits until the mark has left: a process that the command left behind may keep the line open, and then closing
+/// it does not wait.
 const INIT: &str = r#"#!/bin/busybox sh
+/bin/busybox echo @@booted
 /bin/busybox mkdir -p /proc /sys /dev /tmp /out /root /run /sbin /usr/bin
 /bin/busybox --install -s /bin
 export PATH=/bin:/sbin:/usr/bin HOME=/root
@@ -83,6 +93,8 @@ sh /task.command >/dev/ttyS1 2>&1 </dev/null
 code=$?
 printf '\n@@exit %s\n' "$code" >/dev/ttyS1
 tar -c -C /out . >/dev/ttyS2
+stty -F /dev/ttyS1 raw
+stty -F /dev/ttyS2 raw
 sync
 poweroff -f
 "#;
@@ -93,16 +105,30 @@ impl Machine<'_> {
         self.start(files, command)?.end(self.timeout)
     }
 
-    /// Boots and runs the command.
+    /// Boots and runs the command. Boots again where the kernel stops before its first process, and says so.
     pub fn start(&self, mut files: Initramfs, command: &str) -> Result<Running> {
         files.data("/init", 0o755, INIT.as_bytes());
         files.data("/task.command", 0o644, format!("{command}\n").as_bytes());
         let folder = Folder::new()?;
         let initrd = folder.0.join("initrd");
         fs::write(&initrd, files.finish()).with_context(|| format!("write {}", initrd.display()))?;
-        let mut qemu = self.command(&initrd, &folder.0);
+        for boot in 1..=BOOTS_MAX {
+            let mut process = self.boot(&initrd, &folder.0)?;
+            if comes_up(&mut process.0, &folder)? {
+                return Ok(Running { process, folder });
+            }
+            println!("boot {boot} stopped before the first process: {}", tail(&folder.text("console"), 3));
+        }
+        let by_hand = shell::shown(&self.command(&initrd, &folder.0));
+        bail!("{BOOTS_MAX} boots stopped before the first process; by hand: {by_hand}")
+    }
+
+    fn boot(&self, initrd: &Path, folder: &Path) -> Result<Process> {
+        // QEMU empties it, but only once it has begun.
+        fs::write(folder.join("console"), "").context("empty the console's file")?;
+        let mut qemu = self.command(initrd, folder);
         let child = qemu.stdin(Stdio::null()).spawn().with_context(|| format!("start `{}`", shell::shown(&qemu)))?;
-        Ok(Running { process: Process(child), folder })
+        Ok(Process(child))
     }
 
     fn command(&self, initrd: &Path, folder: &Path) -> Command {
@@ -177,9 +203,7 @@ impl End {
 
     /// The last lines of the kernel's console.
     pub fn console_tail(&self) -> String {
-        let lines: Vec<_> = self.console.lines().collect();
-        // The firmware sends escape sequences that would change the reader's terminal.
-        lines[lines.len().saturating_sub(40)..].join("\n").replace('\x1b', "")
+        tail(&self.console, 40)
     }
 
     /// Puts the files that the command left in `/out` into a folder.
@@ -212,6 +236,27 @@ fn wait(machine: &mut Child, timeout: Duration) -> Result<bool> {
     }
     switch_off(machine)?;
     Ok(false)
+}
+
+/// Waits for the first process; false if there was none in time. A machine that has ended has come up as far as it will.
+fn comes_up(machine: &mut Child, folder: &Folder) -> Result<bool> {
+    let deadline = Instant::now() + BOOT_MAX;
+    while !folder.text("console").contains(BOOTED) {
+        if machine.try_wait().context("wait for QEMU")?.is_some() {
+            return Ok(true);
+        }
+        if Instant::now() > deadline {
+            return Ok(false);
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(true)
+}
+
+/// The last lines, without the escape sequences of the firmware that would change the reader's terminal.
+fn tail(console: &str, count: usize) -> String {
+    let lines: Vec<_> = console.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n").replace('\x1b', "")
 }
 
 /// Takes the closing mark off the output.
