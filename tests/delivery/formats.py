@@ -1,10 +1,11 @@
 """Sends spans to the agent and reads them in each format, with code that others wrote: all formats say the same as OTLP.
 
-Arguments: where the agent receives OTLP/HTTP, a port to listen on, the port of Datadog's test agent, the agent's file. Ends with
-status 0 and `the same`, or with what differs.
+Arguments: where the agent receives OTLP/HTTP, a port to listen on, the port of Datadog's test agent, the agent's file, what
+`jaeger.py` prints. Ends with status 0 and `the same`, or with what differs.
 """
 
 import base64
+import calendar
 import http.server
 import importlib.metadata
 import json
@@ -30,7 +31,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode  # noq
 from thrift.protocol.TBinaryProtocol import TBinaryProtocol  # noqa: E402
 from thrift.transport.TTransport import TMemoryBuffer  # noqa: E402
 
-INTAKE, PORT, DATADOG_PORT, FILE = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+INTAKE, PORT, DATADOG_PORT, FILE, JAEGER_FILE = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
 BOUND_SECONDS = 60
 START = time.time_ns()
 PATHS = {"/v1/traces": "otlp", "/json": "otlp_json", "/api/v2/spans": "zipkin", "/api/traces": "jaeger"}
@@ -203,34 +204,85 @@ def tag_value(tag):
     return [tag.vStr, tag.vDouble, tag.vBool, tag.vLong, tag.vBinary][tag.vType]
 
 
-def check_jaeger(request, bodies):
-    got = {}
+def from_thrift(bodies):
+    """Each span of batches in Thrift by its id, in names of this file; times are in microseconds."""
     for body in bodies:
         batch = jaeger.Batch()
         batch.read(TBinaryProtocol(TMemoryBuffer(body)))
         batch.validate()
         for span in batch.spans:
             span.validate()
-            got[unsigned(span.spanId)] = batch.process, span
+            links = [(unsigned(each.spanId), each.refType) for each in span.references if each.refType != 0]
+            yield unsigned(span.spanId), {
+                "service": batch.process.serviceName,
+                "trace id": unsigned(span.traceIdHigh) + unsigned(span.traceIdLow),
+                "parent": unsigned(span.parentSpanId) if span.parentSpanId else b"",
+                "name": span.operationName,
+                "start": span.startTime,
+                "duration": span.duration,
+                "tags": {tag.key: tag_value(tag) for tag in span.tags},
+                "logs": [log.timestamp for log in span.logs],
+                "links": [link for link, kind in links if kind == 1],
+            }
+
+
+def nanoseconds(text):
+    """Of protobuf's JSON for a duration or, in UTC, a time."""
+    if text.endswith("s"):
+        seconds, _, fraction = text[:-1].partition(".")
+        return int(seconds) * 10**9 + int(fraction.ljust(9, "0"))
+    seconds, _, fraction = text.rstrip("Z").partition(".")
+    return calendar.timegm(time.strptime(seconds, "%Y-%m-%dT%H:%M:%S")) * 10**9 + int(fraction.ljust(9, "0"))
+
+
+def proto_value(tag):
+    read = {"STRING": str, "BOOL": bool, "INT64": int, "FLOAT64": float}[tag["v_type"]]
+    return read(tag["v_" + {"STRING": "str"}.get(tag["v_type"], tag["v_type"].lower())])
+
+
+def from_proto(requests):
+    """The same of requests by gRPC, as `jaeger.py` prints them; times are in nanoseconds."""
+    for request in requests:
+        same("fields that Jaeger's schema does not have", request["unknown"], 0)
+        batch = request["batch"]
+        for span in batch["spans"]:
+            references = [(base64.b64decode(each["span_id"]), each["ref_type"]) for each in span["references"]]
+            yield base64.b64decode(span["span_id"]), {
+                "service": span.get("process", batch["process"])["service_name"],
+                "trace id": base64.b64decode(span["trace_id"]),
+                "parent": b"".join(parent for parent, kind in references if kind == "CHILD_OF"),
+                "name": span["operation_name"],
+                "start": nanoseconds(span["start_time"]),
+                "duration": nanoseconds(span["duration"]),
+                "tags": {tag["key"]: proto_value(tag) for tag in span["tags"]},
+                "logs": [nanoseconds(log["timestamp"]) for log in span["logs"]],
+                "links": [link for link, kind in references if kind == "FOLLOWS_FROM"],
+            }
+
+
+def check_jaeger(request, how, got, unit_ns):
+    got = dict(got)
     spans = list(flat(request))
-    same("Jaeger's number of spans", len(got), len(spans))
+    same(f"Jaeger's number of spans by {how}", len(got), len(spans))
     for resource, _, span in spans:
-        process, mine = got[span.span_id]
-        same("Jaeger's service", process.serviceName, resource["service.name"])
-        same("Jaeger's trace id", unsigned(mine.traceIdHigh) + unsigned(mine.traceIdLow), span.trace_id)
-        same("Jaeger's parent", unsigned(mine.parentSpanId).strip(b"\0"), span.parent_span_id.strip(b"\0"))
-        same("Jaeger's name", mine.operationName, span.name)
-        same("Jaeger's start", mine.startTime, span.start_time_unix_nano // 1000)
-        same("Jaeger's duration", mine.duration, (span.end_time_unix_nano - span.start_time_unix_nano) // 1000)
-        tags = {tag.key: tag_value(tag) for tag in mine.tags}
-        for key, expected in attributes(span.attributes).items():
-            if isinstance(expected, list):
-                expected = json.dumps(expected, separators=(",", ":"))
-            same(f"Jaeger's tag {key}", tags.get(key), expected)
-        same("Jaeger's error", tags.get("error", False), span.status.code == 2)
-        same("Jaeger's logs", [log.timestamp for log in mine.logs], [e.time_unix_nano // 1000 for e in span.events])
-        links = [(r.refType, unsigned(r.spanId)) for r in mine.references if r.refType != 0]
-        same("Jaeger's links", links, [(1, link.span_id) for link in span.links])
+        mine = got[span.span_id]
+        expected = {
+            "service": resource["service.name"],
+            "trace id": span.trace_id,
+            "parent": span.parent_span_id,
+            "name": span.name,
+            "start": span.start_time_unix_nano // unit_ns,
+            "duration": (span.end_time_unix_nano - span.start_time_unix_nano) // unit_ns,
+            "logs": [event.time_unix_nano // unit_ns for event in span.events],
+            "links": [link.span_id for link in span.links],
+        }
+        for key, what in expected.items():
+            same(f"Jaeger's {key} by {how}", mine[key], what)
+        for key, what in attributes(span.attributes).items():
+            if isinstance(what, list):
+                what = json.dumps(what, separators=(",", ":"))
+            same(f"Jaeger's tag {key} by {how}", mine["tags"].get(key), what)
+        same(f"Jaeger's error by {how}", mine["tags"].get("error", False), span.status.code == 2)
 
 
 def datadog(path):
@@ -278,8 +330,8 @@ def check_json(what, request, text):
     same(what, parsed, request)
 
 
-def lines():
-    with open(FILE, encoding="utf-8") as file:
+def lines(name):
+    with open(name, encoding="utf-8") as file:
         return file.read().splitlines()
 
 
@@ -296,10 +348,12 @@ def main():
     request.ParseFromString(BODIES["otlp"][0])
     same("OTLP's number of spans", len(list(flat(request))), 5)
     check_json("OTLP in JSON", request, BODIES["otlp_json"][0])
-    (line,) = until("the file has a line", lines)
+    (line,) = until("the file has a line", lambda: lines(FILE))
     check_json("the file", request, line)
     check_zipkin(request, BODIES["zipkin"][0])
-    check_jaeger(request, BODIES["jaeger"])
+    check_jaeger(request, "Thrift", from_thrift(BODIES["jaeger"]), 1000)
+    by_grpc = until("Jaeger's collector has a request", lambda: lines(JAEGER_FILE))
+    check_jaeger(request, "gRPC", from_proto(map(json.loads, by_grpc)), 1)
     check_datadog(request)
     print("the same", flush=True)
 

@@ -86,6 +86,13 @@ const PYTHON_PACKAGES: &[(&str, &str)] = &[
 const PYTHON_APART: &[(&str, &[(&str, &str)])] = &[
     ("venv-datadog", &[("ddapm-test-agent", "Datadog's test double of its agent, which the tests export to")]),
     (
+        "venv-jaeger",
+        &[(
+            "opentelemetry-exporter-jaeger-proto-grpc",
+            "takes what the tests export to Jaeger by gRPC: generated code",
+        )],
+    ),
+    (
         "venv-moto",
         &[
             ("moto[server]", "object storage that the tests export to"),
