@@ -348,9 +348,11 @@ impl BatchSource for Memory {
     fn queued(&self) -> Queued {
         let spans = self.left();
         let inner = self.inner.lock().unwrap();
+        let unread = inner.blocks.iter().map(|block| block.1).sum();
         Queued {
             spans,
-            unread: inner.blocks.iter().map(|block| block.1).sum(),
+            unread,
+            backlog: unread,
             unread_bytes: inner.blocks.iter().map(|block| block.0.len() as u64).sum(),
             generated: spans + inner.settled.batches.iter().sum::<u64>(),
         }

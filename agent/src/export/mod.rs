@@ -129,7 +129,9 @@ pub struct Queued {
     pub spans: u64,
     /// Those of them that were not given yet.
     pub unread: u64,
-    /// Bytes of these; may be an estimate, it only tells when a request is full enough.
+    /// The same, and those that wait only because the log has not been looked at so far.
+    pub backlog: u64,
+    /// Bytes of those that were not given yet; may be an estimate, it only tells when a request is full enough.
     pub unread_bytes: u64,
     /// Spans that ever came.
     pub generated: u64,

@@ -86,16 +86,17 @@ impl BatchSource for LogSource {
     type Error = String;
 
     fn queued(&self) -> Queued {
-        let (counts, unread) = {
+        let (counts, unread, is_behind) = {
             let cursor = lock(&self.cursor);
-            let unread = match &self.tail {
-                Some(tail) => tail.decided().span.saturating_sub(cursor.unread_from()),
-                None => cursor.unread(),
+            let (unread, is_behind) = match &self.tail {
+                Some(tail) => (tail.decided().span.saturating_sub(cursor.unread_from()), tail.is_behind()),
+                None => (cursor.unread(), false),
             };
-            (cursor.counts(), unread)
+            (cursor.counts(), unread, is_behind)
         };
         let generated = counts.generated();
-        Queued { spans: counts.queued, unread, unread_bytes: unread * self.span_bytes, generated }
+        let backlog = if is_behind { counts.queued } else { unread };
+        Queued { spans: counts.queued, unread, backlog, unread_bytes: unread * self.span_bytes, generated }
     }
 
     fn rate_before(&self) -> f64 {

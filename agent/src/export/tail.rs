@@ -69,6 +69,8 @@ struct State {
     undecided: VecDeque<Decided>,
     /// The first span that the destination has not taken.
     taken: u64,
+    /// Whether there is more in the log than was looked at.
+    is_behind: bool,
 }
 
 impl Drop for TailLine {
@@ -84,7 +86,8 @@ impl TailLine {
         let config = to.sampling.tail_config().ok().flatten()?;
         let sent = log.sent_to(&to.name, wanted.clone());
         let place = sent.place();
-        let state = Arc::new(Mutex::new(State { tail: Tail::new(config), undecided: VecDeque::new(), taken: 0 }));
+        let state = State { tail: Tail::new(config), undecided: VecDeque::new(), taken: 0, is_behind: true };
+        let state = Arc::new(Mutex::new(state));
         let (tell, decided) = watch::channel(Decided::default());
         let looking = Looking {
             name: to.name.clone(),
@@ -102,6 +105,11 @@ impl TailLine {
     /// Up to where all is decided.
     pub fn decided(&self) -> Decided {
         *self.decided.borrow()
+    }
+
+    /// Whether spans wait that have not even been looked at.
+    pub fn is_behind(&self) -> bool {
+        lock(&self.state).is_behind
     }
 
     /// Tells when that moves.
@@ -186,9 +194,12 @@ impl Looking {
             }
         }
         let has_more = !read.blocks.is_empty();
+        let mut state = lock(&self.state);
+        state.is_behind = has_more;
         if !has_more {
-            lock(&self.state).tail.tick(unix_ns());
+            state.tail.tick(unix_ns());
         }
+        drop(state);
         self.publish();
         Ok(has_more)
     }

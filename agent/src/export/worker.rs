@@ -215,7 +215,7 @@ impl<S: BatchSource> Worker<S> {
     fn observe(&self) {
         let queued = self.source.queued();
         self.line.stats.set_queued(queued.spans);
-        self.line.pace.observe(queued.generated, queued.unread, self.limits.spans);
+        self.line.pace.observe(queued.generated, queued.backlog, self.limits.spans);
         self.line.adapt.observe(queued.unread, self.limits.spans);
         self.line.stats.set_sampling(self.line.adapt.ratio());
         self.line.stats.set_tail(self.source.tail());

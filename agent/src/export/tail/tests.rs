@@ -16,7 +16,7 @@ use super::*;
 use crate::{
     config::{Export, Interval, Sampling, TailSampling},
     export::{
-        Exporter, LogSource,
+        BatchSource, Exporter, LogSource,
         fakes::{Answer, Fake, destination, eventually, names},
         late::{self, Asked},
     },
@@ -133,6 +133,20 @@ async fn what_was_not_decided_when_the_agent_ended_is_decided_again() {
     assert_eq!(sent(&fake), ["bad 4"], "the first ones had their time");
     let counts = log.destinations()["backend"];
     assert_eq!((counts.delivered, counts.filtered), (1, 2));
+}
+
+#[tokio::test]
+async fn what_waits_when_the_agent_starts_is_a_backlog_although_nothing_of_it_is_decided() {
+    let fake = Fake::http(&[], None).await;
+    let fixture = Fixture::new(&fake, 60_000);
+    let log = SpanLog::open(fixture.folder.path(), LogConfig::default()).unwrap();
+    drop(LogSource::open(&log, &fixture.to).unwrap());
+    append(&log, &[(1, "bad 1", true), (2, "good 1", false)]);
+    let source = LogSource::open(&log, &fixture.to).unwrap();
+    let queued = source.queued();
+    assert_eq!((queued.spans, queued.unread, queued.backlog), (2, 0, 2));
+    eventually("looked at", || source.queued().backlog == 0).await;
+    assert_eq!((source.queued().spans, source.queued().unread), (2, 0), "they wait for their traces");
 }
 
 #[tokio::test]
