@@ -30,6 +30,8 @@ use crate::{
     wire::{Kind, Malformed, SpanView, spans},
 };
 
+/// Times of blocks that follow each other may be so much out of order with a clock that nobody sets.
+const UNORDERED_NS: u64 = 1_000_000_000;
 /// Bytes that a trace takes here until it is decided, about.
 const TRACE_BYTES: u64 = 200;
 /// Bytes that a span takes here until its block is taken.
@@ -178,9 +180,13 @@ impl Tail {
         Ok(slot)
     }
 
-    /// The time: decides what is due.
+    /// The time: decides what is due. What would wait for far longer than the configured time came before the clock was set back, and is
+    /// due too: all that came later waits behind it.
     pub fn tick(&mut self, now_ns: u64) {
-        while self.queue.front().is_some_and(|(deadline, _)| *deadline <= now_ns) {
+        let wait = self.judge.config.decision_wait_ns;
+        let latest = now_ns.saturating_add(wait.saturating_mul(2)).saturating_add(UNORDERED_NS);
+        let is_due = |deadline: u64| deadline <= now_ns || deadline > latest;
+        while self.queue.front().is_some_and(|(deadline, _)| is_due(*deadline)) {
             self.decide_oldest(now_ns);
         }
     }

@@ -91,6 +91,20 @@ fn a_block_is_decided_when_the_last_of_its_traces_is() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_holds_up_nothing() {
+    let mut tail = Tail::new(TailConfig::default());
+    let hour = 3_600 * S;
+    tail.add(1, &one(failed(1)), T + hour);
+    tail.add(2, &one(failed(2)), T + hour - S);
+    assert_eq!(tail.undecided(), Some(1), "times that are a little out of order wait as usual");
+    tail.add(3, &one(failed(3)), T);
+    assert_eq!(tail.undecided(), Some(3), "what was to wait for an hour does not");
+    tail.tick(T + 10 * S);
+    assert_eq!(tail.undecided(), None);
+    assert_eq!([1, 2, 3].map(|number| kept(tail.take(number))), [[true], [true], [true]]);
+}
+
+#[test]
 fn slow_and_matching_traces_are_kept() {
     let wanted = SpanMatch { name: Some("POST /pay*".into()), service: Some("shop".into()), ..SpanMatch::default() };
     let matches = Filter { include: vec![wanted], exclude: vec![] };
