@@ -27,16 +27,16 @@ pub const RENAMES_MAX: usize = 256;
 /// Keys and globs of one list.
 pub const KEYS_MAX: usize = 4096;
 
-/// What becomes of an attribute.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What becomes of an attribute, from the mildest to the strictest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fate {
-    /// Its value is looked at.
+    /// Its value is not looked at.
+    Allow,
+    /// It is.
     #[default]
     Look,
-    /// It is not.
-    Allow,
-    Drop,
     Hash,
+    Drop,
 }
 
 /// How its value is looked at.
@@ -165,8 +165,10 @@ impl Rules {
         let rename = self.rename_of.get(key).copied();
         let new_key = rename.map(|rename| self.new_key(rename, false).1.as_bytes());
         let mut fate = self.fate(key);
-        if let Some(new) = new_key.filter(|_| fate == Fate::Look) {
-            fate = self.fate(new);
+        if let Some(rename) = rename.filter(|_| fate == Fate::Look) {
+            // Which of the two it becomes depends on the span.
+            let [of_server, other] = [true, false].map(|server| self.fate(self.new_key(rename, server).1.as_bytes()));
+            fate = of_server.max(other);
         }
         let mut form = self.form(key);
         if let Some(new) = new_key.filter(|_| form == Form::Plain) {
@@ -318,6 +320,15 @@ mod tests {
         let rules = rules(Redaction::default(), &[("pw", "user.password"), ("token", "t")], false).unwrap();
         assert_eq!(rules.of(b"pw").fate, Fate::Drop);
         assert_eq!(rules.of(b"token").fate, Fate::Drop);
+    }
+
+    #[test]
+    fn a_key_that_becomes_one_of_two_is_as_sensitive_as_both() {
+        for denied in ["client.address", "server.address"] {
+            let deny = vec![(denied.to_owned(), Action::Drop)];
+            let rules = rules(Redaction { deny, ..Redaction::default() }, &[], true).unwrap();
+            assert_eq!(rules.of(b"net.peer.name").fate, Fate::Drop, "{denied}");
+        }
     }
 
     #[test]
