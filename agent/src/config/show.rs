@@ -1,13 +1,13 @@
 //! The effective configuration and the schema, for people and editors.
 //!
-//! Values of headers are never shown.
+//! Values of headers and queries of URLs are never shown.
 
 use std::{collections::BTreeMap, sync::OnceLock};
 
 use schemars::{Schema, generate::SchemaSettings};
 use serde_json::Value;
 
-use super::{Config, HeaderValue, Loaded, Source};
+use super::{Config, HeaderValue, Loaded, Source, Transport};
 
 /// JSON Schema of the configuration file.
 pub fn schema() -> &'static Schema {
@@ -27,6 +27,18 @@ pub fn show(loaded: &Loaded) -> String {
     for value in of_spans.chain(config.metrics.push.iter_mut().flat_map(|to| to.headers.values_mut())) {
         if let HeaderValue::Text(text) = value {
             "***".clone_into(text);
+        }
+    }
+    let urls = config.export.destinations.iter_mut().map(|to| &mut to.url);
+    for url in urls.chain(config.metrics.push.iter_mut().map(|to| &mut to.url)) {
+        if let Some((path, _)) = url.path.split_once('?').filter(|_| url.transport == Transport::Http) {
+            url.path = format!("{path}?***");
+        }
+    }
+    let auths = config.export.destinations.iter_mut().filter_map(|to| to.auth.as_mut());
+    for oauth2 in auths.filter_map(|auth| auth.oauth2.as_mut()) {
+        if let Some((path, _)) = oauth2.token_url.split_once('?') {
+            oauth2.token_url = format!("{path}?***");
         }
     }
     let mut out = String::new();
@@ -70,7 +82,15 @@ mod tests {
     use super::*;
     use crate::config::RunArgs;
 
-    const TEXT: &str = "socket: /s\nexport:\n  destinations:\n    - url: otlp+grpc://h:1\n      headers: { a: hunter2, b: { env: TOKEN } }\nmetrics: { push: [ { url: 'otlp+grpc://m', headers: { c: hunter2 } } ] }\n";
+    const TEXT: &str = "socket: /s
+export:
+  destinations:
+    - url: otlp+grpc://h:1
+      headers: { a: hunter2, b: { env: TOKEN } }
+    - url: otlp+http://h/v1/traces?key=hunter2
+      auth: { oauth2: { token_url: 'https://i/t?key=hunter2', client_id: a, client_secret: { env: S } } }
+metrics: { push: [ { url: 'otlp+http://m/?key=hunter2', headers: { c: hunter2 } } ] }
+";
 
     fn loaded() -> Loaded {
         let folder = tempfile::tempdir().unwrap();
@@ -95,6 +115,10 @@ mod tests {
         let masked = HeaderValue::Text("***".into());
         loaded.config.export.destinations[0].headers.insert("a".into(), masked.clone());
         loaded.config.metrics.push[0].headers.insert("c".into(), masked);
+        loaded.config.export.destinations[1].url.path = "/v1/traces?***".into();
+        loaded.config.export.destinations[1].auth.as_mut().unwrap().oauth2.as_mut().unwrap().token_url =
+            "https://i/t?***".into();
+        loaded.config.metrics.push[0].url.path = "/?***".into();
         assert_eq!(shown, loaded.config);
     }
 

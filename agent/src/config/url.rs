@@ -140,7 +140,9 @@ impl FromStr for Url {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = |cause: &str| format!("`{text}` is not a destination: {cause}");
+        // Without the query, which may have a secret.
+        let shown = text.split('?').next().unwrap_or_default();
+        let bad = |cause: &str| format!("`{shown}` is not a destination: {cause}");
         if let Some(path) = text.strip_prefix(FILE) {
             return file(path).map_err(|cause| bad(&cause));
         }

@@ -82,7 +82,7 @@ pub struct Counts {
 
 impl DestinationStats {
     pub(super) fn new(to: &Destination) -> Self {
-        Self { target: to.into(), url: to.url.to_string(), ..Self::default() }
+        Self { target: to.into(), url: to.url.without_query(), ..Self::default() }
     }
 
     /// The destination, as far as it matters for what it is sent.
@@ -117,7 +117,7 @@ impl DestinationStats {
             match kind {
                 AgainKind::Auth => counts.auth_failures += 1,
                 AgainKind::RateLimited => counts.rate_limited += 1,
-                AgainKind::Unavailable | AgainKind::Timeout | AgainKind::Misconfigured => {}
+                AgainKind::Unavailable | AgainKind::Unanswered | AgainKind::Timeout | AgainKind::Misconfigured => {}
             }
         }
     }

@@ -18,7 +18,7 @@ impl Check<'_> {
             });
             let same_file = |other: &Destination| destination.is_file() && other.url == destination.url;
             self.require(!all[..index].iter().any(same_file), "export.destinations", || {
-                format!("two destinations write to {}", destination.url)
+                format!("two destinations write to {}", destination.url.without_query())
             });
             self.destination(&format!("export.destinations[{index}]"), destination);
         }
@@ -119,7 +119,10 @@ impl Check<'_> {
         let json = destination.encoding == Encoding::Json;
         let has_encodings = protocol == Protocol::Otlp && !matches!(transport, Transport::Grpc | Transport::File);
         self.require(!json || has_encodings, &format!("{at}.encoding"), || {
-            format!("{} has but one encoding; json is for otlp+http, kafka, nats and s3", destination.url)
+            format!(
+                "{} has but one encoding; json is for otlp+http, kafka, nats and s3",
+                destination.url.without_query()
+            )
         });
         let compression = destination.compression;
         let known = match protocol {
@@ -152,7 +155,11 @@ impl Check<'_> {
             self.require(file.is_none() || destination.uses_tls(), &format!("{at}.{key}"), || {
                 match destination.url.transport {
                     Transport::S3 => "`s3.endpoint` does not use TLS; write https://".to_owned(),
-                    _ => format!("{} does not use TLS; write {}://", destination.url, destination.url.scheme_by_tls()),
+                    _ => format!(
+                        "{} does not use TLS; write {}://",
+                        destination.url.without_query(),
+                        destination.url.scheme_by_tls()
+                    ),
                 }
             });
         }
@@ -223,7 +230,7 @@ impl Check<'_> {
     fn kafka(&mut self, at: &str, destination: &Destination) {
         let Some(kafka) = &destination.kafka else { return };
         let is_kafka = destination.url.transport == Transport::Kafka;
-        self.require(is_kafka, &format!("{at}.kafka"), || format!("{} is not Kafka", destination.url));
+        self.require(is_kafka, &format!("{at}.kafka"), || format!("{} is not Kafka", destination.url.without_query()));
         let has_password = destination.auth.as_ref().is_some_and(|auth| auth.basic.is_some());
         self.require(*kafka == Kafka::default() || has_password, &format!("{at}.kafka.sasl"), || {
             "is of no use without `auth.basic`".into()
@@ -241,7 +248,7 @@ impl Check<'_> {
     fn s3(&mut self, at: &str, destination: &Destination) {
         let Some(s3) = &destination.s3 else { return };
         let is_s3 = destination.url.transport == Transport::S3;
-        self.require(is_s3, &format!("{at}.s3"), || format!("{} is no bucket", destination.url));
+        self.require(is_s3, &format!("{at}.s3"), || format!("{} is no bucket", destination.url.without_query()));
         let is_name =
             !s3.region.is_empty() && s3.region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         self.require(is_name, &format!("{at}.s3.region"), || "is no name of a region".into());
@@ -262,7 +269,9 @@ impl Check<'_> {
     fn file(&mut self, at: &str, destination: &Destination) {
         if !destination.is_file() {
             let path = format!("{at}.file");
-            self.require(destination.file.is_none(), &path, || format!("{} is no file", destination.url));
+            self.require(destination.file.is_none(), &path, || {
+                format!("{} is no file", destination.url.without_query())
+            });
             return;
         }
         let useless = !destination.headers.is_empty() || destination.proxy.is_some();

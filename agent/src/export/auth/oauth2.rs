@@ -78,7 +78,7 @@ impl OAuth2 {
     async fn answer(&self, secret: &str) -> Result<(StatusCode, Bytes), String> {
         let request = self.request(secret)?;
         let response = self.client.get().request(request).await;
-        let response = response.map_err(|cause| explain(&self.config.token_url, &cause))?;
+        let response = response.map_err(|cause| explain(self.shown(), &cause))?;
         let status = response.status();
         Ok((status, answer::body(response.into_body()).await?))
     }
@@ -103,7 +103,12 @@ impl OAuth2 {
 
     /// What the token endpoint does, with its name.
     fn it(&self, does: &str) -> String {
-        format!("{} {does}", self.config.token_url)
+        format!("{} {does}", self.shown())
+    }
+
+    /// The endpoint without its query, which may have a secret.
+    fn shown(&self) -> &str {
+        self.config.token_url.split('?').next().unwrap_or_default()
     }
 
     /// A token is renewed `refresh_before` its end, but not in the first half of its life.
