@@ -2,11 +2,19 @@
 //!
 //! In: a path and the steps of its schema. Out: a connection. Called by `store` and `dead`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::{OpenOptions, Permissions},
+    io,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
 
 use rusqlite::{Connection, Row};
 
 use super::{LogError, now_unix_ns};
+
+/// Who may read and write it.
+const MODE: u32 = 0o640;
 
 /// An open database.
 #[derive(Debug)]
@@ -18,16 +26,28 @@ pub(super) struct Opened {
 
 /// Opens the database. `steps[n]` brings it from version `n` to `n + 1`; one of a later version is refused.
 pub(super) fn open(path: &Path, steps: &[&str]) -> Result<Opened, LogError> {
+    keep_private(path).map_err(LogError::io("open", path))?;
     match connect(path, steps) {
         Ok(opened) => Ok(opened),
         Err(error) if is_damage(&error) => {
             let aside = set_aside(path)?;
+            keep_private(path).map_err(LogError::io("open", path))?;
             tracing::error!(path = %path.display(), aside = %aside.display(), %error, "damaged, set aside and made anew");
             let opened = connect(path, steps).map_err(error_of("open", path))?;
             Ok(Opened { is_new: true, ..opened })
         }
         Err(cause) => Err(error_of("open", path)(cause)),
     }
+}
+
+/// Nobody else reads it, whatever folder it is in: dead letters have whole spans. SQLite gives its other files the same mode.
+fn keep_private(path: &Path) -> io::Result<()> {
+    if path == Path::new(":memory:") {
+        return Ok(());
+    }
+    let file = OpenOptions::new().append(true).create(true).mode(MODE).open(path)?;
+    let mode = file.metadata()?.permissions().mode();
+    if mode & 0o777 & !MODE == 0 { Ok(()) } else { file.set_permissions(Permissions::from_mode(mode & MODE)) }
 }
 
 fn connect(path: &Path, steps: &[&str]) -> rusqlite::Result<Opened> {
