@@ -249,6 +249,7 @@ impl Live for LiveFacts {
                 name: counts.name,
                 url: counts.url,
                 last_error: counts.last_error.unwrap_or_default(),
+                possible_duplicates: counts.possible_duplicates,
                 ..DestinationStatus::default()
             }
         };

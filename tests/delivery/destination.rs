@@ -24,9 +24,11 @@ fn through(what: &str, behaviour: Behaviour) {
     sink.set(behaviour);
     pace(Duration::from_secs(1));
     sink.set(Behaviour::Take);
-    check(what, sender, &sink, &relay);
+    let twice = check(what, sender, &sink, &relay);
     relay.drained("sink");
     let accounts = relay.destination("sink");
+    let told = accounts["possible_duplicates"].as_u64().expect("a number");
+    assert!(told >= twice, "{what}: {twice} came twice, told are {told}");
     assert_eq!((&accounts["dead"], &accounts["dropped"]), (&0.into(), &0.into()), "{accounts}");
 }
 

@@ -1,6 +1,6 @@
 //! A destination that counts what it takes and fails as it is told: OTLP/HTTP over TCP, one thread per connection, or OTLP/gRPC.
 //!
-//! In: a [`Behaviour`]. Out: how often each numbered span was taken. A span counts when the whole answer that says so begins.
+//! In: a [`Behaviour`]. Out: how often each numbered span was taken. A span counts when the answer that says so begins.
 
 mod grpc;
 
@@ -241,11 +241,14 @@ impl Shared {
                 }
                 return Err(std::io::ErrorKind::TimedOut.into());
             }
+            // Taken, and the answer that says so does not arrive.
             Behaviour::Break => {
+                self.take(numbers);
                 stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-le")?;
                 return Err(std::io::ErrorKind::BrokenPipe.into());
             }
             Behaviour::Reset => {
+                self.take(numbers);
                 reset_at_the_end(stream)?;
                 stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n\x0a")?;
                 return Err(std::io::ErrorKind::ConnectionReset.into());

@@ -204,6 +204,7 @@ pub fn status() -> StatusReport {
             dropped: 200,
             last_error: "connection refused".to_owned(),
             filtered: 0,
+            possible_duplicates: 0,
         }],
         log: Some(LogStatus {
             bytes: 3 << 20,

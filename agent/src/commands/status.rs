@@ -37,7 +37,8 @@ fn json(report: &StatusReport) -> Value {
     let destination = |it: &DestinationStatus| {
         json!({
             "name": it.name, "url": it.url, "queued": it.queued, "delivered": it.delivered, "dead": it.dead,
-            "dropped": it.dropped, "filtered": it.filtered, "last_error": it.last_error,
+            "dropped": it.dropped, "filtered": it.filtered,
+            "possible_duplicates": it.possible_duplicates, "last_error": it.last_error,
         })
     };
     let log = |log: &LogStatus| {

@@ -40,7 +40,9 @@ pub(super) fn of_http(protocol: Protocol, status: StatusCode) -> Verdict {
         413 => Verdict::TooLarge,
         429 => Verdict::Again(AgainKind::RateLimited),
         300..=399 | 404 | 405 | 501 => Verdict::Again(AgainKind::Misconfigured),
-        502..=504 => Verdict::Again(AgainKind::Unavailable),
+        // A gateway that had no answer, which may have been on its way.
+        502 | 504 => Verdict::Again(AgainKind::Unanswered),
+        503 => Verdict::Again(AgainKind::Unavailable),
         // A Datadog agent answers 408 while it is busy.
         408 | 500..600 if protocol != Protocol::Otlp => Verdict::Again(AgainKind::Unavailable),
         _ => Verdict::Never,
@@ -94,7 +96,8 @@ mod tests {
     #[test]
     fn http_is_retried_as_the_specification_says() {
         let again = |kind| http(Protocol::Otlp, Verdict::Again(kind));
-        assert_eq!(again(AgainKind::Unavailable), [502, 503, 504]);
+        assert_eq!(again(AgainKind::Unavailable), [503]);
+        assert_eq!(again(AgainKind::Unanswered), [502, 504]);
         assert_eq!(again(AgainKind::RateLimited), [429]);
         assert_eq!(again(AgainKind::Auth), [401, 403, 407]);
         assert_eq!(http(Protocol::Otlp, Verdict::TooLarge), [413]);

@@ -281,7 +281,7 @@ impl Line {
                 match kind {
                     AgainKind::RateLimited => self.adapt.press(),
                     // It may have been taken.
-                    AgainKind::Timeout => self.stats.count_possible_duplicates(part.spans),
+                    AgainKind::Timeout | AgainKind::Unanswered => self.stats.count_possible_duplicates(part.spans),
                     _ => {}
                 }
                 pass.failed(*after);

@@ -7,11 +7,27 @@ use super::retry::{AgainKind, Outcome};
 /// Longest text of a destination that is kept.
 const TEXT_BYTES_MAX: usize = 512;
 
-/// A request without an answer: what kind of trouble that is, and why.
-pub(super) fn no_answer(origin: &str, error: &(dyn Error + 'static)) -> Outcome {
+/// A request without an answer: what kind of trouble that is, and why. `may_have_arrived`: there was a connection that it went out on.
+pub(super) fn no_answer(origin: &str, error: &(dyn Error + 'static), may_have_arrived: bool) -> Outcome {
     let cause = explain(origin, error);
-    let kind = kind(&cause.to_lowercase());
+    let kind = match kind(&cause.to_lowercase()) {
+        AgainKind::Unavailable if may_have_arrived => AgainKind::Unanswered,
+        kind => kind,
+    };
     Outcome::again(kind, cause)
+}
+
+/// Whether a client of HTTP or gRPC had a connection. Errors of making one are of these types.
+pub(super) fn was_connected(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let by_http = error.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|error| error.is_connect());
+        if by_http || error.is::<tonic::ConnectError>() {
+            return false;
+        }
+        next = error.source();
+    }
+    true
 }
 
 /// A request whose answer did not come in time.
@@ -133,7 +149,9 @@ mod tests {
             ("tunnel error: proxy authorization required", AgainKind::Auth),
             ("Connection timed out (os error 110)", AgainKind::Timeout),
         ] {
-            let Outcome::Again { kind: found, .. } = no_answer("h", &std::io::Error::other(text)) else { panic!() };
+            let Outcome::Again { kind: found, .. } = no_answer("h", &std::io::Error::other(text), false) else {
+                panic!()
+            };
             assert_eq!(found, kind, "{text}");
         }
     }

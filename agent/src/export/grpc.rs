@@ -24,7 +24,7 @@ use super::{
     client::{IDEMPOTENCY_KEY, Signal, USER_AGENT},
     compress::Compressor,
     connect::{Connector, Renewed, Target},
-    explain::{no_answer, short, too_late},
+    explain::{no_answer, short, too_late, was_connected},
     format::Format,
     parts::Parts,
     retry::{AgainKind, Outcome},
@@ -131,7 +131,7 @@ impl GrpcClient {
     /// A status with a source was made on this side because no answer came: it says nothing about the spans.
     fn failed(&self, status: &Status) -> Outcome {
         if let Some(source) = status.source() {
-            let outcome = no_answer(&self.origin, source);
+            let outcome = no_answer(&self.origin, source, was_connected(source));
             // tonic keeps the same time, and may be first.
             let late = matches!(&outcome, Outcome::Again { cause, .. } if cause.contains("Timeout expired"));
             return if late { self.late() } else { outcome };
@@ -184,7 +184,7 @@ fn origin(destination: &Destination) -> Result<Uri, ExportError> {
 }
 
 fn unusable(destination: &Destination, cause: String) -> ExportError {
-    ExportError::Url { destination: destination.name.clone(), url: destination.url.to_string(), cause }
+    ExportError::Url { destination: destination.name.clone(), url: destination.url.without_query(), cause }
 }
 
 fn endpoint(destination: &Destination) -> Result<Endpoint, ExportError> {

@@ -14,7 +14,7 @@ use super::{
     client::{IDEMPOTENCY_KEY, Signal, USER_AGENT},
     compress::Compressor,
     connect::{Http, Renewed},
-    explain::{no_answer, short, too_late},
+    explain::{no_answer, short, too_late, was_connected},
     format::{Format, Post},
     parts::{Parts, Unfinished},
     retry::{AgainKind, Outcome, retry_after},
@@ -110,7 +110,7 @@ impl HttpClient {
         }
         match self.client.get().request(request).await {
             Ok(response) => self.answered(response).await,
-            Err(error) => no_answer(&self.shown, &error),
+            Err(error) => no_answer(&self.shown, &error, was_connected(&error)),
         }
     }
 
@@ -120,7 +120,7 @@ impl HttpClient {
             Ok(body) => body,
             // It may say that some spans were refused.
             Err(error) if head.status.is_success() => {
-                return Outcome::again(AgainKind::Unavailable, format!("{}: the answer is cut: {error}", self.shown));
+                return Outcome::again(AgainKind::Unanswered, format!("{}: the answer is cut: {error}", self.shown));
             }
             Err(_) => Bytes::new(),
         };

@@ -11,8 +11,9 @@ use super::{
     fakes::{Answer, Fake, Identity, Proxy, block, body, destination, raw},
     format::samples,
     retry::{AgainKind, Outcome},
+    stats::DestinationStats,
 };
-use crate::config::{Basic, Destination, Exhausted, Interval, Secret};
+use crate::config::{self, Basic, Destination, Exhausted, Interval, Secret};
 
 /// Formats by HTTP.
 const HTTP: [&str; 4] = ["otlp+http", "zipkin+http", "jaeger+http", "datadog+http"];
@@ -83,6 +84,11 @@ async fn the_query_of_a_url_is_never_shown() {
         assert!(cause.contains("/v1/traces") && !cause.contains("hunter2"), "{cause}");
     }
     assert!(!to.url.without_query().contains("hunter2"));
+    assert!(!DestinationStats::new(&to).counts().url.contains("hunter2"));
+    for wrong in ["otlp+htp://h/?api_key=hunter2", "otlp+http://h:x/?api_key=hunter2", "h?api_key=hunter2"] {
+        let error = wrong.parse::<config::Url>().unwrap_err();
+        assert!(!error.contains("hunter2"), "{error}");
+    }
 }
 
 #[tokio::test]
@@ -176,9 +182,13 @@ async fn garbage_and_broken_answers_lose_nothing() {
         let address = raw(answer).await;
         for scheme in ["otlp+grpc", "otlp+http", "zipkin+http"] {
             let outcome = sent(&destination(&format!("{scheme}://{address}"))).await;
-            check_again(&outcome, AgainKind::Unavailable, &["cannot send to http://127.0.0.1"]);
+            // There was a connection: the spans may have been taken.
+            check_again(&outcome, AgainKind::Unanswered, &["cannot send to http://127.0.0.1"]);
         }
     }
+    let address = raw(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\ncut").await;
+    let outcome = sent(&destination(&format!("otlp+http://{address}"))).await;
+    check_again(&outcome, AgainKind::Unanswered, &["the answer is cut"]);
 }
 
 #[tokio::test]
@@ -205,7 +215,7 @@ async fn bad_certificates_and_schemes_are_told_apart() {
         }
         // TLS is spoken there, but not here.
         let outcome = sent(&destination(&format!("otlp+http://localhost:{}", http.address.port()))).await;
-        check_again(&outcome, AgainKind::Unavailable, &[]);
+        check_again(&outcome, AgainKind::Unanswered, &[]);
     }
     let plain = Fake::http(&[], None).await;
     let mut to = destination(&format!("otlp+https://{}", plain.address));

@@ -55,7 +55,7 @@ pub async fn probe(destination: &Destination) -> Result<Probe, ExportError> {
 
 fn word(kind: AgainKind) -> &'static str {
     match kind {
-        AgainKind::Unavailable => "unavailable",
+        AgainKind::Unavailable | AgainKind::Unanswered => "unavailable",
         AgainKind::Timeout => "timeout",
         AgainKind::Auth => "credentials",
         AgainKind::RateLimited => "quota",

@@ -52,8 +52,10 @@ pub(super) enum Outcome {
 /// Why a request may be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AgainKind {
-    /// No connection, no answer, or an answer that says "not now".
+    /// No connection, or an answer that says "not now".
     Unavailable,
+    /// The connection ended, or a gateway gave up, before the answer was seen: the spans may have been taken.
+    Unanswered,
     /// No answer in time.
     Timeout,
     /// The credentials are missing, wrong or not enough. That says nothing about the spans.

@@ -317,6 +317,9 @@ pub struct DestinationStatus {
     /// Spans that are not for it: another tenant's, or left out by its filter or sampling.
     #[prost(uint64, tag = "8")]
     pub filtered: u64,
+    /// Spans of requests that may have arrived before, since the start: their answer was not seen.
+    #[prost(uint64, tag = "9")]
+    pub possible_duplicates: u64,
 }
 
 /// The span log.

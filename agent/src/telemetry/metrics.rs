@@ -251,7 +251,7 @@ impl Snapshot {
         counters(
             to,
             "destination_spans_possible_duplicates",
-            "Spans sent again after the agent ended without seeing the answer",
+            "Spans of requests that may have arrived before: their answer was not seen",
             rows(|d| d.counts.possible_duplicates),
         );
         gauges(to, "destination_failing", "Whether the last request failed", rows(|d| d.counts.failing.into()));

@@ -44,7 +44,7 @@ use self::{
     cluster::{Broker, Cluster, Topic},
     records::Batch,
     sending::Sending,
-    verdict::{Trouble, of_error, of_request_error},
+    verdict::{Trouble, of_error, of_unanswered},
 };
 
 pub(super) struct KafkaClient {
@@ -170,7 +170,7 @@ impl Produce {
         match broker.messenger.request(self.request(&batches, headers)).await {
             Ok(response) => self.answers(batches, &response),
             Err(error) => {
-                let trouble = of_request_error(&broker.place, &error);
+                let trouble = of_unanswered(&broker.place, &error);
                 batches.into_iter().map(|batch| (batch, Err(trouble.clone()))).collect()
             }
         }

@@ -94,9 +94,17 @@ pub(super) fn of_request_error(place: &str, error: &RequestError) -> Trouble {
 
 /// Verdict on a connection that cannot be made or broke.
 pub(super) fn of_failure(place: &str, error: &(dyn Error + 'static)) -> Trouble {
-    match no_answer(&format!("kafka://{place}"), error) {
+    match no_answer(&format!("kafka://{place}"), error, false) {
         Outcome::Again { kind, cause, .. } => Trouble::Again(kind, cause),
         _ => Trouble::Again(AgainKind::Unavailable, short(&error.to_string())),
+    }
+}
+
+/// Verdict on records that were sent and got no answer.
+pub(super) fn of_unanswered(place: &str, error: &RequestError) -> Trouble {
+    match of_request_error(place, error) {
+        Trouble::Again(AgainKind::Unavailable, cause) => Trouble::Again(AgainKind::Unanswered, cause),
+        trouble => trouble,
     }
 }
 

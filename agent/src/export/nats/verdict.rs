@@ -74,7 +74,8 @@ fn refused(url: &str, Refusal { code, err_code, description }: &Refusal) -> Outc
 pub(super) fn of_failure(url: &str, failure: Failure) -> Outcome {
     match failure {
         Failure::Login(cause) => Outcome::again(AgainKind::Auth, cause),
-        Failure::Broken { place, cause } => no_answer(&format!("nats://{place}"), &*cause),
+        // The server knows a message that comes again by its id.
+        Failure::Broken { place, cause } => no_answer(&format!("nats://{place}"), &*cause, false),
         Failure::Said { place, text } => of_error(url, &place, &text),
         Failure::Tls { place, is_wanted: true } => {
             Outcome::again(AgainKind::Misconfigured, format!("nats://{place} wants TLS: write nats+tls://"))

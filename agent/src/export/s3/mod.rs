@@ -100,7 +100,8 @@ impl S3Client {
         };
         match self.client.get().request(request).await {
             Ok(response) => self.answered(response).await,
-            Err(error) => no_answer(&self.place.origin, &error),
+            // An object that comes again replaces itself.
+            Err(error) => no_answer(&self.place.origin, &error, false),
         }
     }
 
