@@ -9,7 +9,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use agent_core::{
@@ -21,12 +21,13 @@ use anyhow::{Context, Result};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
+    time::Instant,
 };
 
 use crate::{
     capture::{CaptureLoop, lock},
     config::{self, Config, Loaded, Paths, RedisKeys, RunArgs, Unselected},
-    export::{Exporter, LogSource, symptom::Watcher},
+    export::{ExportError, Exporter, LogSource, symptom::Watcher},
     intake::Intake,
     kernel::{
         attach::{AttachOptions, HOOKS},
@@ -45,7 +46,9 @@ use crate::{
 };
 
 /// Time between two looks at the configuration file and the capture loop.
-const LOOK_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3);
+const LOOK_INTERVAL: Duration = Duration::from_secs(3);
+/// Time before destinations that a change has stopped are started again, if that failed.
+const RESTART_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Runs the agent until it is told to stop.
 pub fn run(args: &RunArgs) -> Result<()> {
@@ -75,6 +78,7 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     // Before the first span: a new destination begins with the next span that is appended.
     let mut exporter = Exporter::start(&config.export, log.dead_letters(), |to| LogSource::open(&log, to))?;
     log.destinations_open()?;
+    log.tell_forgotten();
     let kernel = if config.capture.enabled { Some(load_kernel_side(&config)?) } else { None };
     let keeping = tokio::spawn(crate::log::keep(log.clone()));
     let (attached, capturing) = kernel.map(|kernel| kernel.start(&log, pipeline)).transpose()?.unzip();
@@ -103,7 +107,7 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
         log: &log,
         intake: &intake,
         exporter: &mut exporter,
-        hold: None,
+        stopped: None,
         capturing: capturing.as_ref(),
     };
     let ending = supervise(Reloader::new(args, config), &mut changing).await;
@@ -118,6 +122,8 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     // While the accounts of the destinations are there; what is still sent of theirs goes on with them after the next start.
     end_pushes.send_replace(true);
     pushing.join_all().await;
+    // Destinations that have ended still wait for their spans.
+    let hold = log.hold();
     exporter.shutdown().await;
     stop.send_replace(true);
     if let Ok(Err(error)) = answering.await {
@@ -128,6 +134,7 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     }
     keeping.abort();
     log.sync()?;
+    drop(hold);
     tracing::info!("stopped");
     ending
 }
@@ -148,8 +155,8 @@ struct Changing<'a> {
     log: &'a SpanLog,
     intake: &'a Intake,
     exporter: &'a mut Exporter,
-    /// Held after a change that failed when destinations were stopped already.
-    hold: Option<Hold>,
+    /// After a change that failed when destinations were stopped already: what they wait for is held, and when to try again.
+    stopped: Option<(Hold, Instant)>,
     capturing: Option<&'a Capturing>,
 }
 
@@ -171,7 +178,8 @@ async fn supervise(mut reloader: Reloader, changing: &mut Changing<'_>) -> Resul
             anyhow::ensure!(capturing.looping.is_running(), "the capture loop ended; see the messages above");
         }
         let has_changed = reloader.has_changed();
-        if !is_asked && !has_changed {
+        let is_due = changing.stopped.as_ref().is_some_and(|(_, at)| *at <= Instant::now());
+        if !is_asked && !has_changed && !is_due {
             continue;
         }
         match reload(&mut reloader, changing).await {
@@ -181,7 +189,12 @@ async fn supervise(mut reloader: Reloader, changing: &mut Changing<'_>) -> Resul
             }
             Err(error) => {
                 changing.live.reloads().refused += 1;
-                tracing::error!("the configuration stays as it was: {error:#}");
+                match &changing.stopped {
+                    None => tracing::error!("the configuration stays as it was: {error:#}"),
+                    Some(_) => tracing::error!(
+                        "destinations that the new configuration changes are stopped, which is tried again every {RESTART_INTERVAL:?}: {error:#}"
+                    ),
+                }
             }
         }
     }
@@ -194,19 +207,29 @@ async fn reload(reloader: &mut Reloader, changing: &mut Changing<'_>) -> Result<
     wanted(&change.config).check()?;
     let log = changing.log;
     // Until all run again: what stopped destinations wait for must not go meanwhile.
-    let hold = changing.hold.take().unwrap_or_else(|| log.hold());
+    let hold = log.hold();
     let applied = changing.exporter.apply(&change.config.export, |to| LogSource::open(log, to)).await;
-    if applied.is_err() {
-        changing.hold = Some(hold);
+    match &applied {
+        Ok(()) => changing.stopped = None,
+        // The only one that comes after some were stopped.
+        Err(ExportError::Source { .. }) => changing.stopped = Some((hold, Instant::now() + RESTART_INTERVAL)),
+        // They run as before, or are stopped as before.
+        Err(_) => {
+            if let Some((_, at)) = &mut changing.stopped {
+                *at = Instant::now() + RESTART_INTERVAL
+            }
+        }
     }
     applied?;
+    changing.intake.set_relay(relay);
     if reloader.running().export != change.config.export {
         changing.watcher = Watcher::start(log, &change.config.export, changing.live.symptoms());
     }
     if let Some(capturing) = changing.capturing {
-        changing.live.set_selection(reselect(&change.config, capturing)?);
+        let words = reselect(&change.config, capturing);
+        changing.live.set_selection(words.context("all is applied but the selection, which stays")?);
     }
-    changing.intake.set_relay(relay);
+    log.tell_forgotten();
     reloader.applied(change);
     Ok(())
 }

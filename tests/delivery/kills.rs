@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use spantap_tests::clock::pace;
+use spantap_tests::clock::{pace, wait_for};
 
 use crate::{
     RATE, check,
-    rig::Relay,
+    rig::{BOUND, Relay},
     sender::Sender,
     sink::{Behaviour, Sink},
     to,
@@ -60,4 +60,23 @@ fn terminated_and_started_again() {
         relay.restart();
     }
     check("terminated", sender, &sink, &relay);
+}
+
+#[test]
+fn terminated_when_a_destination_was_down_for_longer_than_the_log_keeps() {
+    let sink = Sink::start(Behaviour::Take);
+    sink.open(false);
+    let mut relay = Relay::start(&[to("sink", &sink)], "log: { max_age: 1s }\n");
+    let sender = Sender::start(relay.address(), RATE, RATE);
+    wait_for("a later segment", BOUND, || (sender.acknowledged() == RATE && segments(&relay) > 1).then_some(()));
+    // Now the first one is too old.
+    pace(Duration::from_secs(2));
+    relay.terminate();
+    relay.restart();
+    sink.open(true);
+    check("terminated, down for longer than max_age", sender, &sink, &relay);
+}
+
+fn segments(relay: &Relay) -> usize {
+    std::fs::read_dir(relay.data().join("segments")).expect("a folder").count()
 }

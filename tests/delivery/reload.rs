@@ -33,3 +33,16 @@ fn destinations_come_change_and_go_and_a_bad_configuration_changes_nothing() {
     check("reload", sender, &stays, &relay);
     assert!(relay.messages().contains("the configuration was applied"), "{}", relay.messages());
 }
+
+#[test]
+fn a_change_that_cannot_be_applied_holds_nothing_in_the_log() {
+    let sink = Sink::start(Behaviour::Take);
+    let small = "log: { max_bytes: 8MiB }\n";
+    let relay = Relay::start(&[to("sink", &sink)], small);
+    let certificate = "url: 'otlp+https://127.0.0.1:1', name: other, tls: { ca_file: /nowhere }".to_owned();
+    relay.configure(&[to("sink", &sink), certificate], small);
+    wait_for("the change is refused", BOUND, || relay.messages().contains("stays as it was").then_some(()));
+    // Several times what the log may take: what was delivered goes.
+    check("after a refused change", Sender::start(relay.address(), RATE, RATE * 4), &sink, &relay);
+    assert!(relay.ask(&["status"])[0]["log"]["bytes"].as_u64().expect("a number") <= 8 << 20);
+}

@@ -399,6 +399,25 @@ impl SpanLog {
         if self.inner.store.rebuilt() { self.inner.store.settle_rebuilt() } else { Ok(()) }
     }
 
+    /// Tells of places in the log that no destination has any more, as after another URL of one without a name: what waits there is not
+    /// sent. A failure of the database is told elsewhere.
+    pub fn tell_forgotten(&self) {
+        let (open, first, end) = {
+            let state = self.inner.state();
+            let open: BTreeSet<String> = state.destinations().into_keys().collect();
+            (open, state.segments.first().map_or(0, |segment| segment.first_span), state.next_span)
+        };
+        for (name, next) in self.inner.store.places().unwrap_or_default() {
+            let spans = end.saturating_sub(next);
+            if !open.contains(&name) && next > first && spans > 0 {
+                tracing::warn!(
+                    destination = name,
+                    "no destination has this name any more, and {spans} spans came since it was given its last; one that has it goes on from there"
+                );
+            }
+        }
+    }
+
     /// Numbers.
     pub fn stats(&self) -> LogStats {
         let state = self.inner.state();

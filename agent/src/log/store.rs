@@ -176,6 +176,16 @@ impl Store {
         row.map_err(error_of("read the cursors", &self.path))
     }
 
+    /// The name of every cursor, and the first span that it was not given.
+    pub fn places(&self) -> Result<Vec<(String, u64)>, LogError> {
+        let connection = self.connection();
+        let all = || -> rusqlite::Result<Vec<(String, u64)>> {
+            let mut places = connection.prepare_cached("SELECT name, next_span FROM cursor ORDER BY name")?;
+            places.query_map([], |row| Ok((row.get(0)?, unsigned(row, 1)?)))?.collect()
+        };
+        all().map_err(error_of("read the cursors", &self.path))
+    }
+
     /// The saved state of a cursor.
     pub fn load(&self, name: &str) -> Result<Option<Saved>, LogError> {
         load(&self.connection(), name).map_err(error_of("read a cursor", &self.path))
