@@ -157,8 +157,11 @@ catalogue! {
         "`off_cpu` is the largest segment, most of it of no known kind",
         "cat /proc/{pid}/task/*/wchan   (while it happens)";
     ApplicationCpu: "application_cpu", "the application itself took the time",
-        "`application` is the largest segment",
+        "`application` is the largest segment, at least half of it measured",
         "spantap trace {trace}";
+    ApplicationUnwatched: "application_unwatched", "the application had the time; whether it computed or waited was not seen",
+        "`application` is the largest segment, less than half of it measured",
+        "spantap status   (what is selected: only that is seen whole)";
     ResetByPeer: "reset_by_peer", "the peer reset the connection",
         "the status is not `ok` and `spantap.tcp.reset_by` is `peer`",
         "spantap spans --peer {address} --status error";

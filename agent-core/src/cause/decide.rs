@@ -99,7 +99,10 @@ fn by_segment(view: &View<'_>, name: SegmentName, ns: u64) -> Cause {
         RunQueue if blocked_by(view, By::Throttled) * 2 >= ns => Cause::CpuThrottled,
         RunQueue => Cause::CpuContention,
         OffCpu => off_cpu(view),
-        Application => Cause::ApplicationCpu,
+        Application if super::view::grades(view.segments, Application)[0].saturating_mul(2) >= ns => {
+            Cause::ApplicationCpu
+        }
+        Application => Cause::ApplicationUnwatched,
         Unexplained => Cause::Unexplained,
     }
 }

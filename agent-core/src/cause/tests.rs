@@ -135,6 +135,7 @@ fn cases() -> Vec<(Case, &'static str)> {
     let mut stalled = case(Transfer).int("http.response.body.size", 100 << 20);
     stalled.around.peer_waited_ns = Some(80 * MS);
     let reset = |by| failed("connection_reset").text("spantap.tcp.reset_by", by);
+    let unwatched = Case { segments: tiles(&[(Application, MS, Derived)]), ..case(Application) };
     vec![
         (case(Dns), "dns_slow"),
         (case(Remote).protocol("dns"), "dns_slow"),
@@ -201,6 +202,7 @@ fn cases() -> Vec<(Case, &'static str)> {
         (case(OffCpu).by(By::Other), "blocked_other"),
         (case(OffCpu), "blocked_other"),
         (case(Application), "application_cpu"),
+        (unwatched, "application_unwatched"),
         (reset("peer"), "reset_by_peer"),
         (reset("local"), "reset_by_local"),
         // A server may reset after the whole answer: that is not why it took long.

@@ -152,7 +152,7 @@ fn next(span: &SpanView, finding: &Finding, others: &[SpanView]) -> String {
                 return why(lookup, "the slowest lookup");
             }
         }
-        BlockedDownstream | BlockedPoll | ApplicationCpu => {
+        BlockedDownstream | BlockedPoll | ApplicationCpu | ApplicationUnwatched => {
             let call = slowest_call(span, others);
             if let Some((call, _)) =
                 call.filter(|(_, ns)| u128::from(*ns) * 2 >= u128::from(finding.decision.duration_ns))
