@@ -104,13 +104,13 @@ pub struct FilterArgs {
     /// Only this outcome
     #[arg(long)]
     pub status: Option<Outcome>,
-    /// Only this protocol (http, tcp)
+    /// Only this protocol, as `spans` shows it (http, grpc, postgresql, tcp)
     #[arg(long, value_name = "NAME")]
     pub protocol: Option<String>,
     /// Only this peer: an address, or ADDRESS:PORT
     #[arg(long, value_name = "ADDRESS")]
     pub peer: Option<String>,
-    /// Only this cause, by its id (docs/causes.md)
+    /// Only this cause, by its id (docs/causes.md), as `spans` shows it: what only `why` can tell, from other spans, is not looked for
     #[arg(long, value_name = "ID", value_parser = parse_cause)]
     pub cause: Option<String>,
 }

@@ -112,7 +112,7 @@ fn specific(view: &View<'_>, decision: Decision, words: &mut Vec<String>) {
         AcceptQueueFull | AcceptQueueWait => {
             say_count(view, words, "spantap.connect.syn_retransmits", "SYN retransmit", "SYN retransmits");
             if let Some((backlog, max)) = decide::accept_queue(view) {
-                words.push(format!("{backlog} connections waited to be accepted, at most {max} may"));
+                words.push(format!("beside it {backlog} connections waited to be accepted, at most {max} may"));
             }
         }
         DnsSlow | DnsTimeout | DnsError => {

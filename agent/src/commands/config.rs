@@ -17,7 +17,12 @@ pub(super) fn config(command: ConfigCommand, output: &mut Output) -> Done {
             }
             output.line(&format!("{} is a valid configuration", file.display()))?;
         }
-        ConfigCommand::Show(args) => output.text(&config::show(&Loaded::load(&args, std::env::vars())?))?,
+        ConfigCommand::Show(args) => {
+            if args.config.is_none() && std::env::var_os("SPANTAP_CONFIG").is_none() {
+                output.line("# no file is given (--config FILE): defaults, environment and flags")?;
+            }
+            output.text(&config::show(&Loaded::load(&args, std::env::vars())?))?;
+        }
         ConfigCommand::Schema => output.line(&serde_json::to_string_pretty(config::schema())?)?,
     }
     output.flush()?;

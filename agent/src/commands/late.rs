@@ -37,15 +37,26 @@ struct JsonReport<'a> {
 pub(super) async fn export(args: &ExportArgs, output: &mut Output) -> Done {
     let to = args.to.as_deref().context("say where to: --to DEST")?;
     let spans = wanted(args);
+    anyhow::ensure!(spans.since_unix_ns < spans.until_unix_ns, "--until is not after --since");
     match (to, to.strip_prefix("file:")) {
         ("-", _) => write(args, spans, &mut Lines::to(io::stdout().lock())).await.map(drop)?,
         (_, Some(path)) => {
             let path = Path::new(path);
             let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-            let file = file.with_context(|| format!("cannot make {}", path.display()))?;
+            let file =
+                file.with_context(|| format!("cannot make {}; name a file that is not there", path.display()))?;
             let mut lines = Lines::to(file);
             write(args, spans, &mut lines).await?;
             lines.out.flush().and_then(|()| lines.out.get_ref().sync_all()).context("cannot write")?;
+            if lines.count == 0 {
+                // Nothing is in it, and it was made above.
+                std::fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
+                let all =
+                    if args.all { "" } else { "; what destinations have or are about to get is only in it with --all" };
+                output.line(&format!("no span to write{all}"))?;
+                output.flush()?;
+                return Ok(ExitCode::SUCCESS);
+            }
             output.line(&format!(
                 "{} of spans in {} requests written to {}",
                 text::bytes(lines.bytes),

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{Done, Output, json, text};
+use super::{Done, Output, json, reasons::words, text};
 use crate::{
     cli::ReadArgs,
     query::{api::Loss, client::Client},
@@ -42,10 +42,12 @@ pub(super) fn render(losses: &[Loss]) -> String {
     }
     let width = |text: fn(&Loss) -> &str| losses.iter().map(|loss| text(loss).chars().count()).max().unwrap_or(0);
     let (source, reason) = (width(|loss| &loss.source).max(6), width(|loss| &loss.reason).max(6));
-    let mut out = format!("{:<source$}  {:<reason$}  {:>12}\n", "SOURCE", "REASON", "COUNT");
+    let mut out = format!("{:<source$}  {:<reason$}  {:>12}  MEANS\n", "SOURCE", "REASON", "COUNT");
     for loss in losses {
         let (from, why) = (text::clean(&loss.source), text::clean(&loss.reason));
-        out.push_str(&format!("{from:<source$}  {why:<reason$}  {:>12}\n", loss.count));
+        let line = format!("{from:<source$}  {why:<reason$}  {:>12}  {}", loss.count, words(&loss.reason));
+        out.push_str(line.trim_end());
+        out.push('\n');
     }
     out
 }

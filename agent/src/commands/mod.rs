@@ -12,6 +12,7 @@ mod json;
 mod late;
 mod losses;
 mod output;
+mod reasons;
 mod replay_events;
 mod self_;
 mod slow;

@@ -214,14 +214,15 @@ fn log_words(log: &LogStatus) -> String {
 fn destinations(list: &[DestinationStatus]) -> String {
     let width = list.iter().map(|it| it.name.chars().count()).max().unwrap_or(0).max(11);
     let mut out = format!(
-        "\n{:<width$}  {:>12}  {:>12}  {:>12}  {:>12}  {}\n",
-        "DESTINATION", "DELIVERED", "QUEUED", "DEAD", "DROPPED", "URL"
+        "\n{:<width$}  {:>12}  {:>12}  {:>12}  {:>12}  {:>12}  {}\n",
+        "DESTINATION", "DELIVERED", "LEFT OUT", "QUEUED", "DEAD", "DROPPED", "URL"
     );
     for it in list {
         out.push_str(&format!(
-            "{:<width$}  {:>12}  {:>12}  {:>12}  {:>12}  {}\n",
+            "{:<width$}  {:>12}  {:>12}  {:>12}  {:>12}  {:>12}  {}\n",
             text::clean(&it.name),
             it.delivered,
+            it.filtered,
             it.queued,
             it.dead,
             it.dropped,

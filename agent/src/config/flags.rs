@@ -69,7 +69,8 @@ pub struct RunArgs {
     pub receive_otlp_unix: Vec<PathBuf>,
 
     /// Send spans to this destination: otlp+grpc://HOST:PORT, otlp+http://HOST:PORT/v1/traces, zipkin+http://HOST:PORT,
-    /// jaeger+grpc://HOST:PORT, jaeger+http://HOST:PORT, datadog+http://HOST:PORT (grpcs and https for TLS), or file:/PATH
+    /// jaeger+grpc://HOST:PORT, jaeger+http://HOST:PORT, datadog+http://HOST:PORT (grpcs and https for TLS), kafka://HOST:PORT/TOPIC, nats://HOST:PORT/SUBJECT,
+    /// s3://BUCKET/PREFIX, or file:/PATH
     #[arg(long, value_name = "URL", help_heading = "Output")]
     pub export: Vec<String>,
     /// Serve /metrics, /healthz and /readyz on this address

@@ -159,7 +159,9 @@ impl FromStr for Url {
         }
         let has_many = matches!(scheme.transport, Transport::Kafka | Transport::Nats);
         if scheme.transport == Transport::S3 && !is_bucket(authority) {
-            return Err(bad("write s3://BUCKET/PREFIX; where the bucket is belongs into `s3`"));
+            return Err(bad(
+                "write s3://BUCKET/PREFIX; where the bucket is belongs into `s3`, and its name has 3 to 63 of a-z, 0-9, `.` and `-`",
+            ));
         }
         let places: Vec<_> = authority
             .split(',')

@@ -386,7 +386,9 @@ impl Query {
     }
 
     async fn trace(self, request: TraceRequest) -> Answer<SpanStream> {
-        let prefix = request.id.trim().to_ascii_lowercase();
+        let id = request.id.trim().to_ascii_lowercase();
+        // Of a `traceparent` (version-trace-parent-flags) the trace.
+        let prefix = id.strip_prefix("00-").and_then(|rest| rest.split('-').next()).unwrap_or(&id).to_owned();
         if prefix.len() < ID_DIGITS_MIN || !prefix.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             let message = format!("{prefix:?} is no id: give at least {ID_DIGITS_MIN} hexadecimal digits");
             return Err(Status::invalid_argument(message));

@@ -23,6 +23,8 @@ pub(super) struct Verdict {
     pub also: Option<String>,
     /// The next thing to do.
     pub next: String,
+    /// Whether a program sent the span.
+    pub is_foreign: bool,
 }
 
 impl Verdict {
@@ -35,9 +37,10 @@ impl Verdict {
         let also = also(span, finding.as_ref());
         let next = match &finding {
             Some(finding) => next(span, finding, others),
+            None if span.pid == 0 => filled("spantap trace {trace}   (what belongs to it)", span),
             None => "spantap check   (what is attached)".to_owned(),
         };
-        Self { finding, also, next }
+        Self { finding, also, next, is_foreign: span.pid == 0 }
     }
 
     /// Id of the cause.
@@ -48,7 +51,8 @@ impl Verdict {
     /// Sentences, the verdict first.
     pub fn words(&self) -> Vec<String> {
         let Some(finding) = &self.finding else {
-            return vec!["verdict: nothing was observed inside this span".to_owned()];
+            let why = if self.is_foreign { ": a program sent it, only its own times are known" } else { "" };
+            return vec![format!("verdict: nothing was observed inside this span{why}")];
         };
         let mut words = vec![format!("verdict: {}: {}", finding.decision.cause.id(), finding.sentence)];
         words.extend(finding.evidence.iter().map(|words| format!("evidence: {words}")));

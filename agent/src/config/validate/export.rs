@@ -155,6 +155,7 @@ impl Check<'_> {
             self.require(file.is_none() || destination.uses_tls(), &format!("{at}.{key}"), || {
                 match destination.url.transport {
                     Transport::S3 => "`s3.endpoint` does not use TLS; write https://".to_owned(),
+                    Transport::File => "a file has no TLS".to_owned(),
                     _ => format!(
                         "{} does not use TLS; write {}://",
                         destination.url.without_query(),
