@@ -209,7 +209,7 @@ impl SpanLog {
     /// counted, a damaged block is skipped when it is read.
     ///
     /// # Errors
-    /// Another agent has it open, or the folder or the database cannot be made or read.
+    /// Another agent has it open, or the folder, a segment or the database cannot be made or read.
     pub fn open(dir: &Path, config: LogConfig) -> Result<Self, LogError> {
         let segments_dir = dir.join("segments");
         // Spans tell who talks to whom: not for everyone on the host.

@@ -15,6 +15,7 @@ use crate::otlp::{
     tests::{safe, span},
 };
 
+mod damage;
 mod power;
 
 struct Fixture {
