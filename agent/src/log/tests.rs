@@ -16,6 +16,7 @@ use crate::otlp::{
 };
 
 mod damage;
+mod full;
 mod power;
 
 struct Fixture {
