@@ -182,8 +182,12 @@ impl Reader {
         while !room.is_full() {
             match self.place() {
                 Place::Segment(meta) => {
-                    if !self.read_segment(meta, &mut read, &mut room)? {
-                        break;
+                    match self.read_segment(meta, &mut read, &mut room) {
+                        Ok(true) => {}
+                        Ok(false) => break,
+                        Err(error) if read == Read::default() => return Err(error),
+                        // What was read before it counts; who reads on is told.
+                        Err(_) => break,
                     }
                 }
                 Place::End(position) => {

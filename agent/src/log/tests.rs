@@ -17,6 +17,7 @@ use crate::otlp::{
 
 mod damage;
 mod full;
+mod open;
 mod power;
 
 struct Fixture {
