@@ -4,7 +4,8 @@
 //! [`Reader`]s (queries). Called by the run loop (append, [`SpanLog::maintain`]), the exporters and the query server. The
 //! core is synchronous and thread-safe; async callers use `spawn_blocking`.
 //!
-//! Form: `segments/NUMBER.spans` files of framed blocks (see [`block`]), `cursors.db` (SQLite) beside them, and a `lock`.
+//! Form: `segments/NUMBER.spans` files of framed blocks (see [`block`]), beside them `cursors.db` (SQLite), `tenants.json`, which has the
+//! tenants' numbers once more, and a `lock`.
 //!
 //! Policy: the log never blocks the pipeline. When it is full or spans are too old, the oldest whole segment goes, even if a
 //! destination has not read it yet; those spans are that destination's `dropped`. Segments with relayed spans that a destination
@@ -27,6 +28,7 @@ mod lock;
 mod reader;
 mod segment;
 mod store;
+mod tenants;
 #[cfg(test)]
 mod tests;
 mod wal;
@@ -177,6 +179,8 @@ struct Inner {
     state: Mutex<State>,
     store: Store,
     id: [u8; 8],
+    /// Numbers of tenants in the files whose names were lost. What blocks have them may be for any destination that chooses by tenant.
+    unnamed: BTreeSet<u32>,
     appended: watch::Sender<u64>,
     /// Counts requests to send spans late.
     asked: watch::Sender<u64>,
@@ -194,8 +198,8 @@ struct State {
     next_span: u64,
     stats: LogStats,
     cursors: BTreeMap<String, DestinationCounts>,
-    /// The highest number of a tenant that was found in the files when the log was opened.
-    tenant_max: u32,
+    /// The numbers of tenants that were found in the files when the log was opened; 0 is none.
+    tenants: BTreeSet<u32>,
     /// Spans per second that came while the files were written that were found.
     rate_before: f64,
     /// Guards that keep relayed spans.
@@ -232,6 +236,7 @@ impl SpanLog {
         let encoder = Encoder::new(config.host_name.clone());
         let (appended, _) = watch::channel(state.next_block);
         let id = store.log_id()?;
+        let unnamed = unnamed(&state.tenants, &store)?;
         let letters = DeadLetters::open(&dir.join("dead_letters.db"), config.dead_letters_bytes_max)?;
         let inner = Inner {
             dir: dir.to_owned(),
@@ -241,6 +246,7 @@ impl SpanLog {
             state: Mutex::new(state),
             store,
             id,
+            unnamed,
             appended,
             asked: watch::channel(0).0,
             committer: Committer::default(),
@@ -300,7 +306,7 @@ impl SpanLog {
     /// # Errors
     /// The database fails, or there are too many.
     pub fn tenant(&self, name: &str) -> Result<u32, LogError> {
-        let used = self.inner.state().tenant_max;
+        let used = self.inner.state().tenants.last().copied().unwrap_or(0);
         self.inner.store.tenant(name, used)
     }
 
@@ -556,6 +562,21 @@ impl Inner {
             Ok(forced)
         })
     }
+}
+
+/// Which of these tenants have no name any more.
+fn unnamed(found: &BTreeSet<u32>, store: &Store) -> Result<BTreeSet<u32>, LogError> {
+    let named: BTreeSet<u32> = store.tenants()?.into_values().collect();
+    let unnamed: BTreeSet<u32> =
+        found.iter().copied().filter(|number| *number > 0 && !named.contains(number)).collect();
+    if !unnamed.is_empty() {
+        tracing::error!(
+            tenants = unnamed.len(),
+            "the log has spans of tenants whose names were lost with cursors.db and tenants.json: destinations that choose by tenant do \
+             not get them, and count them as dropped"
+        );
+    }
+    Ok(unnamed)
 }
 
 fn now_unix_ns() -> u64 {

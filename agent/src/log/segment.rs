@@ -4,6 +4,7 @@
 //! Reads only the headers, and the whole of the last one: damage elsewhere shows when it is read.
 
 use std::{
+    collections::BTreeSet,
     fs::{File, OpenOptions},
     io,
     os::unix::fs::FileExt,
@@ -57,8 +58,8 @@ pub(super) fn open_all(dir: &Path) -> Result<State, LogError> {
             continue;
         }
         match open_one(&path).map_err(|cause| LogError::Segment { path, cause })? {
-            Some((segment, tenant_max)) => {
-                state.tenant_max = state.tenant_max.max(tenant_max);
+            Some((segment, tenants)) => {
+                state.tenants.extend(tenants);
                 state.segments.push(segment);
             }
             None => state.stats.foreign_files += 1,
@@ -81,9 +82,9 @@ fn bound_relayed(state: &mut State) {
     }
 }
 
-/// `None`: not a segment of this version. Such a file is left for people to look at. Also gives the highest number of a tenant in it.
+/// `None`: not a segment of this version. Such a file is left for people to look at. Also gives the numbers of tenants in it.
 /// That a file cannot be read now says nothing of what is in it: its spans are not given up for that.
-fn open_one(path: &Path) -> io::Result<Option<(SegmentMeta, u32)>> {
+fn open_one(path: &Path) -> io::Result<Option<(SegmentMeta, BTreeSet<u32>)>> {
     let file = File::open(path)?;
     let mut header = [0; SEGMENT_HEADER_BYTES];
     match file.read_exact_at(&mut header, 0) {
@@ -97,7 +98,7 @@ fn open_one(path: &Path) -> io::Result<Option<(SegmentMeta, u32)>> {
     };
     let Some(header) = header else { return Ok(None) };
     let bytes = file.metadata()?.len();
-    let Relayed { bytes: relayed_bytes, end: relayed_end, tenant_max } =
+    let Relayed { bytes: relayed_bytes, end: relayed_end, tenants } =
         if header.version == VERSION { relayed(&file, bytes) } else { Relayed::default() };
     let segment = SegmentMeta {
         path: path.to_owned(),
@@ -109,7 +110,7 @@ fn open_one(path: &Path) -> io::Result<Option<(SegmentMeta, u32)>> {
         relayed_end,
         version: header.version,
     };
-    Ok(Some((segment, tenant_max)))
+    Ok(Some((segment, tenants)))
 }
 
 /// A damaged header costs nothing if blocks follow: the file's name has the number of the first one.
@@ -128,17 +129,17 @@ fn guessed_header(path: &Path) -> io::Result<Option<SegmentHeader>> {
     }))
 }
 
-/// What of a segment was relayed, and the highest number of a tenant in it.
+/// What of a segment was relayed, and the numbers of tenants in it.
 #[derive(Default)]
 struct Relayed {
     bytes: u64,
     end: u64,
-    tenant_max: u32,
+    tenants: BTreeSet<u32>,
 }
 
 impl Relayed {
     fn add(&mut self, header: &BlockHeader) {
-        self.tenant_max = self.tenant_max.max(header.flags.tenant);
+        self.tenants.insert(header.flags.tenant);
         if header.flags.is_relayed {
             self.bytes += block_bytes(header);
             self.end = header.block + 1;

@@ -19,6 +19,7 @@ mod damage;
 mod full;
 mod open;
 mod power;
+mod tenants;
 
 struct Fixture {
     dir: TempDir,
