@@ -391,6 +391,7 @@ mod tests {
             eventually("sent", || fake.received().len() == usize::from(id)).await;
         }
         // The destination has the third: whatever happens to the machine from here on.
+        log.force_blocks();
         let left = log.after_power_failure();
         let log = open(left.path());
         let mut cursor = log.cursor("backend", Wanted::default()).unwrap();

@@ -235,6 +235,10 @@ impl SpanLog {
         let writer = Writer::open(&segments_dir, &config, &mut state)?;
         let encoder = Encoder::new(config.host_name.clone());
         let (appended, _) = watch::channel(state.next_block);
+        #[cfg(test)]
+        let committer = Committer::over(&segments_dir);
+        #[cfg(not(test))]
+        let committer = Committer::default();
         let id = store.log_id()?;
         let unnamed = unnamed(&state.tenants, &store)?;
         let letters = DeadLetters::open(&dir.join("dead_letters.db"), config.dead_letters_bytes_max)?;
@@ -249,7 +253,7 @@ impl SpanLog {
             unnamed,
             appended,
             asked: watch::channel(0).0,
-            committer: Committer::default(),
+            committer,
             letters,
             _lock: lock,
         };
@@ -460,9 +464,17 @@ pub async fn keep(log: SpanLog) {
     let mut said = String::new();
     loop {
         ticks.tick().await;
-        let log = log.clone();
-        let Ok(result) = tokio::task::spawn_blocking(move || log.maintain()).await else { return };
-        let now = result.err().map(|error| error.to_string()).unwrap_or_default();
+        let working = log.clone();
+        let now = match tokio::task::spawn_blocking(move || working.maintain()).await {
+            Ok(result) => result.err().map(|error| error.to_string()).unwrap_or_default(),
+            Err(failure) if failure.is_panic() => {
+                let error = failure.to_string();
+                log.inner.state().stats.last_error.clone_from(&error);
+                error
+            }
+            // The runtime ends.
+            Err(_) => return,
+        };
         // Once per kind of failure, not once a second.
         if !now.is_empty() && now != said {
             tracing::error!(error = %now, "the span log could not be maintained");
@@ -522,6 +534,8 @@ impl Inner {
     }
 
     fn maintain(&self, everything: bool) -> Result<(), LogError> {
+        #[cfg(test)]
+        assert!(!self.committer.panics_next.swap(false, std::sync::atomic::Ordering::SeqCst), "the test says so");
         let is_forced = everything || self.config.sync_interval.is_some();
         let places = if is_forced { self.force_places() } else { Ok(()) };
         let result = self.sync_due(everything).and(places).and(self.writer().expire(self));
@@ -546,16 +560,19 @@ impl Inner {
         self.committer.force(end, || {
             let files = self.writer().take_unsynced(everything, self.config.sync_interval);
             let forced = !files.is_empty() || everything;
-            for (file, path) in files {
+            let mut files = files.into_iter();
+            while let Some((file, path)) = files.next() {
                 // Outside of the locks for appending and reading: forcing may take long.
-                if let Err(cause) = self.committer.sync(&file) {
+                if let Err(cause) = self.committer.sync(&file, &path) {
+                    let mut writer = self.writer();
+                    writer.put_back((file, path.clone()), files);
+                    // Only what is written anew, elsewhere, can be trusted.
+                    writer.leave(self);
+                    drop(writer);
                     let error = LogError::Io { operation: "force to disk", path, cause };
                     let mut state = self.state();
                     state.stats.sync_errors += 1;
                     state.stats.last_error = error.to_string();
-                    drop(state);
-                    // Only what is written anew, elsewhere, can be trusted.
-                    self.writer().leave(self);
                     return Err(error);
                 }
             }

@@ -32,6 +32,9 @@ pub(super) struct Payload<'a> {
     pub crc: u32,
 }
 
+/// A file or folder that is not forced to disk yet, and its path.
+pub(super) type Unsynced = (Arc<File>, PathBuf);
+
 #[derive(Debug)]
 pub(super) struct Writer {
     dir: PathBuf,
@@ -44,7 +47,7 @@ pub(super) struct Writer {
     own_bytes_max: u64,
     active: Option<Active>,
     /// Closed segments and the folder, still to be forced to disk.
-    unsynced: Vec<(Arc<File>, PathBuf)>,
+    unsynced: Vec<Unsynced>,
     is_active_unsynced: bool,
     synced: Instant,
     /// Nothing more can be written until something is deleted.
@@ -71,6 +74,8 @@ impl Writer {
             Some(last) if last.version == VERSION => Some(Active::open(last)?),
             _ => None,
         };
+        // Its last blocks and its name may not be on the disk yet, if the agent was killed.
+        let folder = File::open(dir).map_err(LogError::io("open", dir))?;
         Ok(Self {
             dir: dir.to_owned(),
             segment_bytes_max,
@@ -80,9 +85,9 @@ impl Writer {
             relayed_bytes_max,
             // A new segment needs room for the whole of it.
             own_bytes_max: bytes_max.saturating_sub(relayed_bytes_max + segment_bytes_max).max(segment_bytes_max),
+            is_active_unsynced: active.is_some(),
             active,
-            unsynced: Vec::new(),
-            is_active_unsynced: false,
+            unsynced: vec![(Arc::new(folder), dir.to_owned())],
             synced: Instant::now(),
             #[cfg(test)]
             disk_is_full: false,
@@ -295,8 +300,15 @@ impl Writer {
         if self.disk_is_full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
+    /// One file could not be forced to disk, and others were to be after it: they are the next time. So is the folder itself, for the
+    /// sake of the names of files.
+    pub fn put_back(&mut self, failed: Unsynced, others: impl Iterator<Item = Unsynced>) {
+        let folder = Some(failed).filter(|(_, path)| *path == self.dir);
+        self.unsynced.extend(folder.into_iter().chain(others));
+    }
+
     /// The files to be forced to disk now.
-    pub fn take_unsynced(&mut self, everything: bool, interval: Option<Duration>) -> Vec<(Arc<File>, PathBuf)> {
+    pub fn take_unsynced(&mut self, everything: bool, interval: Option<Duration>) -> Vec<Unsynced> {
         let is_due = interval.is_some_and(|interval| self.synced.elapsed() >= interval);
         if !everything && !is_due {
             return Vec::new();
