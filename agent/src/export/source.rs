@@ -89,7 +89,10 @@ impl BatchSource for LogSource {
         let (counts, unread, is_behind) = {
             let cursor = lock(&self.cursor);
             let (unread, is_behind) = match &self.tail {
-                Some(tail) => (tail.decided().span.saturating_sub(cursor.unread_from()), tail.is_behind()),
+                Some(tail) => {
+                    let decided = tail.decided().span.saturating_sub(cursor.unread_from());
+                    (decided.min(cursor.unread()), tail.is_behind())
+                }
                 None => (cursor.unread(), false),
             };
             (cursor.counts(), unread, is_behind)
@@ -120,7 +123,12 @@ impl BatchSource for LogSource {
         let next = self.blocking(move |cursor| {
             let next = match tail {
                 Some(tail) => {
+                    let before = cursor.unread_from();
                     let batch = cursor.next_batch_before(tail.decided().block, spans, bytes)?;
+                    // Also what was settled before the agent ended: it looks no further than some way ahead of that.
+                    if cursor.unread_from() > before {
+                        tail.taken(cursor.unread_from());
+                    }
                     batch.map(|batch| (decided(&batch, cursor, &tail), batch))
                 }
                 None => {
@@ -240,7 +248,6 @@ fn decided(batch: &log::Batch, cursor: &Cursor, tail: &TailLine) -> Chosen {
     if let Err(error) = cursor.note(&blocks) {
         tracing::warn!(destination = cursor.name(), %error, "what was decided about traces cannot be noted");
     }
-    tail.taken(cursor.unread_from());
     Chosen { body: body.freeze(), ..chosen }
 }
 
@@ -384,6 +391,7 @@ mod tests {
             eventually("sent", || fake.received().len() == usize::from(id)).await;
         }
         // The destination has the third: whatever happens to the machine from here on.
+        log.force_blocks();
         let left = log.after_power_failure();
         let log = open(left.path());
         let mut cursor = log.cursor("backend", Wanted::default()).unwrap();

@@ -42,6 +42,9 @@ pub struct SymptomFigures {
     pub last: String,
     /// When it was seen.
     pub last_unix_ns: u64,
+    /// Whether the next look panics.
+    #[cfg(test)]
+    pub panics_next: bool,
 }
 
 /// Figures that outlive changes of the configuration.
@@ -63,16 +66,18 @@ impl Watcher {
         if targets.is_empty() {
             return Self { task: None };
         }
-        let watching = Watching {
+        let (log, config, figures) = (log.clone(), config.clone(), Arc::clone(figures));
+        let begin = move || Watching {
             log: log.clone(),
-            targets,
+            targets: targets.clone(),
             config: config.clone(),
-            watch: Watch::new(core_config(config)),
+            watch: Watch::new(core_config(&config)),
             reader: log.read_new(),
-            unwatched: lock(figures).unwatched,
-            figures: Arc::clone(figures),
+            unwatched: lock(&figures).unwatched,
+            figures: Arc::clone(&figures),
         };
-        Self { task: Some(tokio::spawn(watching.run())) }
+        // From now on, and not from when the task begins.
+        Self { task: Some(tokio::spawn(keep(begin(), begin))) }
     }
 }
 
@@ -81,6 +86,16 @@ impl Drop for Watcher {
         if let Some(task) = &self.task {
             task.abort();
         }
+    }
+}
+
+/// Watches on after a panic, from what comes then.
+async fn keep(mut watching: Watching, begin: impl Fn() -> Watching) {
+    loop {
+        let failure = watching.run().await;
+        tracing::error!(%failure, "looking for symptoms failed, it begins anew");
+        tokio::time::sleep(IDLE_INTERVAL).await;
+        watching = begin();
     }
 }
 
@@ -96,7 +111,8 @@ struct Watching {
 }
 
 impl Watching {
-    async fn run(mut self) {
+    /// Ends only with a panic, and says with which.
+    async fn run(mut self) -> String {
         let mut appended = self.log.appended();
         loop {
             appended.mark_unchanged();
@@ -104,8 +120,10 @@ impl Watching {
                 let looked = self.look();
                 Ok::<_, LateError>((self, looked))
             });
-            // Only a panic fails here; it was told.
-            let Ok((this, looked)) = looked.await else { return };
+            let (this, looked) = match looked.await {
+                Ok(done) => done,
+                Err(failure) => return failure,
+            };
             self = this;
             if let Err(error) = looked {
                 tracing::warn!(%error, "symptoms cannot be looked for now");
@@ -118,6 +136,8 @@ impl Watching {
 
     /// Reads what came, and acts on what it shows.
     fn look(&mut self) -> Result<(), LateError> {
+        #[cfg(test)]
+        assert!(!std::mem::take(&mut lock(&self.figures).panics_next), "the test says so");
         loop {
             let read = self.reader.read(READ_SPANS, READ_BYTES)?;
             for block in &read.blocks {

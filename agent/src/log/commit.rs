@@ -7,6 +7,7 @@
 use std::{
     fs::File,
     ops::Range,
+    path::Path,
     sync::{
         Arc, Mutex, TryLockError,
         atomic::{AtomicU64, Ordering::SeqCst},
@@ -32,9 +33,15 @@ pub(super) struct Committer {
     /// Files that were forced.
     #[cfg(test)]
     forces: AtomicU64,
-    /// Whether the next force fails as a broken disk does.
+    /// What is on the disk for sure.
     #[cfg(test)]
-    fails_next: std::sync::atomic::AtomicBool,
+    disk: Mutex<super::tests::power::Disk>,
+    /// Whether the next maintenance panics.
+    #[cfg(test)]
+    pub panics_next: std::sync::atomic::AtomicBool,
+    /// One more than how many files are forced before one fails as on a broken disk; 0: none does.
+    #[cfg(test)]
+    fails_at: AtomicU64,
 }
 
 impl Committer {
@@ -56,20 +63,43 @@ impl Committer {
         done.map(drop)
     }
 
-    pub fn sync(&self, file: &File) -> std::io::Result<()> {
+    pub fn sync(&self, file: &File, _path: &Path) -> std::io::Result<()> {
         #[cfg(test)]
-        {
-            self.forces.fetch_add(1, SeqCst);
-            if self.fails_next.swap(false, SeqCst) {
-                return Err(std::io::Error::from_raw_os_error(libc::EIO));
-            }
+        if self.fails_at.load(SeqCst) > 0 && self.fails_at.fetch_sub(1, SeqCst) == 1 {
+            return Err(std::io::Error::from_raw_os_error(libc::EIO));
         }
-        file.sync_data()
+        let done = file.sync_data();
+        #[cfg(test)]
+        if done.is_ok() {
+            self.forces.fetch_add(1, SeqCst);
+            lock(&self.disk).forced(_path);
+        }
+        done
+    }
+
+    #[cfg(test)]
+    pub fn over(folder: &Path) -> Self {
+        Self { disk: Mutex::new(super::tests::power::Disk::over(folder)), ..Self::default() }
+    }
+
+    #[cfg(test)]
+    pub fn disk(&self) -> super::tests::power::Disk {
+        lock(&self.disk).clone()
     }
 
     #[cfg(test)]
     pub fn fail_next(&self) {
-        self.fails_next.store(true, SeqCst);
+        self.fail_after(0);
+    }
+
+    #[cfg(test)]
+    pub fn fail_after(&self, files: u64) {
+        self.fails_at.store(files + 1, SeqCst);
+    }
+
+    #[cfg(test)]
+    pub fn set_disk(&self, disk: super::tests::power::Disk) {
+        *lock(&self.disk) = disk;
     }
 
     #[cfg(test)]

@@ -14,10 +14,13 @@ use bytes::Bytes;
 
 use super::{
     Inner, LogError, State,
-    reader::{Position, Read, Reader, Wanted},
+    reader::{Position, READ_BYTES, READ_SPANS, Read, Reader, Wanted},
     segment::SegmentMeta,
     store::{Saved, SavedBatch},
 };
+
+/// Most batches that are not settled, and runs of settled ones between them. All are saved with each step of the place.
+const OPEN_MAX: usize = 1_024;
 
 /// A destination's accounts, in spans.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,7 +83,7 @@ pub struct Cursor {
     again: VecDeque<SavedBatch>,
 }
 
-/// A batch that was given out; or a place without anything to send, which is settled from the start.
+/// A batch that was given out; or a place without anything to send, which is settled from the start. Settled neighbours are one.
 #[derive(Debug)]
 struct Open {
     first_block: u64,
@@ -106,7 +109,7 @@ impl Cursor {
             (saved.counts, saved.open)
         };
         let reader = Reader::at(Arc::clone(&inner), counts.next).wanting(wanted);
-        let mut cursor = Self { inner, name: name.to_owned(), reader, open: VecDeque::new(), again: again.into() };
+        let mut cursor = Self { inner, name: name.to_owned(), reader, open: VecDeque::new(), again: joined(again) };
         match cursor.save(counts) {
             // From here on it is meant to get every span: that must survive the machine.
             Ok(()) if is_new => cursor.inner.store.force()?,
@@ -118,7 +121,7 @@ impl Cursor {
     }
 
     /// The next blocks that were not given out: up to so many spans and bytes, but at least one block. `None`: there are no more for
-    /// now; wait on [`SpanLog::appended`](super::SpanLog::appended).
+    /// now; wait on [`SpanLog::appended`](super::SpanLog::appended). So many may be open that there are none before one is settled.
     ///
     /// # Errors
     /// A segment file cannot be read. That the place cannot be saved is no error here: then at most more comes twice.
@@ -136,38 +139,60 @@ impl Cursor {
         spans_max: usize,
         bytes_max: usize,
     ) -> Result<Option<Batch>, LogError> {
-        loop {
-            if self.again.front().is_some_and(|again| again.last_block >= end_block) {
-                return Ok(None);
-            }
-            let again = self.again.pop_front();
+        while !self.is_full() {
+            let again = self.again.front().copied();
             let read = match again {
+                Some(again) if again.fate.is_some() => {
+                    self.pass(again)?;
+                    continue;
+                }
+                Some(again) if again.last_block >= end_block => return Ok(None),
                 Some(again) => self.reader.read_to(again.last_block)?,
                 None => self.reader.read_before(end_block, spans_max, bytes_max)?,
             };
-            let batch = self.given(read, again);
+            self.again.pop_front();
+            let batch = self.given(read, again.is_some());
             if batch.is_some() || (again.is_none() && self.again.is_empty()) {
                 return Ok(batch);
             }
         }
+        Ok(None)
+    }
+
+    /// Reads over a part of what was settled before the agent ended. There may be much of it: it is not kept in memory.
+    fn pass(&mut self, again: SavedBatch) -> Result<(), LogError> {
+        let read = self.reader.read_before(again.last_block.saturating_add(1), READ_SPANS, READ_BYTES)?;
+        if read == Read::default() {
+            self.again.pop_front();
+            // What cannot be saved now is saved with the next.
+            let _ = self.advance();
+            return Ok(());
+        }
+        let Read { blocks, lost_spans: lost, passed_spans: passed } = read;
+        let spans = blocks.iter().map(|block| u64::from(block.header.span_count)).sum();
+        let (fate, rest) = again.fate.unwrap_or_default().split(spans);
+        let numbers = blocks.first().zip(blocks.last());
+        let (first_block, last_block) = numbers.map_or((0, 0), |(a, b)| (a.header.block, b.header.block));
+        let end = self.reader.position();
+        self.push(Open { first_block, last_block, end, spans, lost, passed, fate: Some(fate) });
+        if let Some(front) = self.again.front_mut() {
+            front.fate = Some(rest);
+        }
+        Ok(())
     }
 
     /// Notes what was read as given out; `None`: there is nothing to send in it.
-    fn given(&mut self, read: Read, again: Option<SavedBatch>) -> Option<Batch> {
+    fn given(&mut self, read: Read, is_again: bool) -> Option<Batch> {
         let span_count = read.blocks.iter().map(|block| u64::from(block.header.span_count)).sum();
         let numbers = read.blocks.first().zip(read.blocks.last());
         let (first_block, last_block) = numbers.map_or((0, 0), |(a, b)| (a.header.block, b.header.block));
         let (lost, passed) = (read.lost_spans, read.passed_spans);
-        let settled = again.and_then(|again| again.fate);
-        let fate = settled.or(numbers.is_none().then(Fate::default));
+        let fate = numbers.is_none().then(Fate::default);
         if lost + passed + span_count > 0 {
             let end = self.reader.position();
-            self.open.push_back(Open { first_block, last_block, end, spans: span_count, lost, passed, fate });
+            self.push(Open { first_block, last_block, end, spans: span_count, lost, passed, fate });
             // What cannot be saved now is saved with the next.
             let _ = self.advance();
-        }
-        if settled.is_some() {
-            return None;
         }
         Some(Batch {
             span_count,
@@ -175,7 +200,7 @@ impl Cursor {
             oldest_appended_unix_ns: read.blocks.first()?.header.appended_unix_ns,
             first_block,
             last_block,
-            may_be_duplicate: again.is_some(),
+            may_be_duplicate: is_again,
             numbers: read.blocks.iter().map(|block| (block.header.block, block.header.span_count)).collect(),
             blocks: read.blocks.into_iter().map(|block| block.payload).collect(),
         })
@@ -186,10 +211,46 @@ impl Cursor {
     /// # Errors
     /// The batch is not open; or the place could not be saved: it is kept in memory and saved with the next.
     pub fn settle(&mut self, first_block: u64, fate: Fate) -> Result<(), LogError> {
-        let open = self.open.iter_mut().find(|open| open.first_block == first_block && open.fate.is_none());
-        let Some(open) = open else { return Err(LogError::NotOpen { name: self.name.clone(), first: first_block }) };
-        open.fate = Some(fate);
+        let is_it = |open: &Open| open.first_block == first_block && open.fate.is_none();
+        let Some(index) = self.open.iter().position(is_it) else {
+            return Err(LogError::NotOpen { name: self.name.clone(), first: first_block });
+        };
+        let open = &mut self.open[index];
+        open.fate = Some(fate.split(open.spans).0);
+        self.merge(index + 1);
+        self.merge(index);
         self.advance()
+    }
+
+    fn push(&mut self, open: Open) {
+        if open.spans + open.lost + open.passed == 0 {
+            return;
+        }
+        self.open.push_back(open);
+        self.merge(self.open.len() - 1);
+        if self.is_full() {
+            tracing::error!(
+                destination = self.name,
+                open = self.open.len(),
+                "so many batches are not settled that it gets no more before one is"
+            );
+        }
+    }
+
+    /// Joins the batch at this index and the one before it, if it is known what became of both.
+    fn merge(&mut self, index: usize) {
+        let is_settled = |index: usize| self.open.get(index).is_some_and(|open| open.fate.is_some());
+        if index == 0 || !is_settled(index) || !is_settled(index - 1) {
+            return;
+        }
+        if let Some(next) = self.open.remove(index) {
+            self.open[index - 1].join(&next);
+        }
+    }
+
+    /// Whether so many batches are open that no more are given out.
+    pub fn is_full(&self) -> bool {
+        self.open.len() >= OPEN_MAX
     }
 
     /// Spans that were settled as dead were delivered after all.
@@ -219,8 +280,11 @@ impl Cursor {
         self.reader.next_span()
     }
 
-    /// Spans that were not given out yet; of what was appended since the last read, all.
+    /// Spans that were not given out yet; of what was appended since the last read, all. None, if no more are given out now.
     pub fn unread(&self) -> u64 {
+        if self.is_full() {
+            return 0;
+        }
         self.inner.state().next_span.saturating_sub(self.reader.position().span)
     }
 
@@ -234,12 +298,10 @@ impl Cursor {
             let mut state = self.inner.state();
             let counts = state.cursors.entry(self.name.clone()).or_default();
             while let Some((open, fate)) = self.open.front().and_then(|open| Some((open, open.fate?))) {
-                let dead = fate.dead.min(open.spans);
-                let filtered = fate.filtered.min(open.spans - dead);
-                counts.delivered += open.spans - dead - filtered;
-                counts.dead += dead;
+                counts.delivered += open.spans - fate.dead - fate.filtered;
+                counts.dead += fate.dead;
                 counts.dropped += open.lost;
-                counts.filtered += open.passed + filtered;
+                counts.filtered += open.passed + fate.filtered;
                 counts.next = open.end;
                 self.open.pop_front();
             }
@@ -255,6 +317,51 @@ impl Cursor {
         let open = given.chain(self.again.iter().copied()).collect();
         self.inner.store.save(&self.name, &Saved { counts, open })
     }
+}
+
+impl Fate {
+    /// That of so many spans, and that of the others.
+    fn split(self, spans: u64) -> (Self, Self) {
+        let dead = self.dead.min(spans);
+        let filtered = self.filtered.min(spans - dead);
+        (Self { dead, filtered }, Self { dead: self.dead - dead, filtered: self.filtered - filtered })
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self { dead: self.dead + other.dead, filtered: self.filtered + other.filtered }
+    }
+}
+
+impl Open {
+    /// Takes what comes behind it; it is known what became of both.
+    fn join(&mut self, next: &Self) {
+        if self.spans == 0 {
+            self.first_block = next.first_block;
+        }
+        if next.spans > 0 {
+            self.last_block = next.last_block;
+        }
+        self.end = next.end;
+        self.spans += next.spans;
+        self.lost += next.lost;
+        self.passed += next.passed;
+        self.fate = Some(self.fate.unwrap_or_default().and(next.fate.unwrap_or_default()));
+    }
+}
+
+/// Settled neighbours as one.
+fn joined(batches: Vec<SavedBatch>) -> VecDeque<SavedBatch> {
+    let mut joined: VecDeque<SavedBatch> = VecDeque::new();
+    for next in batches {
+        match (joined.back_mut(), next.fate) {
+            (Some(SavedBatch { last_block, fate: Some(fate), .. }), Some(other)) => {
+                *last_block = next.last_block;
+                *fate = fate.and(other);
+            }
+            _ => joined.push_back(next),
+        }
+    }
+    joined
 }
 
 impl Drop for Cursor {

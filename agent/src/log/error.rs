@@ -26,6 +26,17 @@ pub enum LogError {
         /// The system's reason.
         cause: io::Error,
     },
+    /// A segment of the log cannot be read at start.
+    #[error(
+        "cannot read the span log's segment {path}: {cause}; its spans may be whole, so they are not given up: repair the cause, or move the \
+         file out of the folder to start without them (they are counted as dropped)"
+    )]
+    Segment {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        cause: io::Error,
+    },
     /// A database beside the log failed.
     #[error("cannot {operation} in the database {path}: {cause}")]
     Store {

@@ -4,7 +4,8 @@
 //! [`Reader`]s (queries). Called by the run loop (append, [`SpanLog::maintain`]), the exporters and the query server. The
 //! core is synchronous and thread-safe; async callers use `spawn_blocking`.
 //!
-//! Form: `segments/NUMBER.spans` files of framed blocks (see [`block`]), `cursors.db` (SQLite) beside them, and a `lock`.
+//! Form: `segments/NUMBER.spans` files of framed blocks (see [`block`]), beside them `cursors.db` (SQLite), `tenants.json`, which has the
+//! tenants' numbers once more, and a `lock`.
 //!
 //! Policy: the log never blocks the pipeline. When it is full or spans are too old, the oldest whole segment goes, even if a
 //! destination has not read it yet; those spans are that destination's `dropped`. Segments with relayed spans that a destination
@@ -27,6 +28,7 @@ mod lock;
 mod reader;
 mod segment;
 mod store;
+mod tenants;
 #[cfg(test)]
 mod tests;
 mod wal;
@@ -177,6 +179,8 @@ struct Inner {
     state: Mutex<State>,
     store: Store,
     id: [u8; 8],
+    /// Numbers of tenants in the files whose names were lost. What blocks have them may be for any destination that chooses by tenant.
+    unnamed: BTreeSet<u32>,
     appended: watch::Sender<u64>,
     /// Counts requests to send spans late.
     asked: watch::Sender<u64>,
@@ -194,8 +198,8 @@ struct State {
     next_span: u64,
     stats: LogStats,
     cursors: BTreeMap<String, DestinationCounts>,
-    /// The highest number of a tenant that was found in the files when the log was opened.
-    tenant_max: u32,
+    /// The numbers of tenants that were found in the files when the log was opened; 0 is none.
+    tenants: BTreeSet<u32>,
     /// Spans per second that came while the files were written that were found.
     rate_before: f64,
     /// Guards that keep relayed spans.
@@ -209,7 +213,7 @@ impl SpanLog {
     /// counted, a damaged block is skipped when it is read.
     ///
     /// # Errors
-    /// Another agent has it open, or the folder or the database cannot be made or read.
+    /// Another agent has it open, or the folder, a segment or the database cannot be made or read.
     pub fn open(dir: &Path, config: LogConfig) -> Result<Self, LogError> {
         let segments_dir = dir.join("segments");
         // Spans tell who talks to whom: not for everyone on the host.
@@ -231,7 +235,12 @@ impl SpanLog {
         let writer = Writer::open(&segments_dir, &config, &mut state)?;
         let encoder = Encoder::new(config.host_name.clone());
         let (appended, _) = watch::channel(state.next_block);
+        #[cfg(test)]
+        let committer = Committer::over(&segments_dir);
+        #[cfg(not(test))]
+        let committer = Committer::default();
         let id = store.log_id()?;
+        let unnamed = unnamed(&state.tenants, &store)?;
         let letters = DeadLetters::open(&dir.join("dead_letters.db"), config.dead_letters_bytes_max)?;
         let inner = Inner {
             dir: dir.to_owned(),
@@ -241,9 +250,10 @@ impl SpanLog {
             state: Mutex::new(state),
             store,
             id,
+            unnamed,
             appended,
             asked: watch::channel(0).0,
-            committer: Committer::default(),
+            committer,
             letters,
             _lock: lock,
         };
@@ -300,7 +310,7 @@ impl SpanLog {
     /// # Errors
     /// The database fails, or there are too many.
     pub fn tenant(&self, name: &str) -> Result<u32, LogError> {
-        let used = self.inner.state().tenant_max;
+        let used = self.inner.state().tenants.last().copied().unwrap_or(0);
         self.inner.store.tenant(name, used)
     }
 
@@ -454,9 +464,17 @@ pub async fn keep(log: SpanLog) {
     let mut said = String::new();
     loop {
         ticks.tick().await;
-        let log = log.clone();
-        let Ok(result) = tokio::task::spawn_blocking(move || log.maintain()).await else { return };
-        let now = result.err().map(|error| error.to_string()).unwrap_or_default();
+        let working = log.clone();
+        let now = match tokio::task::spawn_blocking(move || working.maintain()).await {
+            Ok(result) => result.err().map(|error| error.to_string()).unwrap_or_default(),
+            Err(failure) if failure.is_panic() => {
+                let error = failure.to_string();
+                log.inner.state().stats.last_error.clone_from(&error);
+                error
+            }
+            // The runtime ends.
+            Err(_) => return,
+        };
         // Once per kind of failure, not once a second.
         if !now.is_empty() && now != said {
             tracing::error!(error = %now, "the span log could not be maintained");
@@ -516,6 +534,8 @@ impl Inner {
     }
 
     fn maintain(&self, everything: bool) -> Result<(), LogError> {
+        #[cfg(test)]
+        assert!(!self.committer.panics_next.swap(false, std::sync::atomic::Ordering::SeqCst), "the test says so");
         let is_forced = everything || self.config.sync_interval.is_some();
         let places = if is_forced { self.force_places() } else { Ok(()) };
         let result = self.sync_due(everything).and(places).and(self.writer().expire(self));
@@ -540,22 +560,40 @@ impl Inner {
         self.committer.force(end, || {
             let files = self.writer().take_unsynced(everything, self.config.sync_interval);
             let forced = !files.is_empty() || everything;
-            for (file, path) in files {
+            let mut files = files.into_iter();
+            while let Some((file, path)) = files.next() {
                 // Outside of the locks for appending and reading: forcing may take long.
-                if let Err(cause) = self.committer.sync(&file) {
+                if let Err(cause) = self.committer.sync(&file, &path) {
+                    let mut writer = self.writer();
+                    writer.put_back((file, path.clone()), files);
+                    // Only what is written anew, elsewhere, can be trusted.
+                    writer.leave(self);
+                    drop(writer);
                     let error = LogError::Io { operation: "force to disk", path, cause };
                     let mut state = self.state();
                     state.stats.sync_errors += 1;
                     state.stats.last_error = error.to_string();
-                    drop(state);
-                    // Only what is written anew, elsewhere, can be trusted.
-                    self.writer().leave(self);
                     return Err(error);
                 }
             }
             Ok(forced)
         })
     }
+}
+
+/// Which of these tenants have no name any more.
+fn unnamed(found: &BTreeSet<u32>, store: &Store) -> Result<BTreeSet<u32>, LogError> {
+    let named: BTreeSet<u32> = store.tenants()?.into_values().collect();
+    let unnamed: BTreeSet<u32> =
+        found.iter().copied().filter(|number| *number > 0 && !named.contains(number)).collect();
+    if !unnamed.is_empty() {
+        tracing::error!(
+            tenants = unnamed.len(),
+            "the log has spans of tenants whose names were lost with cursors.db and tenants.json: destinations that choose by tenant do \
+             not get them, and count them as dropped"
+        );
+    }
+    Ok(unnamed)
 }
 
 fn now_unix_ns() -> u64 {

@@ -35,7 +35,7 @@ pub struct Block {
 pub struct Read {
     /// Blocks in order; none: there is no more for now.
     pub blocks: Vec<Block>,
-    /// Spans that were deleted, damaged or never written, before the place that was reached.
+    /// Spans that were deleted, damaged or never written, or of a tenant whose name was lost, before the place that was reached.
     pub lost_spans: u64,
     /// Spans of blocks that the reader does not want, before the place that was reached.
     pub passed_spans: u64,
@@ -55,6 +55,11 @@ impl Wanted {
     pub fn wants(&self, flags: Flags) -> bool {
         !(self.not_local && flags.is_local)
             && self.tenants.as_ref().is_none_or(|tenants| tenants.contains(&flags.tenant))
+    }
+
+    /// Whether a block that it does not want is of a tenant of whom nobody knows any more who that was.
+    fn may_want(&self, flags: Flags, unnamed: &BTreeSet<u32>) -> bool {
+        !(self.not_local && flags.is_local) && unnamed.contains(&flags.tenant)
     }
 }
 
@@ -182,8 +187,12 @@ impl Reader {
         while !room.is_full() {
             match self.place() {
                 Place::Segment(meta) => {
-                    if !self.read_segment(meta, &mut read, &mut room)? {
-                        break;
+                    match self.read_segment(meta, &mut read, &mut room) {
+                        Ok(true) => {}
+                        Ok(false) => break,
+                        Err(error) if read == Read::default() => return Err(error),
+                        // What was read before it counts; who reads on is told.
+                        Err(_) => break,
                     }
                 }
                 Place::End(position) => {
@@ -265,7 +274,9 @@ impl Reader {
                     read.lost_spans += header.first_span.saturating_sub(self.position.span);
                     self.position = Position { block: header.block + 1, span: header.end_span() };
                     if !is_wanted {
-                        read.passed_spans += u64::from(header.span_count);
+                        let spans = u64::from(header.span_count);
+                        let is_lost = self.wanted.may_want(header.flags, &self.inner.unnamed);
+                        *(if is_lost { &mut read.lost_spans } else { &mut read.passed_spans }) += spans;
                         taken = walk.position();
                         continue;
                     }

@@ -1,4 +1,4 @@
-//! The cursor database: where each destination is, what it did not get, and which number each tenant has.
+//! The cursor database: where each destination is, what it did not get, and which number each tenant has (which a file beside it also says).
 //!
 //! In: positions and counts. Out: the same after a restart. SQLite in WAL mode; a commit is not forced to disk by itself but by
 //! [`Store::force_commits`], before each batch is sent and once a second: when the machine (not the agent) dies, a destination gets again
@@ -19,6 +19,7 @@ use super::{
     database::{self, Opened, error_of, signed, unsigned},
     late::ENDED_MAX,
     reader::Position,
+    tenants::{TenantFile, Tenants},
     wal::Wal,
 };
 
@@ -72,6 +73,7 @@ pub(super) struct Store {
     connection: Mutex<Connection>,
     wal: Wal,
     rebuilt: bool,
+    tenant_file: TenantFile,
 }
 
 /// What is known of a cursor.
@@ -130,7 +132,36 @@ impl Store {
         let rebuilt = connection.query_row("SELECT is_rebuilt FROM state", [], |row| row.get(0));
         let rebuilt = rebuilt.map_err(error_of("read the state", path))?;
         let wal = Wal::open(path)?;
-        Ok(Self { path: path.to_owned(), connection: Mutex::new(connection), wal, rebuilt })
+        let tenant_file = TenantFile::beside(path);
+        let store = Self { path: path.to_owned(), connection: Mutex::new(connection), wal, rebuilt, tenant_file };
+        store.agree_on_tenants()?;
+        Ok(store)
+    }
+
+    /// Takes the names of tenants that only the file has, and has all of them written to it.
+    fn agree_on_tenants(&self) -> Result<(), LogError> {
+        let in_file = self.tenant_file.read()?;
+        let added = in_file.iter().try_for_each(|(name, number)| {
+            let sql = "INSERT OR IGNORE INTO tenant (number, name) VALUES (?1, ?2)";
+            self.connection().execute(sql, params![number, name]).map(drop)
+        });
+        added.map_err(error_of("number a tenant", &self.path))?;
+        let tenants = self.tenants()?;
+        if tenants == in_file {
+            return Ok(());
+        }
+        for (name, number) in in_file.iter().filter(|(name, number)| tenants.get(*name) != Some(number)) {
+            tracing::error!(
+                tenant = name,
+                number,
+                "cursors.db has another number of the tenant or the number for another, which is used"
+            );
+        }
+        // A full disk is no reason not to drain it.
+        if let Err(error) = self.tenant_file.write(&tenants) {
+            tracing::error!(%error, "the numbers of tenants are only in the cursor database");
+        }
+        Ok(())
     }
 
     /// Every destination has its place again: new ones begin with new spans from the next start on.
@@ -290,16 +321,21 @@ impl Store {
 
     /// The number of a tenant; a new one gets one above `used`, which may stand for somebody in the log.
     pub fn tenant(&self, name: &str, used: u32) -> Result<u32, LogError> {
-        let connection = self.connection();
-        let number = tenant(&connection, name, used);
-        // Before a block with it is on the disk: another tenant must never get the same.
-        let number = number.and_then(|(number, is_new)| {
-            if is_new {
-                database::force(&connection)?;
-            }
-            Ok(number)
-        });
-        number.map_err(error_of("number a tenant", &self.path))
+        let failed = || error_of("number a tenant", &self.path);
+        let mut connection = self.connection();
+        let transaction = connection.transaction().map_err(failed())?;
+        let (number, is_new) = tenant(&transaction, name, used).map_err(failed())?;
+        if is_new {
+            // Before a block with it is on the disk: another tenant must never get the same.
+            self.tenant_file.write(&tenants(&transaction).map_err(failed())?)?;
+            transaction.commit().and_then(|()| database::force(&connection)).map_err(failed())?;
+        }
+        Ok(number)
+    }
+
+    /// All tenants that have a number.
+    pub fn tenants(&self) -> Result<Tenants, LogError> {
+        tenants(&self.connection()).map_err(error_of("read the tenants", &self.path))
     }
 
     /// The number of a tenant that was here before.
@@ -443,6 +479,12 @@ fn save(connection: &mut Connection, name: &str, Saved { counts, open }: &Saved)
     }
     drop(insert);
     transaction.commit()
+}
+
+fn tenants(connection: &Connection) -> rusqlite::Result<Tenants> {
+    let mut all = connection.prepare_cached("SELECT name, number FROM tenant")?;
+    let rows = all.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    rows.collect()
 }
 
 /// The number, and whether it is new.

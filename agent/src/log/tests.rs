@@ -15,7 +15,11 @@ use crate::otlp::{
     tests::{safe, span},
 };
 
-mod power;
+mod damage;
+mod full;
+mod open;
+pub(super) mod power;
+mod tenants;
 
 struct Fixture {
     dir: TempDir,
@@ -379,6 +383,23 @@ async fn many_that_wait_share_a_force() {
         wait.await.expect("no panic").expect("durable");
     }
     assert!((1..50).contains(&log.inner.committer.forces()), "{}", log.inner.committer.forces());
+}
+
+#[tokio::test]
+async fn the_log_is_maintained_on_after_a_panic() {
+    let mut fixture = Fixture::new();
+    fixture.config.sync_interval = Some(Duration::ZERO);
+    let log = fixture.open();
+    log.append(&spans(0..1)).expect("appends");
+    log.inner.committer.panics_next.store(true, std::sync::atomic::Ordering::SeqCst);
+    let keeping = tokio::spawn(super::keep(log.clone()));
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while log.inner.committer.forces() == 0 {
+        assert!(tokio::time::Instant::now() < deadline && !keeping.is_finished(), "nothing is forced any more");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(log.stats().last_error.contains("panic"), "{}", log.stats().last_error);
+    keeping.abort();
 }
 
 #[test]

@@ -32,6 +32,9 @@ pub(super) struct Payload<'a> {
     pub crc: u32,
 }
 
+/// A file or folder that is not forced to disk yet, and its path.
+pub(super) type Unsynced = (Arc<File>, PathBuf);
+
 #[derive(Debug)]
 pub(super) struct Writer {
     dir: PathBuf,
@@ -44,9 +47,12 @@ pub(super) struct Writer {
     own_bytes_max: u64,
     active: Option<Active>,
     /// Closed segments and the folder, still to be forced to disk.
-    unsynced: Vec<(Arc<File>, PathBuf)>,
+    unsynced: Vec<Unsynced>,
     is_active_unsynced: bool,
     synced: Instant,
+    /// Nothing more can be written until something is deleted.
+    #[cfg(test)]
+    pub disk_is_full: bool,
 }
 
 /// The segment that is being written; its meta is the last of the state's.
@@ -68,6 +74,8 @@ impl Writer {
             Some(last) if last.version == VERSION => Some(Active::open(last)?),
             _ => None,
         };
+        // Its last blocks and its name may not be on the disk yet, if the agent was killed.
+        let folder = File::open(dir).map_err(LogError::io("open", dir))?;
         Ok(Self {
             dir: dir.to_owned(),
             segment_bytes_max,
@@ -77,10 +85,12 @@ impl Writer {
             relayed_bytes_max,
             // A new segment needs room for the whole of it.
             own_bytes_max: bytes_max.saturating_sub(relayed_bytes_max + segment_bytes_max).max(segment_bytes_max),
+            is_active_unsynced: active.is_some(),
             active,
-            unsynced: Vec::new(),
-            is_active_unsynced: false,
+            unsynced: vec![(Arc::new(folder), dir.to_owned())],
             synced: Instant::now(),
+            #[cfg(test)]
+            disk_is_full: false,
         })
     }
 
@@ -137,25 +147,33 @@ impl Writer {
                 return Err(LogError::Full { bytes, max });
             }
         }
-        self.roll_if_full(block_bytes, now, inner)?;
-        let written = self.put(&header, payload.bytes);
-        let is_disk_full = |error: &io::Error| error.kind() == io::ErrorKind::StorageFull;
-        let written = match written {
-            // What all destinations have taken makes room, a segment at a time.
-            Err(error) if is_disk_full(&error) && self.delete_oldest(inner)? => self.put(&header, payload.bytes),
-            written => written,
-        };
+        let mut written = self.try_write(&header, payload.bytes, now, inner);
+        // What all destinations have taken makes room, a segment at a time; also for a new segment.
+        if written.as_ref().is_err_and(is_disk_full) && self.delete_oldest(inner)? {
+            written = self.try_write(&header, payload.bytes, now, inner);
+        }
+        written?;
         let active = self.active.as_mut().expect("roll_if_full leaves a segment to write to");
-        written.map_err(LogError::io("append to", &active.path))?;
         active.bytes += block_bytes;
         self.is_active_unsynced = true;
         Ok((BlockId(inner.state().next_block), active.bytes))
+    }
+
+    /// To the active segment, or to a new one if that is full.
+    fn try_write(&mut self, header: &[u8], payload: &[u8], now: u64, inner: &Inner) -> Result<(), LogError> {
+        self.roll_if_full((header.len() + payload.len()) as u64, now, inner)?;
+        self.put(header, payload).map_err(|cause| {
+            let path = self.active.as_ref().map_or(&self.dir, |active| &active.path).clone();
+            LogError::Io { operation: "append to", path, cause }
+        })
     }
 
     /// Header and payload behind what the active segment has.
     fn put(&self, header: &[u8], payload: &[u8]) -> io::Result<()> {
         let active = self.active.as_ref().expect("roll_if_full leaves a segment to write to");
         let payload_at = active.bytes + header.len() as u64;
+        #[cfg(test)]
+        self.check_disk()?;
         let written = active.file.write_all_at(header, active.bytes);
         written.and_then(|()| active.file.write_all_at(payload, payload_at)).inspect_err(|_| {
             // A part may be there. Nobody reads it, and the next append writes over it; cutting it only saves a start the trouble.
@@ -186,6 +204,8 @@ impl Writer {
         };
         let header = SegmentHeader { first_block, first_span, created_unix_ns: now, version: VERSION };
         let path = segment::path(&self.dir, first_block);
+        #[cfg(test)]
+        self.check_disk().map_err(LogError::io("create", &path))?;
         let active = Active::create(&path, &header)?;
         let folder = File::open(&self.dir).map_err(LogError::io("open", &self.dir))?;
         inner.state().segments.push(SegmentMeta {
@@ -262,6 +282,10 @@ impl Writer {
             }
             _ => {}
         }
+        #[cfg(test)]
+        {
+            self.disk_is_full = false;
+        }
         {
             let mut state = inner.state();
             state.segments.remove(0);
@@ -271,8 +295,20 @@ impl Writer {
         Ok(true)
     }
 
+    #[cfg(test)]
+    fn check_disk(&self) -> io::Result<()> {
+        if self.disk_is_full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
+    /// One file could not be forced to disk, and others were to be after it: they are the next time. So is the folder itself, for the
+    /// sake of the names of files.
+    pub fn put_back(&mut self, failed: Unsynced, others: impl Iterator<Item = Unsynced>) {
+        let folder = Some(failed).filter(|(_, path)| *path == self.dir);
+        self.unsynced.extend(folder.into_iter().chain(others));
+    }
+
     /// The files to be forced to disk now.
-    pub fn take_unsynced(&mut self, everything: bool, interval: Option<Duration>) -> Vec<(Arc<File>, PathBuf)> {
+    pub fn take_unsynced(&mut self, everything: bool, interval: Option<Duration>) -> Vec<Unsynced> {
         let is_due = interval.is_some_and(|interval| self.synced.elapsed() >= interval);
         if !everything && !is_due {
             return Vec::new();
@@ -349,6 +385,12 @@ impl State {
     fn must_stay(&self, segment: &SegmentMeta, slowest: u64) -> bool {
         segment.relayed_bytes > 0 && (self.holds > 0 || slowest < segment.relayed_end)
     }
+}
+
+/// No room on the disk, or no more of it for whoever runs the agent.
+fn is_disk_full(error: &LogError) -> bool {
+    let LogError::Io { cause, .. } = error else { return false };
+    matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn as_ns(duration: Duration) -> u64 {

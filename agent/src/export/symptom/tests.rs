@@ -118,6 +118,22 @@ async fn a_slow_percentile_is_a_symptom_when_its_window_ends() {
 }
 
 #[tokio::test]
+async fn after_a_panic_it_is_watched_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = OnSymptom { window: Interval::secs(1 << 30), errors: 5, ..OnSymptom::default() };
+    let (log, _exporter, _watcher, figures, _fake) = watched(config, &folder).await;
+    lock(&figures).panics_next = true;
+    append(&log, "shop", "first", 1, false, 1);
+    eventually("it has panicked", || !lock(&figures).panics_next).await;
+    // What comes before it is watched again is not seen.
+    eventually("seen", || {
+        append(&log, "shop", "failed", 5, true, 1);
+        lock(&figures).symptoms == 1
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn without_destinations_nothing_is_watched() {
     let folder = tempfile::tempdir().unwrap();
     let log = SpanLog::open(folder.path(), LogConfig::default()).unwrap();
