@@ -231,12 +231,16 @@ impl Worker {
 
     fn turn(&mut self) -> Taken {
         let pipeline = &mut self.pipeline;
-        let (mut bytes, mut programs) = (0, Vec::new());
+        let (mut bytes, mut programs, mut ended) = (0, Vec::new(), Vec::new());
         let follows = self.tls.is_some();
         let (mut users, mut last_user) = (Vec::new(), 0);
         let Drained { records, until_ns } = self.ring.drain(BATCH_RECORDS, |record| {
             bytes += record.len() + RECORD_HEADER_BYTES;
-            programs.extend(new_program(record));
+            match changed_process(record) {
+                Some((change::EXEC, pid)) => programs.push(pid),
+                Some((change::EXIT, pid)) if follows => ended.push(pid),
+                _ => {}
+            }
             if let Some(pid) = selected_user(record).filter(|pid| follows && *pid != last_user) {
                 last_user = pid;
                 users.push(pid);
@@ -245,7 +249,7 @@ impl Worker {
         });
         self.figures.ring_peak.note(bytes as u64);
         self.offer_executables(&programs);
-        self.follow(&programs, &users);
+        self.follow(&programs, &users, &ended);
         self.gather_facts();
         self.ask_whole_calls();
         let now = monotonic_ns();
@@ -281,8 +285,9 @@ impl Worker {
         }
     }
 
-    /// Processes whose TLS libraries are looked at: new programs, and who else uses connections.
-    fn follow(&mut self, programs: &[u32], users: &[u32]) {
+    /// Processes whose TLS libraries are looked at: new programs, and who else uses connections. Of one that ended probes may
+    /// have to go at once.
+    fn follow(&mut self, programs: &[u32], users: &[u32], ended: &[u32]) {
         let Some(tls) = &self.tls else { return };
         if self.followed.len() >= FOLLOWED_MAX {
             self.followed.clear(); // they are told of again
@@ -295,6 +300,12 @@ impl Worker {
         for pid in users {
             if !self.followed.contains(pid) && tls.see(*pid) {
                 self.followed.insert(*pid);
+            }
+        }
+        for pid in ended {
+            // Another process may get the number.
+            if self.followed.remove(pid) {
+                tls.see(*pid);
             }
         }
     }
@@ -349,14 +360,14 @@ fn selected_user(record: &[u8]) -> Option<u32> {
     (call.flags & flag::SELECTED != 0).then_some(call.pid)
 }
 
-/// The process that replaced its program, if the record says so.
-fn new_program(record: &[u8]) -> Option<u32> {
+/// How a process changed, and which, if the record says so.
+fn changed_process(record: &[u8]) -> Option<(u8, u32)> {
     let header: RecordHeader = agent_common::read(record)?;
     if header.kind != kind::PROCESS {
         return None;
     }
     let event: ProcessRecord = agent_common::read(record)?;
-    (event.change == change::EXEC).then_some(event.pid)
+    Some((event.change, event.pid))
 }
 
 /// A poisoned lock holds plain values that are valid at every moment.

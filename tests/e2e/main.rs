@@ -22,5 +22,6 @@ mod rig;
 mod segments;
 mod selection;
 mod tls;
+mod tls_rewritten;
 mod transparency;
 mod wrk_unthrottled;
