@@ -23,7 +23,7 @@ use crate::{
 pub(super) async fn status(args: &ReadArgs, output: &mut Output) -> Done {
     let report = Client::connect(&args.socket).await?.status().await?;
     if args.json {
-        output.line(&json(&report).to_string())?;
+        output.line(&super::json::line(&json(&report)))?;
     } else {
         let now_unix_ns = since_unix_ns(Since::Ago(Duration::ZERO), SystemTime::now());
         output.text(&render(&report, now_unix_ns, output.colour))?;
