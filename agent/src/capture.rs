@@ -312,8 +312,11 @@ impl Worker {
 
     /// A new program may be one that the selection names.
     fn offer_executables(&mut self, pids: &[u32]) {
+        if pids.is_empty() {
+            return;
+        }
         let mut selection = lock(&self.selection);
-        if pids.is_empty() || !selection.has_executable_rules() {
+        if !selection.has_executable_rules() {
             return;
         }
         for pid in pids {

@@ -18,6 +18,7 @@ mod messaging;
 mod otlp_rotel;
 mod preexisting;
 mod protocols;
+mod reselect;
 mod rig;
 mod segments;
 mod selection;
