@@ -224,7 +224,9 @@ impl LiveFacts {
             count,
         });
         let skipped = self.skipped().map(|count| Loss { source: "kernel".into(), reason: SKIPPED.into(), count });
-        kernel.chain(skipped).chain(pipeline).collect()
+        let refused = self.tls.as_ref().map(|tls| tls.refused()).filter(|count| *count > 0);
+        let refused = refused.map(|count| Loss { source: "tls".into(), reason: "probes_full".into(), count });
+        kernel.chain(skipped).chain(pipeline).chain(refused).collect()
     }
 
     /// How often the kernel skipped a program, if it did.

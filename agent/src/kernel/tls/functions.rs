@@ -90,6 +90,13 @@ pub struct Functions {
     pub points: Vec<Point>,
 }
 
+impl Functions {
+    /// Programs that are attached for them, each of which takes a descriptor.
+    pub fn programs(&self) -> usize {
+        self.points.iter().map(|point| 1 + usize::from(point.returns)).sum()
+    }
+}
+
 /// Looks for functions in a file. One that is no ELF file has none.
 pub fn find(file: &File) -> Functions {
     let cache = ReadCache::new(file);

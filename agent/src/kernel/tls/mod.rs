@@ -8,6 +8,7 @@ pub mod files;
 pub mod functions;
 mod golang;
 mod lease;
+mod limits;
 mod probes;
 pub mod reasons;
 pub mod selected;
@@ -204,6 +205,7 @@ pub struct Follower {
 impl Follower {
     /// Starts the thread; it ends with the object, or with this.
     pub(super) fn start(ebpf: &Arc<Mutex<Ebpf>>) -> std::io::Result<Self> {
+        limits::raise();
         let (asking, asked) = sync_channel(QUEUE_MAX);
         let probes = Arc::new(Mutex::new(Probes::new(Object(Arc::downgrade(ebpf)))));
         let (shared, object) = (Arc::clone(&probes), Arc::downgrade(ebpf));
@@ -249,6 +251,11 @@ impl Follower {
             (false, Some(reason)) => format!("{unused}; {reason}"),
             (false, None) => unused,
         }
+    }
+
+    /// Files that could not be probed for want of room, since the start.
+    pub fn refused(&self) -> u64 {
+        lock(&self.probes).refused()
     }
 
     /// Every process of which something is probed, or would be.

@@ -30,6 +30,10 @@ const LINGER: Duration = Duration::from_secs(60);
 const PROCESSES_MAX: usize = 4096;
 /// Most files that are remembered.
 const FILES_MAX: usize = 8192;
+/// Most programs that are attached: a library takes up to thirty, a program of Go's about forty.
+const ATTACHED_MAX: usize = 8192;
+/// Descriptors that are left for all else.
+const DESCRIPTORS_LEFT: usize = 512;
 
 /// What attaches programs.
 pub(super) trait Attach {
@@ -71,6 +75,8 @@ struct Known<L> {
     /// What keeps it as it is, or shows that it changed. Without it, a file that cannot be probed would pin its file system.
     watched: Option<Watched>,
     failed: Option<String>,
+    /// Programs for which there was no room.
+    lacks: usize,
 }
 
 impl<L> Known<L> {
@@ -95,6 +101,10 @@ impl<L> Known<L> {
 /// See the module.
 pub(super) struct Probes<A: Attach> {
     attach: A,
+    /// Most programs that are attached.
+    attached_max: usize,
+    /// Files that found no room, since the start.
+    refused: u64,
     /// Who is told that a file is about to change.
     listener: Option<Listener>,
     processes: BTreeMap<u32, Process>,
@@ -110,6 +120,8 @@ impl<A: Attach> Probes<A> {
     pub fn new(attach: A) -> Self {
         Self {
             attach,
+            attached_max: ATTACHED_MAX.min(super::limits::descriptors().saturating_sub(DESCRIPTORS_LEFT)),
+            refused: 0,
             listener: None,
             processes: BTreeMap::new(),
             files: HashMap::new(),
@@ -123,9 +135,20 @@ impl<A: Attach> Probes<A> {
         self.listener = Some(listener);
     }
 
-    /// Takes the probes from files that somebody is about to change, or has changed.
+    /// Files that could not be probed for want of room, since the start.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    fn attached(&self) -> usize {
+        self.files.values().map(|known| known.links.len()).sum()
+    }
+
+    /// Takes the probes from files that somebody is about to change, or has changed; lets go of what has room by now.
     pub fn give_way(&mut self, now: Instant) {
-        let outdated = self.files.iter().filter(|(_, known)| known.is_outdated(self.listener));
+        let room = self.attached_max.saturating_sub(self.attached());
+        let has_room = |known: &Known<A::Link>| known.lacks > 0 && known.lacks <= room;
+        let outdated = self.files.iter().filter(|(_, known)| has_room(known) || known.is_outdated(self.listener));
         let ids: Vec<FileId> = outdated.map(|(id, _)| *id).collect();
         ids.into_iter().for_each(|id| self.drop_changed(id, now));
     }
@@ -269,6 +292,10 @@ impl<A: Attach> Probes<A> {
                 self.dull.insert(key);
                 return None;
             }
+            if self.files.len() >= FILES_MAX {
+                self.refused += 1;
+                return None;
+            }
             let watched = Watched::new(file, stamp, self.listener);
             let known = self.probe(watched, mapped, functions);
             self.files.insert(id, known);
@@ -277,28 +304,37 @@ impl<A: Attach> Probes<A> {
     }
 
     fn probe(&mut self, watched: Watched, mapped: &Mapped, functions: Functions) -> Known<A::Link> {
-        let path = mapped.path.clone();
-        let known = |links, watched, failed| Known {
-            functions: functions.clone(),
+        let (path, programs) = (mapped.path.clone(), functions.programs());
+        let empty = Known {
+            functions: Functions { stack: functions.stack, points: Vec::new() },
             path,
             processes: 0,
             idle_since: None,
-            links,
-            watched,
-            failed,
+            links: Vec::new(),
+            watched: None,
+            failed: None,
+            lacks: 0,
         };
         if watched.lease() == Lease::Changing {
-            return known(Vec::new(), Some(watched), Some("it is being written to".into()));
+            let failed = Some("it is being written to".into());
+            return Known { watched: Some(watched), failed, ..empty };
+        }
+        let attached = self.attached();
+        if attached + programs > self.attached_max {
+            self.refused += 1;
+            let reason = format!("{attached} probes are attached, and more than {} must not be", self.attached_max);
+            tracing::warn!(path = mapped.path, reason, "a TLS library cannot be probed");
+            return Known { failed: Some(reason), lacks: programs, ..empty };
         }
         match self.attach_all(watched.file(), &functions.points) {
             Ok(links) => {
                 let (stack, lease) = (functions.stack, watched.lease());
                 tracing::debug!(path = mapped.path, stack, ?lease, "probed");
-                known(links, Some(watched), None)
+                Known { links, watched: Some(watched), ..empty }
             }
             Err(reason) => {
                 tracing::warn!(path = mapped.path, reason, "a TLS library cannot be probed");
-                known(Vec::new(), None, Some(reason))
+                Known { failed: Some(reason), ..empty }
             }
         }
     }
@@ -366,6 +402,7 @@ mod tests {
             links: vec![()],
             watched: None,
             failed: None,
+            lacks: 0,
         }
     }
 
@@ -443,6 +480,31 @@ mod tests {
         probes.turn(now);
         assert!(!probes.files.contains_key(&id));
         assert_eq!(probes.attach.detached, 1);
+    }
+
+    #[test]
+    fn what_finds_no_room_is_counted_and_probed_once_there_is_some() {
+        let mut probes = Probes::new(Counting::default());
+        probes.attached_max = 3;
+        let now = Instant::now();
+        let (mapped, file) = (files::of(std::process::id()).remove(0), || File::open("/proc/self/exe").unwrap());
+        let point = |returns| Point { program: "tls_read", offset: 0, returns };
+        let probe = |probes: &mut Probes<Counting>, inode| {
+            let watched = Watched::new(file(), Stamp::of(&file()).unwrap(), None);
+            let functions = Functions { stack: "OpenSSL", points: vec![point(false), point(true)] };
+            let known = probes.probe(watched, &mapped, functions);
+            let failed = known.failed.clone();
+            probes.files.insert(FileId { device: 1, inode }, known);
+            failed
+        };
+        assert_eq!(probe(&mut probes, 1), None);
+        let reason = "2 probes are attached, and more than 3 must not be".to_owned();
+        assert_eq!((probe(&mut probes, 2), probes.refused()), (Some(reason), 1));
+        probes.give_way(now);
+        assert_eq!(probes.files.len(), 2, "there is still no room");
+        probes.detach(FileId { device: 1, inode: 1 });
+        probes.give_way(now);
+        assert!(probes.files.is_empty(), "it is not tried again");
     }
 
     #[test]
