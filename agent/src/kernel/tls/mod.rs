@@ -4,6 +4,8 @@
 //! selected processes map, by a thread of its own: [`Follower`]. It looks at a process when the kernel side tells of it, some
 //! times soon after, as a new program maps its libraries, and about once a second from then on.
 
+#[cfg(test)]
+mod elf;
 pub mod files;
 pub mod functions;
 mod golang;
