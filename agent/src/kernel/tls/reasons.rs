@@ -38,7 +38,8 @@ const MARKS: &[(&[u8], &str)] = &[
 ];
 
 /// Answers by file, as it was when it was looked through.
-static ANSWERS: Mutex<Option<HashMap<(FileId, Stamp), Option<&'static str>>>> = Mutex::new(None);
+static ANSWERS: Mutex<Option<Answers>> = Mutex::new(None);
+type Answers = HashMap<(FileId, Stamp), Option<&'static str>>;
 
 /// What a process seems to use besides the files that are probed; `None` if nothing is known of it.
 pub fn of(pid: u32, is_probed: impl Fn(&Mapped) -> bool) -> Option<String> {
