@@ -5,6 +5,7 @@
 //! another thread: a process that is stuck holds up facts, never records. Never blocks on a destination.
 
 mod questions;
+mod wall;
 
 use std::{
     collections::HashSet,
@@ -15,7 +16,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use agent_common::{
@@ -23,13 +24,10 @@ use agent_common::{
     message::{CallRecord, flag},
     process::{ProcessRecord, change},
 };
-use agent_core::{
-    config::PipelineConfig,
-    pipeline::{ClockOffset, Pipeline},
-    span::{MonotonicNs, UnixNs},
-};
+use agent_core::{config::PipelineConfig, pipeline::Pipeline, span::MonotonicNs};
 
 pub use questions::Questions;
+use wall::Wall;
 
 use crate::{
     inventory::{process, reader::FactsReader},
@@ -58,8 +56,6 @@ const RECORD_HEADER_BYTES: usize = 8;
 const LAST_FACTS_WAIT: Duration = Duration::from_millis(200);
 /// Most processes whose telling is remembered.
 const FOLLOWED_MAX: usize = 8192;
-/// The offset between the clocks follows adjustments of the wall clock this often.
-const CLOCK_INTERVAL_NS: u64 = 1_000_000_000;
 
 /// What the loop counts, readable from anywhere.
 #[derive(Debug, Default)]
@@ -133,7 +129,7 @@ struct Worker {
     stop: Arc<AtomicBool>,
     interrupt: OwnedFd,
     questions: Arc<Questions>,
-    clock_set_ns: u64,
+    wall: Wall,
     append_failures: RateLimit,
 }
 
@@ -150,9 +146,10 @@ impl CaptureLoop {
         let figures = Arc::new(Figures::default());
         let stop = Arc::new(AtomicBool::new(false));
         let questions = Arc::new(Questions::new(File::from(interrupt.try_clone()?)));
+        let wall = Wall::now();
         let worker = Worker {
             ring,
-            pipeline: Pipeline::new(config, clock_offset()),
+            pipeline: Pipeline::new(config, wall.offset()),
             facts: FactsReader::start(process::facts)?,
             selection,
             tls,
@@ -162,7 +159,7 @@ impl CaptureLoop {
             stop: Arc::clone(&stop),
             interrupt,
             questions: Arc::clone(&questions),
-            clock_set_ns: monotonic_ns(),
+            wall,
             append_failures: RateLimit::new(Duration::from_secs(10)),
         };
         let thread = std::thread::Builder::new().name("capture".into()).spawn(move || worker.run())?;
@@ -230,13 +227,19 @@ impl Worker {
     }
 
     fn turn(&mut self) -> Taken {
+        self.wall.refresh();
+        self.pipeline.set_clock(self.wall.offset());
         let pipeline = &mut self.pipeline;
-        let (mut bytes, mut programs) = (0, Vec::new());
+        let (mut bytes, mut programs, mut ended) = (0, Vec::new(), Vec::new());
         let follows = self.tls.is_some();
         let (mut users, mut last_user) = (Vec::new(), 0);
         let Drained { records, until_ns } = self.ring.drain(BATCH_RECORDS, |record| {
             bytes += record.len() + RECORD_HEADER_BYTES;
-            programs.extend(new_program(record));
+            match changed_process(record) {
+                Some((change::EXEC, pid)) => programs.push(pid),
+                Some((change::EXIT, pid)) if follows => ended.push(pid),
+                _ => {}
+            }
             if let Some(pid) = selected_user(record).filter(|pid| follows && *pid != last_user) {
                 last_user = pid;
                 users.push(pid);
@@ -245,14 +248,9 @@ impl Worker {
         });
         self.figures.ring_peak.note(bytes as u64);
         self.offer_executables(&programs);
-        self.follow(&programs, &users);
+        self.follow(&programs, &users, &ended);
         self.gather_facts();
         self.ask_whole_calls();
-        let now = monotonic_ns();
-        if now - self.clock_set_ns >= CLOCK_INTERVAL_NS {
-            self.pipeline.set_clock(clock_offset());
-            self.clock_set_ns = now;
-        }
         // Not the time that it is by now: what has come since waits in the rings, and nothing may be given up for want of it.
         self.pipeline.tick(MonotonicNs(until_ns));
         self.figures.records.fetch_add(records as u64, Ordering::Relaxed);
@@ -281,8 +279,9 @@ impl Worker {
         }
     }
 
-    /// Processes whose TLS libraries are looked at: new programs, and who else uses connections.
-    fn follow(&mut self, programs: &[u32], users: &[u32]) {
+    /// Processes whose TLS libraries are looked at: new programs, and who else uses connections. Of one that ended probes may
+    /// have to go at once.
+    fn follow(&mut self, programs: &[u32], users: &[u32], ended: &[u32]) {
         let Some(tls) = &self.tls else { return };
         if self.followed.len() >= FOLLOWED_MAX {
             self.followed.clear(); // they are told of again
@@ -297,12 +296,21 @@ impl Worker {
                 self.followed.insert(*pid);
             }
         }
+        for pid in ended {
+            // Another process may get the number.
+            if self.followed.remove(pid) {
+                tls.see(*pid);
+            }
+        }
     }
 
     /// A new program may be one that the selection names.
     fn offer_executables(&mut self, pids: &[u32]) {
+        if pids.is_empty() {
+            return;
+        }
         let mut selection = lock(&self.selection);
-        if pids.is_empty() || !selection.has_executable_rules() {
+        if !selection.has_executable_rules() {
             return;
         }
         for pid in pids {
@@ -349,14 +357,14 @@ fn selected_user(record: &[u8]) -> Option<u32> {
     (call.flags & flag::SELECTED != 0).then_some(call.pid)
 }
 
-/// The process that replaced its program, if the record says so.
-fn new_program(record: &[u8]) -> Option<u32> {
+/// How a process changed, and which, if the record says so.
+fn changed_process(record: &[u8]) -> Option<(u8, u32)> {
     let header: RecordHeader = agent_common::read(record)?;
     if header.kind != kind::PROCESS {
         return None;
     }
     let event: ProcessRecord = agent_common::read(record)?;
-    (event.change == change::EXEC).then_some(event.pid)
+    Some((event.change, event.pid))
 }
 
 /// A poisoned lock holds plain values that are valid at every moment.
@@ -380,14 +388,6 @@ pub(crate) fn monotonic_ns() -> u64 {
     // SAFETY: `time` is valid for writes, and this clock always exists.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
-
-/// The wall clock is read between two readings of the other one, which bounds the error by their distance.
-fn clock_offset() -> ClockOffset {
-    let before = monotonic_ns();
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
-    let after = monotonic_ns();
-    ClockOffset::between(MonotonicNs(before.midpoint(after)), UnixNs(unix))
 }
 
 #[cfg(test)]

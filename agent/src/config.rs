@@ -163,6 +163,16 @@ pub enum Unselected {
     None,
 }
 
+impl Unselected {
+    /// As the configuration calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Timing => "timing",
+            Self::None => "none",
+        }
+    }
+}
+
 /// What is taken out of spans before they are stored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

@@ -13,7 +13,7 @@ use agent_core::flow::{connection::Seen, view::ConnectionView};
 
 use crate::{
     capture::{Figures, Questions, lock},
-    config,
+    config::{self, Unselected},
     cost::{Looker, Meter},
     export::{
         AllStats, DestinationStats,
@@ -57,7 +57,8 @@ pub struct LiveFacts {
     log: SpanLog,
     intake: Intake,
     receivers: Arc<ReceiverStats>,
-    selection: Mutex<Vec<String>>,
+    /// In the words of the flags, and what is recorded of the rest.
+    selection: Mutex<(Vec<String>, Unselected)>,
     started_unix_ns: u64,
     meter: Meter,
     budget: Arc<Mutex<BudgetFigures>>,
@@ -100,7 +101,7 @@ impl LiveFacts {
             log,
             intake,
             receivers,
-            selection: Mutex::new(selection),
+            selection: Mutex::new((selection, config.unselected)),
             started_unix_ns: unix_ns(),
             reloads: Mutex::default(),
             tls,
@@ -136,8 +137,8 @@ impl LiveFacts {
     }
 
     /// Says what is selected from now on, in the words of the flags.
-    pub fn set_selection(&self, words: Vec<String>) {
-        *lock(&self.selection) = words;
+    pub fn set_selection(&self, (words, unselected): (Vec<String>, Unselected)) {
+        *lock(&self.selection) = (words, unselected);
     }
 
     /// What the budget does is told here.
@@ -223,7 +224,9 @@ impl LiveFacts {
             count,
         });
         let skipped = self.skipped().map(|count| Loss { source: "kernel".into(), reason: SKIPPED.into(), count });
-        kernel.chain(skipped).chain(pipeline).collect()
+        let refused = self.tls.as_ref().map(|tls| tls.refused()).filter(|count| *count > 0);
+        let refused = refused.map(|count| Loss { source: "tls".into(), reason: "probes_full".into(), count });
+        kernel.chain(skipped).chain(pipeline).chain(refused).collect()
     }
 
     /// How often the kernel skipped a program, if it did.
@@ -258,7 +261,7 @@ impl Live for LiveFacts {
             pid: std::process::id(),
             started_unix_ns: self.started_unix_ns,
             hooks: self.hooks.iter().map(hook_status).collect(),
-            selection: lock(&self.selection).clone(),
+            selection: lock(&self.selection).0.clone(),
             connections: self.figures.connections.load(Ordering::Relaxed),
             spans_total: self.figures.spans.load(Ordering::Relaxed),
             destinations: lock(&self.destinations).iter().map(destination).collect(),
@@ -270,6 +273,7 @@ impl Live for LiveFacts {
             relay: self.relay_status(),
             late: Vec::new(),
             symptoms: self.symptom_status(),
+            unselected: lock(&self.selection).1.name().into(),
         }
     }
 

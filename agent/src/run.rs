@@ -235,13 +235,13 @@ async fn reload(reloader: &mut Reloader, changing: &mut Changing<'_>) -> Result<
 }
 
 /// Applies the selection. On error the previous one is restored.
-fn reselect(config: &Config, capturing: &Capturing) -> Result<Vec<String>> {
+fn reselect(config: &Config, capturing: &Capturing) -> Result<(Vec<String>, Unselected)> {
     let wanted = wanted(config);
     lock(&capturing.selection).replace(&wanted)?;
     if let Some(tls) = &capturing.tls {
         tls.see_now(&selected::processes(&wanted));
     }
-    Ok(selection_words(config))
+    Ok((selection_words(config), config.capture.unselected))
 }
 
 /// What is loaded and attached.

@@ -11,7 +11,7 @@ use spantap_tests::{
 };
 
 /// What the agent needs, and nothing else. In the words of capabilities(7), without the prefix.
-const CAPABILITIES: [&str; 4] = ["BPF", "PERFMON", "SYS_PTRACE", "DAC_READ_SEARCH"];
+const CAPABILITIES: [&str; 5] = ["BPF", "PERFMON", "SYS_PTRACE", "DAC_READ_SEARCH", "LEASE"];
 /// `systemd-analyze security` in tenths; 10.0 is an unprotected service.
 const EXPOSURE_MAX: &str = "35";
 

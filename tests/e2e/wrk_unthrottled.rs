@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use spantap_tests::{nginx::Nginx, tools::wrk, traced::Traced};
+use spantap_tests::{nginx::Nginx, span::Span, tools::wrk, traced::Traced};
 
 /// Losses of the kernel side that can cost a request its span, each counted once for what was lost. Those of userspace
 /// say the same again from its own view (`kernel_records_lost`, `message_lost`, …), so they are not added.
@@ -26,11 +26,15 @@ fn the_access_log_is_the_spans_and_the_requests_touched_by_losses() {
     wrk(Default::default(), &format!("http://{}/w", nginx.address), 32, Duration::from_secs(3));
     let lines = nginx.finish().len();
 
-    let spans = traced.agent.wait_for("all spans", Duration::from_secs(60), |spans| !spans.is_empty());
-    let servers = spans.iter().filter(|span| span.kind == "server" && span.http_status() == Some(200)).count();
-    let losses = traced.agent.losses();
-    let kernel = traced.agent.losses_where(|source| source.starts_with("kernel"));
-    let counted: u64 = HARMFUL.iter().filter_map(|reason| kernel.get(*reason)).sum();
+    let whole =
+        |spans: &[Span]| spans.iter().filter(|span| span.kind == "server" && span.http_status() == Some(200)).count();
+    let counted = || {
+        let kernel = traced.agent.losses_where(|source| source.starts_with("kernel"));
+        HARMFUL.iter().filter_map(|reason| kernel.get(*reason)).sum::<u64>()
+    };
+    let all = |spans: &[Span]| whole(spans) as u64 + counted() >= lines as u64;
+    let spans = traced.agent.wait_for("all spans", Duration::from_secs(60), all);
+    let (servers, counted, losses) = (whole(&spans), counted(), traced.agent.losses());
     println!("{lines} lines, {servers} whole server spans, {} spans in all, losses {losses:?}", spans.len());
 
     assert!(lines > 5_000, "wrk made only {lines} requests");

@@ -115,7 +115,7 @@ fn lines(findings: &[JsonFinding<'_>], colour: bool) -> String {
             (false, true) => text::red("missing ", colour),
             (false, false) => "degraded".to_owned(),
         };
-        format!("{word}  {:<width$}  {}\n", finding.name, text::clean(&finding.detail))
+        format!("{word}  {:<width$}  {}\n", text::clean(finding.name), text::clean(&finding.detail))
     };
     findings.iter().map(line).collect()
 }

@@ -73,9 +73,18 @@ pub(super) fn span(view: &SpanView) -> String {
     })
 }
 
-/// Anything as one line.
+/// Anything as one line. What JSON need not escape (RFC 8259, 7), but a terminal would obey, is escaped too.
 pub(super) fn line(object: &impl Serialize) -> String {
-    serde_json::to_string(object).expect("these types have only keys that are text")
+    let line = serde_json::to_string(object).expect("these types have only keys that are text");
+    let is_obeyed = |character| matches!(character, '\u{7f}'..='\u{9f}');
+    if !line.contains(is_obeyed) {
+        return line;
+    }
+    let escaped = |character| match is_obeyed(character) {
+        true => format!("\\u{:04x}", u32::from(character)),
+        false => character.to_string(),
+    };
+    line.chars().map(escaped).collect()
 }
 
 fn segment(view: &crate::query::api::SegmentView) -> Segment<'_> {

@@ -21,7 +21,7 @@ pub(super) async fn self_cost(args: &SelfArgs, output: &mut Output) -> Done {
     let window_ms = u32::try_from(args.window.as_millis()).unwrap_or(u32::MAX);
     let report = Client::connect(&args.read.socket).await?.measure(window_ms).await?;
     if args.read.json {
-        output.line(&json(&report).to_string())?;
+        output.line(&super::json::line(&json(&report)))?;
     } else {
         output.text(&render(&report, output.colour))?;
     }

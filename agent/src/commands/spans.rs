@@ -91,6 +91,26 @@ mod tests {
         fixtures::check_golden("spans.txt", &render(&fixtures::trace()));
     }
 
+    /// A relayed span has whatever its sender wrote, segments too.
+    #[test]
+    fn nothing_in_a_span_reaches_the_terminal_as_a_command() {
+        let mut span = fixtures::trace().remove(0);
+        let evil = "\x1b]0;x\x07\u{9b}31m\x7f";
+        for segment in &mut span.segments {
+            for text in [&mut segment.name, &mut segment.evidence, &mut segment.by] {
+                evil.clone_into(text);
+            }
+        }
+        for text in [&mut span.name, &mut span.service, &mut span.peer] {
+            evil.clone_into(text);
+        }
+        for line in [row(&span, false), json::span(&span)] {
+            assert!(!line.chars().any(char::is_control), "{line:?}");
+        }
+        let read: serde_json::Value = serde_json::from_str(&json::span(&span)).unwrap();
+        assert_eq!(read["segments"][0]["name"], evil);
+    }
+
     #[test]
     fn json_has_exactly_the_documented_fields() {
         let lines: String = fixtures::trace().iter().map(|span| json::span(span) + "\n").collect();

@@ -23,7 +23,7 @@ use crate::{
 pub(super) async fn status(args: &ReadArgs, output: &mut Output) -> Done {
     let report = Client::connect(&args.socket).await?.status().await?;
     if args.json {
-        output.line(&json(&report).to_string())?;
+        output.line(&super::json::line(&json(&report)))?;
     } else {
         let now_unix_ns = since_unix_ns(Since::Ago(Duration::ZERO), SystemTime::now());
         output.text(&render(&report, now_unix_ns, output.colour))?;
@@ -67,7 +67,7 @@ fn json(report: &StatusReport) -> Value {
         "tls": report.tls.iter().map(tls).collect::<Vec<_>>(),
         "symptoms": report.symptoms.as_ref().map(symptoms_json),
         "late": report.late.iter().map(late_json).collect::<Vec<_>>(),
-        "only_relays": report.only_relays, "relay": report.relay.as_ref().map(relay),
+        "unselected": report.unselected, "only_relays": report.only_relays, "relay": report.relay.as_ref().map(relay),
     })
 }
 
@@ -111,10 +111,8 @@ fn render(report: &StatusReport, now_unix_ns: u64, colour: bool) -> String {
     let attached = report.hooks.iter().filter(|hook| hook.attached).count();
     let selection = if report.only_relays {
         "nothing is captured (capture.enabled: false)".to_owned()
-    } else if report.selection.is_empty() {
-        "nothing in full; timing of every connection".to_owned()
     } else {
-        report.selection.join(", ")
+        selection_words(report)
     };
     let title = format!("spantap {}", text::clean(&report.version));
     let mut out =
@@ -164,6 +162,23 @@ fn render(report: &StatusReport, now_unix_ns: u64, colour: bool) -> String {
     out.push('\n');
     out.push_str(&losses::render(&report.losses));
     out
+}
+
+/// What is captured, and what of the rest.
+fn selection_words(report: &StatusReport) -> String {
+    let rest = match report.unselected.as_str() {
+        "timing" if report.selection.is_empty() => "timing of every connection",
+        "timing" => "timing of the rest",
+        "none" if report.selection.is_empty() => return "nothing (capture.unselected: none)".to_owned(),
+        "none" => "nothing of the rest",
+        _ => "the rest is not known",
+    };
+    let is_all = report.selection.iter().any(|words| words == "--select-all");
+    match report.selection.as_slice() {
+        [] => format!("nothing in full; {rest}"),
+        words if is_all => words.join(", "),
+        words => format!("{}; {rest}", words.join(", ")),
+    }
 }
 
 fn symptom_words(symptoms: &SymptomStatus) -> String {
@@ -245,6 +260,25 @@ mod tests {
         let report = fixtures::status();
         let now = report.started_unix_ns + 3_723_000_000_000;
         fixtures::check_golden("status.txt", &render(&report, now, false));
+    }
+
+    #[test]
+    fn what_is_recorded_of_the_rest_is_said_as_it_is() {
+        let check = |selection: &[&str], unselected: &str, expected| {
+            let selection = selection.iter().map(|&words| words.to_owned()).collect();
+            let report = StatusReport { selection, unselected: unselected.to_owned(), ..fixtures::status() };
+            assert_eq!(selection_words(&report), expected);
+        };
+        check(&[], "timing", "nothing in full; timing of every connection");
+        check(&[], "none", "nothing (capture.unselected: none)");
+        check(&[], "", "nothing in full; the rest is not known");
+        check(
+            &["--select-port 80", "--exclude-pid 7"],
+            "timing",
+            "--select-port 80, --exclude-pid 7; timing of the rest",
+        );
+        check(&["--select-port 80"], "none", "--select-port 80; nothing of the rest");
+        check(&["--select-all", "--exclude-pid 7"], "none", "--select-all, --exclude-pid 7");
     }
 
     #[test]

@@ -39,7 +39,13 @@ fn paint(text: &str, code: &str, colour: bool) -> String {
 
 /// Text from the network or from another process, without anything that a terminal would obey.
 pub(super) fn clean(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
+    text.chars().map(|character| if is_obeyed(character) { '\u{fffd}' } else { character }).collect()
+}
+
+/// Control characters, line ends, and what turns the direction of the text around it (Unicode Bidirectional Algorithm, 2).
+fn is_obeyed(character: char) -> bool {
+    let turns = matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    character.is_control() || matches!(character, '\u{2028}' | '\u{2029}') || turns
 }
 
 /// The sum of a span's tiles of one name.
@@ -112,8 +118,10 @@ pub(super) fn dominant(parts: &[Part]) -> Option<&Part> {
 /// `remote 85.2 %`; `-`: the span has no segments.
 pub(super) fn dominant_words(span: &SpanView) -> String {
     let parts = parts(&span.segments);
-    dominant(&parts)
-        .map_or_else(|| "-".to_owned(), |part| format!("{} {}", part.name, percent(part.duration_ns, span.duration_ns)))
+    dominant(&parts).map_or_else(
+        || "-".to_owned(),
+        |part| format!("{} {}", clean(&part.name), percent(part.duration_ns, span.duration_ns)),
+    )
 }
 
 /// A value, or `-`.
@@ -128,6 +136,7 @@ mod tests {
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
         assert_eq!(clean("a\x1b[31mb\r\n"), "a\u{fffd}[31mb\u{fffd}\u{fffd}");
+        assert_eq!(clean("\u{9b}31m \u{202e}txt\u{2028}"), "\u{fffd}31m \u{fffd}txt\u{fffd}");
     }
 
     #[test]

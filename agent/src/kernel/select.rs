@@ -1,6 +1,11 @@
 //! What is traced, as the kernel side sees it. Can change while running.
 
+mod change;
+mod executable;
+mod lineage;
+
 use std::{
+    collections::BTreeMap,
     fs::File,
     os::{
         fd::AsRawFd,
@@ -15,6 +20,11 @@ use aya::{
     maps::{Array, HashMap, MapData, MapError},
 };
 
+pub(super) use self::executable::matches;
+use self::{
+    change::{Maps, Step, Table, apply, step},
+    lineage::{Lineage, Processes},
+};
 use super::{
     budget::Detail,
     load::{LoadError, PodSettings, take},
@@ -23,6 +33,8 @@ use crate::capture::monotonic_ns;
 
 /// Entry of `SCHED_STATE` that says since when scheduler times are complete; see `agent-ebpf/src/sched.rs`.
 const SCHED_SINCE: u32 = 2;
+/// How often it is looked for processes that were born while others were selected.
+const ROUNDS_MAX: usize = 8;
 
 /// What to trace in full, or not at all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -77,6 +89,19 @@ impl Wanted {
         wanted
     }
 
+    fn settings(&self) -> Settings {
+        let named = |names: fn(&Rules) -> bool, rule| {
+            if [&self.select, &self.exclude].into_iter().any(names) { rule } else { 0 }
+        };
+        let rules = named(|set| !set.pids.is_empty(), rule::PID)
+            | named(|set| !set.cgroups.is_empty(), rule::CGROUP)
+            | named(|set| !set.exes.is_empty(), rule::EXE)
+            | named(|set| !set.ports.is_empty(), rule::PORT)
+            | named(|set| !set.netns.is_empty(), rule::NETNS);
+        let (agent_pid, payload_bytes_max) = (std::process::id(), self.payload_bytes_max);
+        Settings { unselected: self.unselected(), payload_bytes_max, agent_pid, rules, ..Settings::default() }
+    }
+
     fn unselected(&self) -> u32 {
         match (self.select_all, self.unselected_timing) {
             (true, _) => mode::PAYLOAD,
@@ -110,10 +135,31 @@ pub enum SelectError {
 }
 
 #[repr(transparent)]
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct PodExe(ExeKey);
 // SAFETY: `ExeKey` is `Plain`: repr(C), integers only, no padding.
 unsafe impl aya::Pod for PodExe {}
+
+impl Ord for PodExe {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.0.device, self.0.inode).cmp(&(other.0.device, other.0.inode))
+    }
+}
+
+impl PartialOrd for PodExe {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// What the maps of rules shall say, but for processes, which come and go.
+#[derive(Default)]
+struct Target {
+    cgroup: BTreeMap<u64, u32>,
+    exe: BTreeMap<PodExe, u32>,
+    port: BTreeMap<u32, u32>,
+    netns: BTreeMap<u32, u32>,
+}
 
 /// The kernel side's selection maps.
 pub struct Selection {
@@ -129,6 +175,10 @@ pub struct Selection {
     detail: Detail,
     /// Patterns of executables, for processes that start later.
     exe_patterns: Vec<(String, u32)>,
+    /// Where the executables are that patterns name.
+    exe_paths: BTreeMap<PodExe, PathBuf>,
+    lineage: Lineage,
+    target: Target,
     applied: Option<Wanted>,
 }
 
@@ -146,6 +196,9 @@ impl Selection {
             generation: 0,
             detail: Detail::default(),
             exe_patterns: Vec::new(),
+            exe_paths: BTreeMap::new(),
+            lineage: Lineage::default(),
+            target: Target::default(),
             applied: None,
         })
     }
@@ -155,16 +208,16 @@ impl Selection {
         self.whole_calls.insert(connection_id, 1, 0).map_err(|source| SelectError::Map { what: "whole calls", source })
     }
 
-    /// Replaces the selection. On error the previous one stays, or is put back. While the maps change nothing is
-    /// recorded, as an exclusion that is not written yet would not hold.
+    /// Replaces the selection. On error the previous one stays, or is put back. What both say is recorded, and not recorded,
+    /// throughout.
     pub fn replace(&mut self, wanted: &Wanted) -> Result<(), SelectError> {
         wanted.check()?;
-        let result = apply(self, wanted);
+        let result = self.change(wanted);
         match (&result, self.applied.take()) {
             (Ok(()), _) => self.applied = Some(wanted.clone()),
             (Err(_), Some(previous)) => {
-                if let Err(error) = apply(self, &previous.still_there()) {
-                    tracing::error!(%error, "the previous selection cannot be put back; nothing is recorded");
+                if let Err(error) = self.change(&previous.still_there()) {
+                    tracing::error!(%error, "the previous selection cannot be put back");
                 }
                 self.applied = Some(previous);
             }
@@ -172,33 +225,63 @@ impl Selection {
         }
         result
     }
-}
 
-/// What replacing a selection does to the kernel side.
-trait Maps {
-    /// Writes the settings, under a generation that was not used before.
-    fn publish(&mut self, settings: Settings) -> Result<(), SelectError>;
-    /// Empties the maps of rules.
-    fn clear(&mut self) -> Result<(), SelectError>;
-    /// Writes rules, and says which [`rule`]s they are.
-    fn insert(&mut self, set: &Rules, value: u32) -> Result<u32, SelectError>;
-}
-
-/// Nothing is recorded from the first change of a map until the last.
-fn apply(maps: &mut impl Maps, wanted: &Wanted) -> Result<(), SelectError> {
-    let agent_pid = std::process::id();
-    let silence = Settings { unselected: mode::NONE, agent_pid, ..Settings::default() };
-    maps.publish(silence)?;
-    maps.clear()?;
-    let mut rules = 0;
-    for (set, value) in [(&wanted.select, mode::PAYLOAD), (&wanted.exclude, mode::EXCLUDE)] {
-        rules |= maps.insert(set, value)?;
+    fn change(&mut self, wanted: &Wanted) -> Result<(), SelectError> {
+        self.target = self.resolve(wanted)?;
+        self.lineage.name(wanted, &Processes::now());
+        apply(self, wanted.settings())
     }
-    let unselected = wanted.unselected();
-    maps.publish(Settings { unselected, payload_bytes_max: wanted.payload_bytes_max, rules, ..silence })
+
+    /// What the rules name now.
+    fn resolve(&mut self, wanted: &Wanted) -> Result<Target, SelectError> {
+        let mut target = Target::default();
+        self.exe_patterns.clear();
+        // Exclusion wins: it comes last.
+        for (set, value) in [(&wanted.select, mode::PAYLOAD), (&wanted.exclude, mode::EXCLUDE)] {
+            for path in &set.cgroups {
+                target.cgroup.insert(cgroup_id(path)?, value);
+            }
+            for path in &set.netns {
+                target.netns.insert(netns_inode(path)?, value);
+            }
+            target.port.extend(set.ports.iter().map(|port| (u32::from(*port), value)));
+            self.exe_patterns.extend(set.exes.iter().map(|pattern| (pattern.clone(), value)));
+        }
+        target.exe = self.executables();
+        Ok(target)
+    }
+
+    /// Those that patterns name: what runs, what is there by a pattern's path, and what was seen before and is there still.
+    fn executables(&mut self) -> BTreeMap<PodExe, u32> {
+        let named = |path: &Path| verdict(&self.exe_patterns, path);
+        let by_path = self.exe_patterns.iter().filter(|(pattern, _)| pattern.starts_with('/'));
+        let by_path = by_path.flat_map(|(pattern, _)| glob::glob(pattern).into_iter().flatten().flatten());
+        let there = executable::running().chain(by_path).filter(|path| named(path).is_some());
+        let there = there.filter_map(|path| Some((executable::key(&path).map(PodExe)?, executable::resolved(&path))));
+        let mut paths: BTreeMap<PodExe, PathBuf> = there.collect();
+        for (key, path) in std::mem::take(&mut self.exe_paths) {
+            // Another file may have its number.
+            if executable::key(&path) == Some(key.0) {
+                paths.entry(key).or_insert(path);
+            }
+        }
+        let verdicts = paths.iter().filter_map(|(key, path)| Some((*key, named(path)?))).collect();
+        self.exe_paths = paths;
+        verdicts
+    }
+}
+
+/// What the patterns say of an executable; exclusion, which is the smaller number, wins.
+fn verdict(patterns: &[(String, u32)], path: &Path) -> Option<u32> {
+    patterns.iter().filter(|(pattern, _)| matches(pattern, path)).map(|(_, value)| *value).min()
 }
 
 impl Maps for Selection {
+    fn settings(&self) -> Result<Settings, SelectError> {
+        let settings = self.settings.get(&0, 0).map_err(|source| SelectError::Map { what: "settings", source })?;
+        Ok(settings.0)
+    }
+
     fn publish(&mut self, settings: Settings) -> Result<(), SelectError> {
         self.generation = self.generation.wrapping_add(1).max(1);
         let Detail { shed, sample_bits } = self.detail;
@@ -206,64 +289,52 @@ impl Maps for Selection {
         self.settings.set(0, PodSettings(settings), 0).map_err(|source| SelectError::Map { what: "settings", source })
     }
 
-    fn clear(&mut self) -> Result<(), SelectError> {
-        clear_map(&mut self.pid, "pids")?;
-        clear_map(&mut self.cgroup, "cgroups")?;
-        clear_map(&mut self.exe, "executables")?;
-        clear_map(&mut self.port, "ports")?;
-        clear_map(&mut self.netns, "network namespaces")?;
-        self.exe_patterns.clear();
-        Ok(())
+    fn take(&mut self, which: Step) -> Result<bool, SelectError> {
+        let Self { target, cgroup, exe, port, netns, .. } = self;
+        Ok(take_in(cgroup, &target.cgroup, which, "cgroups")?
+            | take_in(exe, &target.exe, which, "executables")?
+            | take_in(port, &target.port, which, "ports")?
+            | take_in(netns, &target.netns, which, "network namespaces")?
+            | self.take_pids(which)?)
     }
+}
 
-    fn insert(&mut self, set: &Rules, value: u32) -> Result<u32, SelectError> {
-        let mut rules = 0;
-        for pid in set.pids.iter().flat_map(|pid| with_descendants(*pid)) {
-            put(&mut self.pid, pid, value, "pid")?;
-            rules |= rule::PID;
-        }
-        for path in &set.cgroups {
-            put(&mut self.cgroup, cgroup_id(path)?, value, "cgroup")?;
-            rules |= rule::CGROUP;
-        }
-        for pattern in &set.exes {
-            self.exe_patterns.push((pattern.clone(), value));
-            rules |= rule::EXE;
-        }
-        for path in if set.exes.is_empty() { Vec::new() } else { running_executables() } {
-            self.offer_executable(&path)?;
-        }
-        for pattern in set.exes.iter().filter(|pattern| pattern.starts_with('/')) {
-            for path in glob::glob(pattern).into_iter().flatten().flatten() {
-                self.offer_executable(&path)?;
+impl Selection {
+    /// Until it finds nothing more: processes are born and end meanwhile.
+    fn take_pids(&mut self, which: Step) -> Result<bool, SelectError> {
+        let error = |source| SelectError::Map { what: "pids", source };
+        for round in 0..ROUNDS_MAX {
+            // In this order: whoever is in the map by now can be seen among the processes, or has ended.
+            let present = self.pid.entries().map_err(error)?;
+            let target = self.lineage.target(&Processes::now(), &present);
+            if !step(&mut self.pid, &present, &target, which).map_err(error)? {
+                return Ok(round > 0);
             }
         }
-        for port in &set.ports {
-            put(&mut self.port, u32::from(*port), value, "port")?;
-            rules |= rule::PORT;
-        }
-        for path in &set.netns {
-            put(&mut self.netns, netns_inode(path)?, value, "network namespace")?;
-            rules |= rule::NETNS;
-        }
-        Ok(rules)
+        Ok(true)
     }
+}
+
+fn take_in<K: aya::Pod + Ord>(
+    map: &mut HashMap<MapData, K, u32>,
+    target: &BTreeMap<K, u32>,
+    which: Step,
+    what: &'static str,
+) -> Result<bool, SelectError> {
+    let changed = map.entries().and_then(|present| step(map, &present, target, which));
+    changed.map_err(|source| SelectError::Map { what, source })
 }
 
 impl Selection {
     /// Applies the executable rules to a file, found at start or by a later `execve`.
     pub fn offer_executable(&mut self, path: &Path) -> Result<bool, SelectError> {
-        let matching = self.exe_patterns.iter().filter(|(pattern, _)| matches(pattern, path)).map(|(_, value)| *value);
-        // EXCLUDE is the smaller number, and exclusion wins.
-        let Some(value) = matching.min() else { return Ok(false) };
-        // Through /proc/PID/exe the file is reached even if its path belongs to another mount namespace.
-        let Ok(file) = std::fs::metadata(path) else { return Ok(false) };
-        let device = (libc::major(file.dev()) << 20) | (libc::minor(file.dev()) & 0xf_ffff);
-        let key = PodExe(ExeKey { inode: file.ino(), device, padding: 0 });
+        let Some(value) = verdict(&self.exe_patterns, path) else { return Ok(false) };
+        let Some(key) = executable::key(path).map(PodExe) else { return Ok(false) };
+        self.exe_paths.insert(key, executable::resolved(path));
         if self.exe.get(&key, 0).is_ok_and(|known| known == value) {
             return Ok(false);
         }
-        put(&mut self.exe, key, value, "executable")?;
+        self.exe.put(key, value).map_err(|source| SelectError::Map { what: "executables", source })?;
         Ok(true)
     }
 
@@ -285,59 +356,14 @@ impl Selection {
 
     /// Makes the kernel side take its cached decisions anew.
     pub fn refresh(&mut self) -> Result<(), SelectError> {
-        let error = |source| SelectError::Map { what: "settings", source };
-        let PodSettings(settings) = self.settings.get(&0, 0).map_err(error)?;
+        let settings = Maps::settings(self)?;
         self.publish(settings)
     }
 }
 
-fn put<K: aya::Pod>(
-    map: &mut HashMap<MapData, K, u32>,
-    key: K,
-    value: u32,
-    what: &'static str,
-) -> Result<(), SelectError> {
-    // Exclusion wins: it is inserted after selection, and selection never overwrites it.
-    map.insert(key, value, 0).map_err(|source| SelectError::Map { what, source })
-}
-
-fn clear_map<K: aya::Pod>(map: &mut HashMap<MapData, K, u32>, what: &'static str) -> Result<(), SelectError> {
-    let keys: Vec<K> = map.keys().collect::<Result<_, _>>().map_err(|source| SelectError::Map { what, source })?;
-    for key in keys {
-        let _ = map.remove(&key); // gone already is fine
-    }
-    Ok(())
-}
-
-/// A pattern with a slash is matched against the whole path, a bare one against the file's name.
-pub(super) fn matches(pattern: &str, path: &Path) -> bool {
-    let Ok(pattern_) = glob::Pattern::new(pattern) else { return false };
-    let resolved = std::fs::read_link(path).unwrap_or_else(|_| path.to_path_buf());
-    if pattern.contains('/') {
-        pattern_.matches_path(&resolved) || pattern_.matches_path(path)
-    } else {
-        resolved.file_name().is_some_and(|name| pattern_.matches(&name.to_string_lossy()))
-    }
-}
-
-fn running_executables() -> Vec<PathBuf> {
-    let all = procfs::process::all_processes().into_iter().flatten().flatten();
-    all.map(|process| PathBuf::from(format!("/proc/{}/exe", process.pid))).collect()
-}
-
-/// The process and all that descend from it now; children born later are selected by the kernel side.
+/// The process, if it lives, and all that descend from it now; children born later are selected by the kernel side.
 pub(super) fn with_descendants(pid: u32) -> Vec<u32> {
-    let all = procfs::process::all_processes().into_iter().flatten().flatten();
-    let parents: Vec<(u32, u32)> =
-        all.filter_map(|p| p.stat().ok()).map(|stat| (stat.pid as u32, stat.ppid as u32)).collect();
-    let mut found = vec![pid];
-    let mut next = 0;
-    while next < found.len() {
-        let parent = found[next];
-        found.extend(parents.iter().filter(|(_, p)| *p == parent).map(|(child, _)| *child));
-        next += 1;
-    }
-    found
+    Processes::now().with_descendants(pid).into_iter().collect()
 }
 
 /// The id that the kernel's helpers report for a cgroup v2 folder: its inode number.
@@ -393,26 +419,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn executable_patterns_match_names_or_whole_paths() {
-        let check =
-            |pattern, path, expected| assert_eq!(matches(pattern, Path::new(path)), expected, "{pattern} {path}");
-        check("nginx", "/usr/sbin/nginx", true);
-        check("python3*", "/usr/bin/python3.11", true);
-        check("nginx", "/opt/nginx/bin/run", false);
-        check("/opt/*/bin/run", "/opt/nginx/bin/run", true);
-        check("/usr/bin/*", "/opt/nginx/bin/run", false);
-    }
-
-    #[test]
     fn a_folder_that_is_no_cgroup_says_so() {
         let error = cgroup_id(Path::new("/tmp")).unwrap_err().to_string();
         assert!(error.contains("not in a cgroup v2 file system"), "{error}");
     }
 
-    #[test]
-    fn descendants_include_the_process_itself() {
-        assert!(with_descendants(std::process::id()).contains(&std::process::id()));
-    }
     #[test]
     fn only_a_network_namespace_is_one() {
         let check = |path: &str, expected: bool| {
@@ -447,49 +458,30 @@ mod tests {
         }
     }
 
-    /// Notes what the kernel side would see, in order.
-    #[derive(Default)]
-    struct Seen(Vec<Step>);
-
-    #[derive(Debug, PartialEq)]
-    enum Step {
-        Settings { unselected: u32, rules: u32, payload_bytes_max: u32 },
-        Clear,
-        Insert(u32),
-    }
-
-    impl Maps for Seen {
-        fn publish(&mut self, settings: Settings) -> Result<(), SelectError> {
-            assert_eq!(settings.agent_pid, std::process::id());
-            let Settings { unselected, rules, payload_bytes_max, .. } = settings;
-            self.0.push(Step::Settings { unselected, rules, payload_bytes_max });
-            Ok(())
-        }
-
-        fn clear(&mut self) -> Result<(), SelectError> {
-            self.0.push(Step::Clear);
-            Ok(())
-        }
-
-        fn insert(&mut self, _: &Rules, value: u32) -> Result<u32, SelectError> {
-            self.0.push(Step::Insert(value));
-            Ok(rule::PORT)
-        }
+    #[test]
+    fn settings_say_which_maps_are_worth_asking() {
+        let check = |change: fn(&mut Rules), expected| {
+            let mut wanted = Wanted { select: Rules::default(), exclude: Rules::default(), ..wanted() };
+            assert_eq!(wanted.settings().rules, 0);
+            change(&mut wanted.select);
+            assert_eq!(wanted.settings().rules, expected);
+            std::mem::swap(&mut wanted.select, &mut wanted.exclude);
+            assert_eq!(wanted.settings().rules, expected);
+        };
+        check(|rules| rules.pids.push(1), rule::PID);
+        check(|rules| rules.cgroups.push("/x".into()), rule::CGROUP);
+        check(|rules| rules.exes.push("x".into()), rule::EXE);
+        check(|rules| rules.ports.push(80), rule::PORT);
+        check(|rules| rules.netns.push("/x".into()), rule::NETNS);
+        let Settings { unselected, payload_bytes_max, agent_pid, .. } = wanted().settings();
+        assert_eq!((unselected, payload_bytes_max, agent_pid), (mode::PAYLOAD, 100, std::process::id()));
     }
 
     #[test]
-    fn nothing_is_recorded_while_the_maps_change() {
-        let mut seen = Seen::default();
-        apply(&mut seen, &wanted()).unwrap();
-        assert_eq!(
-            seen.0,
-            [
-                Step::Settings { unselected: mode::NONE, rules: 0, payload_bytes_max: 0 },
-                Step::Clear,
-                Step::Insert(mode::PAYLOAD),
-                Step::Insert(mode::EXCLUDE),
-                Step::Settings { unselected: mode::PAYLOAD, rules: rule::PORT, payload_bytes_max: 100 },
-            ]
-        );
+    fn of_patterns_that_match_exclusion_wins() {
+        let patterns = [("nginx".to_owned(), mode::PAYLOAD), ("/opt/*".to_owned(), mode::EXCLUDE)];
+        assert_eq!(verdict(&patterns, Path::new("/usr/sbin/nginx")), Some(mode::PAYLOAD));
+        assert_eq!(verdict(&patterns, Path::new("/opt/nginx")), Some(mode::EXCLUDE));
+        assert_eq!(verdict(&patterns, Path::new("/usr/bin/cat")), None);
     }
 }

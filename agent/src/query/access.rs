@@ -110,7 +110,10 @@ fn replace_dead(path: &Path) -> Result<(), BindError> {
 
 /// Supplementary groups of a process.
 fn groups(pid: i32) -> Vec<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    groups_in(&std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default())
+}
+
+fn groups_in(status: &str) -> Vec<u32> {
     let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
     line.split_whitespace().filter_map(|group| group.parse().ok()).collect()
 }
@@ -132,7 +135,11 @@ mod tests {
     }
 
     #[test]
-    fn the_groups_of_a_process_that_is_gone_are_none() {
-        assert_eq!(groups(-1), Vec::<u32>::new());
+    fn groups_are_those_of_the_process_and_of_one_that_is_gone_there_are_none() {
+        assert_eq!(groups_in("Name:\tcat\nGid:\t7\t7\t7\t7\nGroups:\t4 24 1000 \nNStgid:\t9\n"), [4, 24, 1000]);
+        assert_eq!(groups_in("Name:\tcat\nGroups:\t \n"), [0u32; 0]);
+        let own = std::fs::read_to_string("/proc/self/status").unwrap();
+        assert_eq!(groups(std::process::id() as i32), groups_in(&own));
+        assert_eq!(groups(-1), [0u32; 0]);
     }
 }

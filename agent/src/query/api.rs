@@ -108,6 +108,9 @@ pub struct StatusReport {
     /// Symptoms; nothing if none are looked for.
     #[prost(message, optional, tag = "25")]
     pub symptoms: Option<SymptomStatus>,
+    /// What is recorded of what no rule names: `timing` or `none` (`capture.unselected`); empty: the agent does not say.
+    #[prost(string, tag = "26")]
+    pub unselected: String,
 }
 
 /// Symptoms that had left out spans sent, since the start.

@@ -3,7 +3,12 @@
 //! In: a process id. Out: [`Mapped`] files, each openable whatever the process's mount namespace is, and though it may be
 //! deleted. Called by [`super::probes`].
 
-use std::{fs::File, os::unix::fs::MetadataExt, path::PathBuf};
+use std::{
+    fs::File,
+    io::{Error, ErrorKind, Result},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
 
 /// What names a file, whatever its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,8 +26,10 @@ pub struct Mapped {
     key: (String, u64),
     /// Path as the process sees it.
     pub path: String,
-    /// Where it can be opened: the mapping itself, else by path through the process's root.
-    places: [PathBuf; 2],
+    /// The mapping itself, which not everybody may open.
+    mapping: PathBuf,
+    /// Its path through the process's root, where by now another file may be; none if that is certain.
+    by_path: Option<PathBuf>,
 }
 
 impl Mapped {
@@ -31,12 +38,27 @@ impl Mapped {
         (&self.key.0, self.key.1)
     }
 
-    /// Opens it.
-    pub fn open(&self) -> std::io::Result<(File, FileId)> {
-        let file = File::open(&self.places[0]).or_else(|_| File::open(&self.places[1]))?;
-        let metadata = file.metadata()?;
-        Ok((file, FileId { device: metadata.dev(), inode: metadata.ino() }))
+    /// Opens it, or fails: never another file that has its path now.
+    pub fn open(&self) -> Result<(File, FileId)> {
+        open(&self.mapping).or_else(|error| self.open_by_path().unwrap_or(Err(error)))
     }
+
+    fn open_by_path(&self) -> Option<Result<(File, FileId)>> {
+        let found = open(self.by_path.as_deref()?);
+        // The device is not compared: some file systems call it otherwise in memory maps.
+        let is_same = found.as_ref().is_ok_and(|(_, id)| id.inode == self.key.1);
+        Some(if is_same { found } else { Err(ErrorKind::NotFound.into()) })
+    }
+}
+
+/// What is there may be anything by now: a FIFO must not block.
+fn open(path: &Path) -> Result<(File, FileId)> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(Error::from(ErrorKind::InvalidInput));
+    }
+    Ok((file, FileId { device: metadata.dev(), inode: metadata.ino() }))
 }
 
 /// The files of a process; none if it is gone.
@@ -65,9 +87,12 @@ fn parse(pid: u32, line: &str) -> Option<Mapped> {
     if permissions.as_bytes().get(2) != Some(&b'x') || !path.starts_with('/') {
         return None;
     }
-    let path = path.trim_end_matches(" (deleted)").to_owned();
-    let places = [format!("/proc/{pid}/map_files/{range}").into(), format!("/proc/{pid}/root{path}").into()];
-    Some(Mapped { key: (device.to_owned(), inode), path, places })
+    let (path, is_deleted) = path.strip_suffix(" (deleted)").map_or((path, false), |path| (path, true));
+    // Without the zeros in front: with them the kernel does not know it (fs/proc/base.c).
+    let range = range.split('-').map(|end| end.trim_start_matches('0')).collect::<Vec<_>>().join("-");
+    let mapping = format!("/proc/{pid}/map_files/{range}").into();
+    let by_path = (!is_deleted).then(|| format!("/proc/{pid}/root{path}").into());
+    Some(Mapped { key: (device.to_owned(), inode), path: path.to_owned(), mapping, by_path })
 }
 
 #[cfg(test)]
@@ -86,6 +111,42 @@ mod tests {
         check("7f00-7f10 r-xp 00000000 00:00 0       [vdso]", None);
         check("7f00-7f10 rwxp 00000000 00:00 0 ", None);
         check("", None);
+    }
+
+    /// What may be opened by path only, for want of a capability.
+    fn by_path(path: &Path, inode: u64) -> Mapped {
+        let (key, nowhere) = (("fe:00".to_owned(), inode), "/nowhere".into());
+        Mapped { key, path: path.display().to_string(), mapping: nowhere, by_path: Some(path.into()) }
+    }
+
+    #[test]
+    fn another_file_that_has_the_path_now_is_not_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("library");
+        std::fs::write(&path, "old").unwrap();
+        let mapped = by_path(&path, std::fs::metadata(&path).unwrap().ino());
+        assert_eq!(mapped.open().unwrap().1.inode, mapped.key.1);
+        std::fs::rename(&path, folder.path().join("old")).unwrap();
+        std::fs::write(&path, "new").unwrap();
+        assert!(mapped.open().is_err());
+    }
+
+    #[test]
+    fn a_fifo_that_has_the_path_now_does_not_block() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("library");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        assert!(by_path(&path, std::fs::metadata(&path).unwrap().ino()).open().is_err());
+    }
+
+    #[test]
+    fn what_is_deleted_is_looked_for_in_memory_only() {
+        let parsed = |line| parse(7, line).unwrap();
+        let there = parsed("00400000-00401000 r-xp 00000000 fe:00 5 /opt/a");
+        assert_eq!(there.mapping, Path::new("/proc/7/map_files/400000-401000"));
+        assert_eq!(there.by_path, Some("/proc/7/root/opt/a".into()));
+        assert_eq!(parsed("7f00-7f10 r-xp 00001000 fe:00 5 /opt/a b.so (deleted)").by_path, None);
     }
 
     #[test]

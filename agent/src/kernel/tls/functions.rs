@@ -90,6 +90,13 @@ pub struct Functions {
     pub points: Vec<Point>,
 }
 
+impl Functions {
+    /// Programs that are attached for them, each of which takes a descriptor.
+    pub fn programs(&self) -> usize {
+        self.points.iter().map(|point| 1 + usize::from(point.returns)).sum()
+    }
+}
+
 /// Looks for functions in a file. One that is no ELF file has none.
 pub fn find(file: &File) -> Functions {
     let cache = ReadCache::new(file);
@@ -299,8 +306,34 @@ mod tests {
         }
     }
 
+    fn found(functions: &[(&str, &[u8])]) -> (Functions, Vec<u64>) {
+        let mut file = tempfile::tempfile().unwrap();
+        let (bytes, offsets) = super::super::elf::library(functions);
+        std::io::Write::write_all(&mut file, &bytes).unwrap();
+        (find(&file), offsets)
+    }
+
     #[test]
-    fn a_program_without_such_functions_has_none() {
+    fn functions_are_found_by_name_and_probed_where_it_costs_least() {
+        let behind: &[u8] = &[0xf3, 0x0f, 0x1e, 0xfa, 0x55];
+        let (functions, at) = found(&[("SSL_writer", &[0x55]), ("SSL_write", behind), ("SSL_accept", &[0x55])]);
+        let point = |program, offset, returns| Point { program, offset, returns };
+        assert_eq!(functions.stack, OPENSSL);
+        assert_eq!(functions.points, [point("tls_write", at[1] + 4, true), point(HANDSHAKE, at[2], false)]);
+        assert_eq!(functions.programs(), 3);
+    }
+
+    #[test]
+    fn a_pair_that_calls_one_function_first_is_probed_there() {
+        let call = |distance: u8| [0x48, 0x83, 0xec, 8, 0xe8, distance, 0, 0, 0]; // sub rsp; call
+        let (both, other) = (call(128 - 9), call(64 - 9));
+        let (functions, at) = found(&[("SSL_read", &both), ("SSL_read_ex", &other), ("read_inside", &[0x41, 0x57])]);
+        assert_eq!(functions.points, [Point { program: "tls_read_ex", offset: at[2], returns: true }]);
+    }
+
+    #[test]
+    fn a_file_without_such_functions_has_none() {
+        assert_eq!(found(&[("SSL_writer", &[0x55]), ("write", &[0x55])]).0, Functions::default());
         assert_eq!(find(&File::open("/proc/self/exe").unwrap()), Functions::default());
         assert_eq!(find(&File::open("/proc/self/maps").unwrap()), Functions::default());
     }

@@ -4,9 +4,13 @@
 //! selected processes map, by a thread of its own: [`Follower`]. It looks at a process when the kernel side tells of it, some
 //! times soon after, as a new program maps its libraries, and about once a second from then on.
 
+#[cfg(test)]
+mod elf;
 pub mod files;
 pub mod functions;
 mod golang;
+mod lease;
+mod limits;
 mod probes;
 pub mod reasons;
 pub mod selected;
@@ -203,24 +207,28 @@ pub struct Follower {
 impl Follower {
     /// Starts the thread; it ends with the object, or with this.
     pub(super) fn start(ebpf: &Arc<Mutex<Ebpf>>) -> std::io::Result<Self> {
+        limits::raise();
         let (asking, asked) = sync_channel(QUEUE_MAX);
         let probes = Arc::new(Mutex::new(Probes::new(Object(Arc::downgrade(ebpf)))));
         let (shared, object) = (Arc::clone(&probes), Arc::downgrade(ebpf));
+        let (guarded, gone) = (Arc::clone(&probes), Weak::clone(&object));
+        let listener = lease::listen(SLEEP_MAX, move || give_way(&guarded, &gone))?;
+        lock(&probes).set_listener(listener);
         let thread = std::thread::Builder::new().name("tls-probes".into());
         let thread = thread.spawn(move || follow(&shared, &asked, &object))?;
         Ok(Self { asking, probes, _thread: thread })
     }
 
-    /// A selected process was seen, or replaced its program. Answers whether it is taken.
+    /// A selected process was seen, replaced its program, or ended. Answers whether it is taken.
     pub fn see(&self, pid: u32) -> bool {
         !matches!(self.asking.try_send(pid), Err(TrySendError::Full(_)))
     }
 
     /// Looks at processes now: before they are asked to do anything.
     pub fn see_now(&self, pids: &[u32]) {
-        let mut probes = lock(&self.probes);
         for pid in pids {
-            probes.see(*pid, Instant::now());
+            // Each by itself: somebody may wait to write to a file that is probed.
+            lock(&self.probes).see(*pid, Instant::now());
         }
     }
 
@@ -247,6 +255,11 @@ impl Follower {
         }
     }
 
+    /// Files that could not be probed for want of room, since the start.
+    pub fn refused(&self) -> u64 {
+        lock(&self.probes).refused()
+    }
+
     /// Every process of which something is probed, or would be.
     pub fn processes(&self) -> Vec<(u32, Coverage)> {
         let probes = lock(&self.probes);
@@ -254,6 +267,17 @@ impl Follower {
             |pid| Some((pid, probes.coverage(pid)?)).filter(|(_, coverage)| *coverage != Coverage::default());
         probes.pids().filter_map(coverage).collect()
     }
+}
+
+/// Takes probes from files that change, while there are any.
+fn give_way(probes: &Mutex<Probes<Object>>, object: &Weak<Mutex<Ebpf>>) -> bool {
+    let mut probes = lock(probes);
+    if object.strong_count() == 0 {
+        probes.let_go();
+        return false;
+    }
+    probes.give_way(Instant::now());
+    true
 }
 
 fn follow(probes: &Mutex<Probes<Object>>, asked: &Receiver<u32>, object: &Weak<Mutex<Ebpf>>) {

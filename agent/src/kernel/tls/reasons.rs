@@ -11,7 +11,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::files::{self, FileId, Mapped};
+use super::{
+    files::{self, FileId, Mapped},
+    lease::Stamp,
+};
 
 /// Bytes read at once.
 const CHUNK: usize = 1 << 20;
@@ -34,8 +37,9 @@ const MARKS: &[(&[u8], &str)] = &[
     (b"s2n_negotiate", "s2n-tls"),
 ];
 
-/// Answers by file.
-static ANSWERS: Mutex<Option<HashMap<FileId, Option<&'static str>>>> = Mutex::new(None);
+/// Answers by file, as it was when it was looked through.
+static ANSWERS: Mutex<Option<Answers>> = Mutex::new(None);
+type Answers = HashMap<(FileId, Stamp), Option<&'static str>>;
 
 /// What a process seems to use besides the files that are probed; `None` if nothing is known of it.
 pub fn of(pid: u32, is_probed: impl Fn(&Mapped) -> bool) -> Option<String> {
@@ -53,6 +57,7 @@ pub fn of(pid: u32, is_probed: impl Fn(&Mapped) -> bool) -> Option<String> {
 
 fn answer(mapped: &Mapped) -> Option<&'static str> {
     let (file, id) = mapped.open().ok()?;
+    let id = (id, Stamp::of(&file).ok()?);
     if file.metadata().is_ok_and(|file| file.len() < FILE_BYTES_MIN) {
         return None;
     }

@@ -70,6 +70,11 @@ mod tests {
 
     #[test]
     fn the_agent_itself_is_never_among_them() {
-        assert!(!processes(&wanted(Rules::default(), true)).contains(&std::process::id()));
+        let (own, parent) = (std::process::id(), std::os::unix::process::parent_id());
+        // Named by everything, and as a descendant of what is named.
+        for (select, all) in [(Rules::default(), true), (Rules { pids: vec![parent], ..Rules::default() }, false)] {
+            let found = processes(&wanted(select, all));
+            assert!(found.contains(&parent) && !found.contains(&own), "{found:?}");
+        }
     }
 }
