@@ -45,8 +45,8 @@ use crate::{
     telemetry::{self, push::Pusher},
 };
 
-/// Time between two looks at the configuration file and the capture loop.
-const LOOK_INTERVAL: Duration = Duration::from_secs(3);
+/// Time between two looks at the configuration file, at what stands at the paths of the selection, and at the capture loop.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Time before destinations that a change has stopped are started again, if that failed.
 const RESTART_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -71,7 +71,9 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     let socket = QuerySocket::bind(&config.socket, None)?;
     let metrics = bind_metrics(&config).await?;
     let pushers = Pusher::all(&config.metrics.push)?;
-    wanted(&config).check()?;
+    if config.capture.enabled {
+        wanted(&config).check()?;
+    }
     let pipeline = pipeline_config(&config)?;
     let relay = config.relay.to_core().map_err(anyhow::Error::msg)?;
     let receivers = Bound::bind(&config.receive)?;
@@ -176,6 +178,7 @@ async fn supervise(mut reloader: Reloader, changing: &mut Changing<'_>) -> Resul
         };
         if let Some(capturing) = changing.capturing {
             anyhow::ensure!(capturing.looping.is_running(), "the capture loop ended; see the messages above");
+            follow(reloader.running(), capturing, changing.live);
         }
         let has_changed = reloader.has_changed();
         let is_due = changing.stopped.as_ref().is_some_and(|(_, at)| *at <= Instant::now());
@@ -204,7 +207,9 @@ async fn supervise(mut reloader: Reloader, changing: &mut Changing<'_>) -> Resul
 async fn reload(reloader: &mut Reloader, changing: &mut Changing<'_>) -> Result<()> {
     let change = reloader.load()?;
     let relay = change.config.relay.to_core().map_err(anyhow::Error::msg)?;
-    wanted(&change.config).check()?;
+    if changing.capturing.is_some() {
+        wanted(&change.config).check()?;
+    }
     let log = changing.log;
     // Until all run again: what stopped destinations wait for must not go meanwhile.
     let hold = log.hold();
@@ -232,6 +237,23 @@ async fn reload(reloader: &mut Reloader, changing: &mut Changing<'_>) -> Result<
     log.tell_forgotten();
     reloader.applied(change);
     Ok(())
+}
+
+/// Selects what stands at the paths of the selection by now.
+fn follow(config: &Config, capturing: &Capturing, live: &LiveFacts) {
+    let followed = lock(&capturing.selection).follow();
+    match followed {
+        Ok(false) => {}
+        Ok(true) => {
+            tracing::info!("what the selection names by its path is another by now, and is followed");
+            if let Some(tls) = &capturing.tls {
+                tls.see_now(&selected::processes(&wanted(config)));
+            }
+            live.set_selection((selection_words(config), config.capture.unselected));
+        }
+        // Told once: with the configuration, or when it is applied the next time.
+        Err(error) => tracing::debug!(%error, "the selection cannot be followed"),
+    }
 }
 
 /// Applies the selection. On error the previous one is restored.
@@ -342,7 +364,7 @@ fn selection_words(config: &Config) -> Vec<String> {
         words.push("--select-all".to_owned());
     }
     for (verb, rules) in [("select", &config.capture.select), ("exclude", &config.capture.exclude)] {
-        let path = |path: &PathBuf| path.display().to_string();
+        let path = |path: &PathBuf| format!("{}{}", path.display(), if path.exists() { "" } else { " (not there)" });
         words.extend(rules.cgroup.iter().map(|value| format!("--{verb}-cgroup {}", path(value))));
         words.extend(rules.pid.iter().map(|value| format!("--{verb}-pid {value}")));
         words.extend(rules.exe.iter().map(|value| format!("--{verb}-exe {value}")));

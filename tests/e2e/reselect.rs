@@ -126,3 +126,23 @@ fn an_executable_is_excluded_also_once_its_file_was_replaced() {
     let seen: Vec<_> = spans.iter().map(|span| (span.kind.as_str(), span.path())).collect();
     assert_eq!(seen, [("client", "/seen/0")]);
 }
+
+#[test]
+fn a_cgroup_is_selected_when_it_comes_and_when_it_is_made_anew() {
+    let cgroup = Cgroup::new("anew");
+    cgroup.remove();
+    let agent = Agent::start(&selecting(&cgroup, ""));
+    let selected = || agent.status()["selection"].to_string();
+    assert!(selected().contains("(not there)"), "{}", selected());
+    for round in ["first", "second"] {
+        cgroup.make();
+        clock::wait_for("it is noticed", BOUND, || (!selected().contains("(not there)")).then_some(()));
+        let server = Server::start(Place::cgroup(&cgroup));
+        request(Place::default(), &server.address, &[&format!("path=/{round}/")]);
+        let spans = agent.wait_for_http(if round == "first" { 1 } else { 2 }, BOUND);
+        assert!(spans.iter().any(|span| span.path() == format!("/{round}/0")), "{round}");
+        drop(server);
+        cgroup.remove();
+        clock::wait_for("it is missed", BOUND, || selected().contains("(not there)").then_some(()));
+    }
+}

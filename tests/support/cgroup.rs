@@ -38,6 +38,17 @@ impl Cgroup {
         &self.0
     }
 
+    /// Removes it, as is done with a service that ends. Its processes have ended.
+    pub fn remove(&self) {
+        let path = &self.0;
+        clock::wait_for("nothing runs in the cgroup", Duration::from_secs(10), || fs::remove_dir(path).ok());
+    }
+
+    /// Makes it anew.
+    pub fn make(&self) {
+        fs::create_dir(&self.0).unwrap_or_else(|error| panic!("create cgroup {}: {error}", self.0.display()));
+    }
+
     /// Processes in it.
     pub fn pids(&self) -> Vec<u32> {
         let text = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();

@@ -67,26 +67,15 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// Whether what the rules name is there. Touches nothing, and needs no kernel side.
+    /// Whether the rules can be applied. What is selected may come later; what is excluded has to be there. Touches nothing, and
+    /// needs no kernel side.
     ///
     /// # Errors
     /// The first rule that cannot be applied.
     pub fn check(&self) -> Result<(), SelectError> {
-        for rules in [&self.select, &self.exclude] {
-            rules.cgroups.iter().try_for_each(|path| cgroup_id(path).map(drop))?;
-            rules.netns.iter().try_for_each(|path| netns_inode(path).map(drop))?;
-        }
-        Ok(())
-    }
-
-    /// Without the rules that name what is gone, of which nothing can run any more.
-    fn still_there(&self) -> Self {
-        let mut wanted = self.clone();
-        for rules in [&mut wanted.select, &mut wanted.exclude] {
-            rules.cgroups.retain(|path| cgroup_id(path).is_ok());
-            rules.netns.retain(|path| netns_inode(path).is_ok());
-        }
-        wanted
+        Named::of(self)?;
+        self.exclude.cgroups.iter().try_for_each(|path| cgroup_id(path).map(drop))?;
+        self.exclude.netns.iter().try_for_each(|path| netns_inode(path).map(drop))
     }
 
     fn settings(&self) -> Settings {
@@ -155,10 +144,32 @@ impl PartialOrd for PodExe {
 /// What the maps of rules shall say, but for processes, which come and go.
 #[derive(Default)]
 struct Target {
-    cgroup: BTreeMap<u64, u32>,
+    named: Named,
     exe: BTreeMap<PodExe, u32>,
     port: BTreeMap<u32, u32>,
+}
+
+/// What stands at the paths of rules. A path is the same rule whatever stands there: a service that is started again has another cgroup.
+#[derive(Default, PartialEq, Eq)]
+struct Named {
+    cgroup: BTreeMap<u64, u32>,
     netns: BTreeMap<u32, u32>,
+}
+
+impl Named {
+    fn of(wanted: &Wanted) -> Result<Self, SelectError> {
+        let mut named = Self::default();
+        // Exclusion wins: it comes last.
+        for (set, value) in [(&wanted.select, mode::PAYLOAD), (&wanted.exclude, mode::EXCLUDE)] {
+            for path in set.cgroups.iter().filter(|path| path.exists()) {
+                named.cgroup.insert(cgroup_id(path)?, value);
+            }
+            for path in set.netns.iter().filter(|path| path.exists()) {
+                named.netns.insert(netns_inode(path)?, value);
+            }
+        }
+        Ok(named)
+    }
 }
 
 /// The kernel side's selection maps.
@@ -216,7 +227,7 @@ impl Selection {
         match (&result, self.applied.take()) {
             (Ok(()), _) => self.applied = Some(wanted.clone()),
             (Err(_), Some(previous)) => {
-                if let Err(error) = self.change(&previous.still_there()) {
+                if let Err(error) = self.change(&previous) {
                     tracing::error!(%error, "the previous selection cannot be put back");
                 }
                 self.applied = Some(previous);
@@ -224,6 +235,15 @@ impl Selection {
             (Err(_), None) => {}
         }
         result
+    }
+
+    /// Whether something else stands at the paths of rules by now; then it is selected, or excluded.
+    pub fn follow(&mut self) -> Result<bool, SelectError> {
+        let Some(wanted) = self.applied.clone() else { return Ok(false) };
+        if Named::of(&wanted)? == self.target.named {
+            return Ok(false);
+        }
+        self.change(&wanted).map(|()| true)
     }
 
     fn change(&mut self, wanted: &Wanted) -> Result<(), SelectError> {
@@ -234,16 +254,10 @@ impl Selection {
 
     /// What the rules name now.
     fn resolve(&mut self, wanted: &Wanted) -> Result<Target, SelectError> {
-        let mut target = Target::default();
+        let mut target = Target { named: Named::of(wanted)?, ..Target::default() };
         self.exe_patterns.clear();
         // Exclusion wins: it comes last.
         for (set, value) in [(&wanted.select, mode::PAYLOAD), (&wanted.exclude, mode::EXCLUDE)] {
-            for path in &set.cgroups {
-                target.cgroup.insert(cgroup_id(path)?, value);
-            }
-            for path in &set.netns {
-                target.netns.insert(netns_inode(path)?, value);
-            }
             target.port.extend(set.ports.iter().map(|port| (u32::from(*port), value)));
             self.exe_patterns.extend(set.exes.iter().map(|pattern| (pattern.clone(), value)));
         }
@@ -291,10 +305,10 @@ impl Maps for Selection {
 
     fn take(&mut self, which: Step) -> Result<bool, SelectError> {
         let Self { target, cgroup, exe, port, netns, .. } = self;
-        Ok(take_in(cgroup, &target.cgroup, which, "cgroups")?
+        Ok(take_in(cgroup, &target.named.cgroup, which, "cgroups")?
             | take_in(exe, &target.exe, which, "executables")?
             | take_in(port, &target.port, which, "ports")?
-            | take_in(netns, &target.netns, which, "network namespaces")?
+            | take_in(netns, &target.named.netns, which, "network namespaces")?
             | self.take_pids(which)?)
     }
 }
@@ -445,7 +459,16 @@ mod tests {
         assert!(wanted.check().is_ok());
         wanted.exclude.cgroups.push("/tmp".into());
         assert!(wanted.check().unwrap_err().to_string().contains("/tmp"));
-        assert_eq!(wanted.still_there(), self::wanted());
+    }
+
+    #[test]
+    fn what_is_selected_may_come_later_and_what_is_excluded_has_to_be_there() {
+        let nowhere = |rules: &mut Rules| rules.cgroups.push("/nowhere".into());
+        let mut wanted = wanted();
+        nowhere(&mut wanted.select);
+        assert!(wanted.check().is_ok());
+        nowhere(&mut wanted.exclude);
+        assert!(wanted.check().unwrap_err().to_string().contains("/nowhere"));
     }
 
     fn wanted() -> Wanted {
