@@ -5,5 +5,6 @@
 mod attach_ladder;
 mod mutation;
 mod records;
+mod reload;
 mod sched;
 mod sockets;
