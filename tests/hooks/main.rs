@@ -4,6 +4,7 @@
 
 mod attach_ladder;
 mod mutation;
+mod process;
 mod records;
 mod reload;
 mod sched;
