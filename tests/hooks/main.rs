@@ -9,3 +9,4 @@ mod records;
 mod reload;
 mod sched;
 mod sockets;
+mod unix_reuse;
