@@ -22,7 +22,7 @@ pub struct ProcessRecord {
     pub pid: u32,
     /// Its parent; 0 if not known.
     pub parent_pid: u32,
-    /// Command name, NUL-padded (`task_struct.comm`).
+    /// EXEC: command name, NUL-padded (`task_struct.comm`); zero otherwise.
     pub comm: [u8; 16],
     /// EXEC: path as given to `execve`, NUL-padded, cut at the array's length; zero otherwise.
     pub filename: [u8; 120],

@@ -44,6 +44,9 @@ pub mod shed {
     pub const SCHED: u32 = 2;
 }
 
+/// Levels of cgroups that rules may name: the root is the first.
+pub const CGROUP_LEVELS: u32 = 10;
+
 /// Which selection maps are worth asking.
 pub mod rule {
     /// By process id.

@@ -561,3 +561,32 @@ fn damaged_lost_repeated_and_swapped_records_never_panic_and_sums_stay_exact() {
     let spans = survive(&kernel, 1500);
     assert!(spans > 1500 * 6, "most of the traffic survives: {spans}");
 }
+
+#[test]
+fn who_is_the_client_of_datagrams_is_a_guess_that_outlasts_silence() {
+    let exchange = |kernel: &mut Kernel, client: &mut Socket, at: u64| {
+        client.send(kernel, (at, at + 10), b"ping");
+        client.receive(kernel, at + 120, b"pong");
+    };
+    let (mut kernel, mut client) = (Kernel::default(), Socket { remote: ([127, 0, 0, 9], 7_000), ..Socket::client() });
+    exchange(&mut kernel, &mut client, 1_000);
+    // What comes after a long silence, unasked, is no request to the client.
+    client.receive(&mut kernel, 60_000_000, b"news");
+    client.send(&mut kernel, (60_001_000, 60_001_010), b"thanks");
+    client.receive(&mut kernel, 60_001_120, b"welcome");
+    let run = kernel.run();
+    assert_eq!(briefs(&run), ["client udp unknown 140us"; 2]);
+    assert!(run.spans.iter().all(|span| text(span, "spantap.role.evidence") == "inferred"));
+}
+
+#[test]
+fn quic_stays_quic_after_a_silence() {
+    let (mut kernel, mut client) = (Kernel::default(), Socket { remote: ([127, 0, 0, 9], 443), ..Socket::client() });
+    let initial = [&[0xc3, 0, 0, 0, 1][..], &[0; 1195]].concat();
+    client.send(&mut kernel, (1_000, 1_010), &initial);
+    client.receive(&mut kernel, 1_200, b"anything");
+    client.send(&mut kernel, (60_000_000, 60_000_010), b"more");
+    client.receive(&mut kernel, 60_000_120, b"of it");
+    let run = kernel.run();
+    assert!(run.spans.is_empty() && run.flushed.is_empty(), "{:?}", briefs(&run));
+}

@@ -173,3 +173,57 @@ fn selection_may_change_while_a_connection_lives() {
     assert!(names.contains(&"GET /a"), "{names:?}");
     assert_eq!(names.last(), Some(&"tcp"));
 }
+
+#[test]
+fn what_was_not_seen_before_it_makes_an_exchange_inferred() {
+    let at = |end: &mut End, kernel: &mut Kernel, at: u64| {
+        end.write_unselected(kernel, [at, at + 20, at + 80], 100, 0);
+        end.read_at(kernel, at + 500, &[0; 50]);
+    };
+    // The first write that is seen of an old connection may be the middle of a request.
+    let (mut kernel, mut old) = (Kernel::default(), End { selected: false, ..End::client() });
+    old.find(&mut kernel, 1_000_000);
+    at(&mut old, &mut kernel, 2_000_000);
+    at(&mut old, &mut kernel, 2_010_000);
+    check_inferred(&kernel.run(), &[true, false]);
+    // Behind an answer it is not.
+    let (mut kernel, mut old) = (Kernel::default(), End { selected: false, ..End::client() });
+    old.find(&mut kernel, 1_000_000);
+    old.read_at(&mut kernel, 1_500_000, &[0; 50]);
+    at(&mut old, &mut kernel, 2_000_000);
+    check_inferred(&kernel.run(), &[false]);
+}
+
+#[test]
+fn bytes_that_were_not_seen_make_exchanges_beside_them_inferred() {
+    let exchanges = |lost: fn(&mut End)| {
+        let (mut kernel, mut client) = unselected(End::client());
+        for at in [2_000_000, 2_010_000, 2_020_000] {
+            client.write_unselected(&mut kernel, [at, at + 20, at + 80], 100, 0);
+            client.read_at(&mut kernel, at + 500, &[0; 50]);
+            if at == 2_000_000 {
+                lost(&mut client);
+            }
+        }
+        kernel.run()
+    };
+    check_inferred(&exchanges(|_| ()), &[false, false, false]);
+    // Sent, received: the answer, and with it perhaps whole exchanges.
+    check_inferred(&exchanges(|client| client.moved[0] += 10), &[false, true, false]);
+    check_inferred(&exchanges(|client| client.moved[1] += 10), &[false, true, false]);
+}
+
+/// Fails unless just these exchanges say that their bounds are inferred, and measure nothing.
+fn check_inferred(run: &Run, expected: &[bool]) {
+    let inferred = Value::String("inferred".into());
+    let said: Vec<bool> = run
+        .spans
+        .iter()
+        .map(|span| {
+            let is_inferred = attribute(span, "spantap.boundary.evidence") == Some(&inferred);
+            assert_eq!(segments(span).contains("measured"), !is_inferred, "{}", segments(span));
+            is_inferred
+        })
+        .collect();
+    assert_eq!(said, expected);
+}

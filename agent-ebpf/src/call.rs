@@ -136,6 +136,7 @@ pub fn on_exit(result: i64) -> Next {
     }
     task.number = 0;
     let Some(settings) = select::settings() else { return Next::Nothing };
+    select::renew(settings, task);
     if task.tx_sock != 0 {
         returned_from_send(settings, task, id, result);
     } else if task.rx_sock != 0 {
@@ -180,6 +181,7 @@ pub enum Next {
 pub fn on_exit_elsewhere(result: i64) -> Next {
     let Some(task) = task_in_call() else { return Next::Nothing };
     let Some(settings) = select::settings() else { return Next::Nothing };
+    select::renew(settings, task);
     let next = returned_elsewhere(settings, task, task.number - 1, result);
     if next == Next::Nothing {
         end_call();

@@ -54,6 +54,10 @@ pub fn find_or_adopt<M: Memory>(sk: u64, tcp: u64) -> Option<&'static mut Conn> 
     if let Some(conn) = find(sk) {
         return Some(conn);
     }
+    // TCP Fast Open sends before it connects (where the function's entry is seen): what comes is no older connection.
+    if M::read::<u8>(tcp, &offsets::SK_STATE) == self::tcp::CLOSE {
+        return None;
+    }
     let conn = create::<M>(sk, tcp)?;
     conn.flags |= flag::PREEXISTING;
     conn.retrans_told = M::read(tcp, &offsets::TCP_TOTAL_RETRANS);

@@ -98,7 +98,7 @@ fn find_or_insert(found: Found) -> Option<&'static mut DatagramSocket> {
         if known.inode == found.inode {
             return Some(known);
         }
-    } else if !socket::take_place(&DATAGRAM_PLACES, DATAGRAM_SOCKETS, HAND, found.sk, is_gone) {
+    } else if socket::take_place(&DATAGRAM_PLACES, DATAGRAM_SOCKETS, HAND, found.sk, |sk, _| is_gone(sk)).is_none() {
         emit::lost(KernelLoss::DatagramTableFull);
         return None;
     }

@@ -1,27 +1,35 @@
 //! The way from TCP to the device: when bytes of a write call are given to the device's queue, and when they leave it.
 //!
 //! These hooks may run without the socket lock, so they only write time stamps of their own.
+//!
+//! A packet may pass several devices that keep its socket (VLANs, bonds): it left when the last of them had it. What a tunnel
+//! wraps it in is another packet, which is not looked at: then it left when the tunnel had it.
 
 use crate::{
     connection,
     emit::now,
     message::{MASK, reached},
-    offsets::{self, Memory, read_at},
-    state::{Conn, SLOTS},
+    offsets::{self, Memory, read, read_at},
+    state::{Conn, SLOTS, TxSlot},
 };
+
+/// Bit of [`TxSlot::flags`], which is not told: the last byte was given to a device below the first. What the first does with later
+/// bytes says nothing of it.
+const BELOW: u32 = 1 << 16;
 
 /// `net_dev_queue`: a buffer is given to the device's queue. Sees every packet of the host, so most return at once.
 #[inline(always)]
 pub fn on_queue<M: Memory>(skb: u64) {
-    let Some((conn, end)) = in_flight::<M>(skb) else { return };
+    let Some((conn, Packet { sk, start, end })) = in_flight::<M>(skb) else { return };
     let time_ns = now();
     if !reached(conn.queued_end, end) {
         conn.queued_end = end;
         if conn.queue_since_ns == 0 {
             conn.queue_since_ns = time_ns;
         }
-    } else if end == conn.queued_end && conn.queue_since_ns != 0 {
-        // TCP sends nothing again that is still in the queue: it was dropped there, and waits anew.
+    } else if end == conn.queued_end {
+        // TCP sends nothing again that is still in the queue: it was dropped there, and waits anew. Or this is the queue of another
+        // device, below the first.
         conn.queue_since_ns = time_ns;
     }
     for step in 0..SLOTS {
@@ -30,8 +38,14 @@ pub fn on_queue<M: Memory>(skb: u64) {
             return;
         }
         let slot = &mut conn.tx[(index & MASK) as usize];
-        if slot.queued_ns == 0 && reached(end, slot.end) {
+        if !reached(end, slot.end) {
+            continue;
+        }
+        if slot.queued_ns == 0 {
             slot.queued_ns = time_ns;
+        } else if slot.transmitted_ns != 0 && !reached(start, slot.end) && !resent(sk, slot) {
+            slot.transmitted_ns = 0; // not yet
+            slot.flags |= BELOW;
         }
     }
 }
@@ -40,7 +54,7 @@ pub fn on_queue<M: Memory>(skb: u64) {
 /// were queued, so sequence numbers are compared, never buffers counted.
 #[inline(always)]
 pub fn on_transmit<M: Memory>(skb: u64) {
-    let Some((conn, end)) = in_flight::<M>(skb) else { return };
+    let Some((conn, Packet { start, end, .. })) = in_flight::<M>(skb) else { return };
     let time_ns = now();
     if conn.queue_since_ns != 0 && reached(end, conn.queued_end) {
         conn.queue_busy_ns += time_ns.saturating_sub(conn.queue_since_ns);
@@ -53,16 +67,30 @@ pub fn on_transmit<M: Memory>(skb: u64) {
             return;
         }
         let slot = &mut conn.tx[(index & MASK) as usize];
-        if slot.transmitted_ns == 0 && reached(end, slot.end) {
+        let passed = reached(end, slot.end) && (slot.flags & BELOW == 0 || !reached(start, slot.end));
+        if slot.transmitted_ns == 0 && passed {
             slot.transmitted_ns = time_ns;
             slot.queue_ns = busy_ns.saturating_sub(slot.queue_base_ns);
         }
     }
 }
 
-/// The connection that `skb` carries payload of, if it has write calls in flight, and the payload's end.
+/// Whether TCP sent something again since the write call began: then a packet may be that.
 #[inline(always)]
-fn in_flight<M: Memory>(skb: u64) -> Option<(&'static mut Conn, u32)> {
+fn resent(sk: u64, slot: &TxSlot) -> bool {
+    read::<u32>(sk, &offsets::TCP_TOTAL_RETRANS) != Some(slot.retrans)
+}
+
+/// A packet's socket, and the sequence numbers of its payload.
+struct Packet {
+    sk: u64,
+    start: u32,
+    end: u32,
+}
+
+/// The connection that `skb` carries payload of, if it has write calls in flight, and which.
+#[inline(always)]
+fn in_flight<M: Memory>(skb: u64) -> Option<(&'static mut Conn, Packet)> {
     let sk = M::read::<u64>(skb, &offsets::SKB_SK);
     if sk == 0 {
         return None;
@@ -71,21 +99,27 @@ fn in_flight<M: Memory>(skb: u64) -> Option<(&'static mut Conn, u32)> {
     if conn.tx_tail == conn.tx_head {
         return None;
     }
-    payload_end::<M>(skb).map(|end| (conn, end))
+    let (start, end) = payload::<M>(skb, (conn.local_port, conn.remote_port))?;
+    Some((conn, Packet { sk, start, end }))
 }
 
-/// Sequence number just past the payload of the TCP segment(s) in `skb`, whose data starts at the link or network header;
-/// `None` if it carries none.
+/// The payload of the TCP segment(s) in `skb`, whose data starts at the link or network header; `None` if it carries none, or is
+/// not between these ports. One of them may have been translated.
 #[inline(always)]
-fn payload_end<M: Memory>(skb: u64) -> Option<u32> {
+fn payload<M: Memory>(skb: u64, (local_port, remote_port): (u16, u16)) -> Option<(u32, u32)> {
     let head: u64 = M::read(skb, &offsets::SKB_HEAD);
     let data: u64 = M::read(skb, &offsets::SKB_DATA);
     let length: u32 = M::read(skb, &offsets::SKB_LEN);
     let transport = head + u64::from(M::read::<u16>(skb, &offsets::SKB_TRANSPORT_HEADER));
-    let [_, seq, _, flags] = read_at::<[u32; 4]>(transport)?; // ports, seq, ack, data offset with flags and window
+    let [ports, seq, _, flags] = read_at::<[u32; 4]>(transport)?; // ports, seq, ack, data offset with flags and window
+    let ports = u32::from_be(ports);
+    if ports >> 16 != u32::from(local_port) && ports & 0xffff != u32::from(remote_port) {
+        return None;
+    }
     let headers = transport.wrapping_sub(data) as u32 + (u32::from_be(flags) >> 28) * 4;
-    let payload = length.wrapping_sub(headers);
-    (payload != 0).then_some(u32::from_be(seq).wrapping_add(payload))
+    let bytes = length.wrapping_sub(headers);
+    let start = u32::from_be(seq);
+    (bytes != 0).then_some((start, start.wrapping_add(bytes)))
 }
 
 /// For how long bytes of the connection were in the device's queue, up to now.

@@ -143,6 +143,7 @@ hook!(sched_process_fork__tp_btf, sched_process_fork__raw_tp, "sched_process_for
     context.arg::<u64>(1)
 ));
 hook!(sched_process_exec__tp_btf, sched_process_exec__raw_tp, "sched_process_exec", |context| process::on_exec(
+    context.arg::<u64>(1) as u32,
     context.arg::<u64>(2)
 ));
 hook!(sched_process_exit__tp_btf, sched_process_exit__raw_tp, "sched_process_exit", |_context| process::on_exit());

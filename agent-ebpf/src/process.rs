@@ -4,7 +4,7 @@ use agent_common::{
     header::kind,
     loss::KernelLoss,
     process::{ProcessRecord, change},
-    settings::rule,
+    settings::{mode::EXCLUDE, rule},
 };
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, generated as helpers};
 
@@ -41,10 +41,14 @@ pub fn on_fork(parent: u64, child: u64) {
     }
 }
 
-/// `sched_process_exec`: the thread's cached decision is void, and the agent should look at the process.
+/// `sched_process_exec`: the thread's cached decision is void, and the agent should look at the process. A thread that is not
+/// the first had the number `old_tid` until now: nobody ends under that.
 #[inline(always)]
-pub fn on_exec(bprm: u64) {
+pub fn on_exec(old_tid: u32, bprm: u64) {
     let tid = bpf_get_current_pid_tgid() as u32;
+    if old_tid != tid {
+        let _ = TASKS.remove(&old_tid);
+    }
     if let Some(task) = TASKS.get_ptr_mut(&tid) {
         // SAFETY: a live map value of the current thread.
         unsafe { (*task).generation = 0 };
@@ -58,20 +62,31 @@ pub fn on_exec(bprm: u64) {
     emit_process(change::EXEC, task.cgroup_id, filename);
 }
 
-/// `sched_process_exit` of the current thread.
+/// `sched_process_exit` of the current thread. The last one of a process need not be one that ever moved bytes.
 #[inline(always)]
 pub fn on_exit() {
     let pid_tgid = bpf_get_current_pid_tgid();
     let (pid, tid) = ((pid_tgid >> 32) as u32, pid_tgid as u32);
-    let ends = process_ends();
-    if ends {
+    if process_ends() {
+        tell_end(pid, tid);
         let _ = SELECT_PID.remove(&pid);
     }
-    let Some(task) = TASKS.get_ptr(&tid) else { return };
-    // SAFETY: a live map value of the current thread.
-    let (mode, cgroup_id) = unsafe { ((*task).mode, (*task).cgroup_id) };
     let _ = TASKS.remove(&tid);
-    if ends && select::records(mode) {
+}
+
+/// What the process executed is gone by now (before Linux 6.16), so rules for executables only say anything if the thread was known
+/// before. Of a process that the agent does not know, an end says nothing to it.
+#[inline(always)]
+fn tell_end(pid: u32, tid: u32) {
+    let Some(settings) = select::settings() else { return };
+    let (mode, cgroup_id, decided) = match TASKS.get_ptr(&tid) {
+        // SAFETY: a live map value of the current thread.
+        Some(task) => unsafe { ((*task).mode, (*task).cgroup_id, true) },
+        // SAFETY: the helper takes no arguments.
+        None => (select::decide_task(settings, pid), unsafe { helpers::bpf_get_current_cgroup_id() }, false),
+    };
+    let may_be_selected = !decided && settings.rules & rule::EXE != 0 && mode != EXCLUDE;
+    if may_be_selected || !select::hopeless(settings, mode) {
         emit_process(change::EXIT, cgroup_id, 0);
     }
 }
@@ -92,7 +107,8 @@ fn emit_process(what: u8, cgroup_id: u64, filename: u64) {
     let task = unsafe { helpers::bpf_get_current_task() };
     let parent_pid = read::<u64>(task, &offsets::TASK_PARENT)
         .and_then(|parent| read_at(parent + u64::from(offsets::TASK_TGID.load())));
-    let comm = bpf_get_current_comm().unwrap_or_default();
+    // Of an end, the number says it all.
+    let comm = if what == change::EXEC { bpf_get_current_comm().unwrap_or_default() } else { [0; 16] };
     let header = emit::header(kind::PROCESS, now());
     emit::record::<ProcessRecord>(|record| {
         // SAFETY: `record` is the reserved entry of exactly this size, and every field of it is written.

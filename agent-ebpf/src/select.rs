@@ -15,8 +15,8 @@ use crate::{
     state::{Conn, Task},
 };
 
-/// cgroup levels below the root that are compared.
-const CGROUP_LEVELS: i32 = 10;
+/// cgroup levels that are compared, of which the root is the first. The agent refuses rules for deeper ones.
+const CGROUP_LEVELS: i32 = agent_common::settings::CGROUP_LEVELS as i32;
 
 /// The settings; `None` never happens after load.
 #[inline(always)]
@@ -31,7 +31,8 @@ fn volatile_generation(settings: &Settings) -> u32 {
     unsafe { (&raw const settings.generation).read_volatile() }
 }
 
-/// The current thread's state for a hook that may fire inside a system call, at whose entry all was decided.
+/// The current thread's state for a hook that may fire inside a system call, at whose entry all was decided, unless the
+/// settings changed while it waited.
 #[inline(always)]
 pub fn task_inside(settings: &Settings) -> Option<&'static mut Task> {
     task(settings, true)
@@ -41,6 +42,35 @@ pub fn task_inside(settings: &Settings) -> Option<&'static mut Task> {
 #[inline(always)]
 pub fn current_task(settings: &Settings) -> Option<&'static mut Task> {
     task(settings, false)
+}
+
+/// Decides anew about the current thread if the settings changed since it entered the call that returns: what moved since may
+/// be excluded.
+#[inline(always)]
+pub fn renew(settings: &Settings, task: &mut Task) {
+    let generation = volatile_generation(settings);
+    if task.generation != generation {
+        decide_inside(settings, task, generation);
+    }
+}
+
+/// A function of its own for the verifier: what follows at a call's return is long enough.
+#[inline(never)]
+fn decide_inside(settings: &Settings, task: &mut Task, generation: u32) {
+    // SAFETY: the helper takes no arguments.
+    task.cgroup_id = unsafe { helpers::bpf_get_current_cgroup_id() };
+    decide(settings, task, generation, false);
+}
+
+#[inline(always)]
+fn decide(settings: &Settings, task: &mut Task, generation: u32, is_new: bool) {
+    task.mode = decide_task(settings, task.pid);
+    let watched = !hopeless(settings, task.mode);
+    if watched && task.watched == 0 && !is_new {
+        sched::begins(task);
+    }
+    task.watched = u32::from(watched);
+    task.generation = generation;
 }
 
 #[inline(always)]
@@ -57,7 +87,7 @@ fn task(settings: &Settings, may_be_inside: bool) -> Option<&'static mut Task> {
     };
     // SAFETY: a live map value; only its own thread and the scheduler hooks (other fields) write it.
     let task = unsafe { &mut *found };
-    if may_be_inside && task.number != 0 {
+    if may_be_inside && task.number != 0 && task.generation == generation {
         return Some(task);
     }
     let cgroup_id = if settings.rules & rule::CGROUP != 0 || task.generation != generation {
@@ -69,13 +99,7 @@ fn task(settings: &Settings, may_be_inside: bool) -> Option<&'static mut Task> {
     if task.generation != generation || task.cgroup_id != cgroup_id {
         task.pid = pid;
         task.cgroup_id = cgroup_id;
-        task.mode = decide_task(settings, task.pid);
-        let watched = !hopeless(settings, task.mode);
-        if watched && task.watched == 0 && !is_new {
-            sched::begins(task);
-        }
-        task.watched = u32::from(watched);
-        task.generation = generation;
+        decide(settings, task, generation, is_new);
     }
     Some(task)
 }
@@ -107,8 +131,9 @@ fn stronger(known: u32, found: Option<*const u32>) -> u32 {
     }
 }
 
+/// What the rules for processes say of the current one.
 #[inline(always)]
-fn decide_task(settings: &Settings, pid: u32) -> u32 {
+pub fn decide_task(settings: &Settings, pid: u32) -> u32 {
     if pid == settings.agent_pid {
         return mode::EXCLUDE;
     }
@@ -117,7 +142,7 @@ fn decide_task(settings: &Settings, pid: u32) -> u32 {
         decided = stronger(decided, SELECT_PID.get_ptr(&pid));
     }
     if settings.rules & rule::CGROUP != 0 {
-        for level in 1..CGROUP_LEVELS {
+        for level in 0..CGROUP_LEVELS {
             // SAFETY: the helper accepts any level and returns 0 beyond the last.
             let id = unsafe { helpers::bpf_get_current_ancestor_cgroup_id(level) };
             if id == 0 {

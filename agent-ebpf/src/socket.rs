@@ -85,22 +85,28 @@ pub fn unique_id(time_ns: u64) -> u64 {
     (time_ns << 6) | u64::from(cpu & 63)
 }
 
-/// Finds a place for `sk` among `count` (a power of two), going on from where hand number `hand` is. `is_gone` forgets a
-/// socket if it went, and says whether it did.
+/// Finds a place for `sk` among `count` (a power of two), going on from where hand number `hand` is. `is_gone` says whether a
+/// place's socket went, which it then forgets, or has another place.
 #[inline(always)]
-pub fn take_place(places: &Array<u64>, count: u32, hand: u32, sk: u64, is_gone: impl Fn(u64) -> bool) -> bool {
-    let Some(hand) = HANDS.get_ptr_mut(hand) else { return false };
+pub fn take_place(
+    places: &Array<u64>,
+    count: u32,
+    hand: u32,
+    sk: u64,
+    is_gone: impl Fn(u64, u32) -> bool,
+) -> Option<u32> {
+    let hand = HANDS.get_ptr_mut(hand)?;
     for _ in 0..STEPS {
         // SAFETY: a live, aligned map value.
         let at = unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::AcqRel }>(hand, 1) } as u32 & (count - 1);
-        let Some(place) = places.get_ptr_mut(at) else { return false };
+        let place = places.get_ptr_mut(at)?;
         // SAFETY: a live, aligned map value; the hand gives it to nobody else for a whole round.
         let before = unsafe { place.read_volatile() };
-        if before == 0 || is_gone(before) {
+        if before == 0 || is_gone(before, at) {
             // SAFETY: as above.
             unsafe { place.write_volatile(sk) };
-            return true;
+            return Some(at);
         }
     }
-    false
+    None
 }

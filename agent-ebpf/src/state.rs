@@ -337,7 +337,8 @@ pub struct UnixStream {
     pub pid: u32,
     pub flags: u32,
     pub role: u32,
-    pub padding: u32,
+    /// Which of `UNIX_PLACES` it has.
+    pub place: u32,
 }
 
 /// Arrivals whose times a datagram socket keeps; a power of two.

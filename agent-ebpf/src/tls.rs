@@ -158,6 +158,7 @@ pub fn on_return(stack: u64, result: i32) {
         task.tls.enter_ns = 0;
     }
     let Some(settings) = select::settings() else { return };
+    select::renew(settings, task);
     let mut moved = if result > 0 { result as u32 } else { 0 };
     if moved != 0 && call.moved_at != 0 {
         // SAFETY: the helper checks the address.

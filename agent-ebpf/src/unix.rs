@@ -52,7 +52,7 @@ pub fn on_ready(sk: u64) {
     if let Some(stream) = known(sk) {
         return note(&mut stream.arrived);
     }
-    if let Some(sender) = peer(sk).and_then(known) {
+    if let Some(sender) = known_peer(sk) {
         note(&mut sender.delivered);
     }
 }
@@ -81,7 +81,7 @@ pub fn on_connected(settings: &Settings, task: &Task, found: Found) {
 pub fn on_accepted(settings: &Settings, task: &Task, found: Found) {
     if let Some(stream) = meet(settings, task, found, role::SERVER) {
         stream.accepted_ns = now();
-        if let Some(sender) = peer(found.sk).and_then(known) {
+        if let Some(sender) = known_peer(found.sk) {
             stream.arrived = sender.delivered;
             stream.opened_ns = sender.opened_ns;
             stream.established_ns = sender.established_ns;
@@ -191,13 +191,22 @@ pub fn is_known(found: Found) -> bool {
 /// A descriptor of this socket was closed: perhaps the last one.
 #[inline(always)]
 pub fn on_closed(sk: u64) {
-    is_gone(sk);
+    if let Some(stream) = known(sk) {
+        forget_gone(sk, stream);
+    }
 }
 
 #[inline(always)]
 fn known(sk: u64) -> Option<&'static mut UnixStream> {
     // SAFETY: a live map value. Two threads in one socket's calls may race; one call's range is then wrong.
     UNIX_STREAMS.get_ptr_mut(&sk).map(|stream| unsafe { &mut *stream })
+}
+
+/// What is known of the other end, if that is the socket of which it is known, and not one that came to its address since.
+#[inline(always)]
+fn known_peer(sk: u64) -> Option<&'static mut UnixStream> {
+    let peer = peer(sk)?;
+    known(peer).filter(|stream| socket::inode(peer) == Some(stream.inode))
 }
 
 #[inline(always)]
@@ -223,14 +232,17 @@ fn find_or_insert(task: &Task, found: Found) -> Option<&'static mut UnixStream> 
 /// Makes an entry; if there is one already, that of a socket that went, in its place.
 #[inline(always)]
 fn insert(task: &Task, found: Found, occupied: bool) -> Option<&'static mut UnixStream> {
-    if occupied {
-        if let Some(stream) = known(found.sk) {
-            end(found.sk, stream);
-        }
-    } else if !socket::take_place(&UNIX_PLACES, UNIX_SOCKETS, HAND, found.sk, is_gone) {
-        emit::lost(KernelLoss::ConnectionTableFull);
-        return None;
-    }
+    let place = if occupied {
+        let stream = known(found.sk)?;
+        end(found.sk, stream);
+        stream.place
+    } else {
+        let Some(place) = socket::take_place(&UNIX_PLACES, UNIX_SOCKETS, HAND, found.sk, is_free) else {
+            emit::lost(KernelLoss::ConnectionTableFull);
+            return None;
+        };
+        place
+    };
     let empty = EMPTY_UNIX_STREAM.get_ptr(0)?;
     // SAFETY: `empty` is a live map value that nobody writes. On the stack it would not fit beside a call's.
     if UNIX_STREAMS.insert(&found.sk, unsafe { &*empty }, u64::from(BPF_ANY)).is_err() {
@@ -242,13 +254,19 @@ fn insert(task: &Task, found: Found, occupied: bool) -> Option<&'static mut Unix
     stream.inode = found.inode;
     stream.cgroup_id = task.cgroup_id;
     stream.pid = task.pid;
+    stream.place = place;
     Some(stream)
+}
+
+/// Whether a place can be taken: its socket went, or was met anew since and has another one.
+#[inline(always)]
+fn is_free(sk: u64, place: u32) -> bool {
+    known(sk).is_none_or(|stream| stream.place != place || forget_gone(sk, stream))
 }
 
 /// Forgets the socket if it went, and tells that.
 #[inline(always)]
-fn is_gone(sk: u64) -> bool {
-    let Some(stream) = known(sk) else { return true };
+fn forget_gone(sk: u64, stream: &UnixStream) -> bool {
     if socket::inode(sk) == Some(stream.inode) {
         return false;
     }

@@ -3,7 +3,11 @@
 //! Needs root. Run with `-- --test-threads=1`.
 
 mod attach_ladder;
+mod devices;
 mod mutation;
+mod process;
 mod records;
+mod reload;
 mod sched;
 mod sockets;
+mod unix_reuse;

@@ -11,9 +11,12 @@ use agent::kernel::{
     select::{Rules, Selection, Wanted},
 };
 use agent_common::{
+    Plain,
+    connection::ConnectionRecord,
     header::{RecordHeader, kind},
     loss::KernelLoss,
-    message::CallRecord,
+    message::{CallRecord, SendRecord},
+    process::ProcessRecord,
 };
 use spantap_tests::clock;
 
@@ -23,7 +26,7 @@ pub const PAYLOAD_BYTES: u32 = 64;
 /// The kernel side, loaded by the test itself.
 pub struct Records {
     ring: Ring,
-    _selection: Selection,
+    selection: Selection,
     /// Keeps the programs attached.
     capture: Capture,
 }
@@ -36,16 +39,13 @@ impl Records {
             assert!(hook.rung.is_some(), "{} is not attached: {}", hook.name, hook.detail);
         }
         let mut selection = loaded.selection;
-        let select = Rules { pids: vec![pid], ..Rules::default() };
-        let wanted = Wanted {
-            select,
-            exclude: Rules::default(),
-            select_all: false,
-            unselected_timing: false,
-            payload_bytes_max: PAYLOAD_BYTES,
-        };
-        selection.replace(&wanted).expect("select the process");
-        Self { ring: Ring::new(loaded.records, loaded.wake), _selection: selection, capture: loaded.capture }
+        selection.replace(&wanted(pid, Rules::default())).expect("select the process");
+        Self { ring: Ring::new(loaded.records, loaded.wake), selection, capture: loaded.capture }
+    }
+
+    /// Selects the process, and excludes what these rules name: exclusion wins.
+    pub fn exclude(&mut self, pid: u32, rules: Rules) {
+        self.selection.replace(&wanted(pid, rules)).expect("exclude what runs");
     }
 
     /// Waits for records that are `enough`; gives all that came until then, in the order of their times.
@@ -67,9 +67,46 @@ impl Records {
     }
 }
 
+fn wanted(pid: u32, exclude: Rules) -> Wanted {
+    Wanted {
+        select: Rules { pids: vec![pid], ..Rules::default() },
+        exclude,
+        select_all: false,
+        unselected_timing: false,
+        payload_bytes_max: PAYLOAD_BYTES,
+    }
+}
+
 /// The call records among these, in their order.
 pub fn calls(records: &[Vec<u8>]) -> impl Iterator<Item = CallRecord> {
-    records.iter().filter(|record| is_kind(record, kind::CALL)).filter_map(|record| agent_common::read(record))
+    of_kind(records)
+}
+
+/// A record of which there is one kind.
+pub trait Kind: Plain {
+    /// That.
+    const KIND: u8;
+}
+
+impl Kind for CallRecord {
+    const KIND: u8 = kind::CALL;
+}
+
+impl Kind for ConnectionRecord {
+    const KIND: u8 = kind::CONNECTION;
+}
+
+impl Kind for ProcessRecord {
+    const KIND: u8 = kind::PROCESS;
+}
+
+impl Kind for SendRecord {
+    const KIND: u8 = kind::SEND;
+}
+
+/// The records of one kind among these, in their order.
+pub fn of_kind<T: Kind>(records: &[Vec<u8>]) -> impl Iterator<Item = T> {
+    records.iter().filter(|record| is_kind(record, T::KIND)).filter_map(|record| agent_common::read(record))
 }
 
 /// Whether a record is of this kind ([`kind`]).

@@ -3,6 +3,7 @@
 //! An exchange is bytes in the direction of requests followed by bytes in the other. It ends with the next byte in the
 //! first direction, after a silence, or with the connection. Bytes of a server that speaks first belong to none. Its
 //! status stays unknown unless the connection was reset before an answer: what the bytes mean is not understood.
+//! Where bytes before or within it were not seen, it may be a part of an exchange, or several: its bounds are inferred.
 
 use std::ops::Range;
 
@@ -24,12 +25,16 @@ struct Current {
     request: Range<u64>,
     response: Range<u64>,
     active_ns: u64,
+    /// Whether all bytes since the one before its first were seen.
+    exact: bool,
 }
 
 /// State of one connection.
 #[derive(Debug)]
 pub struct Opaque {
     current: Option<Current>,
+    /// Whether bytes of a request that come next begin one.
+    begins: bool,
     /// Whether bytes that begin like a known protocol may still show what it is: it was joined late.
     pub undecided: bool,
     role_loss_told: bool,
@@ -40,9 +45,18 @@ pub struct Opaque {
 }
 
 impl Opaque {
-    /// Without an exchange in progress.
-    pub fn new(undecided: bool) -> Self {
-        Self { current: None, undecided, role_loss_told: false, replaying: false, label: None }
+    /// Without an exchange in progress. `begins`: whether the next byte may be the first of a request, and not the middle of one.
+    pub fn new(undecided: bool, begins: bool) -> Self {
+        Self { current: None, begins, undecided, role_loss_told: false, replaying: false, label: None }
+    }
+
+    /// Bytes of one direction moved before the next ones, and were not seen.
+    pub fn missed(&mut self, connection: &Connection, direction: Direction) {
+        self.begins = false;
+        let is_request = connection.facts.request_direction() == Some(direction);
+        if let Some(current) = self.current.as_mut().filter(|current| !is_request || current.response.is_empty()) {
+            current.exact = false;
+        }
     }
 
     /// Bytes moved that had not moved before.
@@ -64,7 +78,10 @@ impl Opaque {
         };
         if direction == requests {
             self.request_bytes(connection, range, context);
-        } else if let Some(current) = &mut self.current {
+            return self.trim(connection);
+        }
+        self.begins = true;
+        if let Some(current) = &mut self.current {
             if current.response.is_empty() {
                 current.response = range;
             } else {
@@ -84,7 +101,10 @@ impl Opaque {
                 current.request.end = range.end;
                 current.active_ns = context.now_ns;
             }
-            None => self.current = Some(Current { request: range, response: 0..0, active_ns: context.now_ns }),
+            None => {
+                let exact = self.begins;
+                self.current = Some(Current { request: range, response: 0..0, active_ns: context.now_ns, exact });
+            }
         }
     }
 
@@ -152,7 +172,7 @@ impl Opaque {
             request: current.request,
             response: answered.then_some(current.response),
             cut_ns: if answered { None } else { Some(ending.map_or(context.now_ns, |(_, ns)| ns)) },
-            exact: true,
+            exact: current.exact,
             pid: owner.filter(|pid| *pid != 0).unwrap_or(connection.facts.pid),
         };
         settle::pair(connection, paired, context);

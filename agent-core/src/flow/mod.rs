@@ -89,7 +89,9 @@ impl Kind {
             Protocol::Http1 => Self::Http(Box::default()),
             Protocol::Tls => Self::Tls(Box::default()),
             Protocol::Dns => Self::Dns(Box::default()),
-            other => Dialogue::new(other).map_or(Self::Opaque(Opaque::new(false)), |it| Self::Dialogue(Box::new(it))),
+            other => {
+                Dialogue::new(other).map_or(Self::Opaque(Opaque::new(false, true)), |it| Self::Dialogue(Box::new(it)))
+            }
         }
     }
 }
@@ -430,11 +432,12 @@ impl Flow {
                     held.push(Held::Fed(direction, fed, context.now_ns));
                     self.decide(context);
                 }
-                Kind::Opaque(opaque) => {
-                    if let Fed::Piece(piece) = &fed {
+                Kind::Opaque(opaque) => match &fed {
+                    Fed::Piece(piece) => {
                         opaque.bytes(&mut self.connection, direction, piece.start..piece.end, context);
                     }
-                }
+                    Fed::Hole { .. } => opaque.missed(&self.connection, direction),
+                },
             }
         }
     }
@@ -588,7 +591,12 @@ impl Flow {
             opaque.undecided |= undecided;
             return;
         }
-        match std::mem::replace(&mut self.kind, Kind::Opaque(Opaque::new(undecided))) {
+        let begins = match &self.kind {
+            Kind::Undecided(_) => !self.late,
+            Kind::Http(http) => http.is_over(),
+            Kind::Tls(_) | Kind::Dns(_) | Kind::Dialogue(_) | Kind::Opaque(_) => false,
+        };
+        match std::mem::replace(&mut self.kind, Kind::Opaque(Opaque::new(undecided, begins))) {
             Kind::Undecided(held) => {
                 self.set_replaying(true);
                 held.into_iter().for_each(|held| self.replay(held, context));
@@ -630,7 +638,11 @@ impl Flow {
                 context.now_ns = ns;
                 self.opaque_bytes(Direction::Send, range, context);
             }
-            Held::Fed(..) => {}
+            Held::Fed(direction, Fed::Hole { .. }, _) => {
+                if let Kind::Opaque(opaque) = &mut self.kind {
+                    opaque.missed(&self.connection, direction);
+                }
+            }
         }
         context.now_ns = now_ns;
     }
@@ -638,8 +650,12 @@ impl Flow {
     /// Bytes of an opaque connection: each counts once, whichever record tells of it first.
     fn opaque_bytes(&mut self, direction: Direction, range: Range<u64>, context: &mut Context<'_>) {
         let stream = &mut self.connection.side_mut(direction).stream;
+        let missed = stream.is_beyond(range.start);
         let Some((start, end)) = stream.advance(range.start, range.end) else { return };
         if let Kind::Opaque(opaque) = &mut self.kind {
+            if missed {
+                opaque.missed(&self.connection, direction);
+            }
             opaque.bytes(&mut self.connection, direction, start..end, context);
         }
     }

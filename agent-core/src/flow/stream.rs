@@ -111,6 +111,11 @@ impl Stream {
         i64::from(sequence.wrapping_sub(expected).cast_signed()).max(0).cast_unsigned()
     }
 
+    /// Whether bytes before `offset` are expected that did not come yet.
+    pub fn is_beyond(&self, offset: u64) -> bool {
+        (self.started || !self.late) && offset > self.next
+    }
+
     /// Goes on at `offset`, whatever is missing before it.
     pub fn restart(&mut self, offset: u64) {
         (self.next, self.started, self.late) = (offset, true, false);

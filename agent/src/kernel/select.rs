@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use agent_common::settings::{ExeKey, Settings, mode, rule, shed};
+use agent_common::settings::{CGROUP_LEVELS, ExeKey, Settings, mode, rule, shed};
 use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData, MapError},
@@ -386,6 +386,10 @@ fn cgroup_id(path: &Path) -> Result<u64, SelectError> {
     let file = open(path).map_err(|error| fail(error.to_string()))?;
     match file_system(&file) {
         Some(libc::CGROUP2_SUPER_MAGIC) => {
+            if cgroup_level(path) >= CGROUP_LEVELS as usize {
+                let most = CGROUP_LEVELS - 1;
+                return Err(fail(format!("is more than {most} levels below the root; name a cgroup above it")));
+            }
             file.metadata().map(|metadata| metadata.ino()).map_err(|error| fail(error.to_string()))
         }
         Some(libc::CGROUP_SUPER_MAGIC) => Err(fail(
@@ -395,6 +399,16 @@ fn cgroup_id(path: &Path) -> Result<u64, SelectError> {
         )),
         _ => Err(fail("is not in a cgroup v2 file system; see: grep cgroup2 /proc/self/mounts".into())),
     }
+}
+
+/// How many levels below the root of its hierarchy a cgroup v2 folder is, as far as that is seen from here.
+fn cgroup_level(path: &Path) -> usize {
+    const ROOT_INODE: u64 = 1;
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let place = |path: &Path| std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
+    let device = place(&path).map(|(device, _)| device);
+    let is_below = |path: &&Path| place(path).is_some_and(|(dev, inode)| Some(dev) == device && inode != ROOT_INODE);
+    path.ancestors().take_while(is_below).count()
 }
 
 /// Type of the file system of namespaces (include/uapi/linux/magic.h).

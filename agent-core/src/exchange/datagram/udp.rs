@@ -1,7 +1,8 @@
 //! Other UDP: a datagram, and the next one back.
 //!
-//! Who sends first is the client. Datagrams of the client before the answer are one request; those of the server after
-//! its first one belong to it, and are not timed. What they mean is not understood, so the outcome stays unknown.
+//! Who is seen to send first is the client, which is a guess and says so; it stays the client as long as its conversation is
+//! remembered. Datagrams of the client before the answer are one request; those of the server after its first one belong to it, and
+//! are not timed. What they mean is not understood, so the outcome stays unknown.
 //!
 //! QUIC (RFC 9000) is a stream of datagrams, not of exchanges: it is left out where its begin was captured. Of any
 //! conversation [`EXCHANGES_PER_SECOND_MAX`] are told in a second; the others are counted.
@@ -16,11 +17,15 @@ use super::{
 };
 use crate::{
     correlate::RequestKey,
-    exchange::{Context, connect::errno, semconv::int},
+    exchange::{
+        Context,
+        connect::errno,
+        semconv::{int, word},
+    },
     flow::connection::Role,
     loss::Loss,
     segment::Timeline,
-    span::{Protocol, Status},
+    span::{Evidence, Protocol, Status},
 };
 
 /// Most spans of one conversation in a second.
@@ -30,14 +35,20 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// Socket, and the other end.
 type Ends = (u64, SocketAddr);
 
+/// What outlasts a silence.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    role: Role,
+    /// Whether it is QUIC.
+    quic: bool,
+}
+
 #[derive(Debug)]
 struct Conversation {
-    role: Role,
+    known: Known,
     /// The client's and the server's.
     ports: (u16, u16),
     request: Option<Request>,
-    /// Whether it is QUIC.
-    quic: bool,
     /// A second's begin, and exchanges in it.
     rate: (u64, u32),
 }
@@ -54,6 +65,8 @@ struct Request {
 #[derive(Debug, Default)]
 pub(super) struct Conversations {
     waiting: Waiting<Ends, Conversation>,
+    /// What those were that are silent, the longest silent first; of those that there is no room for it is guessed anew.
+    silent: Waiting<Ends, Known>,
     /// Clients by their port and the server's.
     clients: HashMap<(u16, u16), Ends>,
     number: u64,
@@ -66,31 +79,31 @@ impl Conversations {
         let due_ns = packet.call.return_ns.saturating_add(context.config.dns_wait_ns);
         if self.waiting.touch(&ends, due_ns).is_none() {
             if let Some((old, conversation)) = self.waiting.pop_excess(context.config.datagrams_max) {
-                self.unlink(&old, &conversation);
+                self.fall_silent(old, &conversation, context);
                 context.losses.add(Loss::DatagramOverflow, 1);
             }
+            let known = self.silent.remove(&ends).unwrap_or_else(|| Known {
+                role: if sent { Role::Client } else { Role::Server },
+                quic: is_quic(packet.length, payload),
+            });
             let (local, remote) = (packet.local.port(), packet.remote.port());
-            let (role, ports) = if sent { (Role::Client, (local, remote)) } else { (Role::Server, (remote, local)) };
-            if sent {
+            let ports = if known.role == Role::Client { (local, remote) } else { (remote, local) };
+            if known.role == Role::Client {
                 self.clients.insert(ports, ends);
             }
-            self.waiting.insert(
-                ends,
-                Conversation { role, ports, request: None, quic: is_quic(packet.length, payload), rate: (0, 0) },
-                due_ns,
-            );
+            self.waiting.insert(ends, Conversation { known, ports, request: None, rate: (0, 0) }, due_ns);
         }
         let Some(conversation) = self.waiting.get_mut(&ends) else { return };
-        if conversation.quic {
+        if conversation.known.quic {
             return;
         }
-        if sent == (conversation.role == Role::Client) {
+        if sent == (conversation.known.role == Role::Client) {
             conversation.asked(packet, &mut self.number);
         } else if let Some(request) = conversation.request.take() {
             if !conversation.may_tell(packet.call.return_ns) {
                 return context.losses.add(Loss::DatagramRate, 1);
             }
-            let role = conversation.role;
+            let role = conversation.known.role;
             self.answered(role, request, &packet, context);
         }
     }
@@ -98,7 +111,7 @@ impl Conversations {
     /// A call on the socket failed: nobody listens there, or the like.
     pub fn failed(&mut self, packet: &Packet, number: u32, context: &mut Context<'_>) {
         let Some(conversation) = self.waiting.get_mut(&(packet.socket, packet.remote)) else { return };
-        if conversation.role != Role::Client {
+        if conversation.known.role != Role::Client {
             return;
         }
         let Some(request) = conversation.request.take() else { return };
@@ -109,13 +122,13 @@ impl Conversations {
     /// Forgets who was silent for long.
     pub fn tick(&mut self, context: &Context<'_>) {
         while let Some((ends, conversation)) = self.waiting.pop_due(context.now_ns) {
-            self.unlink(&ends, &conversation);
+            self.fall_silent(ends, &conversation, context);
         }
     }
 
     /// What was not answered is no exchange.
     pub fn flush(&mut self) {
-        (self.waiting, self.clients) = (Waiting::default(), HashMap::new());
+        (self.waiting, self.silent, self.clients) = (Waiting::default(), Waiting::default(), HashMap::new());
     }
 
     fn answered(&mut self, role: Role, request: Request, answer: &Packet, context: &mut Context<'_>) {
@@ -147,10 +160,12 @@ impl Conversations {
         Some(request.key)
     }
 
-    fn unlink(&mut self, ends: &Ends, conversation: &Conversation) {
-        if self.clients.get(&conversation.ports) == Some(ends) {
+    fn fall_silent(&mut self, ends: Ends, conversation: &Conversation, context: &Context<'_>) {
+        if self.clients.get(&conversation.ports) == Some(&ends) {
             self.clients.remove(&conversation.ports);
         }
+        self.silent.pop_excess(context.config.datagrams_max);
+        self.silent.insert(ends, conversation.known, context.now_ns);
     }
 }
 
@@ -192,7 +207,8 @@ impl Request {
         client: Option<RequestKey>,
         context: &mut Context<'_>,
     ) {
-        let mut attributes = vec![("spantap.request.bytes", int(self.bytes))];
+        let role_evidence = ("spantap.role.evidence", word(Evidence::Inferred.name()));
+        let mut attributes = vec![role_evidence, ("spantap.request.bytes", int(self.bytes))];
         attributes.extend(answer.map(|answer| ("spantap.response.bytes", int(u64::from(answer.length)))));
         let exchange = Exchange {
             role,

@@ -107,7 +107,7 @@ impl Default for Tls {
             over: false,
             failed: false,
             tickets: Tickets::Over,
-            opaque: Opaque::new(false),
+            opaque: Opaque::new(false, true),
             inside: None,
             placing: [Placing::default(), Placing::default()],
         }
@@ -117,7 +117,7 @@ impl Default for Tls {
 impl Tls {
     /// One of which the bytes before `next` (received, sent) were not followed.
     pub fn late(next: [u64; 2], connection: &Connection) -> Self {
-        let mut tls = Self { over: true, ..Self::default() };
+        let mut tls = Self { over: true, opaque: Opaque::new(false, false), ..Self::default() };
         tls.handshake.state = State::Unknown;
         let receives = connection.facts.request_direction() == Some(Direction::Receive);
         for (direction, next) in next.into_iter().enumerate() {
@@ -138,6 +138,11 @@ impl Tls {
             Fed::Piece(piece) => (piece.start, piece.end),
             Fed::Hole { start, length } => (*start, start + length),
         };
+        if matches!(fed, Fed::Hole { .. })
+            && let Some(requests) = connection.facts.request_direction()
+        {
+            self.opaque.missed(connection, if is_request { requests } else { requests.other() });
+        }
         let base = *self.lanes[lane].base.get_or_insert(start);
         self.lanes[lane].fed = end;
         for event in events(&mut self.lanes[lane].records, fed) {
