@@ -41,6 +41,10 @@ pub enum Loss {
     ProtocolMisjudged,
     /// A message that was seen only in part, so that its exchange has no span or an unknown outcome.
     MessageLost,
+    /// Streams of one connection beyond what its parser keeps; what the later frames of the oldest say may be unknown.
+    StreamForgotten,
+    /// Bodies that were not looked at, since its connection's parser had no room for them: what they say is not told.
+    BodyForgotten,
     /// Requests and responses could not be told apart any more after a loss; the exchanges in doubt have no span or an
     /// unknown outcome.
     PairingLost,
@@ -89,6 +93,8 @@ impl Loss {
         Self::MessageTooLarge,
         Self::ProtocolMisjudged,
         Self::MessageLost,
+        Self::StreamForgotten,
+        Self::BodyForgotten,
         Self::PairingLost,
         Self::ExchangeOverflow,
         Self::TimingOverflow,
@@ -122,6 +128,8 @@ impl Loss {
             Self::MessageTooLarge => "message_too_large",
             Self::ProtocolMisjudged => "protocol_misjudged",
             Self::MessageLost => "message_lost",
+            Self::StreamForgotten => "stream_forgotten",
+            Self::BodyForgotten => "body_forgotten",
             Self::PairingLost => "pairing_lost",
             Self::ExchangeOverflow => "exchange_overflow",
             Self::TimingOverflow => "timing_overflow",

@@ -71,11 +71,22 @@ pub enum Event {
         /// Why.
         reason: Lost,
     },
+    /// The parser's memory is used up: it keeps one thing less than it should, and what that would have said is not told.
+    Forgotten(Forgotten),
     /// From the next input on, both directions are another protocol (TLS after a request for it, say), which is found out anew.
     /// What is left of the piece that said so must be empty.
     Switched,
     /// These bytes are not this protocol. Final; only before any other event.
     NotMine,
+}
+
+/// What a parser has no room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forgotten {
+    /// A stream of which more may come: the oldest of too many.
+    Stream,
+    /// What a body says.
+    Body,
 }
 
 /// What tells which response answers which request.

@@ -59,12 +59,6 @@ impl Media {
     }
 }
 
-/// Most memory of a body on its way.
-pub(crate) const SCAN_BYTES_MAX: usize = {
-    let (request, response) = (size_of::<RequestScan>(), size_of::<ResponseScan>());
-    if request > response { request } else { response }
-};
-
 /// What was found in a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
@@ -109,6 +103,14 @@ impl Scan {
 
     fn new(kind: Kind, bytes_max: u64) -> Self {
         Self { kind, left: bytes_max, open: true }
+    }
+
+    /// Its memory beside itself.
+    pub fn bytes(&self) -> usize {
+        match &self.kind {
+            Kind::Request(scan) => size_of_val(&**scan),
+            Kind::Response(scan) => size_of_val(&**scan),
+        }
     }
 
     /// The next bytes.

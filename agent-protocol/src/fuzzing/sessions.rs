@@ -189,7 +189,7 @@ fn check_event(event: &Event, totals: [u64; 2]) {
         }
         Event::Cancelled { by, end, .. } => assert!(*end <= total(by), "{event:?} {totals:?}"),
         Event::Lost { from, at, .. } => assert!(*at <= total(from), "{event:?} {totals:?}"),
-        Event::Switched | Event::NotMine => {}
+        Event::Forgotten(_) | Event::Switched | Event::NotMine => {}
     }
 }
 

@@ -46,6 +46,7 @@ impl Http2 {
             self.streams.look_at_request(id, side.head.request_content());
         }
         out.push(part(Side::Client, id, range, ends, Boundary::Framed, facts));
+        self.streams.tell_forgotten(out);
         self.streams.drop_if_over(id);
     }
 
@@ -65,13 +66,14 @@ impl Http2 {
         if ends && stream.grpc {
             say_messages(&mut facts, Side::Server, stream.response.messages);
         }
+        let failed = side.head.status().is_some_and(|status| status >= 400);
         if !ends {
-            stream
-                .look_at_response(side.head.response_content(), side.head.status().is_some_and(|status| status >= 400));
+            self.streams.look_at_response(id, side.head.response_content(), failed);
         }
         // Without a status that is known it may be trailers as well.
         let boundary = if side.head.status().is_some() { Boundary::Framed } else { Boundary::Inferred };
         out.push(part(Side::Server, id, range, ends, boundary, facts));
+        self.streams.tell_forgotten(out);
         self.streams.drop_if_over(id);
     }
 

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use crate::session::Outcome;
 
+/// Of a message: whether it is compressed, and four bytes of its length.
+const PREFIX_BYTES: u8 = 5;
 /// Longest path that is told.
 const METHOD_BYTES_MAX: usize = 256;
 
@@ -84,10 +86,8 @@ pub(super) fn outcome(status: u32) -> Outcome {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Messages {
     count: u32,
-    /// Bytes that are left of the message in progress.
+    /// Bytes that are left of the message in progress; within a prefix, its length so far.
     left: u32,
-    /// The length in progress.
-    length: [u8; 4],
     /// Bytes that came of the prefix in progress.
     have: u8,
     /// Where messages begin is not known any more.
@@ -100,7 +100,7 @@ impl Messages {
         while let [first, rest @ ..] = bytes
             && !self.lost
         {
-            if self.left > 0 {
+            if self.have == 0 && self.left > 0 {
                 let taken = bytes.len().min(self.left as usize);
                 self.left -= taken as u32;
                 bytes = &bytes[taken..];
@@ -115,12 +115,11 @@ impl Messages {
     fn prefix(&mut self, byte: u8) {
         match self.have {
             0 => self.lost = byte > 1,
-            have => self.length[usize::from(have) - 1] = byte,
+            _ => self.left = self.left << 8 | u32::from(byte),
         }
         self.have += 1;
-        if usize::from(self.have) > self.length.len() {
+        if self.have == PREFIX_BYTES {
             self.have = 0;
-            self.left = u32::from_be_bytes(self.length);
             self.count = self.count.saturating_add(1);
         }
     }
@@ -128,8 +127,8 @@ impl Messages {
     /// Bytes that were not captured.
     pub fn skip(&mut self, gap: u64) {
         match u64::from(self.left).checked_sub(gap) {
-            Some(left) => self.left = left as u32,
-            None => self.lost = true,
+            Some(left) if self.have == 0 => self.left = left as u32,
+            _ => self.lost |= gap > 0,
         }
     }
 

@@ -7,8 +7,9 @@
 //!
 //! Pushed responses are left out; interim ones are counted, and begin no message.
 //!
-//! Limits: 512 streams; the newest 128 fields of a table, with 4 KiB of text; 2 KiB of a string; the
-//! bodies of 64 streams at a time ([`crate::content`]); of a connection 192 KiB in all. A
+//! Limits: 64 KiB of a connection in all. Of them 24 KiB are for streams, 512 at a time, and for what is looked for in their bodies
+//! ([`crate::content`]): some 20 of those at a time, fewer with hundreds of streams. What finds no room there is
+//! [`Event::Forgotten`]. The newest 128 fields of a table, with 4 KiB of text; 2 KiB of a string. A
 //! header block may have any length and number of frames: it is read as it comes.
 //!
 //! Gaps: one inside a frame hides what it covers. If that is of a header block, nothing is known of the table of fields any
@@ -31,7 +32,7 @@ use std::ops::Range;
 use self::{
     frame::{Header, PAYLOAD_BYTES_MAX, error_name, flag, kind},
     head::Head,
-    hpack::{Decoder, Field, Malformed},
+    hpack::{Decoder, Field, Malformed, Scratch},
     streams::{Phase, Streams},
     walk::{Broken, Piece, Step, Walk},
 };
@@ -47,9 +48,12 @@ const TAIL_BYTES_MAX: usize = 64;
 /// SETTINGS_MAX_FRAME_SIZE (RFC 9113, 6.5.2).
 const MAX_FRAME_SIZE: u16 = 5;
 
-/// Most memory of a connection: both directions' fields, a head's texts, and the streams.
-const MEMORY_BYTES_MAX: usize = 2 * (hpack::MEMORY_BYTES_MAX + hpack::TEXT_BYTES_MAX) + streams::MEMORY_BYTES_MAX;
-const _: () = assert!(MEMORY_BYTES_MAX <= 192 * 1024);
+/// Most memory of a connection: both directions' fields and texts of a head, and the streams.
+const MEMORY_BYTES_MAX: usize = size_of::<Http2>()
+    + 2 * (hpack::MEMORY_BYTES_MAX + hpack::HEAD_BYTES_MAX)
+    + Scratch::MEMORY_BYTES_MAX
+    + streams::MEMORY_BYTES_MAX;
+const _: () = assert!(MEMORY_BYTES_MAX <= 64 * 1024);
 
 /// A new parser.
 pub fn new() -> Box<dyn Parser> {
@@ -68,6 +72,7 @@ pub fn upgraded() -> Box<dyn Parser> {
 #[derive(Debug)]
 struct Http2 {
     sides: [Direction; 2],
+    scratch: Scratch,
     streams: Streams,
     /// Something was said.
     said: bool,
@@ -78,7 +83,7 @@ struct Http2 {
 impl Default for Http2 {
     fn default() -> Self {
         let sides = [Direction::new(Side::Client), Direction::new(Side::Server)];
-        Self { sides, streams: Streams::default(), said: false, foreign: false }
+        Self { sides, scratch: Scratch::default(), streams: Streams::default(), said: false, foreign: false }
     }
 }
 
@@ -272,7 +277,7 @@ impl Http2 {
         match header.kind {
             kind::HEADERS | kind::PUSH_PROMISE | kind::CONTINUATION if !side.block.hidden => {
                 let head = &mut side.head;
-                if side.fields.decode(bytes, &mut |field| head.add(field)) == Err(Malformed) {
+                if side.fields.decode(bytes, &mut self.scratch, &mut |field| head.add(field)) == Err(Malformed) {
                     self.malformed(from, out);
                 }
             }

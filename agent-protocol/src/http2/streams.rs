@@ -4,19 +4,19 @@ use std::collections::VecDeque;
 
 use super::grpc::Messages;
 use crate::{
-    content::{ASKED_BYTES_MAX, Asked, SCAN_BYTES_MAX, Scan},
-    session::Side,
+    content::{ASKED_BYTES_MAX, Asked, Scan},
+    session::{Event, Forgotten, Side},
 };
 
 /// Most streams at a time; servers usually allow 100 to 250.
 const STREAMS_MAX: usize = 512;
+/// So many are made room for at a time.
+const STREAMS_STEP: usize = 32;
+const _: () = assert!(STREAMS_MAX.is_multiple_of(STREAMS_STEP));
 
-/// Most streams at a time whose bodies are looked at; those of further ones are not.
-const BODIES_MAX: usize = 64;
-
-/// Most memory of them.
-pub(super) const MEMORY_BYTES_MAX: usize =
-    STREAMS_MAX * size_of::<Stream>() + BODIES_MAX * (size_of::<Bodies>() + ASKED_BYTES_MAX + SCAN_BYTES_MAX);
+/// Most memory of them and of what is looked for in their bodies.
+pub(super) const MEMORY_BYTES_MAX: usize = 24 * 1024;
+const _: () = assert!(STREAMS_MAX * size_of::<Stream>() <= MEMORY_BYTES_MAX);
 
 /// How far a message has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,6 +46,14 @@ pub(super) struct Bodies {
     pub asked: Option<Asked>,
     /// The response's status says that it failed.
     pub failed: bool,
+}
+
+impl Bodies {
+    /// Memory of them, with that of a further scan; whatever is found in the request's, it has room.
+    fn bytes(&self) -> usize {
+        let scan = self.scan.as_ref().map_or(0, |(_, scan)| scan.bytes());
+        size_of::<Self>() + ASKED_BYTES_MAX + scan
+    }
 }
 
 /// A stream that the client opened.
@@ -85,13 +93,6 @@ impl Stream {
         bodies.scan.take_if(|(side, _)| *side == from).map(|(_, scan)| scan)
     }
 
-    /// Something was found in the request's body; the response's is looked at, too.
-    pub fn look_at_response(&mut self, scan: Option<Scan>, failed: bool) {
-        if let Some(bodies) = self.bodies.as_mut().filter(|bodies| bodies.asked.is_some()) {
-            (bodies.scan, bodies.failed) = (scan.map(|scan| (Side::Server, scan)), failed);
-        }
-    }
-
     const fn is_over(&self) -> bool {
         matches!((self.request.phase, self.response.phase), (Phase::Ended, Phase::Ended))
     }
@@ -101,6 +102,8 @@ impl Stream {
 #[derive(Debug, Default)]
 pub(super) struct Streams {
     streams: VecDeque<Stream>,
+    /// What there was no room for, until that is told: streams, and bodies.
+    forgotten: [u32; 2],
 }
 
 impl Streams {
@@ -110,16 +113,13 @@ impl Streams {
         self.streams.get_mut(place)
     }
 
-    /// The stream, which is added if it is not there. If there are too many, one is forgotten: the oldest that was
-    /// answered, else the oldest. Nothing is wrong for that, but what its later frames say is not known to be of a call.
+    /// The stream, which is added if it is not there. If there are too many, one is forgotten: one that is over, else the oldest that
+    /// was answered, else the oldest. Nothing is wrong for that, but what its later frames say is not known to be of a call.
     pub fn entry(&mut self, id: u32) -> &mut Stream {
         let place = match self.place(id) {
             Ok(place) => place,
             Err(_) => {
-                if self.streams.len() >= STREAMS_MAX {
-                    let answered = self.streams.iter().position(|stream| stream.response.phase == Phase::Ended);
-                    self.streams.remove(answered.unwrap_or(0));
-                }
+                self.make_room();
                 let place = self.place(id).unwrap_or_else(|place| place);
                 let half = Half::default();
                 self.streams.insert(
@@ -141,13 +141,64 @@ impl Streams {
         &mut self.streams[place]
     }
 
-    /// The stream's request has a body to be looked at, unless there are too many of them.
+    /// Room for one more stream. Streams come before bodies: without them nothing is known of a call.
+    fn make_room(&mut self) {
+        if self.streams.len() >= STREAMS_MAX {
+            let over = self.streams.iter().position(Stream::is_over);
+            let answered = || self.streams.iter().position(|stream| stream.response.phase == Phase::Ended);
+            let gone = self.streams.remove(over.or_else(answered).unwrap_or(0));
+            self.forgotten[0] += u32::from(over.is_none());
+            self.forgotten[1] += u32::from(gone.is_some_and(|stream| stream.bodies.is_some()));
+        }
+        if self.streams.len() < self.streams.capacity() {
+            return;
+        }
+        while self.bytes() + STREAMS_STEP * size_of::<Stream>() > MEMORY_BYTES_MAX {
+            let Some(stream) = self.streams.iter_mut().find(|stream| stream.bodies.is_some()) else { break };
+            stream.bodies = None;
+            self.forgotten[1] += 1;
+        }
+        self.streams.reserve_exact(STREAMS_STEP);
+    }
+
+    /// Memory that is in use.
+    fn bytes(&self) -> usize {
+        let bodies = self.streams.iter().filter_map(|stream| stream.bodies.as_ref());
+        self.streams.capacity() * size_of::<Stream>() + bodies.map(|bodies| bodies.bytes()).sum::<usize>()
+    }
+
+    /// The stream's request has a body to be looked at, if there is room.
     pub fn look_at_request(&mut self, id: u32, scan: Option<Scan>) {
         let (Some(scan), Ok(place)) = (scan, self.place(id)) else { return };
-        if self.streams.iter().filter(|stream| stream.bodies.is_some()).count() < BODIES_MAX {
-            let scan = Some((Side::Client, scan));
-            self.streams[place].bodies = Some(Box::new(Bodies { scan, asked: None, failed: false }));
+        let bodies = Bodies { scan: Some((Side::Client, scan)), asked: None, failed: false };
+        if self.bytes() + bodies.bytes() > MEMORY_BYTES_MAX {
+            self.forgotten[1] += 1;
+        } else {
+            self.streams[place].bodies = Some(Box::new(bodies));
         }
+    }
+
+    /// If something was found in the request's body, the response's is looked at, too, if there is room.
+    pub fn look_at_response(&mut self, id: u32, scan: Option<Scan>, failed: bool) {
+        let used = self.bytes();
+        let Some(bodies) = self.get(id).and_then(|stream| stream.bodies.as_mut()) else { return };
+        if bodies.asked.is_none() {
+            return;
+        }
+        bodies.failed = failed;
+        let Some(scan) = scan else { return };
+        if used + scan.bytes() > MEMORY_BYTES_MAX {
+            self.forgotten[1] += 1;
+        } else {
+            bodies.scan = Some((Side::Server, scan));
+        }
+    }
+
+    /// Tells what there was no room for.
+    pub fn tell_forgotten(&mut self, out: &mut Vec<Event>) {
+        let [streams, bodies] = std::mem::take(&mut self.forgotten);
+        out.extend((0..streams).map(|_| Event::Forgotten(Forgotten::Stream)));
+        out.extend((0..bodies).map(|_| Event::Forgotten(Forgotten::Body)));
     }
 
     /// Forgets a stream of which everything was told.
@@ -156,6 +207,14 @@ impl Streams {
             && self.streams[place].is_over()
         {
             self.streams.remove(place);
+            self.give_back();
+        }
+    }
+
+    /// After a time with many streams, their room is for bodies again.
+    fn give_back(&mut self) {
+        if self.streams.capacity() > STREAMS_STEP && self.streams.len() < self.streams.capacity() / 4 {
+            self.streams.shrink_to(self.streams.capacity() / 2);
         }
     }
 
@@ -180,6 +239,7 @@ impl Streams {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::{Media, Target};
 
     fn ids(streams: &Streams) -> Vec<u32> {
         streams.streams.iter().map(|stream| stream.id).collect()
@@ -212,6 +272,44 @@ mod tests {
         streams.entry(100_003);
         assert!(streams.get(1).is_none());
         assert_eq!(streams.streams.len(), STREAMS_MAX);
+        assert_eq!(streams.forgotten, [2, 0]);
+        streams.entry(9).response.phase = Phase::Ended;
+        streams.entry(9).request.phase = Phase::Ended;
+        streams.entry(100_005);
+        assert!(streams.get(9).is_none());
+        assert_eq!(streams.forgotten, [2, 0], "of that one everything was told");
+    }
+
+    fn scan() -> Option<Scan> {
+        Scan::request("POST", Media::Json, Target::default())
+    }
+
+    #[test]
+    fn bodies_share_what_streams_leave_them() {
+        let mut streams = Streams::default();
+        for id in 0..100 {
+            streams.entry(id).request.phase = Phase::Open;
+            streams.look_at_request(id, scan());
+            assert!(streams.bytes() <= MEMORY_BYTES_MAX);
+        }
+        let looked_at = streams.streams.iter().filter(|stream| stream.bodies.is_some()).count();
+        assert!((10..90).contains(&looked_at), "{looked_at}");
+        assert_eq!(streams.forgotten, [0, 100 - looked_at as u32]);
+        // Streams take their room from bodies.
+        for id in 100..STREAMS_MAX as u32 {
+            streams.entry(id);
+            assert!(streams.bytes() <= MEMORY_BYTES_MAX);
+        }
+        let left = streams.streams.iter().filter(|stream| stream.bodies.is_some()).count();
+        assert_eq!(streams.forgotten, [0, 100 - left as u32]);
+        // And give it back.
+        for id in 0..STREAMS_MAX as u32 - 1 {
+            let stream = streams.entry(id);
+            (stream.request.phase, stream.response.phase) = (Phase::Ended, Phase::Ended);
+            streams.drop_if_over(id);
+        }
+        streams.look_at_request(STREAMS_MAX as u32 - 1, scan());
+        assert_eq!(streams.forgotten, [0, 100 - left as u32]);
     }
 
     #[test]

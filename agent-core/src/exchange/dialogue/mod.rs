@@ -22,7 +22,7 @@ use agent_protocol::{
     detect::{self, Protocol},
     http2,
     input::Input,
-    session::{Event, Form, Lost, Parser, Part, Side},
+    session::{Event, Forgotten, Form, Lost, Parser, Part, Side},
 };
 
 use self::{order::Order, waiting::Waiting};
@@ -175,6 +175,8 @@ impl Dialogue {
                 }
                 self.lost(from, connection, context);
             }
+            Event::Forgotten(Forgotten::Stream) => context.losses.add(Loss::StreamForgotten, 1),
+            Event::Forgotten(Forgotten::Body) => context.losses.add(Loss::BodyForgotten, 1),
             Event::Switched => self.goes_on = GoesOn::Switched,
             Event::NotMine => {
                 context.losses.add(Loss::ProtocolMisjudged, 1);

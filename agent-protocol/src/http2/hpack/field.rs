@@ -12,9 +12,11 @@ use crate::{
 /// Longest name that is looked at.
 pub(super) const NAME_BYTES_MAX: usize = 17;
 /// Longest text of a field: a path, and as many names of the query's parameters as fit.
-pub(in crate::http2) const TEXT_BYTES_MAX: usize = 2 * PATH_BYTES_MAX;
+pub(super) const TEXT_BYTES_MAX: usize = 2 * PATH_BYTES_MAX;
 /// Longest method that is told.
 const METHOD_BYTES_MAX: usize = 32;
+/// Most text of a head: path, method and scheme, authority and host.
+pub(in crate::http2) const HEAD_BYTES_MAX: usize = TEXT_BYTES_MAX + 2 * METHOD_BYTES_MAX + 2 * HOST_BYTES_MAX;
 
 /// Names that mean something here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

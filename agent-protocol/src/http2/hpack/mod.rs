@@ -11,9 +11,9 @@ mod field;
 mod huffman;
 mod table;
 
-pub(super) use self::field::{Field, TEXT_BYTES_MAX};
+pub(super) use self::field::{Field, HEAD_BYTES_MAX};
 use self::{
-    field::{NAME_BYTES_MAX, Name, Room},
+    field::{NAME_BYTES_MAX, Name, Room, TEXT_BYTES_MAX},
     table::{Fits, Length, Table},
 };
 
@@ -22,9 +22,8 @@ use crate::session::Side;
 /// Most bytes of a string, as sent, that are looked at.
 pub(super) const STRING_BYTES_MAX: usize = 2048;
 
-/// Most memory of a decoder: the table, a string as it came, what it decodes to, and what a path becomes.
-pub(super) const MEMORY_BYTES_MAX: usize =
-    table::MEMORY_BYTES_MAX + STRING_BYTES_MAX + 2 * STRING_BYTES_MAX + TEXT_BYTES_MAX;
+/// Most memory of a decoder: the table, and a string as it came.
+pub(super) const MEMORY_BYTES_MAX: usize = table::MEMORY_BYTES_MAX + STRING_BYTES_MAX;
 
 /// A block that breaks the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +33,18 @@ impl From<huffman::Malformed> for Malformed {
     fn from(_: huffman::Malformed) -> Self {
         Self
     }
+}
+
+/// Buffers that a decoder needs only while it is called, so that one is enough for both directions.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    /// What a string decodes to: at most 8/5 of it, in a buffer that doubles.
+    text: Vec<u8>,
+    room: Room,
+}
+
+impl Scratch {
+    pub const MEMORY_BYTES_MAX: usize = 2 * STRING_BYTES_MAX + TEXT_BYTES_MAX;
 }
 
 /// The decoder of one direction.
@@ -46,8 +57,6 @@ pub(super) struct Decoder {
     /// The literal in progress.
     literal: Literal,
     string: Partial,
-    text: Vec<u8>,
-    room: Room,
 }
 
 /// ```text
@@ -107,6 +116,7 @@ impl Partial {
         let (part, rest) = bytes.split_at(bytes.len().min(length - self.taken as usize));
         *bytes = rest;
         self.taken += part.len() as u32;
+        kept.reserve_exact(length.min(STRING_BYTES_MAX) - kept.len());
         kept.extend_from_slice(&part[..part.len().min(STRING_BYTES_MAX - kept.len())]);
         (self.taken == self.length).then_some(kept)
     }
@@ -137,8 +147,13 @@ impl Partial {
 
 impl Decoder {
     /// The next piece of a block; `told` gets its fields in order.
-    pub fn decode(&mut self, mut bytes: &[u8], told: &mut impl FnMut(Field<&str>)) -> Result<(), Malformed> {
-        while self.step(&mut bytes, told)? {}
+    pub fn decode(
+        &mut self,
+        mut bytes: &[u8],
+        scratch: &mut Scratch,
+        told: &mut impl FnMut(Field<&str>),
+    ) -> Result<(), Malformed> {
+        while self.step(&mut bytes, scratch, told)? {}
         Ok(())
     }
 
@@ -156,7 +171,12 @@ impl Decoder {
     }
 
     /// Whether there may be more to read of these bytes.
-    fn step(&mut self, bytes: &mut &[u8], told: &mut impl FnMut(Field<&str>)) -> Result<bool, Malformed> {
+    fn step(
+        &mut self,
+        bytes: &mut &[u8],
+        scratch: &mut Scratch,
+        told: &mut impl FnMut(Field<&str>),
+    ) -> Result<bool, Malformed> {
         match self.step {
             Step::Start => {
                 let Some(first) = bytes.first() else { return Ok(false) };
@@ -190,8 +210,8 @@ impl Decoder {
                 }
             }
             Step::NameLength | Step::ValueLength => return self.string_length(bytes),
-            Step::NameText => return self.name(bytes),
-            Step::ValueText => return self.value(bytes, told),
+            Step::NameText => return self.name(bytes, scratch),
+            Step::ValueText => return self.value(bytes, scratch, told),
         }
         Ok(true)
     }
@@ -241,7 +261,7 @@ impl Decoder {
         Ok(true)
     }
 
-    fn name(&mut self, bytes: &mut &[u8]) -> Result<bool, Malformed> {
+    fn name(&mut self, bytes: &mut &[u8], scratch: &mut Scratch) -> Result<bool, Malformed> {
         let mut kept = std::mem::take(&mut self.string.kept);
         let string = self.string.take(bytes, &mut kept);
         let done = string.is_some();
@@ -249,7 +269,7 @@ impl Decoder {
             self.literal.name_bytes = self.string.decoded_exactly(string)?;
             self.literal.name = Name::Other;
             if self.literal.name_bytes.max as usize <= NAME_BYTES_MAX {
-                let decoded = plain(string, &self.string, &mut self.text)?;
+                let decoded = plain(string, &self.string, &mut scratch.text)?;
                 self.literal.name = Name::of(decoded);
             }
             self.step = Step::ValueLength;
@@ -261,12 +281,17 @@ impl Decoder {
         Ok(done)
     }
 
-    fn value(&mut self, bytes: &mut &[u8], told: &mut impl FnMut(Field<&str>)) -> Result<bool, Malformed> {
+    fn value(
+        &mut self,
+        bytes: &mut &[u8],
+        scratch: &mut Scratch,
+        told: &mut impl FnMut(Field<&str>),
+    ) -> Result<bool, Malformed> {
         let mut kept = std::mem::take(&mut self.string.kept);
         let string = self.string.take(bytes, &mut kept);
         let done = string.is_some();
         if let Some(string) = string {
-            self.literal(string, told)?;
+            self.literal(string, scratch, told)?;
             self.step = Step::Start;
         }
         self.string.kept = kept;
@@ -277,14 +302,19 @@ impl Decoder {
     }
 
     /// A literal field is complete.
-    fn literal(&mut self, value: &[u8], told: &mut impl FnMut(Field<&str>)) -> Result<(), Malformed> {
+    fn literal(
+        &mut self,
+        value: &[u8],
+        Scratch { text, room }: &mut Scratch,
+        told: &mut impl FnMut(Field<&str>),
+    ) -> Result<(), Malformed> {
         let Literal { indexing, name, name_bytes } = self.literal;
         let field = match name {
             Name::Other => Field::Other,
             Name::Unresolved => Field::Unresolved,
             name => {
-                let decoded = plain(value, &self.string, &mut self.text)?;
-                Field::read(name, decoded, self.string.is_cut(), &mut self.room)
+                let decoded = plain(value, &self.string, text)?;
+                Field::read(name, decoded, self.string.is_cut(), room)
             }
         };
         told(field);
@@ -332,10 +362,10 @@ pub(super) enum Look {
 
 /// How these first bytes of a block, or all of them (`complete`), look as one that `from` begins a message with.
 pub(super) fn look(from: Side, bytes: &[u8], complete: bool) -> Look {
-    let mut decoder = Decoder::default();
+    let (mut decoder, mut scratch) = (Decoder::default(), Scratch::default());
     // The first field that only one side sends decides, so that bytes which are still to come do not.
     let (mut sender, mut unknown) = (None, false);
-    let read = decoder.decode(bytes, &mut |field| match field {
+    let read = decoder.decode(bytes, &mut scratch, &mut |field| match field {
         Field::Method(_) | Field::Path(_) | Field::Scheme(_) | Field::Authority(_) => {
             sender.get_or_insert(Side::Client);
         }

@@ -18,7 +18,7 @@ fn decode(decoder: &mut Decoder, block: &[u8], mut piece_bytes: impl FnMut() -> 
     let (mut told, mut rest) = (Vec::new(), block);
     while !rest.is_empty() {
         let (piece, more) = rest.split_at(piece_bytes().clamp(1, rest.len()));
-        decoder.decode(piece, &mut |field| told.push(field.keep()))?;
+        decoder.decode(piece, &mut Scratch::default(), &mut |field| told.push(field.keep()))?;
         rest = more;
     }
     decoder.end_block()?;
@@ -219,7 +219,7 @@ fn bombs_cost_what_they_weigh() {
     bomb.resize(bomb.len() + 16_000, 0xbe);
     let mut fields = 0;
     decoder
-        .decode(&bomb, &mut |field| {
+        .decode(&bomb, &mut Scratch::default(), &mut |field| {
             assert!(matches!(field, Field::Path(path) if path.len() == 1024));
             fields += 1;
         })
@@ -227,9 +227,9 @@ fn bombs_cost_what_they_weigh() {
     assert_eq!(fields, 16_001);
     // A string of 2^28 bytes, in pieces.
     let mut decoder = Decoder::default();
-    decoder.decode(b"\x40\x01x\x7f\x80\xff\xff\x7f", &mut |_| {}).expect("a length");
+    decoder.decode(b"\x40\x01x\x7f\x80\xff\xff\x7f", &mut Scratch::default(), &mut |_| {}).expect("a length");
     for _ in 0..1000 {
-        decoder.decode(&[b'x'; 1000], &mut |_| panic!("not complete")).expect("a piece");
+        decoder.decode(&[b'x'; 1000], &mut Scratch::default(), &mut |_| panic!("not complete")).expect("a piece");
     }
     assert_eq!(decoder.string.kept.len(), STRING_BYTES_MAX);
     assert_eq!(decoder.end_block(), Err(Malformed));
