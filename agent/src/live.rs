@@ -256,12 +256,13 @@ impl Live for LiveFacts {
                 ..DestinationStatus::default()
             }
         };
+        let (selection, unselected) = lock(&self.selection).clone();
         StatusReport {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             started_unix_ns: self.started_unix_ns,
             hooks: self.hooks.iter().map(hook_status).collect(),
-            selection: lock(&self.selection).0.clone(),
+            selection,
             connections: self.figures.connections.load(Ordering::Relaxed),
             spans_total: self.figures.spans.load(Ordering::Relaxed),
             destinations: lock(&self.destinations).iter().map(destination).collect(),
@@ -273,7 +274,7 @@ impl Live for LiveFacts {
             relay: self.relay_status(),
             late: Vec::new(),
             symptoms: self.symptom_status(),
-            unselected: lock(&self.selection).1.name().into(),
+            unselected: unselected.name().into(),
         }
     }
 

@@ -33,6 +33,13 @@ pub struct Mapped {
 }
 
 impl Mapped {
+    /// As if somebody had mapped the file at a path.
+    #[cfg(test)]
+    pub fn at(path: &Path) -> Self {
+        let key = ("fe:00".to_owned(), std::fs::metadata(path).expect("a file").ino());
+        Self { key, path: path.display().to_string(), mapping: path.into(), by_path: None }
+    }
+
     /// What the memory map calls it: the same for all processes that map it.
     pub fn key(&self) -> (&str, u64) {
         (&self.key.0, self.key.1)

@@ -191,7 +191,8 @@ impl<A: Attach> Probes<A> {
     pub fn coverage(&self, pid: u32) -> Option<Coverage> {
         let process = self.processes.get(&pid)?;
         let mut coverage = Coverage::default();
-        for known in process.files.iter().filter_map(|id| self.files.get(id)) {
+        let files = process.files.iter().filter_map(|id| self.files.get(id));
+        for known in files.filter(|known| !known.functions.stack.is_empty()) {
             match &known.failed {
                 Some(reason) => coverage.failed.push(format!("{}: {reason}", known.path)),
                 None => coverage.by.push((known.functions.stack, known.path.clone())),
@@ -285,7 +286,9 @@ impl<A: Attach> Probes<A> {
         if !self.files.contains_key(&id) {
             let stamp = Stamp::of(&file).ok()?;
             let functions = functions::find(&file);
-            if functions.points.is_empty() {
+            let watched = Watched::new(file, stamp, self.listener);
+            // Half a file has no functions: whoever writes it is waited for.
+            if functions.points.is_empty() && watched.lease() != Lease::Changing {
                 if self.dull.len() >= FILES_MAX {
                     self.dull.clear(); // they are looked at again
                 }
@@ -296,7 +299,6 @@ impl<A: Attach> Probes<A> {
                 self.refused += 1;
                 return None;
             }
-            let watched = Watched::new(file, stamp, self.listener);
             let known = self.probe(watched, mapped, functions);
             self.files.insert(id, known);
         }
@@ -480,6 +482,25 @@ mod tests {
         probes.turn(now);
         assert!(!probes.files.contains_key(&id));
         assert_eq!(probes.attach.detached, 1);
+    }
+
+    #[test]
+    fn half_a_file_is_not_taken_for_one_without_functions() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("library");
+        std::fs::write(&path, "half").unwrap();
+        let mut probes = Probes::new(Counting::default());
+        probes.set_listener(super::super::lease::listen(Duration::from_secs(3600), || true).unwrap());
+        let mapped = Mapped::at(&path);
+        let writer = File::options().append(true).open(&path).unwrap();
+        let now = Instant::now();
+        assert!(probes.probed(&mapped, now).is_some() && probes.dull.is_empty());
+        probes.give_way(now);
+        assert_eq!(probes.files.len(), 1, "it is still written to");
+        drop(writer);
+        probes.give_way(now);
+        assert!(probes.files.is_empty(), "it is not looked at anew");
+        assert!(probes.probed(&mapped, now).is_none() && probes.dull.len() == 1);
     }
 
     #[test]
