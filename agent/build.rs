@@ -13,6 +13,8 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed={OBJECT_ENV}");
     let output = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("spantap.bpf.o");
+    // A build folder may be a copy whose files are links to another's, which must not change with it.
+    let _ = fs::remove_file(&output);
     match object() {
         Some(object) => {
             println!("cargo::rerun-if-changed={}", object.display());

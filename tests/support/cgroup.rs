@@ -142,7 +142,8 @@ impl Limit {
 
 impl Drop for Limit {
     fn drop(&mut self) {
-        let removed = clock::poll(Duration::from_secs(5), || fs::remove_dir(&self.0).ok());
+        let is_gone = || fs::remove_dir(&self.0).is_ok() || !self.0.exists();
+        let removed = clock::poll(Duration::from_secs(5), || is_gone().then_some(()));
         if removed.is_none() && !std::thread::panicking() {
             panic!("cgroup {} still has processes", self.0.display());
         }
@@ -154,7 +155,8 @@ impl Drop for Cgroup {
         if let Ok(mut kill) = File::options().write(true).open(self.0.join("cgroup.kill")) {
             let _ = kill.write_all(b"1");
         }
-        let removed = clock::poll(Duration::from_secs(5), || fs::remove_dir(&self.0).ok());
+        let is_gone = || fs::remove_dir(&self.0).is_ok() || !self.0.exists();
+        let removed = clock::poll(Duration::from_secs(5), || is_gone().then_some(()));
         if removed.is_none() && !std::thread::panicking() {
             panic!("cgroup {} still has processes {:?}", self.0.display(), self.pids());
         }
