@@ -6,9 +6,11 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    hash::{DefaultHasher, Hash, Hasher},
+    hash::BuildHasher,
     sync::Arc,
 };
+
+use foldhash::fast::RandomState;
 
 use crate::{
     loss::{Loss, Losses},
@@ -84,7 +86,8 @@ impl Route {
 #[derive(Debug)]
 pub struct Names {
     names_max: usize,
-    seen: HashMap<Option<String>, HashSet<u64>>,
+    /// By service: hashes of names.
+    seen: HashMap<Option<String>, HashSet<u64, RandomState>>,
 }
 
 impl Names {
@@ -99,12 +102,16 @@ impl Names {
         if self.names_max == 0 {
             return;
         }
-        let service = span.span().process.service_name.clone();
-        let known = self.seen.contains_key(&service) || self.seen.len() < SERVICES_MAX;
-        let names = self.seen.entry(if known { service } else { None }).or_default();
-        let mut hasher = DefaultHasher::new();
-        span.span().name.hash(&mut hasher);
-        let hash = hasher.finish();
+        let service = &span.span().process.service_name;
+        if !self.seen.contains_key(service) {
+            let counted = if self.seen.len() < SERVICES_MAX { service.clone() } else { None };
+            self.seen.entry(counted).or_default();
+        }
+        let hash = self.seen.hasher().hash_one(&span.span().name);
+        let names = match self.seen.get_mut(service) {
+            Some(names) => names,
+            None => self.seen.entry(None).or_default(),
+        };
         if names.contains(&hash) {
             return;
         }

@@ -155,7 +155,9 @@ impl Pipeline {
 
     /// Takes the finished spans.
     pub fn drain(&mut self) -> Vec<SafeSpan> {
-        std::mem::take(&mut self.finished)
+        // The next ones are likely as many.
+        let room = Vec::with_capacity(self.finished.len());
+        std::mem::replace(&mut self.finished, room)
     }
 
     /// What was lost so far.
@@ -250,7 +252,8 @@ impl Pipeline {
 
     /// Drafts to spans.
     fn finish(&mut self) {
-        for draft in std::mem::take(&mut self.drafts) {
+        let mut drafts = std::mem::take(&mut self.drafts);
+        for draft in drafts.drain(..) {
             let span = self.span(draft);
             if self.processes.is_awaited(span.process.pid) {
                 let full = self.waiting.len() >= self.config.spans_max;
@@ -262,6 +265,7 @@ impl Pipeline {
                 self.leave(span);
             }
         }
+        self.drafts = drafts; // with its room
     }
 
     /// Lets go of the spans whose process is known now, or that waited until `until_ns`.
@@ -285,7 +289,6 @@ impl Pipeline {
             return self.losses.add(Loss::SpanOverflow, 1);
         }
         span.process = self.processes.get(span.process.pid);
-        push_process(&mut span.attributes, &span.process);
         span.cause = cause::of(&span);
         let mut span = self.redactor.redact(span);
         self.names.bound(&mut span, &mut self.losses);
@@ -334,17 +337,5 @@ impl Pipeline {
             cause: None,
             links: place.links,
         }
-    }
-}
-
-fn push_process(attributes: &mut Vec<(&'static str, Value)>, process: &ProcessFacts) {
-    if process.pid != 0 {
-        attributes.push(("process.pid", Value::Int(i64::from(process.pid))));
-    }
-    if let Some(name) = &process.executable_name {
-        attributes.push(("process.executable.name", Value::String(name.clone().into())));
-    }
-    if let Some(path) = &process.executable_path {
-        attributes.push(("process.executable.path", Value::String(path.clone().into())));
     }
 }

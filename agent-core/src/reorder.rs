@@ -14,36 +14,52 @@ use crate::event::Event;
 /// Events that wait for older ones.
 #[derive(Debug, Default)]
 pub struct Reorder {
-    waiting: VecDeque<(u64, Event)>,
+    /// In order: when, and where in `events`. Events are large, and many are put between others.
+    order: VecDeque<(u64, u32)>,
+    events: Vec<Option<Event>>,
+    free: Vec<u32>,
 }
 
 impl Reorder {
     /// Adds an event.
     pub fn push(&mut self, event: Event) {
         let order_ns = event.order_ns();
-        let place = match self.waiting.back() {
-            Some((last, _)) if *last > order_ns => self.waiting.partition_point(|(other, _)| *other <= order_ns),
-            _ => self.waiting.len(),
+        let place = match self.order.back() {
+            Some((last, _)) if *last > order_ns => self.order.partition_point(|(other, _)| *other <= order_ns),
+            _ => self.order.len(),
         };
-        self.waiting.insert(place, (order_ns, event));
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.events[index as usize] = Some(event);
+                index
+            }
+            None => {
+                self.events.push(Some(event));
+                self.events.len() as u32 - 1
+            }
+        };
+        self.order.insert(place, (order_ns, index));
     }
 
     /// The next event that is not younger than `until_ns`.
     pub fn pop(&mut self, until_ns: u64) -> Option<Event> {
-        if self.waiting.front()?.0 > until_ns {
+        let (order_ns, index) = *self.order.front()?;
+        if order_ns > until_ns {
             return None;
         }
-        self.waiting.pop_front().map(|(_, event)| event)
+        self.order.pop_front();
+        self.free.push(index);
+        self.events[index as usize].take()
     }
 
     /// How many wait.
     pub fn len(&self) -> usize {
-        self.waiting.len()
+        self.order.len()
     }
 
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.order.is_empty()
     }
 }
 

@@ -152,17 +152,14 @@ impl Timeline {
 }
 
 /// Without empty tiles, equal neighbours as one.
-fn merged(segments: Vec<Segment>) -> Vec<Segment> {
-    let mut out: Vec<Segment> = Vec::with_capacity(segments.len());
-    for segment in segments.into_iter().filter(|segment| segment.duration_ns > 0) {
-        match out.last_mut() {
-            Some(last) if (last.name, last.evidence, last.by) == (segment.name, segment.evidence, segment.by) => {
-                last.duration_ns += segment.duration_ns;
-            }
-            _ => out.push(segment),
-        }
-    }
-    out
+fn merged(mut segments: Vec<Segment>) -> Vec<Segment> {
+    segments.retain(|segment| segment.duration_ns > 0);
+    segments.dedup_by(|segment, last| {
+        let same = (last.name, last.evidence, last.by) == (segment.name, segment.evidence, segment.by);
+        last.duration_ns += if same { segment.duration_ns } else { 0 };
+        same
+    });
+    segments
 }
 
 /// At most [`TILES_MAX`] tiles: the middle ones become one per kind, in order of first appearance, sums kept.

@@ -160,7 +160,7 @@ fn told(bytes: &[u8]) -> String {
         let span = safe.span();
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         out += &format!(
-            "{} {} {} service={} start={} duration={} trace={} span={} parent={} links={}\n",
+            "{} {} {} service={} start={} duration={} trace={} span={} parent={} links={} pid={}\n",
             span.kind.name(),
             span.status.name(),
             span.name,
@@ -171,6 +171,7 @@ fn told(bytes: &[u8]) -> String {
             hex(&span.span_id.0),
             span.parent_span_id.map_or("-".into(), |id| hex(&id.0)),
             span.links.len(),
+            span.process.pid,
         );
         out += &format!("  {}\n", segments(span));
         for (key, value) in &span.attributes {

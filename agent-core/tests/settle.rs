@@ -67,7 +67,7 @@ fn a_connect_that_fails_is_a_span_with_what_the_caller_saw() {
         (Some("ECONNREFUSED"), Some("ECONNREFUSED"))
     );
     assert_eq!(int(span, "spantap.connect.syn_retransmits"), Some(0));
-    assert_eq!(int(span, "process.pid"), Some(11));
+    assert_eq!(span.process.pid, 11);
     let run = connect_failed(110, 6);
     assert_eq!(text(only(&run), "error.type"), Some("ETIMEDOUT"));
     assert_eq!(int(only(&run), "spantap.connect.syn_retransmits"), Some(6));

@@ -13,9 +13,8 @@ pub(super) const CLOSED: &str = "connection_closed";
 /// When the last byte of what this end sent, or read, of a request was seen to move.
 pub(super) fn last_seen_ns(connection: &Connection, role: Role, request: Range<u64>) -> u64 {
     let (side, _) = connection.timings(role);
-    let writes = side.writes(request.clone());
-    let sent = side.sends.within(request).map(|send| send.record.transmitted_ns);
-    writes.iter().map(|call| call.return_ns).chain(sent).max().unwrap_or(0)
+    let sent = side.sends.within(request.clone()).map(|send| send.record.transmitted_ns);
+    side.writes(request).map(|call| call.return_ns).chain(sent).max().unwrap_or(0)
 }
 
 /// Whether records were lost between a request and the connection's end. `noticed_ns`: when it was heard of.

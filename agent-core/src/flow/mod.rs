@@ -108,7 +108,7 @@ pub struct Flow {
     misjudged: Vec<Protocol>,
     /// Last activity.
     pub active_ns: u64,
-    /// When it is next due, as the table knows it.
+    /// When it is looked at next, by the table: not after it is due.
     due_ns: Option<u64>,
 }
 

@@ -99,10 +99,12 @@ impl Table {
             return context.losses.add(Loss::ConnectionUnknown, u64::from(moves_bytes(&event)));
         };
         flow.event(event, context);
-        let other_end = flow.connection.other_end;
+        let other_end = flow.connection.other_end.filter(|other| *other != id);
         self.settle(id, context);
         // What this end saw may be what the other end's exchanges wait for.
-        if let Some(other_end) = other_end {
+        if let Some(other_end) = other_end
+            && self.flows.get(&other_end).is_some_and(|other| !other.connection.unsettled.is_empty())
+        {
             self.settle(other_end, context);
         }
     }
@@ -117,30 +119,34 @@ impl Table {
             let Some(flow) = self.flows.get_mut(&id) else { continue };
             flow.due_ns = None;
             flow.advance(context);
-            self.settle(id, context);
-            let Some(flow) = self.flows.get_mut(&id) else { continue };
-            if flow.is_done(context) {
+            // What is due now and was not finished now is asked again at the next tick, not in this one.
+            self.settle_from(id, context.now_ns + 1, context);
+            if self.flows.get(&id).is_some_and(|flow| flow.is_done(context)) {
                 self.forget(id, context);
-            } else {
-                // What is due now and was not finished now is asked again at the next tick, not in this one.
-                let next_ns = flow.next_due_ns(context).map(|next_ns| next_ns.max(context.now_ns + 1));
-                Self::plan(&mut self.due, id, flow, next_ns);
             }
         }
     }
 
     /// Settles the exchanges of one connection, with what its other end saw of them.
     fn settle(&mut self, id: u64, context: &mut Context<'_>) {
-        let Some(flow) = self.flows.get_mut(&id) else { return };
-        match flow.connection.other_end {
-            Some(other) if other != id && !flow.connection.unsettled.is_empty() => {
-                let [Some(flow), other] = self.flows.get_disjoint_mut([&id, &other]) else { return };
-                flow.settle(other.map(|other| &*other), context);
-            }
-            _ => flow.settle(None, context),
+        self.settle_from(id, 0, context);
+    }
+
+    /// The same; it is due again at `from_ns` at the earliest.
+    fn settle_from(&mut self, id: u64, from_ns: u64, context: &mut Context<'_>) {
+        let Some(mut flow) = self.flows.get_mut(&id) else { return };
+        if !flow.connection.unsettled.is_empty() {
+            let other = match flow.connection.other_end.filter(|other| *other != id) {
+                Some(other) => {
+                    let [Some(this), other] = self.flows.get_disjoint_mut([&id, &other]) else { return };
+                    flow = this;
+                    other
+                }
+                None => None,
+            };
+            flow.settle(other.map(|other| &*other), context);
         }
-        let Some(flow) = self.flows.get_mut(&id) else { return };
-        let next_ns = flow.next_due_ns(context);
+        let next_ns = flow.next_due_ns(context).map(|next_ns| next_ns.max(from_ns));
         Self::plan(&mut self.due, id, flow, next_ns);
     }
 
@@ -180,17 +186,17 @@ impl Table {
         self.flows.is_empty()
     }
 
+    /// Nearly every record puts off when its connection is due. What is planned already is kept then: the tick that finds nothing due
+    /// plans anew.
     fn plan(due: &mut BTreeSet<(u64, u64)>, id: u64, flow: &mut Flow, next_ns: Option<u64>) {
-        if flow.due_ns == next_ns {
-            return;
+        let Some(next_ns) = next_ns else { return };
+        match flow.due_ns {
+            Some(planned_ns) if planned_ns <= next_ns => return,
+            Some(planned_ns) => drop(due.remove(&(planned_ns, id))),
+            None => {}
         }
-        if let Some(old_ns) = flow.due_ns.take() {
-            due.remove(&(old_ns, id));
-        }
-        if let Some(next_ns) = next_ns {
-            due.insert((next_ns, id));
-        }
-        flow.due_ns = next_ns;
+        due.insert((next_ns, id));
+        flow.due_ns = Some(next_ns);
     }
 
     fn evict(&mut self, context: &mut Context<'_>) {

@@ -200,12 +200,10 @@ impl Timings {
     }
 
     /// Writes that hold bytes of `range`: calls, and for bytes without one, what TCP saw of it.
-    pub fn writes(&self, range: Range<u64>) -> Vec<CallTiming> {
-        let mut writes: Vec<_> = self.calls.within(range.clone()).copied().collect();
-        if writes.is_empty() {
-            writes.extend(self.sends.within(range).map(SendTiming::as_call));
-        }
-        writes
+    pub fn writes(&self, range: Range<u64>) -> impl Iterator<Item = CallTiming> + '_ {
+        let has_calls = self.calls.within(range.clone()).next().is_some();
+        let sends = self.sends.within(range.clone()).filter(move |_| !has_calls);
+        self.calls.within(range).copied().chain(sends.map(SendTiming::as_call))
     }
 
     /// The first of [`Timings::writes`].

@@ -28,8 +28,8 @@ fn last_read<'a>(parts: &Parts<'a>) -> Option<&'a CallTiming> {
 }
 
 pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
-    let writes = parts.request_side.writes(parts.request.clone());
-    let (first, last) = (writes.first()?, writes.last()?);
+    let mut writes = parts.request_side.writes(parts.request.clone());
+    let first = writes.next()?;
     let answer = parts.response.as_ref().filter(|response| !response.is_empty());
     let last_read = last_read(parts);
     let end_ns = match (parts.cut_ns, last_read) {
@@ -46,18 +46,20 @@ pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
     };
     let mut tiles = Tiles::new(start_ns, end_ns);
     if before(&mut tiles, &parts.before) {
-        tiles.preparing(first);
+        tiles.preparing(&first);
     }
-    for pair in writes.windows(2) {
-        tiles.writing(&pair[0]);
-        tiles.between(&pair[0], &pair[1]);
+    let mut last = first;
+    for write in writes {
+        tiles.writing(&last);
+        tiles.between(&last, &write);
+        last = write;
     }
     let arrived = answer.and_then(|answer| parts.response_side.arrival_of_first(answer.start));
     let sent = parts.request_side.sends.holding(parts.request.end.saturating_sub(1)).map(|send| {
         let until_ns = arrived.map_or(u64::MAX, |arrived| arrived.ns);
         Sent { record: &send.record, alone: send.end == parts.request.end, until_ns }
     });
-    leaving(&mut tiles, last, sent.as_ref(), parts.direct);
+    leaving(&mut tiles, &last, sent.as_ref(), parts.direct);
     if let (Some(answer), Some(arrived)) = (answer, arrived) {
         round_trip(&mut tiles, parts, sent.as_ref(), arrived, parts.response_side.softirq_of_first(answer.start));
         if let Some(last) = parts.response_side.arrival_of_last(answer.end) {

@@ -24,9 +24,9 @@ pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
     let arrived = parts.request_side.arrival_of_first(parts.request.start);
     // A read call may have been entered long before its request existed: only its return is the request's.
     let start_ns = arrived.map(|moment| moment.ns).or(first_read.map(|read| read.return_ns))?;
-    let writes =
-        parts.response.as_ref().map(|response| parts.response_side.writes(response.clone())).unwrap_or_default();
-    let end_ns = match (parts.cut_ns, writes.last()) {
+    let writes = || parts.response.iter().flat_map(|response| parts.response_side.writes(response.clone()));
+    let last_write = writes().last();
+    let end_ns = match (parts.cut_ns, &last_write) {
         (Some(cut_ns), last) => cut_ns.max(last.map_or(0, |write| write.return_ns)),
         (None, Some(last)) => last.return_ns,
         (None, None) => return None,
@@ -34,15 +34,15 @@ pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
     let mut tiles = Tiles::new(start_ns, end_ns);
     receiving(&mut tiles, parts, last_read);
     let mut before = last_read.copied();
-    for write in &writes {
+    for write in writes() {
         match &before {
-            Some(before) => tiles.application(before, write),
+            Some(before) => tiles.application(before, &write),
             None => tiles.unexplained(write.enter_ns),
         }
-        tiles.writing(write);
-        before = Some(*write);
+        tiles.writing(&write);
+        before = Some(write);
     }
-    if writes.is_empty() && last_read.is_some() && parts.exact {
+    if last_write.is_none() && last_read.is_some() && parts.exact {
         // Given up without an answer: the application had the request all the while.
         tiles.until(end_ns, Application, Derived);
     }
