@@ -38,6 +38,7 @@ use crate::{
     },
     live::{Attached, LiveFacts},
     log::{Hold, LogConfig, SpanLog},
+    memory,
     query::server::QuerySocket,
     receive::Bound,
     reload::Reloader,
@@ -49,6 +50,7 @@ const LOOK_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// Runs the agent until it is told to stop.
 pub fn run(args: &RunArgs) -> Result<()> {
+    memory::keep_buffers();
     let loaded = Loaded::load(args, std::env::vars())?;
     telemetry::log::init(&loaded.config.diagnostics);
     for warning in &loaded.warnings {
