@@ -57,13 +57,13 @@ struct Repeat<'a> {
 
 /// What became of an attribute whose key stays and whose value, if it does, is only looked at.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Plain {
+enum Became {
     Stays,
     Dropped,
     /// It was changed, or what becomes of it depends on others.
     Other,
     /// It has to be read another way.
-    NotPlain,
+    Unread,
 }
 
 /// Edits attributes.
@@ -119,16 +119,16 @@ impl<'a, 'r> Walker<'a, 'r> {
         let became = match PlainPair::read(self.request, body.clone()) {
             Some(plain) if self.is_idle => scalar(&plain.member)?,
             Some(plain) => self.plain(editor, (field, length, &body), &plain, list)?,
-            None => Plain::NotPlain,
+            None => Became::Unread,
         };
         match became {
-            Plain::Stays | Plain::Dropped => {
-                let is_dropped = became == Plain::Dropped;
+            Became::Stays | Became::Dropped => {
+                let is_dropped = became == Became::Dropped;
                 self.repeats[place] = Repeat { field: &self.request[field.range()], is_dropped };
                 Ok(())
             }
-            Plain::Other => Ok(()),
-            Plain::NotPlain => self.any_attribute(editor, field, list),
+            Became::Other => Ok(()),
+            Became::Unread => self.any_attribute(editor, field, list),
         }
     }
 
@@ -140,19 +140,19 @@ impl<'a, 'r> Walker<'a, 'r> {
         (field, length, body): (&Field, usize, &Range<usize>),
         plain: &PlainPair,
         list: &mut List<'a>,
-    ) -> Result<Plain, Malformed> {
+    ) -> Result<Became, Malformed> {
         let (place, rule) = self.keys.place(self.rules, &self.request[plain.key.clone()]);
         if rule.rename.is_some() || rule.is_system {
-            return Ok(Plain::NotPlain);
+            return Ok(Became::Unread);
         }
         match rule.fate {
             Fate::Look => {}
             Fate::Drop => {
                 self.drop_attribute(editor, field);
-                return Ok(Plain::Dropped);
+                return Ok(Became::Dropped);
             }
-            Fate::Allow => return Ok(Plain::Stays),
-            Fate::Hash => return Ok(Plain::NotPlain),
+            Fate::Allow => return Ok(Became::Stays),
+            Fate::Hash => return Ok(Became::Unread),
         }
         let member = &plain.member;
         if !matches!(member.number, number::any::STRING | number::any::BYTES) {
@@ -164,10 +164,10 @@ impl<'a, 'r> Walker<'a, 'r> {
             self.put_found(editor, member);
             editor.leave();
             editor.leave();
-            return Ok(Plain::Other);
+            return Ok(Became::Other);
         }
         // What a statement says depends on whose SQL it is.
-        Ok(if rule.form == Form::Statement { Plain::Other } else { Plain::Stays })
+        Ok(if rule.form == Form::Statement { Became::Other } else { Became::Stays })
     }
 
     /// [`Self::look`], of the only value of the key at `place`.
@@ -500,13 +500,13 @@ impl<'a, 'r> Walker<'a, 'r> {
 
 /// The member of a value that is a text or a number in which no card number can be.
 #[inline]
-fn scalar(member: &Field) -> Result<Plain, Malformed> {
+fn scalar(member: &Field) -> Result<Became, Malformed> {
     match member.number {
         number::any::STRING | number::any::BYTES => _ = member.bytes()?,
         number::any::BOOL => _ = member.varint()?,
         number::any::DOUBLE => _ = member.fixed64()?,
         number::any::INT if member.varint()? < CARD_NUMBER_MIN as u64 => {}
-        _ => return Ok(Plain::NotPlain),
+        _ => return Ok(Became::Unread),
     }
-    Ok(Plain::Stays)
+    Ok(Became::Stays)
 }
