@@ -6,17 +6,22 @@
 
 use std::{
     collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
 use agent_core::{
+    redact::SafeBatch,
     relay::{Relay, Relayed},
     span::UnixNs,
 };
 use bytes::Bytes;
-use tokio::task::spawn_blocking;
+use tokio::{sync::oneshot, task::spawn_blocking};
 
+mod queue;
+
+use self::queue::Queue;
 use crate::{
     capture::lock,
     config::Durability,
@@ -26,6 +31,8 @@ use crate::{
 
 /// When a sender may try again after the log was full: about as long as a destination needs to make room.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// Most requests that one force to disk makes a worker's requests wait for.
+const GROUP_MAX: usize = 16;
 /// Of senders that gave no token: no tenant.
 pub const NO_TENANT: &str = "default";
 
@@ -82,6 +89,23 @@ struct Inner {
     /// Numbers of tenants in the log.
     tenants: Mutex<HashMap<String, u32>>,
     counts: Mutex<IntakeCounts>,
+    queue: Queue<Job>,
+}
+
+/// A request, and who waits for it.
+#[derive(Debug)]
+struct Job {
+    request: Bytes,
+    tenant: String,
+    answer: oneshot::Sender<Result<Accepted, Refusal>>,
+}
+
+/// A request that is in the log.
+struct Stored {
+    accepted: Accepted,
+    counts: IntakeCounts,
+    /// Its last block, if it has any: when that is on the disk it is acknowledged.
+    last: Option<BlockId>,
 }
 
 /// What became of received spans since the agent started.
@@ -113,6 +137,7 @@ impl Intake {
             durability,
             tenants: Mutex::default(),
             counts: Mutex::default(),
+            queue: Queue::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -127,21 +152,55 @@ impl Intake {
         *lock(&self.inner.counts)
     }
 
-    async fn take(self, request: Bytes, tenant: String) -> Result<Accepted, Refusal> {
-        let (this, stored) = (self.clone(), spawn_blocking(move || self.store(&request, &tenant)).await);
-        let (relayed, last) = stored.map_err(|failure| Refusal::Storage(failure.to_string()))??;
-        if let (Some(last), Durability::Fsync) = (last, this.inner.durability)
-            && let Err(error) = this.inner.log.durable(last).await
-        {
-            lock(&this.inner.counts).possible_duplicates += spans(&relayed);
-            return Err(Refusal::Storage(error.to_string()));
+    async fn take(&self, request: Bytes, tenant: String) -> Result<Accepted, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        if self.inner.queue.push(Job { request, tenant, answer }) {
+            let this = self.clone();
+            spawn_blocking(move || this.work());
         }
-        this.count(&relayed);
-        Ok(Accepted { rejected: relayed.rejected, message: relayed.reason })
+        answered.await.unwrap_or_else(|_| Err(not_worked_on()))
     }
 
-    /// Checks, redacts and appends; gives the last block, if there is any.
-    fn store(&self, request: &[u8], tenant: &str) -> Result<(Relayed, Option<BlockId>), Refusal> {
+    /// Stores what waits, until nothing does.
+    fn work(&self) {
+        let mut group = Vec::new();
+        loop {
+            let job = self.inner.queue.next(!group.is_empty());
+            let is_over = job.is_none();
+            if let Some(Job { request, tenant, answer }) = job {
+                // Others wait for this worker too.
+                let stored = catch_unwind(AssertUnwindSafe(|| self.store(&request, &tenant)));
+                match stored.unwrap_or_else(|_| Err(not_worked_on())) {
+                    Ok(stored) => group.push((stored, answer)),
+                    // Nobody left to hear it is no matter.
+                    Err(refusal) => drop(answer.send(Err(refusal))),
+                }
+            } else if group.is_empty() {
+                return;
+            }
+            if is_over || group.len() >= GROUP_MAX || self.inner.durability == Durability::Written {
+                for (stored, answer) in group.drain(..) {
+                    let acknowledged = catch_unwind(AssertUnwindSafe(|| self.acknowledged(stored)));
+                    drop(answer.send(acknowledged.unwrap_or_else(|_| Err(not_worked_on()))));
+                }
+            }
+        }
+    }
+
+    /// What to answer, when what was stored is as durable as configured. Whoever asks first has the blocks of all forced.
+    fn acknowledged(&self, stored: Stored) -> Result<Accepted, Refusal> {
+        if let (Some(last), Durability::Fsync) = (stored.last, self.inner.durability)
+            && let Err(error) = self.inner.log.durable(last)
+        {
+            lock(&self.inner.counts).possible_duplicates += stored.counts.accepted;
+            return Err(Refusal::Storage(error.to_string()));
+        }
+        lock(&self.inner.counts).add(&stored.counts);
+        Ok(stored.accepted)
+    }
+
+    /// Checks, redacts and appends.
+    fn store(&self, request: &Bytes, tenant: &str) -> Result<Stored, Refusal> {
         let relay = Arc::clone(&self.inner.relay.read().unwrap_or_else(PoisonError::into_inner));
         let tenant = Some(tenant).filter(|tenant| *tenant != NO_TENANT);
         let relayed = relay.accept_from(request, tenant, UnixNs(unix_ns()));
@@ -154,7 +213,8 @@ impl Intake {
             let flags = Flags { is_relayed: true, is_local, tenant: number };
             last = Some(self.inner.log.append_relayed(batch, flags).map_err(refusal)?);
         }
-        Ok((relayed, last))
+        let counts = IntakeCounts::of(&relayed);
+        Ok(Stored { accepted: Accepted { rejected: relayed.rejected, message: relayed.reason }, counts, last })
     }
 
     fn number(&self, tenant: &str) -> Result<u32, LogError> {
@@ -165,20 +225,35 @@ impl Intake {
         lock(&self.inner.tenants).insert(tenant.to_owned(), number);
         Ok(number)
     }
+}
 
-    fn count(&self, relayed: &Relayed) {
-        let mut counts = lock(&self.inner.counts);
-        counts.accepted += spans(relayed);
-        counts.local += relayed.local.as_ref().map_or(0, |batch| u64::from(batch.span_count()));
-        counts.rejected += relayed.rejected;
-        counts.skewed += relayed.skewed;
-        counts.redacted += relayed.redacted;
+impl IntakeCounts {
+    /// Of a request that was appended.
+    fn of(relayed: &Relayed) -> Self {
+        let spans = |batch: &Option<SafeBatch>| batch.as_ref().map_or(0, |batch| u64::from(batch.span_count()));
+        let local = spans(&relayed.local);
+        Self {
+            accepted: local + spans(&relayed.kept),
+            local,
+            rejected: relayed.rejected,
+            skewed: relayed.skewed,
+            redacted: relayed.redacted,
+            ..Self::default()
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.accepted += other.accepted;
+        self.local += other.local;
+        self.rejected += other.rejected;
+        self.skewed += other.skewed;
+        self.redacted += other.redacted;
     }
 }
 
 impl Take for Intake {
     async fn accept(&self, request: Bytes, tenant: &str) -> Result<Accepted, Refusal> {
-        let result = self.clone().take(request, tenant.to_owned()).await;
+        let result = self.take(request, tenant.to_owned()).await;
         if matches!(result, Err(Refusal::Full { .. } | Refusal::Storage(_))) {
             lock(&self.inner.counts).refused += 1;
         }
@@ -186,9 +261,8 @@ impl Take for Intake {
     }
 }
 
-/// Spans that were appended.
-fn spans(relayed: &Relayed) -> u64 {
-    [&relayed.kept, &relayed.local].into_iter().flatten().map(|batch| u64::from(batch.span_count())).sum()
+fn not_worked_on() -> Refusal {
+    Refusal::Storage("the request could not be worked on".into())
 }
 
 fn refusal(error: LogError) -> Refusal {

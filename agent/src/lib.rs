@@ -11,6 +11,7 @@ pub mod inventory;
 pub mod kernel;
 pub mod live;
 pub mod log;
+pub mod memory;
 pub mod otlp;
 pub mod query;
 pub mod receive;

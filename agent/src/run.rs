@@ -39,6 +39,7 @@ use crate::{
     },
     live::{Attached, LiveFacts},
     log::{Hold, LogConfig, SpanLog},
+    memory,
     query::server::QuerySocket,
     receive::Bound,
     reload::Reloader,
@@ -52,6 +53,7 @@ const RESTART_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Runs the agent until it is told to stop.
 pub fn run(args: &RunArgs) -> Result<()> {
+    memory::keep_buffers();
     let loaded = Loaded::load(args, std::env::vars())?;
     telemetry::log::init(&loaded.config.diagnostics);
     for warning in &loaded.warnings {

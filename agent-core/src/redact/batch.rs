@@ -1,18 +1,20 @@
 //! Relayed spans that may be stored and sent.
 
+use bytes::Bytes;
+
 use crate::wire::Summary;
 
 /// The wire bytes of an `ExportTraceServiceRequest` (or `TracesData`, which is the same) that went through
 /// [`Relay::accept`](crate::relay::Relay::accept), the only place where one is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SafeBatch {
-    bytes: Vec<u8>,
+    bytes: Bytes,
     summary: Summary,
 }
 
 impl SafeBatch {
     /// For the relay alone: bytes that it has checked and redacted.
-    pub(crate) fn new(bytes: Vec<u8>, summary: Summary) -> Self {
+    pub(crate) fn new(bytes: Bytes, summary: Summary) -> Self {
         Self { bytes, summary }
     }
 
@@ -22,7 +24,7 @@ impl SafeBatch {
     }
 
     /// The request.
-    pub fn into_bytes(self) -> Vec<u8> {
+    pub fn into_bytes(self) -> Bytes {
         self.bytes
     }
 

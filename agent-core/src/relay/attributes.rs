@@ -32,25 +32,50 @@ pub(super) struct List<'a> {
     /// What it said up to here, the end of the attribute that is looked at.
     system_so_far: &'a [u8],
     at: usize,
+    /// Attributes before the next one.
+    seen: usize,
 }
 
 impl List<'_> {
     /// Of the message at `body`, which has them as field `number`; `server`: of a span of kind server or consumer.
     pub fn new(body: Range<usize>, number: u32, server: bool) -> Self {
-        Self { at: body.start, body, number, server, system: None, system_so_far: b"", present: None }
+        Self { at: body.start, body, number, server, system: None, system_so_far: b"", present: None, seen: 0 }
     }
 }
 
 /// Texts without a key that came last.
 const TEXTS: usize = 8;
+/// Attributes that came last, each by its place in its list: those of one span are mostly as those of the span before. A power of two.
+const REPEATS: usize = 32;
+
+/// An attribute, and what becomes of it wherever it stands: it stays, or is left out.
+#[derive(Clone, Copy, Default)]
+struct Repeat<'a> {
+    field: &'a [u8],
+    is_dropped: bool,
+}
+
+/// What became of an attribute whose key stays and whose value, if it does, is only looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Became {
+    Stays,
+    Dropped,
+    /// It was changed, or what becomes of it depends on others.
+    Other,
+    /// It has to be read another way.
+    Unread,
+}
 
 /// Edits attributes.
 pub(super) struct Walker<'a, 'r> {
     request: &'a [u8],
     rules: &'r Rules,
     patterns: &'r Patterns,
+    /// Nothing is done with any attribute but to see that it can be read.
+    is_idle: bool,
     keys: KeyCache<'a>,
-    statements: Statements<'a>,
+    repeats: [Repeat<'a>; REPEATS],
+    statements: Statements,
     /// Texts in which there was nothing to hide.
     clean: [&'a [u8]; TEXTS],
     /// The same of a statement that has lost its literals: those with other literals become the same.
@@ -66,6 +91,8 @@ impl<'a, 'r> Walker<'a, 'r> {
             request,
             rules,
             patterns,
+            is_idle: rules.is_idle(),
+            repeats: [Repeat::default(); REPEATS],
             keys: KeyCache::new(rules),
             statements: Statements::new(),
             clean: [b""; TEXTS],
@@ -80,52 +107,67 @@ impl<'a, 'r> Walker<'a, 'r> {
     pub fn attribute(&mut self, editor: &mut Editor<'a>, field: &Field, list: &mut List<'a>) -> Result<(), Malformed> {
         let (length, body) = field.message()?;
         list.at = field.end;
-        if let Some(plain) = PlainPair::read(self.request, body.clone()) {
-            let (place, rule) = self.keys.place(self.rules, &self.request[plain.key.clone()]);
-            let is_long_way = rule.rename.is_some() || rule.fate == Fate::Hash || rule.is_system;
-            if !is_long_way && self.plain(editor, (field, length, &body), &plain, (place, rule), list)? {
-                return Ok(());
+        let place = list.seen % REPEATS;
+        list.seen += 1;
+        let repeat = self.repeats[place];
+        if repeat.field == &self.request[field.range()] {
+            if repeat.is_dropped {
+                self.drop_attribute(editor, field);
             }
+            return Ok(());
         }
-        self.any_attribute(editor, field, list)
+        let became = match PlainPair::read(self.request, body.clone()) {
+            Some(plain) if self.is_idle => scalar(&plain.member)?,
+            Some(plain) => self.plain(editor, (field, length, &body), &plain, list)?,
+            None => Became::Unread,
+        };
+        match became {
+            Became::Stays | Became::Dropped => {
+                let is_dropped = became == Became::Dropped;
+                self.repeats[place] = Repeat { field: &self.request[field.range()], is_dropped };
+                Ok(())
+            }
+            Became::Other => Ok(()),
+            Became::Unread => self.any_attribute(editor, field, list),
+        }
     }
 
-    /// An attribute whose key stays and whose value, if it does, is only looked at; false if that needs the long way.
+    /// An attribute that has one value.
     #[inline]
     fn plain(
         &mut self,
         editor: &mut Editor<'a>,
         (field, length, body): (&Field, usize, &Range<usize>),
         plain: &PlainPair,
-        (place, rule): (usize, KeyRule),
         list: &mut List<'a>,
-    ) -> Result<bool, Malformed> {
+    ) -> Result<Became, Malformed> {
+        let (place, rule) = self.keys.place(self.rules, &self.request[plain.key.clone()]);
+        if rule.rename.is_some() || rule.is_system {
+            return Ok(Became::Unread);
+        }
         match rule.fate {
             Fate::Look => {}
             Fate::Drop => {
                 self.drop_attribute(editor, field);
-                return Ok(true);
+                return Ok(Became::Dropped);
             }
-            Fate::Allow => return Ok(true),
-            Fate::Hash => return Ok(false),
+            Fate::Allow => return Ok(Became::Stays),
+            Fate::Hash => return Ok(Became::Unread),
         }
         let member = &plain.member;
-        match member.number {
-            number::any::STRING | number::any::BYTES => {
-                if self.is_secret(member.bytes()?, place, rule.form, list)? {
-                    editor.enter(length, body);
-                    editor.enter(plain.value_length, &plain.value);
-                    self.put_found(editor, member);
-                    editor.leave();
-                    editor.leave();
-                }
-            }
-            number::any::BOOL => _ = member.varint()?,
-            number::any::DOUBLE => _ = member.fixed64()?,
-            number::any::INT if member.varint()? < CARD_NUMBER_MIN as u64 => {}
-            _ => return Ok(false),
+        if !matches!(member.number, number::any::STRING | number::any::BYTES) {
+            return scalar(member);
         }
-        Ok(true)
+        if self.is_secret(member.bytes()?, place, rule.form, list)? {
+            editor.enter(length, body);
+            editor.enter(plain.value_length, &plain.value);
+            self.put_found(editor, member);
+            editor.leave();
+            editor.leave();
+            return Ok(Became::Other);
+        }
+        // What a statement says depends on whose SQL it is.
+        Ok(if rule.form == Form::Statement { Became::Other } else { Became::Stays })
     }
 
     /// [`Self::look`], of the only value of the key at `place`.
@@ -454,4 +496,17 @@ impl<'a, 'r> Walker<'a, 'r> {
         let (_, value) = pair(self.request, body)?;
         value.map_or(Ok(Value::Empty), |field| Value::read(self.request, field.bytes()?))
     }
+}
+
+/// The member of a value that is a text or a number in which no card number can be.
+#[inline]
+fn scalar(member: &Field) -> Result<Became, Malformed> {
+    match member.number {
+        number::any::STRING | number::any::BYTES => _ = member.bytes()?,
+        number::any::BOOL => _ = member.varint()?,
+        number::any::DOUBLE => _ = member.fixed64()?,
+        number::any::INT if member.varint()? < CARD_NUMBER_MIN as u64 => {}
+        _ => return Ok(Became::Unread),
+    }
+    Ok(Became::Stays)
 }

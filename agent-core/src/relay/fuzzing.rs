@@ -2,6 +2,8 @@
 
 use std::sync::LazyLock;
 
+use bytes::Bytes;
+
 use super::{
     Action, Filter, HeadSampling, Redaction, Relay, RelayConfig, Relayed, Renames, Shape, ShapeConfig, SpanMatch,
     Threshold,
@@ -32,8 +34,9 @@ static SHAPE: LazyLock<Shape> = LazyLock::new(|| {
 pub fn relay(data: &[u8]) {
     let spans = wire::summary(data).map(|summary| u64::from(summary.spans));
     split(data);
+    let request = Bytes::copy_from_slice(data);
     for (relay, untouched) in RELAYS.iter() {
-        let Ok(relayed) = relay.accept_from(data, (!*untouched).then_some("tenant"), UnixNs(1)) else { continue };
+        let Ok(relayed) = relay.accept_from(&request, (!*untouched).then_some("tenant"), UnixNs(1)) else { continue };
         let count = |batch: &Option<SafeBatch>| batch.as_ref().map_or(0, |batch| u64::from(batch.span_count()));
         assert_eq!(
             Ok(count(&relayed.kept) + count(&relayed.local) + relayed.rejected),

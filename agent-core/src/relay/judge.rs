@@ -11,10 +11,11 @@ use crate::{
 };
 
 /// Which of the two batches is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum Side {
     Kept,
-    Local,
+    /// The second; of each span, in their order, whether it is for this one.
+    Local(std::vec::IntoIter<bool>),
 }
 
 /// Checks ids and times, samples, and counts.
@@ -27,13 +28,25 @@ pub(super) struct Checks<'r> {
     without_span_id: u64,
     /// Of this side's spans.
     pub skewed: u64,
-    /// Spans for the other batch.
-    pub other_side: u64,
+    /// Of each span, while the first batch is made, whether it is for the second.
+    pub local: Vec<bool>,
+    /// Those that are.
+    pub local_count: u64,
 }
 
 impl<'r> Checks<'r> {
     pub fn new(sampling: Option<&'r HeadSampling>, clock: Option<ClockWindow>, now: UnixNs, side: Side) -> Self {
-        Self { sampling, clock, now, side, without_trace_id: 0, without_span_id: 0, skewed: 0, other_side: 0 }
+        Self {
+            sampling,
+            clock,
+            now,
+            side,
+            without_trace_id: 0,
+            without_span_id: 0,
+            skewed: 0,
+            local: vec![],
+            local_count: 0,
+        }
     }
 
     pub fn rejected(&self) -> u64 {
@@ -59,8 +72,27 @@ impl<'r> Checks<'r> {
             || span.end_unix_ns > now.saturating_add(window.future_ns)
     }
 
-    fn sampled(&self, span: &SpanView<'_>) -> Sampled {
-        sampled(self.sampling, span)
+    /// What is decided when the first batch is made; the second is of those that are valid and not sampled.
+    fn first(&mut self, span: &SpanView<'_>) -> Sampled {
+        let is_valid = self.has_ids(span);
+        let sampled = if is_valid { sampled(self.sampling, span) } else { Sampled::Not };
+        let is_local = is_valid && sampled == Sampled::Not;
+        self.local_count += u64::from(is_local);
+        if self.sampling.is_some() {
+            self.local.push(is_local);
+        }
+        sampled
+    }
+
+    /// Whether the span's ids are valid.
+    fn has_ids(&mut self, span: &SpanView<'_>) -> bool {
+        let count = match (span.has_valid_trace_id(), span.has_valid_span_id()) {
+            (true, true) => return true,
+            (false, _) => &mut self.without_trace_id,
+            (true, false) => &mut self.without_span_id,
+        };
+        *count += 1;
+        false
     }
 }
 
@@ -75,22 +107,19 @@ pub(super) fn sampled(sampling: Option<&HeadSampling>, span: &SpanView<'_>) -> S
 }
 
 impl<'a> Judge<'a> for Checks<'_> {
+    fn leaves_out_unread(&mut self) -> bool {
+        match &mut self.side {
+            Side::Kept => false,
+            Side::Local(spans) => spans.next() != Some(true),
+        }
+    }
+
     fn judge(&mut self, span: &SpanView<'a>) -> Result<Verdict, Malformed> {
-        if !span.has_valid_trace_id() {
-            self.without_trace_id += 1;
-            return Ok(Verdict::LeaveOut);
-        }
-        if !span.has_valid_span_id() {
-            self.without_span_id += 1;
-            return Ok(Verdict::LeaveOut);
-        }
-        let trace_state = match (self.sampled(span), self.side) {
-            (Sampled::Not, Side::Kept) | (Sampled::Kept | Sampled::KeptWith(_), Side::Local) => {
-                self.other_side += 1;
-                return Ok(Verdict::LeaveOut);
-            }
-            (Sampled::KeptWith(state), Side::Kept) => Some(state),
-            _ => None,
+        let sampled = if matches!(self.side, Side::Kept) { self.first(span) } else { Sampled::Kept };
+        let trace_state = match sampled {
+            Sampled::Not => return Ok(Verdict::LeaveOut),
+            Sampled::KeptWith(state) => Some(state),
+            Sampled::Kept => None,
         };
         let skewed = self.is_skewed(span);
         self.skewed += u64::from(skewed);

@@ -43,6 +43,10 @@ pub use self::{
     shape::{Shape, ShapeCounts},
     threshold::Threshold,
 };
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
 use self::{
     attributes::Walker,
     judge::{Checks, Side},
@@ -102,11 +106,12 @@ impl Relay {
     ///
     /// Never panics. Fails only if the bytes are no request at all, so that nothing of it can be kept.
     pub fn accept(&self, request: &[u8], now: UnixNs) -> Result<Relayed, Malformed> {
-        self.accept_from(request, None, now)
+        self.accept_from(&Bytes::copy_from_slice(request), None, now)
     }
 
-    /// Handles the request of a sender that proved to be `tenant`: every resource gets that as [`TENANT`], whatever it said itself.
-    pub fn accept_from(&self, request: &[u8], tenant: Option<&str>, now: UnixNs) -> Result<Relayed, Malformed> {
+    /// Handles the request of a sender that proved to be `tenant`: every resource gets that as [`TENANT`], whatever it said itself. Of a
+    /// request that stays as it is no copy is made.
+    pub fn accept_from(&self, request: &Bytes, tenant: Option<&str>, now: UnixNs) -> Result<Relayed, Malformed> {
         let mut checks = Checks::new(self.sampling.as_ref(), self.clock, now, Side::Kept);
         let kept = self.rewrite(request, tenant, &mut checks)?;
         let mut relayed = Relayed {
@@ -115,11 +120,12 @@ impl Relay {
             skewed: checks.skewed,
             ..Relayed::default()
         };
-        relayed.kept = relayed.add(kept);
-        if checks.other_side > 0 {
-            let mut checks = Checks::new(self.sampling.as_ref(), self.clock, now, Side::Local);
+        relayed.kept = relayed.add(request, kept);
+        if checks.local_count > 0 {
+            let local = Side::Local(checks.local.into_iter());
+            let mut checks = Checks::new(self.sampling.as_ref(), self.clock, now, local);
             let local = self.rewrite(request, tenant, &mut checks)?;
-            relayed.local = relayed.add(local);
+            relayed.local = relayed.add(request, local);
             relayed.skewed += checks.skewed;
         }
         Ok(relayed)
@@ -138,13 +144,17 @@ impl Relay {
 }
 
 impl Relayed {
-    fn add(&mut self, rewritten: Rewritten<'_>) -> Option<SafeBatch> {
+    fn add(&mut self, request: &Bytes, rewritten: Rewritten<'_>) -> Option<SafeBatch> {
         if rewritten.summary.spans == 0 {
             return None;
         }
         self.redacted += rewritten.redacted;
         self.enriched |= rewritten.enriched;
-        Some(SafeBatch::new(rewritten.bytes.into_owned(), rewritten.summary))
+        let bytes = match rewritten.bytes {
+            Cow::Borrowed(_) => request.clone(),
+            Cow::Owned(bytes) => bytes.into(),
+        };
+        Some(SafeBatch::new(bytes, rewritten.summary))
     }
 }
 

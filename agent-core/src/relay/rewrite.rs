@@ -34,6 +34,11 @@ pub(super) trait Judge<'a> {
         Ok(())
     }
 
+    /// Before each span: whether it is left out, whatever it says.
+    fn leaves_out_unread(&mut self) -> bool {
+        false
+    }
+
     /// About a span.
     fn judge(&mut self, span: &SpanView<'a>) -> Result<Verdict, Malformed>;
 }
@@ -173,11 +178,14 @@ impl<'a, 'r, J: Judge<'a>> Rewriter<'a, 'r, J> {
 
     fn span(&mut self, field: &Field) -> Result<(), Malformed> {
         let (length, body) = field.message()?;
+        if self.judge.leaves_out_unread() {
+            self.leave_out(field);
+            return Ok(());
+        }
         let span = SpanView::read(self.request, body.clone())?;
         let edits = match self.judge.judge(&span)? {
             Verdict::LeaveOut => {
-                self.left_out += 1;
-                self.editor.delete(field.range());
+                self.leave_out(field);
                 return Ok(());
             }
             Verdict::KeepWith(edits) => Some(edits),
@@ -200,6 +208,11 @@ impl<'a, 'r, J: Judge<'a>> Rewriter<'a, 'r, J> {
         }
         self.editor.leave();
         Ok(())
+    }
+
+    fn leave_out(&mut self, span: &Field) {
+        self.left_out += 1;
+        self.editor.delete(span.range());
     }
 
     fn span_fields(&mut self, span: &SpanView<'a>, edits: &SpanEdits) -> Result<(), Malformed> {

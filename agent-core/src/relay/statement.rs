@@ -3,6 +3,8 @@
 //! In: the text of `db.query.text` and what `db.system.name` says. Out: the normalised text, if the text is SQL and there may be a
 //! literal in it. Called by [`super::attributes`]. What begins like no SQL statement (Redis, MongoDB) is left to the patterns.
 
+mod skeleton;
+
 use agent_protocol::sql::{self, Backslash, Dialect, Rules};
 
 /// What a text becomes.
@@ -16,13 +18,15 @@ pub(super) enum Normalised {
     Text(String),
 }
 
-/// Statements repeat: the results of the last ones.
-pub(super) struct Statements<'a> {
-    entries: [Option<Entry<'a>>; ENTRIES],
+/// Statements repeat, but for the values in them: the results of the last ones.
+pub(super) struct Statements {
+    entries: [Option<Entry>; ENTRIES],
+    skeleton: Vec<u8>,
 }
 
-struct Entry<'a> {
-    text: &'a [u8],
+struct Entry {
+    /// Texts with the same have the same result.
+    skeleton: Vec<u8>,
     rules: Rules,
     result: Normalised,
 }
@@ -30,20 +34,21 @@ struct Entry<'a> {
 /// A power of two.
 const ENTRIES: usize = 16;
 
-impl<'a> Statements<'a> {
+impl Statements {
     pub fn new() -> Self {
-        Self { entries: [const { None }; ENTRIES] }
+        Self { entries: [const { None }; ENTRIES], skeleton: vec![] }
     }
 
-    /// Of a text that is found again in the request.
-    pub fn normalise(&mut self, text: &'a [u8], system: &[u8]) -> &Normalised {
+    pub fn normalise(&mut self, text: &[u8], system: &[u8]) -> &Normalised {
         let rules = rules(system);
+        skeleton::write(text, rules.dialect, &mut self.skeleton);
+        let key = &self.skeleton;
         let ends =
-            [text.first(), text.get(text.len() / 2), text.last()].map(|byte| usize::from(byte.copied().unwrap_or(0)));
-        let place = (text.len() ^ ends[0] ^ ends[1] << 1 ^ ends[2] << 2) % ENTRIES;
+            [key.first(), key.get(key.len() / 2), key.last()].map(|byte| usize::from(byte.copied().unwrap_or(0)));
+        let place = (key.len() ^ ends[0] ^ ends[1] << 1 ^ ends[2] << 2) % ENTRIES;
         let entry = &mut self.entries[place];
-        if !entry.as_ref().is_some_and(|entry| entry.text == text && entry.rules == rules) {
-            *entry = Some(Entry { text, rules, result: normalise(text, rules) });
+        if !entry.as_ref().is_some_and(|entry| entry.skeleton == *key && entry.rules == rules) {
+            *entry = Some(Entry { skeleton: key.clone(), rules, result: normalise(text, rules) });
         }
         entry.as_ref().map_or(&Normalised::Unknown, |entry| &entry.result)
     }
@@ -86,7 +91,96 @@ fn rules(system: &[u8]) -> Rules {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// What statements are made of, and what their readers stumble over.
+    const PIECES: &[&str] = &[
+        "SELECT ",
+        "select ",
+        "WITH a AS (",
+        "INSERT INTO t VALUES ",
+        "UPDATE t SET ",
+        "GET ",
+        " WHERE ",
+        "a",
+        "t2",
+        " ",
+        "\n",
+        ", ",
+        "(",
+        ")",
+        "[",
+        "]",
+        "'",
+        "''",
+        "'x'",
+        "'12'",
+        "'\n'",
+        "e'",
+        "n'",
+        "x'",
+        "u&'",
+        "U&\"",
+        "\"",
+        "`",
+        "\\",
+        "--",
+        "-",
+        "+",
+        "/*",
+        "*/",
+        "/*!40101 ",
+        "//",
+        "#",
+        "$",
+        "$1",
+        "$$",
+        "?",
+        ":",
+        "@",
+        "=",
+        ";",
+        ".",
+        "1",
+        "22",
+        "333333333",
+        "12345678-",
+        "0x1F",
+        "1e",
+        "1.5",
+        "_",
+        "NULL",
+        "é",
+        "\u{2019}",
+    ];
+
+    fn a_text() -> impl Strategy<Value = String> {
+        let pieces = prop::collection::vec(prop::sample::select(PIECES), 0..12);
+        (prop::sample::select(&["SELECT a ", "", "USE "][..]), pieces)
+            .prop_map(|(begin, pieces)| begin.to_owned() + &pieces.concat())
+    }
+
+    /// The same with other values.
+    fn other_values(text: &str) -> String {
+        text.replace("22", "7").replace("'x'", "'a b 1'").replace("'12'", "''").replace("333333333", "12345678")
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_remembered_is_what_would_be_read(texts in prop::collection::vec(a_text(), 1..4)) {
+            for system in ["postgresql", "mysql", "cassandra", ""] {
+                let mut statements = Statements::new();
+                for text in texts.iter().flat_map(|text| [text.clone(), other_values(text)]) {
+                    let read = normalise(text.as_bytes(), rules(system.as_bytes()));
+                    prop_assert_eq!(statements.normalise(text.as_bytes(), system.as_bytes()), &read, "{}", text);
+                }
+            }
+        }
+    }
 
     fn check(system: &str, text: &str, expected: &Normalised) {
         assert_eq!(Statements::new().normalise(text.as_bytes(), system.as_bytes()), expected, "{system} {text}");
@@ -115,6 +209,22 @@ mod tests {
         check("redis", "GET user:17", &Normalised::Unknown);
         check("mongodb", "{\"find\": \"users\"}", &Normalised::Unknown);
         check("", "", &Normalised::Unknown);
+    }
+
+    #[test]
+    fn only_values_make_no_difference() {
+        let mut statements = Statements::new();
+        let mut result = |text: &str| statements.normalise(text.as_bytes(), b"postgresql").clone();
+        let by_id = text("SELECT a1 FROM t WHERE id = ? AND b = ?");
+        assert_eq!(result("SELECT a1 FROM t WHERE id = 7 AND b = 'x'"), by_id);
+        assert_eq!(result("SELECT a1 FROM t WHERE id = 1234 AND b = ''"), by_id);
+        assert_eq!(
+            result("SELECT a2 FROM t WHERE id = 7 AND b = 'x'"),
+            text("SELECT a2 FROM t WHERE id = ? AND b = ?")
+        );
+        assert_eq!(result("SELECT a1 FROM t WHERE id = 7 AND b = ?"), by_id);
+        assert_eq!(result("SELECT \"a 1\" FROM t"), Normalised::Clean);
+        assert_eq!(result("SELECT \"a 2\" FROM t WHERE b = 1"), text("SELECT \"a 2\" FROM t WHERE b = ?"));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! Randomness is `rv`, else the 56 rightmost bits of the trace id. An incoming `th` is never made less strict. A `th` that the
 //! randomness contradicts says nothing: it is taken out, and none is put in its place, since the probability is then unknown.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 /// Values of randomness and thresholds: 56 bits.
 const VALUES: u64 = 1 << 56;
@@ -55,6 +55,13 @@ impl Threshold {
         Self(value.min(VALUES))
     }
 
+    /// As in `th`: the digits, and how many count. [`Threshold::NEVER`] has none there; it reads as the strictest that has.
+    fn digits(self) -> ([u8; 14], usize) {
+        let value = self.0.min(VALUES - 1);
+        let digits = std::array::from_fn(|place| b"0123456789abcdef"[(value >> (4 * (13 - place)) & 15) as usize]);
+        (digits, digits.iter().rposition(|digit| *digit != b'0').unwrap_or(0) + 1)
+    }
+
     /// The value of `th`: 1 to 14 hexadecimal digits, without trailing zeros.
     fn parse(text: &[u8]) -> Option<Self> {
         if text.is_empty() || text.len() > 14 {
@@ -65,11 +72,9 @@ impl Threshold {
 }
 
 impl fmt::Display for Threshold {
-    /// As in `th`. [`Threshold::NEVER`] has none there; it reads as the strictest that has.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = format!("{:014x}", self.0.min(VALUES - 1));
-        let digits = text.trim_end_matches('0');
-        f.write_str(if digits.is_empty() { "0" } else { digits })
+        let (digits, count) = self.digits();
+        digits[..count].iter().try_for_each(|digit| f.write_char(char::from(*digit)))
     }
 }
 
@@ -167,13 +172,15 @@ impl<'a> TraceState<'a> {
 
     /// The same with another `th`, its member first, since it was changed (W3C trace context, 3.5).
     fn with(&self, th: Option<Threshold>) -> Vec<u8> {
-        let mut fields: Vec<Vec<u8>> = th.iter().map(|th| format!("th:{th}").into_bytes()).collect();
-        let others = self.ot.unwrap_or_default().split(|byte| *byte == b';');
-        fields.extend(others.filter(|field| !field.is_empty() && !field.starts_with(b"th:")).map(<[u8]>::to_vec));
         let mut out = Vec::with_capacity(self.whole.len() + 24);
-        if !fields.is_empty() {
-            out.extend_from_slice(b"ot=");
-            out.extend(fields.join(&b';'));
+        if let Some((digits, count)) = th.map(Threshold::digits) {
+            out.extend_from_slice(b"ot=th:");
+            out.extend_from_slice(&digits[..count]);
+        }
+        let others = self.ot.unwrap_or_default().split(|byte| *byte == b';');
+        for field in others.filter(|field| !field.is_empty() && !field.starts_with(b"th:")) {
+            out.extend_from_slice(if out.is_empty() { b"ot=" } else { b";" });
+            out.extend_from_slice(field);
         }
         let others = members(self.whole).filter(|member| !member.is_empty() && !member.starts_with(b"ot="));
         for member in others.take(MEMBERS_MAX - usize::from(!out.is_empty())) {

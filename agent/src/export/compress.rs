@@ -48,9 +48,24 @@ impl Compressor {
         if self.kind == Compression::None {
             return Ok(bytes);
         }
+        if self.kind == Compression::Zstd {
+            return self.zstd(&bytes);
+        }
         let mut out = Vec::with_capacity(bytes.len() / 4);
         self.copy(&mut &bytes[..], &mut out)?;
         Ok(out.into())
+    }
+
+    /// All at once, which needs neither buffers nor a window beside the bytes themselves.
+    fn zstd(self, bytes: &[u8]) -> io::Result<Bytes> {
+        let mut out = zstd::bulk::compress(bytes, self.zstd_level())?;
+        // Room for bytes that do not become smaller.
+        out.shrink_to_fit();
+        Ok(out.into())
+    }
+
+    fn zstd_level(self) -> i32 {
+        self.level.try_into().unwrap_or_default()
     }
 
     /// Compresses a stream.
@@ -62,7 +77,7 @@ impl Compressor {
                 io::copy(from, &mut encoder)?;
                 encoder.finish().map(drop)
             }
-            Compression::Zstd => zstd::stream::copy_encode(from, to, self.level.try_into().unwrap_or_default()),
+            Compression::Zstd => zstd::stream::copy_encode(from, to, self.zstd_level()),
         }
     }
 }

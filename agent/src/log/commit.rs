@@ -2,14 +2,14 @@
 //!
 //! In: the numbers of blocks. Out: when they are on stable storage, or that they are not. Called by
 //! [`SpanLog::durable`](super::SpanLog::durable). Whoever comes first forces the disk, for all blocks that are there by then; who comes
-//! meanwhile waits for the next turn, which one of them takes. No thread of its own, and no timer: the force itself gathers.
+//! meanwhile waits for the next force, which one of them does. No thread of its own, and no timer: the force itself gathers.
 
 use std::{
     fs::File,
     ops::Range,
     path::Path,
     sync::{
-        Arc, Mutex, TryLockError,
+        Mutex,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
 };
@@ -23,12 +23,11 @@ const FAILURES_MAX: usize = 64;
 /// How far the log has been forced to disk.
 #[derive(Debug, Default)]
 pub(super) struct Committer {
-    /// Whose turn it is among those who wait.
-    turn: Arc<tokio::sync::Mutex<()>>,
-    /// Held while files are forced: what one has taken to force is not durable for another before it has. Has the blocks that could
-    /// not be forced: the kernel reports a failure once, and may then call the same pages clean.
+    /// Held while files are forced: what one has taken to force is not durable for another before it has.
+    turn: Mutex<()>,
+    /// The blocks that could not be forced: the kernel reports a failure once, and may then call the same pages clean.
     failures: Mutex<Vec<Range<u64>>>,
-    /// Blocks below are durable, or have failed.
+    /// Blocks below are durable, or among the failures.
     settled: AtomicU64,
     /// Files that were forced.
     #[cfg(test)]
@@ -45,22 +44,35 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    /// Forces by `force`, which says whether that was everything; `end` tells how far the log goes.
-    pub fn force(&self, end: impl Fn() -> u64, force: impl FnOnce() -> Result<bool, LogError>) -> Result<(), LogError> {
-        let mut failures = lock(&self.failures);
+    /// Forces by `force`, which says whether that was everything; `end` tells how far the log goes. Nothing is done if the block that
+    /// is `asked` about is settled when it is this caller's turn.
+    pub fn force(
+        &self,
+        asked: Option<BlockId>,
+        end: impl Fn() -> u64,
+        force: impl FnOnce() -> Result<bool, LogError>,
+    ) -> Result<(), LogError> {
+        let _turn = lock(&self.turn);
+        if asked.is_some_and(|block| self.is_settled(block)) {
+            return Ok(());
+        }
         let before = end();
         let done = force();
         match &done {
             Ok(everything) if *everything => drop(self.settled.fetch_max(before, SeqCst)),
             Ok(_) => {}
             Err(_) => {
-                let failed = end();
+                let (failed, mut failures) = (end(), lock(&self.failures));
                 failures.push(self.settled.fetch_max(failed, SeqCst)..failed);
                 let surplus = failures.len().saturating_sub(FAILURES_MAX);
                 failures.drain(..surplus);
             }
         }
         done.map(drop)
+    }
+
+    fn is_settled(&self, block: BlockId) -> bool {
+        block.0 < self.settled.load(SeqCst)
     }
 
     pub fn sync(&self, file: &File, _path: &Path) -> std::io::Result<()> {
@@ -108,40 +120,14 @@ impl Committer {
     }
 }
 
-/// Returns when the block is durable. A caller that goes away meanwhile changes nothing for the others.
-pub(super) async fn wait(inner: &Arc<Inner>, block: BlockId) -> Result<(), LogError> {
-    let turn = Arc::clone(&inner.committer.turn).lock_owned().await;
-    // Mostly whoever had the turn before has forced this block too: then another thread need not be woken for it.
-    if let Some(known) = inner.known(block) {
-        return known;
-    }
-    let forcing = Arc::clone(inner);
-    let done = tokio::task::spawn_blocking(move || {
-        let _turn = turn;
-        forcing.make_durable(block)
-    });
-    done.await.unwrap_or_else(|failure| Err(LogError::NotDurable { cause: failure.to_string() }))
-}
-
 impl Inner {
-    fn make_durable(&self, block: BlockId) -> Result<(), LogError> {
-        if block.0 >= self.committer.settled.load(SeqCst) {
+    /// Returns when it is known what became of the block.
+    pub fn make_durable(&self, block: BlockId) -> Result<(), LogError> {
+        if !self.committer.is_settled(block) {
             // Whom a failure concerns is asked below.
-            let _ = self.sync_due(true);
+            let _ = self.sync_due(true, Some(block));
         }
         self.outcome(&lock(&self.committer.failures), block)
-    }
-
-    /// What became of a block; nothing if that can only be known by waiting.
-    fn known(&self, block: BlockId) -> Option<Result<(), LogError>> {
-        if block.0 >= self.committer.settled.load(SeqCst) {
-            return None;
-        }
-        match self.committer.failures.try_lock() {
-            Ok(failures) => Some(self.outcome(&failures, block)),
-            Err(TryLockError::Poisoned(failures)) => Some(self.outcome(&failures.into_inner(), block)),
-            Err(TryLockError::WouldBlock) => None,
-        }
     }
 
     /// Of a block that is settled.

@@ -297,12 +297,13 @@ impl SpanLog {
         Ok(id)
     }
 
-    /// Returns when the block survives a failure of the machine. Callers that wait at the same time share one force to disk.
+    /// Returns when the block survives a failure of the machine. Callers that wait at the same time share one force to disk, each on
+    /// a thread that may wait for it.
     ///
     /// # Errors
     /// The disk refused. The block may still be delivered, and must not be acknowledged.
-    pub async fn durable(&self, block: BlockId) -> Result<(), LogError> {
-        commit::wait(&self.inner, block).await
+    pub fn durable(&self, block: BlockId) -> Result<(), LogError> {
+        self.inner.make_durable(block)
     }
 
     /// The number of a tenant in [`Flags`]; the same in every life of the log.
@@ -538,7 +539,7 @@ impl Inner {
         assert!(!self.committer.panics_next.swap(false, std::sync::atomic::Ordering::SeqCst), "the test says so");
         let is_forced = everything || self.config.sync_interval.is_some();
         let places = if is_forced { self.force_places() } else { Ok(()) };
-        let result = self.sync_due(everything).and(places).and(self.writer().expire(self));
+        let result = self.sync_due(everything, None).and(places).and(self.writer().expire(self));
         if let Err(error) = &result {
             self.state().stats.last_error = error.to_string();
         }
@@ -554,10 +555,10 @@ impl Inner {
         })
     }
 
-    /// Forces what is due, or everything.
-    fn sync_due(&self, everything: bool) -> Result<(), LogError> {
+    /// Forces what is due, or everything; nothing if the block that is `asked` about is settled meanwhile.
+    fn sync_due(&self, everything: bool, asked: Option<BlockId>) -> Result<(), LogError> {
         let end = || self.state().next_block;
-        self.committer.force(end, || {
+        self.committer.force(asked, end, || {
             let files = self.writer().take_unsynced(everything, self.config.sync_interval);
             let forced = !files.is_empty() || everything;
             let mut files = files.into_iter();

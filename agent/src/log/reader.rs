@@ -2,11 +2,11 @@
 //!
 //! In: a place in the log. Out: blocks with their payload bytes, and how many spans are missing before the place reached.
 //! Called by [`Cursor`](super::Cursor) and the query server. Never blocks a writer for longer than it takes to copy a few numbers.
-//! Limits: one window of [`WINDOW_BYTES`], or of one block if that is larger, in memory.
+//! Limits: one window of [`WINDOW_BYTES_MAX`], or of one block if that is larger, in memory; it is kept for the next read while there is more.
 
 use std::{collections::BTreeSet, fs::File, os::unix::fs::FileExt, sync::Arc};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::{
     Inner, LogError,
@@ -18,8 +18,10 @@ use super::{
 pub const READ_SPANS: usize = 4_096;
 /// Likewise.
 pub const READ_BYTES: usize = 1 << 20;
-/// Bytes read from a file at once.
-const WINDOW_BYTES: usize = 256 << 10;
+/// Bytes read from a file at once: as many as there is room for, between these.
+const WINDOW_BYTES_MIN: usize = 256 << 10;
+/// Likewise.
+const WINDOW_BYTES_MAX: usize = 1 << 20;
 
 /// A block of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +83,8 @@ pub struct Reader {
     /// For a reader of one segment: its number. Such a reader ends with the segment.
     only: Option<u64>,
     wanted: Wanted,
+    /// The last window, whose room is used again when nobody has a block of it any more.
+    window: Bytes,
 }
 
 /// The segment being read; its file stays readable after it was deleted.
@@ -101,7 +105,7 @@ enum Place {
 
 impl Reader {
     pub(super) fn at(inner: Arc<Inner>, position: Position) -> Self {
-        Self { inner, position, open: None, only: None, wanted: Wanted::default() }
+        Self { inner, position, open: None, only: None, wanted: Wanted::default(), window: Bytes::new() }
     }
 
     pub(super) fn wanting(self, wanted: Wanted) -> Self {
@@ -198,6 +202,7 @@ impl Reader {
                 Place::End(position) => {
                     read.lost_spans += position.span.saturating_sub(self.position.span);
                     self.position = self.position.max(position);
+                    self.window = Bytes::new();
                     break;
                 }
             }
@@ -254,7 +259,13 @@ impl Reader {
             },
         };
         let open = self.open.insert(open);
-        let window = window(open)?;
+        // What there is no room for need not be read as a whole to see that.
+        if !room.is_empty && !has_room_for_next(open, &self.wanted, room)? {
+            return Ok(false);
+        }
+        let spare = std::mem::take(&mut self.window);
+        let window = window(open, room.bytes.clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX), spare)?;
+        self.window = window.clone();
         let mut walk = Walk::new(&window);
         let mut taken = 0;
         let mut has_room = true;
@@ -301,10 +312,16 @@ impl SegmentMeta {
     }
 }
 
-/// Reads from the place on: enough for at least one block, if a whole one is there.
-fn window(open: &Open) -> Result<Bytes, LogError> {
+/// Whether the next block, if there is a whole header, would be taken.
+fn has_room_for_next(open: &Open, wanted: &Wanted, room: &Room) -> Result<bool, LogError> {
+    let header = read_at(open, BLOCK_HEADER_BYTES, Bytes::new())?;
+    Ok(BlockHeader::parse(&header).is_none_or(|header| room.has(&header, wanted.wants(header.flags))))
+}
+
+/// Reads from the place on: `bytes`, and enough for at least one block, if a whole one is there.
+fn window(open: &Open, bytes: usize, spare: Bytes) -> Result<Bytes, LogError> {
     let rest = usize::try_from(open.meta.bytes.saturating_sub(open.offset)).unwrap_or(usize::MAX);
-    let bytes = read_at(open, rest.min(WINDOW_BYTES))?;
+    let bytes = read_at(open, rest.min(bytes), spare)?;
     // A block that is there as a whole is checked later, and need not be twice.
     let begins_whole = BlockHeader::parse(&bytes)
         .is_some_and(|header| bytes.len() - BLOCK_HEADER_BYTES >= header.payload_bytes as usize);
@@ -316,11 +333,16 @@ fn window(open: &Open) -> Result<Bytes, LogError> {
         // Damage longer than the window: look as far as the largest block reaches.
         None => BLOCK_HEADER_BYTES + PAYLOAD_BYTES_MAX,
     };
-    read_at(open, rest.min(wanted))
+    read_at(open, rest.min(wanted), bytes)
 }
 
-fn read_at(open: &Open, bytes: usize) -> Result<Bytes, LogError> {
-    let mut buffer = vec![0; bytes];
+/// Reads so many bytes, if there are, into the room of `spare`, if it has no other owner.
+fn read_at(open: &Open, bytes: usize, spare: Bytes) -> Result<Bytes, LogError> {
+    let mut buffer = spare.try_into_mut().unwrap_or_default();
+    if buffer.capacity() < bytes {
+        buffer = BytesMut::zeroed(bytes);
+    }
+    buffer.resize(bytes, 0);
     let mut filled = 0;
     while filled < bytes {
         let at = open.offset + filled as u64;
@@ -333,7 +355,7 @@ fn read_at(open: &Open, bytes: usize) -> Result<Bytes, LogError> {
         }
     }
     buffer.truncate(filled);
-    Ok(buffer.into())
+    Ok(buffer.freeze())
 }
 
 /// How much more may be read.
@@ -348,20 +370,22 @@ struct Room {
 impl Room {
     /// Takes the block's room, if it fits or is the first; what is not wanted takes none.
     fn take(&mut self, header: &BlockHeader, is_wanted: bool) -> bool {
-        if header.block > self.block_max {
+        if !self.has(header, is_wanted) {
             return false;
         }
-        if !is_wanted {
-            return true;
+        if is_wanted {
+            self.is_empty = false;
+            self.spans = self.spans.saturating_sub(header.span_count as usize);
+            self.bytes = self.bytes.saturating_sub(header.payload_bytes as usize);
         }
-        let (spans, bytes) = (header.span_count as usize, header.payload_bytes as usize);
-        if !self.is_empty && (spans > self.spans || bytes > self.bytes) {
-            return false;
-        }
-        self.is_empty = false;
-        self.spans = self.spans.saturating_sub(spans);
-        self.bytes = self.bytes.saturating_sub(bytes);
         true
+    }
+
+    /// Whether [`Self::take`] would take the block.
+    fn has(&self, header: &BlockHeader, is_wanted: bool) -> bool {
+        let (spans, bytes) = (header.span_count as usize, header.payload_bytes as usize);
+        let fits = self.is_empty || (spans <= self.spans && bytes <= self.bytes);
+        header.block <= self.block_max && (!is_wanted || fits)
     }
 
     fn is_full(&self) -> bool {

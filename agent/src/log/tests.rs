@@ -344,43 +344,43 @@ fn behind_relayed_spans_that_must_stay_own_ones_take_only_their_part() {
     assert!(log.stats().spans_expired > 0 && log.stats().bytes <= 4 << 20, "{:?}", log.stats());
 }
 
-#[tokio::test]
-async fn a_disk_that_refuses_once_is_told_to_all_that_wait_and_trusted_only_with_a_new_file() {
+#[test]
+fn a_disk_that_refuses_once_is_told_to_all_that_wait_and_trusted_only_with_a_new_file() {
     let fixture = Fixture::new();
     let log = fixture.open();
     let first = relay(&log, 1..2, Flags::default()).expect("appends");
-    log.durable(first).await.expect("durable");
+    log.durable(first).expect("durable");
     let (second, third) = (relay(&log, 2..3, Flags::default()), relay(&log, 3..4, Flags::default()));
     log.inner.committer.fail_next();
     // The one second's maintenance may be the first to hear of it.
-    log.inner.sync_due(true).expect_err("the disk refuses");
+    log.inner.sync_due(true, None).expect_err("the disk refuses");
     for block in [second, third] {
-        let error = log.durable(block.expect("appends")).await.expect_err("it may be lost");
+        let error = log.durable(block.expect("appends")).expect_err("it may be lost");
         assert!(matches!(error, LogError::NotDurable { .. }), "{error}");
     }
-    log.durable(first).await.expect("what was durable stays so");
+    log.durable(first).expect("what was durable stays so");
     let before = fixture.segments().len();
     let fourth = relay(&log, 4..5, Flags::default()).expect("appends");
-    log.durable(fourth).await.expect("durable");
+    log.durable(fourth).expect("durable");
     assert_eq!((before, fixture.segments().len()), (2, 2), "written to another file since the failure");
     assert_eq!(log.stats().sync_errors, 1);
 }
 
-#[tokio::test]
-async fn many_that_wait_share_a_force() {
+#[test]
+fn many_that_wait_share_a_force() {
     let fixture = Fixture::new();
     let log = fixture.open();
     let waits: Vec<_> = (0..50)
         .map(|number| {
             let log = log.clone();
-            tokio::spawn(async move {
+            std::thread::spawn(move || {
                 let block = relay(&log, number + 1..number + 2, Flags::default()).expect("appends");
-                log.durable(block).await
+                log.durable(block)
             })
         })
         .collect();
     for wait in waits {
-        wait.await.expect("no panic").expect("durable");
+        wait.join().expect("no panic").expect("durable");
     }
     assert!((1..50).contains(&log.inner.committer.forces()), "{}", log.inner.committer.forces());
 }

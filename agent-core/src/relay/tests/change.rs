@@ -21,7 +21,7 @@ fn resource_attributes_are_added_where_they_are_absent() {
     complete.resource_spans[0].resource.as_mut().unwrap().attributes =
         texts(&[("cloud.region", ""), ("service.name", "x")]);
     let relayed = accept(enriching(), &complete);
-    assert_eq!((relayed.kept.unwrap().into_bytes(), relayed.enriched), (complete.encode_to_vec(), false));
+    assert_eq!((relayed.kept.unwrap().into_bytes(), relayed.enriched), (complete.encode_to_vec().into(), false));
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn a_resource_in_pieces_behind_its_spans_is_one() {
     ];
     let mut bytes = Vec::new();
     prost::encoding::bytes::encode(1, &pieces.concat(), &mut bytes);
-    let relayed = Relay::new(enriching()).unwrap().accept_from(&bytes, Some("acme"), NOW).unwrap();
+    let relayed = Relay::new(enriching()).unwrap().accept_from(&bytes.into(), Some("acme"), NOW).unwrap();
     let expected = texts(&[("a", "1"), ("cloud.region", "eu-1"), (TENANT, "acme"), ("service.name", "shop")]);
     assert_eq!(resource_attributes(&relayed), expected);
 }
@@ -60,7 +60,7 @@ fn a_tenant_is_who_it_proved_to_be() {
         let mut before = request(vec![span(vec![])]);
         let tenants = |names: &[&str]| names.iter().map(|name| pair(TENANT, text(name))).collect::<Vec<_>>();
         before.resource_spans[0].resource.as_mut().unwrap().attributes = tenants(said);
-        let relayed = relay.accept_from(&before.encode_to_vec(), proved, NOW).unwrap();
+        let relayed = relay.accept_from(&before.encode_to_vec().into(), proved, NOW).unwrap();
         assert_eq!(resource_attributes(&relayed), tenants(after));
         assert_eq!(relayed.enriched, enriched);
     };

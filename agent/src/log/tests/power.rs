@@ -66,7 +66,7 @@ impl SpanLog {
 
     /// Forces all blocks to the disk, and no places.
     pub(crate) fn force_blocks(&self) {
-        self.inner.sync_due(true).expect("forced");
+        self.inner.sync_due(true, None).expect("forced");
     }
 }
 
@@ -149,13 +149,13 @@ async fn what_was_said_to_be_durable_is_there_after_a_power_failure() {
     relay(&log, 1..2, Flags::default()).expect("appends");
     let second = relay(&log, 2..3, Flags::default()).expect("appends");
     assert_eq!(left(&log), Vec::<u64>::new(), "nobody was told");
-    log.durable(second).await.expect("durable");
+    log.durable(second).expect("durable");
     relay(&log, 3..4, Flags::default()).expect("appends");
     assert_eq!(left(&log), [1, 2]);
     // The next one has the end of one segment and the begin of another, whose name is new.
     log.inner.writer().leave(&log.inner);
     let last = relay(&log, 4..5, Flags::default()).expect("appends");
-    log.durable(last).await.expect("durable");
+    log.durable(last).expect("durable");
     assert_eq!(left(&log), [1, 2, 3, 4]);
 }
 
@@ -166,14 +166,14 @@ async fn what_was_left_unforced_by_a_failure_is_forced_before_the_next_is_durabl
         let fixture = Fixture::new();
         let log = fixture.open();
         let first = relay(&log, 1..2, Flags::default()).expect("appends");
-        log.durable(first).await.expect("durable");
+        log.durable(first).expect("durable");
         let second = relay(&log, 2..3, Flags::default()).expect("appends");
         log.inner.writer().leave(&log.inner);
         let last = if is_empty { second } else { relay(&log, 3..4, Flags::default()).expect("appends") };
         log.inner.committer.fail_after(failing);
-        log.durable(last).await.expect_err("it may be lost");
+        log.durable(last).expect_err("it may be lost");
         let next = relay(&log, 5..6, Flags::default()).expect("appends");
-        log.durable(next).await.expect("durable");
+        log.durable(next).expect("durable");
         let left = left(&log);
         assert!([1, 5].iter().all(|span| left.contains(span)), "{failing} failed, empty {is_empty}: {left:?}");
         if failing > 0 {
@@ -193,6 +193,6 @@ async fn what_an_agent_that_was_killed_had_not_forced_is_forced_by_the_next_one(
     let log = fixture.open();
     log.inner.committer.set_disk(nothing);
     let second = relay(&log, 2..3, Flags::default()).expect("appends");
-    log.durable(second).await.expect("durable");
+    log.durable(second).expect("durable");
     assert_eq!(left(&log), [1, 2]);
 }
