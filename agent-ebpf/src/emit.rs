@@ -1,14 +1,17 @@
 //! Reserve, number, submit, wake, and count what could not be emitted.
 
-use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use core::{
+    ffi::c_void,
+    intrinsics::{AtomicOrdering, atomic_xadd},
+};
 
 use agent_common::{
     header::{LAYOUT_VERSION, RecordHeader},
     loss::KernelLoss,
 };
 use aya_ebpf::{
-    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_ringbuf_query},
 };
 
 use crate::maps::{LOSSES, RECORDS, Ring, SEQUENCE, WAKE};
@@ -55,10 +58,10 @@ pub fn header(kind: u8, time_ns: u64) -> RecordHeader {
 /// Puts a fixed-size record into the ring; `fill` writes it in place. Answers whether there was room.
 #[inline(always)]
 pub fn record<T: 'static>(fill: impl FnOnce(*mut T)) -> bool {
-    match ring().and_then(|ring| ring.reserve_untyped::<T>(0)) {
-        Some(mut entry) => {
+    match ring().and_then(|ring| Some((ring, ring.reserve_untyped::<T>(0)?))) {
+        Some((ring, mut entry)) => {
             fill(entry.as_mut_ptr());
-            entry.submit(wake_flags());
+            entry.submit(wake_flags(ring));
             true
         }
         None => {
@@ -72,14 +75,13 @@ pub fn record<T: 'static>(fill: impl FnOnce(*mut T)) -> bool {
 #[inline(always)]
 pub fn bytes(data: *const u8, length: u64) {
     let Some(ring) = ring() else { return lost(KernelLoss::RingFull) };
-    let ring: *const Ring = ring;
     // SAFETY: the verifier checks that `data` has `length` readable bytes.
     let result = unsafe {
         aya_ebpf::helpers::generated::bpf_ringbuf_output(
-            ring.cast_mut().cast(),
+            address(ring),
             data.cast_mut().cast(),
             length,
-            wake_flags(),
+            wake_flags(ring),
         )
     };
     if result != 0 {
@@ -94,13 +96,24 @@ fn ring() -> Option<&'static Ring> {
     RECORDS.get(unsafe { bpf_get_smp_processor_id() })
 }
 
-/// A wake-up costs the traced program microseconds, so only the first record after the agent went to sleep makes one.
+/// What helpers take a ring by.
 #[inline(always)]
-fn wake_flags() -> u64 {
+fn address(ring: &Ring) -> *mut c_void {
+    let ring: *const Ring = ring;
+    ring.cast_mut().cast()
+}
+
+/// A wake-up costs the traced program microseconds, so only the first record after the agent went to sleep makes one, or the first that finds
+/// as much in the ring as the agent bargained for when it lay down for a nap.
+#[inline(always)]
+fn wake_flags(ring: &Ring) -> u64 {
     if let Some(armed) = WAKE.get_ptr_mut(0) {
-        // SAFETY: a live, aligned map value; a race makes one wake-up too many.
+        // SAFETY: a live, aligned map value, and a live ring; a race makes one wake-up too many.
         unsafe {
-            if armed.read_volatile() != 0 {
+            let bytes = armed.read_volatile();
+            if bytes == 1
+                || (bytes != 0 && bpf_ringbuf_query(address(ring), u64::from(BPF_RB_AVAIL_DATA)) >= u64::from(bytes))
+            {
                 armed.write_volatile(0);
                 return u64::from(BPF_RB_FORCE_WAKEUP);
             }

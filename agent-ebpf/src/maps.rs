@@ -24,7 +24,8 @@ pub static RECORDS: ArrayOfMaps<Ring, 1> = ArrayOfMaps::new();
 /// One of them; this size is only the template's.
 pub type Ring = RingBuf<RecordHeader, { 64 << 10 }>;
 
-/// Set to 1 by the agent before it sleeps; the next record clears it and wakes the agent.
+/// Set by the agent before it sleeps: 1, so that the next record wakes it, or while it naps the bytes in a ring with which a record does. Who
+/// wakes it sets this to 0.
 #[map]
 pub static WAKE: Array<u32> = Array::with_max_entries(1, 0);
 

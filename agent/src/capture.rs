@@ -40,14 +40,15 @@ use crate::{
     telemetry::log::RateLimit,
 };
 
-/// Records taken before finished spans are passed on.
-const BATCH_RECORDS: usize = 16_384;
+/// Records taken before finished spans are passed on: few enough that their spans stay in the CPU's caches until they are written.
+const BATCH_RECORDS: usize = 2_048;
 /// How long to sleep after each drain in a row that found nothing; a record ends the sleep at once. They end at the
 /// longest time that something in the pipeline may wait.
 const QUIET_SLEEPS_MS: &[u64] = &[10, 40, 150, 1_000];
-/// While there are records, naps begin with this and double, up to [`NAP_MAX`]: a burst after silence finds the ring empty.
+/// While there are records, naps begin with this and double, up to [`NAP_MAX`]: each turn finds the CPU's caches cold, so the longer the better,
+/// as long as whoever follows the spans does not notice.
 const NAP_MIN: Duration = Duration::from_millis(1);
-const NAP_MAX: Duration = Duration::from_millis(10);
+const NAP_MAX: Duration = Duration::from_millis(25);
 /// A drain of more than this shortens the next nap, so that the ring never fills within one at twice the rate.
 const BUSY_BYTES: usize = 256 << 10;
 /// What the ring buffer adds to a record.
@@ -210,11 +211,12 @@ impl Worker {
                     quiet = (quiet + 1).min(QUIET_SLEEPS_MS.len() - 1);
                     nap = NAP_MIN;
                 }
-                Taken { records: BATCH_RECORDS.., .. } => quiet = 0,
-                Taken { bytes, .. } => {
+                Taken { records, bytes } => {
                     quiet = 0;
                     nap = if bytes > BUSY_BYTES { nap / 2 } else { nap * 2 }.clamp(NAP_MIN, NAP_MAX);
-                    self.ring.nap(nap, interrupt);
+                    if records < BATCH_RECORDS {
+                        self.ring.nap(nap, interrupt);
+                    }
                 }
             }
         }
@@ -226,14 +228,30 @@ impl Worker {
         self.pass_on();
     }
 
+    /// Takes what is in the rings by now, a batch at a time.
     fn turn(&mut self) -> Taken {
         self.wall.refresh();
         self.pipeline.set_clock(self.wall.offset());
+        let now_ns = monotonic_ns();
+        let mut taken = Taken { records: 0, bytes: 0 };
+        loop {
+            let batch = self.batch(now_ns);
+            taken.records += batch.records;
+            taken.bytes += batch.bytes;
+            if batch.records < BATCH_RECORDS {
+                break;
+            }
+        }
+        self.figures.ring_peak.note(taken.bytes as u64);
+        taken
+    }
+
+    fn batch(&mut self, now_ns: u64) -> Taken {
         let pipeline = &mut self.pipeline;
         let (mut bytes, mut programs, mut ended) = (0, Vec::new(), Vec::new());
         let follows = self.tls.is_some();
         let (mut users, mut last_user) = (Vec::new(), 0);
-        let Drained { records, until_ns } = self.ring.drain(BATCH_RECORDS, |record| {
+        let Drained { records, until_ns } = self.ring.drain(now_ns, BATCH_RECORDS, |record| {
             bytes += record.len() + RECORD_HEADER_BYTES;
             match changed_process(record) {
                 Some((change::EXEC, pid)) => programs.push(pid),
@@ -246,7 +264,6 @@ impl Worker {
             }
             pipeline.record(record);
         });
-        self.figures.ring_peak.note(bytes as u64);
         self.offer_executables(&programs);
         self.follow(&programs, &users, &ended);
         self.gather_facts();
@@ -341,7 +358,7 @@ impl Worker {
     }
 }
 
-/// What one turn of the loop took from the ring.
+/// What was taken from the rings.
 struct Taken {
     records: usize,
     bytes: usize,

@@ -52,7 +52,7 @@ impl Records {
     pub fn wait_for(&mut self, what: &str, bound: Duration, enough: impl Fn(&[Vec<u8>]) -> bool) -> Vec<Vec<u8>> {
         let mut taken = Vec::new();
         clock::wait_for(what, bound, || {
-            self.ring.drain(usize::MAX, |record| taken.push(record.to_vec()));
+            self.ring.drain(clock::monotonic_ns(), usize::MAX, |record| taken.push(record.to_vec()));
             enough(&taken).then_some(())
         });
         // Stable: those of one call may have one time, and are of one ring.

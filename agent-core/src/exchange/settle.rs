@@ -143,8 +143,10 @@ pub fn pair(connection: &mut Connection, paired: Paired, context: &mut Context<'
         connection.exchanges += 1;
         return inner.push(paired);
     }
-    let first = if paired.role == Role::Client { paired.first_write(connection) } else { CallTiming::default() };
-    let before = connection.before(&first);
+    let before = match paired.role {
+        Role::Client if connection.exchanges == 0 => connection.before(&paired.first_write(connection)),
+        _ => Before::default(),
+    };
     if !segment::is_timed(&paired.parts(connection, before), paired.role) {
         return context.losses.add(Loss::MessageLost, 1);
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use agent_common::{loss::KernelLoss, settings::Settings};
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, MapData, PerCpuArray, RingBuf},
+    maps::{Array, MapData, PerCpuArray},
 };
 
 use super::{
@@ -96,7 +96,7 @@ pub struct Loaded {
     /// Keep it alive.
     pub capture: Capture,
     /// The records.
-    pub records: Vec<RingBuf<MapData>>,
+    pub records: ring::Records,
     /// Armed before sleeping; see [`super::ring`].
     pub wake: Array<MapData, u32>,
     /// What is traced.
@@ -107,6 +107,21 @@ pub struct Loaded {
 
 /// Loads and attaches. Nothing is traced before [`Selection`] is given its first settings.
 pub fn load(options: &LoadOptions) -> Result<Loaded, LoadError> {
+    let loaded = load_and_attach(options);
+    give_back_memory();
+    loaded
+}
+
+/// The object and the kernel's types take some 15 MiB while they are read, which the allocator would keep.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointers, and may be called at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+fn load_and_attach(options: &LoadOptions) -> Result<Loaded, LoadError> {
     let bytes = object::embedded().ok_or(LoadError::Stub)?;
     let missing = super::preflight::missing_capabilities();
     if !missing.is_empty() {

@@ -4,9 +4,11 @@
 //! up to [`SLICE_NS`]; the pipeline restores the rest.
 //!
 //! Idle: the reader arms `WAKE` and sleeps; the next record clears it and wakes the reader, which costs the traced
-//! program one wake-up. Busy: records are drained by time, without wake-ups, until a drain finds nothing.
+//! program one wake-up. Busy: records are drained by time, without wake-ups but for a record that finds its ring filled to a
+//! quarter, until a drain finds nothing.
 
 use std::{
+    io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     time::Duration,
 };
@@ -25,16 +27,23 @@ const MAP_TYPE_RINGBUF: u32 = 27;
 /// What the kernel programs find in `RECORDS`: a ring by CPU.
 pub type Rings = ArrayOfMaps<MapData, RingBuf<MapData>>;
 
+/// The rings that the kernel programs write to.
+pub struct Records {
+    rings: Vec<RingBuf<MapData>>,
+    /// Of each.
+    bytes: u32,
+}
+
 /// Makes rings of `total_bytes` altogether, one for each CPU that is online as far as that allows, and puts them where the
 /// kernel programs look. CPUs beyond that, and those that come online later, share them.
-pub fn make(places: &mut Rings, total_bytes: u32) -> Result<Vec<RingBuf<MapData>>, MapError> {
+pub fn make(places: &mut Rings, total_bytes: u32) -> Result<Records, MapError> {
     let online = aya::util::online_cpus().map_or(1, |cpus| cpus.len());
     let (count, bytes) = division(total_bytes, online);
     let rings = (0..count).map(|_| create(bytes)).collect::<Result<Vec<_>, _>>()?;
     for cpu in 0..places.len() {
         places.set(cpu, &rings[cpu as usize % count], 0)?;
     }
-    Ok(rings)
+    Ok(Records { rings, bytes })
 }
 
 /// How many rings of which size `total_bytes` (a power of two) makes for `cpus`.
@@ -54,7 +63,7 @@ fn create(bytes: u32) -> Result<RingBuf<MapData>, MapError> {
     // SAFETY: `request` is a valid, initialised head of the attributes of this command, of the size given.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, MAP_CREATE, request.as_ptr(), size_of_val(&request)) };
     if fd < 0 {
-        return Err(MapError::CreateError { name: "RECORDS".into(), io_error: std::io::Error::last_os_error() });
+        return Err(MapError::CreateError { name: "RECORDS".into(), io_error: io::Error::last_os_error() });
     }
     // SAFETY: the call returned a new descriptor, which nobody else owns.
     let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
@@ -81,19 +90,24 @@ pub struct Drained {
 pub struct Ring {
     sources: Vec<Source>,
     wake: Array<MapData, u32>,
+    /// Tells of wake-ups, where polling a ring would tell of records. Without it naps take their time.
+    wake_ups: io::Result<OwnedFd>,
+    /// With so many bytes in its ring a record ends a nap.
+    nap_bytes_max: u32,
 }
 
 impl Ring {
     /// Takes what [`super::load::load`] handed out.
-    pub fn new(records: Vec<RingBuf<MapData>>, wake: Array<MapData, u32>) -> Self {
+    pub fn new(records: Records, wake: Array<MapData, u32>) -> Self {
         let source = |records| Source { records, held: Vec::new(), held_ns: None };
-        Self { sources: records.into_iter().map(source).collect(), wake }
+        let wake_ups = wake_ups_of(&records.rings);
+        let sources = records.rings.into_iter().map(source).collect();
+        Self { sources, wake, wake_ups, nap_bytes_max: records.bytes / 4 }
     }
 
-    /// Gives every record that is there to `take`, at most about `most`.
-    pub fn drain(&mut self, most: usize, mut take: impl FnMut(&[u8])) -> Drained {
-        // What comes while this works waits for the next call: a ring that was looked at already may have older ones.
-        let now_ns = monotonic_ns();
+    /// Gives every record that is there and was made up to `now_ns` to `take`, at most about `most`. `now_ns` is not in the future: what comes
+    /// while this works waits for a later call, since a ring that was looked at already may have older ones.
+    pub fn drain(&mut self, now_ns: u64, most: usize, mut take: impl FnMut(&[u8])) -> Drained {
         let mut records = 0;
         loop {
             for source in &mut self.sources {
@@ -122,13 +136,47 @@ impl Ring {
         // A record that came before arming would not wake anybody, but it makes its ring's descriptor readable at once.
         let rings = self.sources.iter().map(|source| source.records.as_raw_fd());
         poll(rings.chain([interrupt]), timeout);
-        let _ = self.wake.set(0, 0, 0);
+        self.awake();
     }
 
-    /// Sleeps this long, or until `interrupt` becomes readable; records do not wake it and cost nobody a wake-up.
-    pub fn nap(&self, length: Duration, interrupt: i32) {
-        poll([interrupt], length);
+    /// Sleeps this long, or until a ring is filled to a quarter or `interrupt` becomes readable. Other records cost nobody a wake-up.
+    pub fn nap(&mut self, length: Duration, interrupt: i32) {
+        let wake_ups = self.wake_ups.as_ref().ok().map(AsRawFd::as_raw_fd);
+        if wake_ups.is_some() {
+            let _ = self.wake.set(0, self.nap_bytes_max, 0);
+        }
+        poll(wake_ups.into_iter().chain([interrupt]), length);
+        self.awake();
     }
+
+    /// Records wake nobody, and those that did are forgotten.
+    fn awake(&mut self) {
+        let _ = self.wake.set(0, 0, 0);
+        let Ok(wake_ups) = &self.wake_ups else { return };
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 32];
+        // SAFETY: `events` is a valid array of its own length for the duration of the call.
+        unsafe { libc::epoll_wait(wake_ups.as_raw_fd(), events.as_mut_ptr(), events.len() as i32, 0) };
+    }
+}
+
+/// A descriptor that is readable when a record woke the reader: edge-triggered, since a ring is readable whenever it has records.
+fn wake_ups_of(rings: &[RingBuf<MapData>]) -> io::Result<OwnedFd> {
+    // SAFETY: takes no pointers.
+    let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call returned a new descriptor, which nobody else owns.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    for ring in rings {
+        let mut event = libc::epoll_event { events: (libc::EPOLLIN | libc::EPOLLET) as u32, u64: 0 };
+        // SAFETY: both are descriptors of this process, and `event` is valid for reads.
+        let result = unsafe { libc::epoll_ctl(fd.as_raw_fd(), libc::EPOLL_CTL_ADD, ring.as_raw_fd(), &raw mut event) };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(fd)
 }
 
 impl Source {
@@ -174,13 +222,6 @@ fn hold(held: &mut Vec<u8>, held_ns: &mut Option<u64>, record: &[u8]) {
 /// When a record was made; 0, so that it is given at once, if it has no header.
 fn time_ns(record: &[u8]) -> u64 {
     agent_common::read::<RecordHeader>(record).map_or(0, |header| header.time_ns)
-}
-
-fn monotonic_ns() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a valid place to write to.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 fn poll(descriptors: impl IntoIterator<Item = i32>, timeout: Duration) {

@@ -174,6 +174,8 @@ struct Inner {
     dir: PathBuf,
     config: LogConfig,
     encoder: Encoder,
+    /// Room for the next block of this host's own spans.
+    room: Mutex<Vec<u8>>,
     /// Lock order: `writer`, then `state`. Readers take `state` only, and never hold it while they touch a file.
     writer: Mutex<Writer>,
     state: Mutex<State>,
@@ -246,6 +248,7 @@ impl SpanLog {
             dir: dir.to_owned(),
             config,
             encoder,
+            room: Mutex::default(),
             writer: Mutex::new(writer),
             state: Mutex::new(state),
             store,
@@ -515,7 +518,8 @@ impl Inner {
     }
 
     fn append_chunk(&self, spans: &[SafeSpan]) -> Result<BlockId, LogError> {
-        let encoded = self.encoder.encode(spans);
+        let room = std::mem::take(&mut *self.room());
+        let encoded = self.encoder.encode_into(room, spans);
         if encoded.bytes.len() > BLOCK_BYTES_MAX && spans.len() > 1 {
             let (left, right) = spans.split_at(spans.len() / 2);
             let left = self.append_chunk(left);
@@ -531,7 +535,15 @@ impl Inner {
             // Before the lock: it takes as long as the write.
             crc: crc32fast::hash(&encoded.bytes),
         };
-        self.writer().append(&payload, self)
+        let appended = self.writer().append(&payload, self);
+        if encoded.bytes.capacity() <= 2 * BLOCK_BYTES_MAX {
+            *self.room() = encoded.bytes;
+        }
+        appended
+    }
+
+    fn room(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn maintain(&self, everything: bool) -> Result<(), LogError> {

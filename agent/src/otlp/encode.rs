@@ -44,6 +44,11 @@ impl Encoder {
 
     /// Encodes spans, grouped by process in the order of each process's first span.
     pub fn encode(&self, spans: &[SafeSpan]) -> Encoded {
+        self.encode_into(Vec::new(), spans)
+    }
+
+    /// The same, in the room of bytes that are not needed any more.
+    pub fn encode_into(&self, mut room: Vec<u8>, spans: &[SafeSpan]) -> Encoded {
         let mut groups: Vec<(&Arc<ProcessFacts>, Vec<&Span>)> = Vec::new();
         for span in spans.iter().map(SafeSpan::span) {
             // Blocks are small and hold few processes; the last group is the likely one.
@@ -56,7 +61,9 @@ impl Encoder {
                 None => groups.push((&span.process, vec![span])),
             }
         }
-        let mut wire = Wire::with_capacity(spans.len() * SPAN_BYTES);
+        room.clear();
+        room.reserve(spans.len() * SPAN_BYTES);
+        let mut wire = Wire::new(room);
         for (facts, spans) in groups {
             wire.message_of_width(1, 3, |wire| self.resource_spans(wire, facts, &spans));
         }
@@ -158,8 +165,13 @@ fn kind(kind: SpanKind) -> span::SpanKind {
 pub(super) const ATTRIBUTES: u32 = 9;
 
 fn attributes(wire: &mut Wire, span: &Span) {
-    for (key, value) in span.attributes.iter().filter(|(key, _)| !is_ours(key)) {
-        wire.pair(ATTRIBUTES, key, |wire| any(wire, value));
+    for (key, value) in &span.attributes {
+        debug_assert!(!is_ours(key), "{key} would stand twice");
+        match value {
+            Value::String(text) => wire.text_pair(ATTRIBUTES, key, text),
+            Value::Int(number) => wire.int_pair(ATTRIBUTES, key, *number),
+            other => wire.pair(ATTRIBUTES, key, |wire| any(wire, other)),
+        }
     }
     // What a unix socket is bound to is the name of the server's end; the client's has none.
     let is_server = span.kind == SpanKind::Server;
@@ -184,7 +196,7 @@ fn attributes(wire: &mut Wire, span: &Span) {
     }
 }
 
-/// Attributes that are written from the span's fields or its resource; a key must not stand twice.
+/// Attributes that are written from the span's fields or its resource, and that the pipeline therefore does not make.
 fn is_ours(key: &str) -> bool {
     const KEYS: [&str; 11] = [
         LOCAL_ADDRESS,

@@ -143,18 +143,19 @@ fn every_outcome_comes_back() {
 }
 
 #[test]
+fn room_that_was_used_before_changes_nothing() {
+    let spans = [safe(span(1)), safe(span(2))];
+    let encoded = Encoder::default().encode(&spans);
+    assert_eq!(Encoder::default().encode_into(vec![9; 5000], &spans), encoded);
+}
+
+#[cfg(debug_assertions)]
+#[test]
+#[should_panic(expected = "would stand twice")]
 fn no_attribute_stands_twice() {
     let mut span = span(1);
     span.attributes.push(("network.peer.port", Value::Int(1)));
-    span.attributes.push(("process.pid", Value::Int(1)));
-    span.attributes.push(("spantap.cause", Value::String("unexplained".into())));
-    let data = TracesData::decode(Encoder::default().encode(&[safe(span)]).bytes.as_slice()).expect("protobuf");
-    let mut keys: Vec<_> =
-        data.resource_spans[0].scope_spans[0].spans[0].attributes.iter().map(|attribute| &attribute.key).collect();
-    let count = keys.len();
-    keys.sort();
-    keys.dedup();
-    assert_eq!(keys.len(), count);
+    Encoder::default().encode(&[safe(span)]);
 }
 
 #[test]

@@ -30,6 +30,11 @@ impl Wire {
         Self(Vec::with_capacity(bytes))
     }
 
+    /// Behind what is in `bytes`.
+    pub(crate) fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.0
     }
