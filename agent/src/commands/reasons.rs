@@ -40,6 +40,8 @@ pub(super) fn words(reason: &str) -> &'static str {
         "http_malformed" | "message_malformed" => "times that a stream could not be read any further as its protocol",
         "http_too_large" | "message_too_large" => "messages beyond what a parser takes",
         "protocol_misjudged" => "connections that were taken for another protocol first",
+        "stream_forgotten" => "streams beyond those kept of one connection: what comes of the oldest may be `unknown`",
+        "body_forgotten" => "bodies that found no room to be looked at: operations or models in them are not told",
         "message_lost" => "exchanges seen only in part: no span, or an `unknown` outcome",
         "pairing_lost" => "exchanges after a loss that request and response cannot be told of for sure",
         "exchange_overflow" => "exchanges beyond those that wait on one connection",
@@ -52,6 +54,9 @@ pub(super) fn words(reason: &str) -> &'static str {
         "process_evicted" => "processes whose names were forgotten for newer ones",
         "name_bound" => "span names beyond redaction.names_per_service_max, told as `{other}`",
         "span_overflow" => "spans that nothing took in time",
+        // Elsewhere.
+        "program_skipped" => "runs of kernel programs that the kernel left out: times and bytes are missing there",
+        "probes_full" => "TLS libraries and programs that found no room for probes: what is inside is not seen",
         _ => "",
     }
 }
