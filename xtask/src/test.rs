@@ -66,10 +66,8 @@ const ORDER: &[Step] = &[
 ];
 
 /// Scenarios whose injected time stands far above what a busy machine adds, or whose verdict is not a matter of time. Not those
-/// of one sleep in one thread: a kernel that hides a switch takes all of it (`blocked_lock`, 1 of 15 requests here). Not
-/// `network_loss`: in 2 of 7 runs a retransmission was not counted for its request, which is not understood yet.
-/// Without `cause::udp_echo`: in one of some sixteen runs a sleep of the server is seen neither as sleep nor as waiting for a CPU, as with
-/// `each_sleep_is_counted_under_what_it_waits_for` below, and is told as `application`. Why is not understood yet.
+/// of one sleep in one thread: a kernel that hides a switch takes all of it (`blocked_lock`, 1 of 15 requests here; `udp_echo`,
+/// 1 of 16 runs), which is then told as `application`. Not `network_loss`: in 2 of 7 runs a retransmission was not counted for its request, which is not understood yet.
 const STEADY_SCENARIOS: &[&str] = &[
     "cause::blocked_downstream",
     "cause::connect_abandoned",
