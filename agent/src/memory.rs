@@ -1,6 +1,6 @@
 //! How the allocator of the C library gives memory back.
 //!
-//! Called once, at the start of `spantap run`. Requests, blocks and batches are buffers of some 100 KiB to a few MiB that live for
+//! Called at the start of `spantap run`, and when the kernel programs are loaded. Requests, blocks and batches are buffers of some 100 KiB to a few MiB that live for
 //! milliseconds. Left to itself glibc maps the large ones anew each time and gives the others back at once, so that every page of
 //! each is faulted in again, and it keeps a heap for each thread, of which there are many that wait for files.
 
@@ -24,6 +24,17 @@ pub fn keep_buffers() {
     }
 }
 
+/// Gives back what is free by now.
+#[cfg(target_env = "gnu")]
+pub fn give_back() {
+    // SAFETY: takes no pointers, and may be called at any time.
+    unsafe { libc::malloc_trim(0) };
+}
+
 /// Other allocators have other habits.
 #[cfg(not(target_env = "gnu"))]
 pub fn keep_buffers() {}
+
+/// Likewise.
+#[cfg(not(target_env = "gnu"))]
+pub fn give_back() {}

@@ -194,11 +194,15 @@ async fn supervise(mut reloader: Reloader, changing: &mut Changing<'_>) -> Resul
             }
             Err(error) => {
                 changing.live.reloads().refused += 1;
-                match &changing.stopped {
+                match &mut changing.stopped {
                     None => tracing::error!("the configuration stays as it was: {error:#}"),
-                    Some(_) => tracing::error!(
-                        "destinations that the new configuration changes are stopped, which is tried again every {RESTART_INTERVAL:?}: {error:#}"
-                    ),
+                    // Whatever failed now, also before it came to the destinations.
+                    Some((_, again_at)) => {
+                        *again_at = Instant::now() + RESTART_INTERVAL;
+                        tracing::error!(
+                            "destinations that the new configuration changes are stopped, which is tried again every {RESTART_INTERVAL:?}: {error:#}"
+                        );
+                    }
                 }
             }
         }
@@ -219,13 +223,9 @@ async fn reload(reloader: &mut Reloader, changing: &mut Changing<'_>) -> Result<
     match &applied {
         Ok(()) => changing.stopped = None,
         // The only one that comes after some were stopped.
-        Err(ExportError::Source { .. }) => changing.stopped = Some((hold, Instant::now() + RESTART_INTERVAL)),
+        Err(ExportError::Source { .. }) => changing.stopped = Some((hold, Instant::now())),
         // They run as before, or are stopped as before.
-        Err(_) => {
-            if let Some((_, at)) = &mut changing.stopped {
-                *at = Instant::now() + RESTART_INTERVAL
-            }
-        }
+        Err(_) => {}
     }
     applied?;
     changing.intake.set_relay(relay);
@@ -248,10 +248,7 @@ fn follow(config: &Config, capturing: &Capturing, live: &LiveFacts) {
         Ok(false) => {}
         Ok(true) => {
             tracing::info!("what the selection names by its path is another by now, and is followed");
-            if let Some(tls) = &capturing.tls {
-                tls.see_now(&selected::processes(&wanted(config)));
-            }
-            live.set_selection((selection_words(config), config.capture.unselected));
+            live.set_selection(selected_anew(config, capturing));
         }
         // Told once: with the configuration, or when it is applied the next time.
         Err(error) => tracing::debug!(%error, "the selection cannot be followed"),
@@ -260,12 +257,16 @@ fn follow(config: &Config, capturing: &Capturing, live: &LiveFacts) {
 
 /// Applies the selection. On error the previous one is restored.
 fn reselect(config: &Config, capturing: &Capturing) -> Result<(Vec<String>, Unselected)> {
-    let wanted = wanted(config);
-    lock(&capturing.selection).replace(&wanted)?;
+    lock(&capturing.selection).replace(&wanted(config))?;
+    Ok(selected_anew(config, capturing))
+}
+
+/// Has the TLS libraries looked at of what is selected by now; gives the selection in words.
+fn selected_anew(config: &Config, capturing: &Capturing) -> (Vec<String>, Unselected) {
     if let Some(tls) = &capturing.tls {
-        tls.see_now(&selected::processes(&wanted));
+        tls.see_now(&selected::processes(&wanted(config)));
     }
-    Ok((selection_words(config), config.capture.unselected))
+    (selection_words(config), config.capture.unselected)
 }
 
 /// What is loaded and attached.

@@ -16,6 +16,7 @@ use super::{
     stats::{EmptyRun, Programs},
     tls::{self, Follower},
 };
+use crate::memory;
 
 /// How to load.
 #[derive(Clone, Debug)]
@@ -108,17 +109,9 @@ pub struct Loaded {
 /// Loads and attaches. Nothing is traced before [`Selection`] is given its first settings.
 pub fn load(options: &LoadOptions) -> Result<Loaded, LoadError> {
     let loaded = load_and_attach(options);
-    give_back_memory();
+    // The object and the kernel's types take some 15 MiB while they are read, which the allocator would keep.
+    memory::give_back();
     loaded
-}
-
-/// The object and the kernel's types take some 15 MiB while they are read, which the allocator would keep.
-fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: takes no pointers, and may be called at any time.
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }
 
 fn load_and_attach(options: &LoadOptions) -> Result<Loaded, LoadError> {
