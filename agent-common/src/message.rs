@@ -43,6 +43,11 @@ pub mod flag {
     /// Bytes moved outside a system call of their own (io_uring): entry, return and payload are not known. `CallRecord`,
     /// `SendRecord`
     pub const OUTSIDE_CALL: u16 = 8192;
+    /// The kernel encrypted or decrypted what moved (kTLS): the range is of TLS records, and longer than what the application moved,
+    /// of which nothing was captured. `CallRecord`
+    pub const KERNEL_TLS: u16 = 16_384;
+    /// With [`KERNEL_TLS`]: the record was no application data, but an alert or of a handshake. `CallRecord`
+    pub const TLS_CONTROL: u16 = 32_768;
 }
 
 /// A read or write call that returned, at its return, followed by `payload_len` bytes of payload: the first
@@ -261,5 +266,7 @@ const _: () = assert!(size_of::<RetransmitRecord>() == 16 + 8 + 3 * 4 + 4);
 pub const PAYLOAD_BYTES_LIMIT: usize = 8192;
 /// Most payload bytes of a call of a connection on which messages begin within calls.
 pub const WHOLE_CALL_BYTES: usize = 32_768;
+/// The same of what a TLS library gave or was given: a TLS record has no more.
+pub const WHOLE_PLAINTEXT_BYTES: usize = 16_384;
 /// Most bytes of the range's end that are captured after a gap.
 pub const TAIL_BYTES: usize = 16;

@@ -54,6 +54,8 @@ pub enum Loss {
     TimingOverflow,
     /// Plaintext of a TLS library's call that could not be told to be a TLS connection's, or where in its stream it lies.
     PlaintextUnplaced,
+    /// A connection whose TLS the kernel does: what is inside is not seen.
+    KernelTls,
     /// An exchange on a connection of which neither role nor direction could be told.
     RoleUnknown,
     /// More exchanges of one connection waited for their last facts than are kept; the oldest was told without them.
@@ -99,6 +101,7 @@ impl Loss {
         Self::ExchangeOverflow,
         Self::TimingOverflow,
         Self::PlaintextUnplaced,
+        Self::KernelTls,
         Self::RoleUnknown,
         Self::SettledEarly,
         Self::DatagramOverflow,
@@ -134,6 +137,7 @@ impl Loss {
             Self::ExchangeOverflow => "exchange_overflow",
             Self::TimingOverflow => "timing_overflow",
             Self::PlaintextUnplaced => "plaintext_unplaced",
+            Self::KernelTls => "kernel_tls",
             Self::RoleUnknown => "role_unknown",
             Self::SettledEarly => "settled_early",
             Self::DatagramOverflow => "datagram_overflow",

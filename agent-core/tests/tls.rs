@@ -2,14 +2,14 @@
 
 use agent_common::{
     header::kind,
-    message::direction,
+    message::{CallRecord, direction, flag as call_flag},
     plaintext::{PlaintextRecord, flag},
 };
 use agent_core::{
     flow::connection::Seen,
     loss::Loss,
     span::{Protocol, SegmentName, Span, SpanKind, Status, Value},
-    testing::{End, Kernel, Run, attribute, segments, survive, total},
+    testing::{End, Kernel, Run, attribute, change, segments, survive, total},
 };
 use agent_protocol::fuzzing::recorded;
 
@@ -386,6 +386,79 @@ fn what_a_library_shows_has_the_spans_of_clear_text() {
     assert!(total(client, SegmentName::Network) + total(client, SegmentName::Remote) > 4_400, "{}", segments(client));
     assert_eq!(run.losses.get(Loss::PlaintextUnplaced), 0);
     assert!(run.connections.iter().all(|view| view.tls == Some(Seen::Plaintext)), "{:?}", run.connections);
+}
+
+/// `length` bytes that the kernel encrypted: application data, or a record of another type.
+fn encrypted(session: &mut Session, server: bool, sends: bool, at: u64, length: usize, control: bool) {
+    let end = if server { &mut session.server } else { &mut session.client };
+    if sends {
+        end.write(&mut session.kernel, at, at + 10, &vec![b'x'; length]);
+    } else {
+        end.read_at(&mut session.kernel, at, &vec![b'x'; length]);
+    }
+    change(&mut session.kernel, |call: &mut CallRecord| {
+        call.flags |= call_flag::KERNEL_TLS | if control { call_flag::TLS_CONTROL } else { 0 };
+        call.result -= 22;
+    });
+}
+
+/// Both ends hand their keys over once the handshake is done, and a library shows what is inside.
+#[test]
+fn what_the_kernel_encrypts_is_an_opaque_exchange_and_named_so() {
+    let mut session = shown(&[], &[]);
+    encrypted(&mut session, false, true, 1_000_520, 100, false);
+    library(&mut session, false, true, (1_000_515, 1_000_531), 0, (100, 1_000_520), REQUEST);
+    encrypted(&mut session, true, false, 1_000_560, 100, false);
+    // A ticket.
+    encrypted(&mut session, true, true, 1_000_570, 200, true);
+    encrypted(&mut session, false, false, 1_000_600, 200, true);
+    encrypted(&mut session, true, true, 1_005_000, 300, false);
+    encrypted(&mut session, false, false, 1_005_040, 300, false);
+    // The farewell.
+    encrypted(&mut session, false, true, 1_006_000, 24, true);
+    session.client.close(&mut session.kernel, 1_006_020);
+    session.server.close(&mut session.kernel, 1_006_100);
+    let run = session.run();
+    let mut briefs: Vec<_> = run.spans.iter().map(brief).collect();
+    briefs.sort();
+    assert_eq!(briefs.len(), 2, "{briefs:?} {:?}", run.losses);
+    for (said, end) in briefs.iter().zip(["client", "server"]) {
+        assert!(said.starts_with(&format!("{end} tls unknown")) && said.ends_with("100/300"), "{said}");
+    }
+    let client = of(&run, SpanKind::Client)[0];
+    assert_eq!(text(client, "tls.client.server_name"), "shop.test");
+    let expected = "connect:100:measured application:100:derived tls:310:measured application:10:derived send:";
+    assert!(segments(client).starts_with(expected), "{}", segments(client));
+    assert_eq!((run.losses.get(Loss::KernelTls), run.losses.get(Loss::PlaintextUnplaced)), (2, 0));
+    assert!(run.connections.iter().all(|view| view.tls == Some(Seen::Kernel)), "{:?}", run.connections);
+}
+
+/// As OpenSSL does it in TLS 1.2: the Finished are the kernel's already.
+#[test]
+fn a_handshake_whose_end_the_kernel_encrypts_did_not_fail() {
+    let mut session = Session::new("tls12-alpn");
+    session.client_says(1_000_200, 333);
+    session.server_says(1_000_400, 635);
+    session.said[0].truncate(426);
+    session.client_says(1_000_500, 426 - 45);
+    encrypted(&mut session, false, true, 1_000_515, 45, true);
+    encrypted(&mut session, true, false, 1_000_560, 45, true);
+    encrypted(&mut session, true, true, 1_000_600, 45, true);
+    encrypted(&mut session, false, false, 1_000_640, 45, true);
+    encrypted(&mut session, false, true, 1_000_700, 100, false);
+    encrypted(&mut session, true, false, 1_000_740, 100, false);
+    encrypted(&mut session, true, true, 1_005_000, 300, false);
+    encrypted(&mut session, false, false, 1_005_040, 300, false);
+    session.client.close(&mut session.kernel, 1_006_020);
+    session.server.close(&mut session.kernel, 1_006_100);
+    let run = session.run();
+    let mut briefs: Vec<_> = run.spans.iter().map(brief).collect();
+    briefs.sort();
+    assert_eq!(briefs.len(), 2, "{briefs:?} {:?}", run.losses);
+    let client = of(&run, SpanKind::Client)[0];
+    assert!(brief(client).starts_with("client tls unknown") && brief(client).ends_with("100/300"), "{briefs:?}");
+    // From the hello to the server's Finished; that this was its end is inferred from what came next.
+    assert!(segments(client).contains("tls:440:derived"), "{}", segments(client));
 }
 
 #[test]

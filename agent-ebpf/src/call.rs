@@ -15,10 +15,12 @@ use crate::{
     arch::{number, regs},
     connection, datagram,
     emit::{self, now},
+    ktls,
     maps::{self, Scratch, TASKS},
     message,
     offsets::{self, Memory},
-    payload, sched, select,
+    payload::{self, Captured},
+    sched, select,
     socket::{self, Kind},
     state::{Task, flag},
     tls, unix, walk,
@@ -225,7 +227,9 @@ pub fn says_something(task: &Task, id: u64, result: i64) -> bool {
 fn returned_from_send(settings: &Settings, task: &mut Task, id: u64, result: i64) {
     let Some(conn) = connection::find(task.tx_sock) else { return };
     let time_ns = now();
-    if result > 0 && id != number::SENDMMSG {
+    if ktls::sent(task, id, result) {
+        task.tx_end = offsets::read(task.tx_sock, &offsets::TCP_WRITE_SEQ).unwrap_or(task.tx_end);
+    } else if result > 0 && id != number::SENDMMSG {
         task.tx_end = task.tx_start.wrapping_add(result as u32);
     } else if result <= 0 {
         task.tx_end = task.tx_start;
@@ -251,7 +255,8 @@ fn returned_from_read(settings: &Settings, task: &mut Task, id: u64, result: i64
     let Some(conn) = connection::find(task.rx_sock) else { return };
     let time_ns = now();
     // The cursor was not followed before (adopted, or selected only now): the result says how much this call read.
-    if result > 0 && id != number::RECVMMSG && task.rx_end.wrapping_sub(task.rx_start) != result as u32 {
+    let by_kernel = ktls::received(task, id, result);
+    if !by_kernel && result > 0 && id != number::RECVMMSG && task.rx_end.wrapping_sub(task.rx_start) != result as u32 {
         task.rx_start = task.rx_end.wrapping_sub(result as u32);
         task.call_flags |= u32::from(wire::INFERRED_RANGE);
         // What had arrived is of bytes that others may have read long ago.
@@ -299,7 +304,9 @@ fn returned_elsewhere(settings: &Settings, task: &mut Task, id: u64, result: i64
             connection::on_connect_failed(found.sk, -result as u32);
         }
         _ if accepts || id == number::CONNECT => {}
-        Some(Kind::Tcp) if ended_or_failed(task, id, result) => returned_empty(settings, task, found.sk, id, result),
+        Some(Kind::Tcp) if ended_or_failed(task, id, result) || result > 0 => {
+            returned_unseen(settings, task, found.sk, id, result);
+        }
         Some(Kind::Datagram) if datagram::returned(settings, task, found, id, result) => return Next::Elsewhere,
         _ => {}
     }
@@ -322,14 +329,16 @@ fn returned_from_unix(settings: &Settings, task: &mut Task, id: u64, result: i64
     }
 }
 
-/// A call on a TCP connection that the agent knows moved nothing.
+/// A call on a TCP connection that the agent knows moved nothing; or the kernel encrypted what it wrote, and passed that on by a way that
+/// no hook is on (before Linux 6.5), or had decrypted before what it read.
 #[inline(always)]
-fn returned_empty(settings: &Settings, task: &mut Task, sk: u64, id: u64, result: i64) {
+fn returned_unseen(settings: &Settings, task: &mut Task, sk: u64, id: u64, result: i64) {
     // A connection that never moved a byte was never told of, and its end says nothing about a request.
     let Some(conn) = connection::find(sk).filter(|conn| conn.flags & flag::ANNOUNCED != 0) else { return };
     let by_connection = select::connection_mode(settings, conn);
     let combined = select::combined(task.mode, by_connection);
-    if !select::records(combined) {
+    let has_moved = result > 0;
+    if !select::records(combined) || (has_moved && !ktls::moved_unseen(task, sk, id)) {
         return;
     }
     let time_ns = now();
@@ -340,14 +349,27 @@ fn returned_empty(settings: &Settings, task: &mut Task, sk: u64, id: u64, result
     task.arrival_softirq_ns = 0;
     task.arrival_first_ns = 0;
     task.arrival_last_ns = 0;
-    let at = if reading { conn.read_cursor } else { offsets::read(sk, &offsets::TCP_WRITE_SEQ).unwrap_or(0) };
-    task.arrival_end = at;
+    let (start, end) = match (reading, has_moved) {
+        (true, false) => (conn.read_cursor, conn.read_cursor),
+        (true, true) => {
+            let start = conn.read_cursor;
+            conn.read_cursor = offsets::read(sk, &offsets::TCP_COPIED_SEQ).unwrap_or(start);
+            message::forget_arrivals(conn);
+            (start, conn.read_cursor)
+        }
+        (false, _) => {
+            let end = offsets::read::<u32>(sk, &offsets::TCP_WRITE_SEQ).unwrap_or(0);
+            // Records are longer than what is inside; by how much, is not known here.
+            (if has_moved { end.wrapping_sub(result as u32) } else { end }, end)
+        }
+    };
+    task.arrival_end = start;
     let direction = if reading { direction::RECEIVE } else { direction::SEND };
     let selected = select::payload(settings, combined);
     task.receive_queue = 0;
     task.out_of_order = 0;
-    let call = Call { id, result, direction, range: (at, at), moved: 0, selected, time_ns, transmitted_ns: 0 };
-    tell(settings, task, conn.id, call);
+    let (range, moved) = ((start, end), 0);
+    tell_bare(task, conn.id, &Call { id, result, direction, range, moved, selected, time_ns, transmitted_ns: 0 });
 }
 
 /// A call as it is told.
@@ -368,9 +390,23 @@ pub struct Call {
 pub fn tell(settings: &Settings, task: &mut Task, connection_id: u64, call: Call) {
     let Some(scratch) = maps::scratch() else { return };
     let mut captured = payload::NOTHING;
-    if call.selected && call.moved != 0 && settings.payload_bytes_max != 0 {
+    let readable = task.call_flags & u32::from(wire::KERNEL_TLS) == 0;
+    if call.selected && readable && call.moved != 0 && settings.payload_bytes_max != 0 {
         captured = payload::capture(settings, task, scratch, connection_id, &call);
     }
+    put(task, scratch, connection_id, &call, captured);
+}
+
+/// The same without payload.
+#[inline(always)]
+fn tell_bare(task: &mut Task, connection_id: u64, call: &Call) {
+    if let Some(scratch) = maps::scratch() {
+        put(task, scratch, connection_id, call, payload::NOTHING);
+    }
+}
+
+#[inline(always)]
+fn put(task: &mut Task, scratch: &mut Scratch, connection_id: u64, call: &Call, captured: Captured) {
     let receives = call.direction == direction::RECEIVE;
     let mut flags = task.call_flags as u16;
     if call.selected {

@@ -17,6 +17,7 @@ mod connection;
 mod datagram;
 mod device;
 mod emit;
+mod ktls;
 mod maps;
 mod message;
 mod offsets;

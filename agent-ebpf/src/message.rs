@@ -16,6 +16,7 @@ use crate::{
     connection::{self, tcp as state},
     device,
     emit::{self, now},
+    ktls,
     offsets::{self, Memory},
     sched, select, snapshot, softirq,
     state::{Conn, RxSlot, SLOTS, Task, TxSlot, flag},
@@ -89,6 +90,7 @@ pub fn on_send<M: Memory>(sk: u64, left: u32, each_piece: bool) {
     }
     if !outside {
         note_send(task, sk, conn.tx_head, (start, end));
+        ktls::note::<M>(task, tcp);
     }
     let retrans = M::read(tcp, &offsets::TCP_TOTAL_RETRANS);
     let zero_window_us = snapshot::closed_us::<M>(tcp, conn, time_ns);
@@ -362,6 +364,9 @@ pub fn on_read<M: Memory>(sk: u64) {
         return;
     }
     let Some(tcp) = M::tcp(sk) else { return };
+    if ktls::reads_ahead::<M>(task, tcp, sk) {
+        return; // told when the application reads
+    }
     let Some(conn) = connection::find_or_adopt::<M>(sk, tcp) else { return };
     let by_connection = select::connection_mode(settings, conn);
     let combined = select::combined(task.mode, by_connection);
@@ -385,6 +390,8 @@ pub fn on_read<M: Memory>(sk: u64) {
     task.rx_end = copied;
     if outside {
         task.call_flags = 0;
+    } else {
+        ktls::note::<M>(task, tcp);
     }
     consume(task, conn, copied, wanted);
     if outside {
@@ -439,6 +446,17 @@ fn consume(task: &mut Task, conn: &mut Conn, copied: u32, wanted: bool) {
         }
         if !reached(copied, slot.end) {
             return; // the rest of it is read later
+        }
+        conn.rx_tail = conn.rx_tail.wrapping_add(1);
+    }
+}
+
+/// What arrived before the read cursor was read by now, and nothing is told of it.
+#[inline(always)]
+pub fn forget_arrivals(conn: &mut Conn) {
+    for _ in 0..SLOTS {
+        if conn.rx_tail == conn.rx_head || !reached(conn.read_cursor, conn.rx[(conn.rx_tail & MASK) as usize].end) {
+            return;
         }
         conn.rx_tail = conn.rx_tail.wrapping_add(1);
     }

@@ -7,7 +7,7 @@ use core::ffi::c_void;
 
 use agent_common::{
     loss::KernelLoss,
-    message::{PAYLOAD_BYTES_LIMIT, TAIL_BYTES, WHOLE_CALL_BYTES, flag as wire},
+    message::{PAYLOAD_BYTES_LIMIT, TAIL_BYTES, WHOLE_CALL_BYTES, WHOLE_PLAINTEXT_BYTES, flag as wire},
     settings::Settings,
 };
 use aya_ebpf::{
@@ -64,11 +64,10 @@ pub fn capture(
         task.call_flags |= u32::from(wire::UNREADABLE);
         emit::lost(KernelLoss::PayloadUnreadable);
     }
+    let start = (&raw const scratch.payload).cast::<[u8; START_BYTES]>();
+    // SAFETY: the scratch has more bytes than these; what is behind `copy.length` is of an earlier call.
+    want_whole(connection_id, unsafe { start.read_volatile() }, copy.length);
     if copy.length >= moved {
-        if packs_messages(scratch, copy.length) {
-            // Now and not when the agent has found out, which is some calls later. Full: then by the agent.
-            let _ = WHOLE_CALLS.insert(&connection_id, &1, u64::from(BPF_ANY));
-        }
         return Captured { length: copy.length, tail: 0 };
     }
     task.call_flags |= u32::from(wire::TRUNCATED);
@@ -130,13 +129,24 @@ fn limit(settings: &Settings, connection_id: u64, base: u64, count: u64, moved: 
         unsafe { bpf_probe_read_user(base as *const u64) }
     };
     let limit = first.map_or(settings.payload_bytes_max, |first| limit_at(settings, first));
-    if moved > limit && WHOLE_CALLS.get_ptr(&connection_id).is_some() { WHOLE_CALL_BYTES as u32 } else { limit }
+    if moved > limit && is_wanted_whole(connection_id) { WHOLE_CALL_BYTES as u32 } else { limit }
 }
 
-/// The same for bytes at one address.
+/// The same for what a TLS library was given, or gave.
 #[inline(always)]
-pub fn limit_at_most(settings: &Settings, first: u64, moved: u32) -> u32 {
-    if moved <= settings.payload_bytes_max { settings.payload_bytes_max } else { limit_at(settings, first) }
+pub fn plaintext_limit(settings: &Settings, connection_id: u64, first: u64, moved: u32) -> u32 {
+    let mut start = [0; START_BYTES];
+    let length = if moved < START_BYTES as u32 { 8 } else { START_BYTES as u32 };
+    // SAFETY: the array has as many bytes; the helper checks the address.
+    let read = unsafe { helpers::bpf_probe_read_user(start.as_mut_ptr().cast(), length, first as *const c_void) };
+    if read == 0 && moved >= 8 {
+        want_whole(connection_id, start, length);
+    }
+    if moved <= settings.payload_bytes_max {
+        return settings.payload_bytes_max;
+    }
+    let limit = limit_at(settings, first);
+    if moved > limit && is_wanted_whole(connection_id) { WHOLE_PLAINTEXT_BYTES as u32 } else { limit }
 }
 
 #[inline(always)]
@@ -171,17 +181,47 @@ fn begins_message(start: [u8; 4]) -> bool {
     found | matches!(first, 0x80 | 0x81)
 }
 
+/// Bytes of a call's begin by which whole calls are asked for.
+const START_BYTES: usize = 16;
+
+/// From now on as much as there is room for is captured of this connection's calls, if this call shows that it matters. Now and
+/// not when the agent has found out, which is some calls later. If the table is full, the agent does it. Of `start` only `length`
+/// bytes are the call's.
+#[inline(always)]
+fn want_whole(connection_id: u64, start: [u8; START_BYTES], length: u32) {
+    if (length >= 8 && packs_messages(start)) || (length >= START_BYTES as u32 && asks_model(start)) {
+        let _ = WHOLE_CALLS.insert(&connection_id, &1, u64::from(BPF_ANY));
+    }
+}
+
+/// Whether whole calls were asked for.
+#[inline(always)]
+fn is_wanted_whole(connection_id: u64) -> bool {
+    WHOLE_CALLS.get_ptr(&connection_id).is_some()
+}
+
 /// Whether this is the begin of a connection on which many messages will be put into one call: HTTP/2's preface, AMQP 0-9-1's
 /// protocol header, the greeting of a NATS server, CONNECT of MQTT with a length of one byte.
 #[inline(always)]
-fn packs_messages(scratch: &Scratch, length: u32) -> bool {
-    let payload = (&raw const scratch.payload).cast::<[u8; 6]>();
-    // SAFETY: the scratch has more bytes than these; what is behind `length` is of an earlier call.
-    let [a, b, c, d, e, f] = unsafe { payload.read_volatile() };
+fn packs_messages([a, b, c, d, e, f, ..]: [u8; START_BYTES]) -> bool {
     let word = u32::from_be_bytes([a, b, c, d]);
     let mqtt = a == 0x10 && c == 0 && matches!((d, e, f), (4, b'M', b'Q') | (6, b'M', b'Q'));
     let packs = [*b"PRI ", *b"AMQP", *b"INFO"].map(u32::from_be_bytes);
-    length >= 8 && (word == packs[0] || word == packs[1] || word == packs[2] || mqtt)
+    word == packs[0] || word == packs[1] || word == packs[2] || mqtt
+}
+
+/// Whether this is a call of a language model's API as OpenAI and Anthropic have them, and who speaks like them: what it took
+/// stands at the end of the answer.
+#[inline(always)]
+fn asks_model(start: [u8; START_BYTES]) -> bool {
+    let [a, b, c, d, e, f, g, h, i, path @ .., _, _, _] = start;
+    let version = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+    let path = u32::from_be_bytes(path);
+    let [chat, messages, responses, completions, embeddings] =
+        [*b"chat", *b"mess", *b"resp", *b"comp", *b"embe"].map(u32::from_be_bytes);
+    version == u64::from_be_bytes(*b"POST /v1")
+        && i == b'/'
+        && (path == chat || path == messages || path == responses || path == completions || path == embeddings)
 }
 
 /// Copies up to `limit` of the `moved` bytes that are in the buffers; how it went is in `scratch.copy`.

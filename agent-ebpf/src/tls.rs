@@ -11,7 +11,7 @@
 use agent_common::{
     header::kind,
     loss::KernelLoss,
-    message::{PAYLOAD_BYTES_LIMIT, TAIL_BYTES, direction},
+    message::{PAYLOAD_BYTES_LIMIT, TAIL_BYTES, WHOLE_PLAINTEXT_BYTES, direction},
     plaintext::{PlaintextRecord, flag as wire, library, watch},
     settings::{Settings, mode, rule},
 };
@@ -478,8 +478,10 @@ fn tell(settings: &Settings, pid: u32, call: &TlsCall, told: Told) {
     // Of several buffers only the first is known.
     let mut wanted = if call.wanted < told.moved { call.wanted } else { told.moved };
     if wanted != 0 {
-        let limit =
-            if settings.payload_bytes_max == 0 { 0 } else { payload::limit_at_most(settings, call.buffer, wanted) };
+        let limit = match settings.payload_bytes_max {
+            0 => 0,
+            _ => payload::plaintext_limit(settings, told.connection_id, call.buffer, wanted),
+        };
         if wanted > limit {
             wanted = limit;
         }
@@ -488,8 +490,10 @@ fn tell(settings: &Settings, pid: u32, call: &TlsCall, told: Told) {
         tell_in::<256>(pid, call, &told, wanted);
     } else if wanted <= 1024 {
         tell_in::<1024>(pid, call, &told, wanted);
-    } else {
+    } else if wanted <= PAYLOAD_BYTES_LIMIT as u32 {
         tell_in::<PAYLOAD_BYTES_LIMIT>(pid, call, &told, wanted);
+    } else {
+        tell_in::<WHOLE_PLAINTEXT_BYTES>(pid, call, &told, wanted);
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     intake::{Intake, IntakeCounts},
     kernel::{
         attach::HookState,
-        budget::{BudgetFigures, Cost, LEVELS},
+        budget::{BudgetFigures, Cost},
         load::Capture,
         stats::{self, Programs, Runs},
         tls::{self, Coverage, Follower},
@@ -165,7 +165,7 @@ impl LiveFacts {
             cpu_percent: figures.cost.cpu_percent,
             ring_percent: figures.cost.ring_percent,
             level: figures.level as u32,
-            left_out: LEVELS[figures.level].words(),
+            left_out: figures.left_out.words(),
             sheds: figures.sheds,
             restores: figures.restores,
         }

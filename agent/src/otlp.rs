@@ -6,13 +6,14 @@
 //! query server (decode), and by the exporter for destinations that want segments as spans. Never does IO and never sees an unredacted span.
 //!
 //! What OTLP has no field for travels in attributes: `spantap.protocol`, `spantap.status` (only `unknown`),
-//! `spantap.cause`, `spantap.segments` (a list of `{name, start_ns, duration_ns, evidence}`, `start_ns` counted from the span's
-//! start, with `by` and `lost_records` where there are any) and, for backends that cannot look into lists, per name
-//! `spantap.segment.<name>.ns` (the sum), `.evidence` (the worst), and `spantap.segment.<name>.<by>.ns`.
+//! `spantap.cause`, `spantap.segments` (a text: the segments one after the other from the span's start, see `segments.rs`) and, for
+//! backends that compute with them, per name `spantap.segment.<name>.ns` (the sum), `.evidence` (the worst), and
+//! `spantap.segment.<name>.<by>.ns`.
 
 mod decode;
 mod encode;
 mod fragments;
+mod segments;
 mod waterfall;
 pub(crate) mod wire;
 

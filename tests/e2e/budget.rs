@@ -18,7 +18,7 @@ use spantap_tests::{
 };
 
 const BOUND: Duration = Duration::from_secs(90);
-/// Five steps back, each after at most 48 calm seconds.
+/// Six steps back, each after at most 48 calm seconds.
 const CALM_BOUND: Duration = Duration::from_secs(300);
 
 /// The level, at most three times a second: being asked costs the agent time too.
@@ -29,7 +29,8 @@ fn level(agent: &Agent) -> u64 {
 
 #[test]
 fn detail_is_left_out_step_by_step_and_comes_back() {
-    let traced = Traced::with("budget", |options| AgentOptions { max_cpu_percent: 4, ..options });
+    let traced =
+        Traced::with("budget", |options| AgentOptions { max_cpu_percent: 4, ..options.timing_of_unselected() });
     let nginx = Nginx::start(traced.place());
     let url = format!("http://{}/", nginx.address);
     let cgroup = &traced.cgroup;
@@ -41,11 +42,11 @@ fn detail_is_left_out_step_by_step_and_comes_back() {
             if levels.last() != Some(&now) {
                 levels.push(now);
             }
-            (now == 5 || load.is_finished()).then_some(())
+            (now == 6 || load.is_finished()).then_some(())
         });
         let status = traced.agent.status();
-        assert_eq!(levels, [0, 1, 2, 3, 4, 5], "one step at a time: {status}\n{}", traced.agent.messages());
-        let left_out = ["payload", "run_queue and off_cpu times", "7 of 8 new connections"];
+        assert_eq!(levels, [0, 1, 2, 3, 4, 5, 6], "one step at a time: {status}\n{}", traced.agent.messages());
+        let left_out = ["what is not selected", "payload", "run_queue and off_cpu times", "7 of 8 new connections"];
         assert_eq!(status["budget"]["left_out"], serde_json::json!(left_out));
     });
     assert!(traced.agent.losses().contains_key("payload_shed"), "{:?}", traced.agent.losses());
@@ -56,7 +57,7 @@ fn detail_is_left_out_step_by_step_and_comes_back() {
     assert!(calm.is_some(), "detail does not come back: {}\n{messages}", traced.agent.status());
     let budget = traced.agent.status()["budget"].clone();
     let [sheds, restores] = ["sheds", "restores"].map(|key| budget[key].as_u64().expect("a count"));
-    assert!(sheds == restores && sheds >= 5, "{budget}");
+    assert!(sheds == restores && sheds >= 6, "{budget}");
     assert_eq!(messages.matches("over the budget").count() as u64, sheds, "{messages}");
     // And it is whole again: payload, and the scheduler's times from the second call of a thread on.
     let server = Server::start(traced.place());

@@ -1,4 +1,5 @@
-"""Calls of a language model's API by the clients of OpenAI and Anthropic: genai.py serve | talk ADDRESS ROUNDS.
+"""Calls of a language model's API by the clients of OpenAI and Anthropic: genai.py serve | serve_tls | talk ADDRESS ROUNDS | talk_tls
+ADDRESS ROUNDS.
 
 No model was at hand: the server is a script that answers in the shapes that both APIs document. It prints its port when it listens. A client
 prints a line for each call: operation, model asked for, model that answered, tokens of the prompt and of the answer as the client
@@ -119,16 +120,41 @@ def talk_anthropic(client):
     tell("chat", "claude-stream", said.model, said.usage.input_tokens + cached, said.usage.output_tokens)
 
 
-if sys.argv[1] == "serve":
+def secured(server):
+    import ssl
+    import subprocess
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        key, certificate = f"{folder}/key.pem", f"{folder}/certificate.pem"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-keyout", key, "-out", certificate],
+            check=True,
+            stderr=subprocess.DEVNULL,
+        )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+    # Not in accept(), which is one thread's for all connections.
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    return server
+
+
+if sys.argv[1].startswith("serve"):
     SERVER = ThreadingHTTPServer(("127.0.0.1", 0), Api)
+    if sys.argv[1] == "serve_tls":
+        SERVER = secured(SERVER)
     print(SERVER.server_port, flush=True)
     SERVER.serve_forever()
 else:
+    import httpx
     from anthropic import Anthropic
     from openai import OpenAI
 
-    openai_client = OpenAI(base_url=f"http://{sys.argv[2]}/v1", api_key="sk-secret", max_retries=0)
-    anthropic_client = Anthropic(base_url=f"http://{sys.argv[2]}", api_key="sk-secret", max_retries=0)
+    url = f"{'https' if sys.argv[1] == 'talk_tls' else 'http'}://{sys.argv[2]}"
+    options = {"api_key": "sk-secret", "max_retries": 0}
+    # The certificate is nobody's.
+    openai_client = OpenAI(base_url=f"{url}/v1", http_client=httpx.Client(verify=False), **options)
+    anthropic_client = Anthropic(base_url=url, http_client=httpx.Client(verify=False), **options)
     for _ in range(int(sys.argv[3])):
         talk_openai(openai_client)
         talk_anthropic(anthropic_client)

@@ -242,6 +242,8 @@ pub enum Seen {
     Records,
     /// What is inside.
     Plaintext,
+    /// That the kernel encrypts it (kTLS), and so the application's calls are not what moves.
+    Kernel,
 }
 
 /// Which end gave a connection up.

@@ -32,7 +32,7 @@ use agent_common::{
 use agent_protocol::detect::{Protocol, Verdict, detect_but};
 
 use self::{
-    connection::{Connection, Direction, Ending, Facts, ResetBy, Role},
+    connection::{Connection, Direction, Ending, Facts, ResetBy, Role, Seen},
     stream::{Fed, Piece},
     timing::{Arrival, CallTiming, Resent, SendTiming},
 };
@@ -261,6 +261,9 @@ impl Flow {
         }
         let range = self.timed(direction, record);
         self.bound_timings(direction, context);
+        if record.flags & flag::KERNEL_TLS != 0 {
+            return self.kernel_encrypts(direction, record, range, context);
+        }
         if record.flags & flag::SELECTED == 0 {
             self.become_opaque(true, context);
         }
@@ -282,9 +285,36 @@ impl Flow {
         self.connection.side_mut(direction).stream.push(piece, bytes_max, context.losses);
     }
 
+    /// The kernel does the connection's TLS, as it may from some moment of the handshake on: what is inside stays hidden. Neither what
+    /// the application moves, nor what its TLS library does, can be placed among the bytes that really move.
+    fn kernel_encrypts(
+        &mut self,
+        direction: Direction,
+        record: &CallRecord,
+        range: Range<u64>,
+        context: &mut Context<'_>,
+    ) {
+        if self.connection.tls.replace(Seen::Kernel) != Some(Seen::Kernel) {
+            context.losses.add(Loss::KernelTls, 1);
+        }
+        if record.flags & flag::TLS_CONTROL != 0 {
+            // Of the handshake, or a farewell: of no exchange.
+            self.connection.side_mut(direction).stream.advance(range.start, range.end);
+            return;
+        }
+        if let Kind::Tls(tls) = &mut self.kind {
+            return tls.encrypted_by_kernel(direction, range, &mut self.connection, context);
+        }
+        self.become_opaque(false, context);
+        self.opaque_bytes(direction, range, context);
+    }
+
     /// What a TLS library gave or got. It says what the connection is, if it was joined too late to show that, or if its bytes moved
     /// inside the library's call. That a thread used a session next after a connection is not enough for one that did not begin as TLS.
     fn plaintext(&mut self, plaintext: Plaintext, context: &mut Context<'_>) {
+        if self.connection.tls == Some(Seen::Kernel) {
+            return; // counted with the connection
+        }
         // What NSPR moves need not be encrypted.
         let is_tls = plaintext.record.library != library::NSPR;
         let inside = plaintext.record.flags & plaintext::flag::INSIDE != 0;

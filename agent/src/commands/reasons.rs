@@ -46,6 +46,7 @@ pub(super) fn words(reason: &str) -> &'static str {
         "pairing_lost" => "exchanges after a loss that request and response cannot be told of for sure",
         "exchange_overflow" => "exchanges beyond those that wait on one connection",
         "timing_overflow" => "calls, sends or arrivals beyond those kept of one connection: segments are derived",
+        "kernel_tls" => "connections whose TLS the kernel does (kTLS): what is inside is not seen",
         "plaintext_unplaced" => "plaintext of TLS calls whose place in a stream is not known",
         "role_unknown" => "exchanges of connections where client and server cannot be told apart: no spans",
         "settled_early" => "exchanges told before their last facts came, since too many waited",

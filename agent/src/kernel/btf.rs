@@ -327,6 +327,8 @@ const OPTIONAL_FIELDS: &[(&str, &str, &[&str])] = &[
     ("TCP_CHRONO_STAT", "tcp_sock", &["chrono_stat"]),
     ("TCP_CHRONO_START", "tcp_sock", &["chrono_start"]),
     ("ICSK_PENDING", "inet_connection_sock", &["icsk_pending"]),
+    ("ICSK_ULP_OPS", "inet_connection_sock", &["icsk_ulp_ops"]),
+    ("ULP_NAME", "tcp_ulp_ops", &["name"]),
     // Absent where unix sockets are a module.
     ("UNIX_ADDRESS", "unix_sock", &["addr"]),
     ("UNIX_PEER", "unix_sock", &["peer"]),

@@ -1,7 +1,7 @@
 //! What detail is left out while the agent costs more than it may.
 //!
-//! In: what each window of time cost. Out: a [`Detail`], one step at a time, in the documented order: payload, then times of
-//! the scheduler, then connections by halves. A step is taken when [`OVER_WINDOWS`] windows in a row are over the budget, and
+//! In: what each window of time cost. Out: a [`Detail`], one step at a time, in the documented order: what is not selected, then
+//! payload, then times of the scheduler, then connections by halves. A step is taken when [`OVER_WINDOWS`] windows in a row are over the budget, and
 //! taken back when several in a row are below half of it; each time that restoring proves premature, twice as many.
 //! [`Policy`] is a pure function of the windows; [`Budget`] is the thread that measures and applies.
 
@@ -18,6 +18,8 @@ use crate::capture::lock;
 /// What is left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Detail {
+    /// What no rule names is not recorded, if anything is selected.
+    pub unselected: bool,
     /// Bits of [`shed`].
     pub shed: u32,
     /// New connections are recorded if this many bits of a hash of theirs are 0.
@@ -25,19 +27,23 @@ pub struct Detail {
 }
 
 /// What each level leaves out, in order.
-pub const LEVELS: [Detail; 6] = [
-    Detail { shed: 0, sample_bits: 0 },
-    Detail { shed: shed::PAYLOAD, sample_bits: 0 },
-    Detail { shed: shed::PAYLOAD | shed::SCHED, sample_bits: 0 },
-    Detail { shed: shed::PAYLOAD | shed::SCHED, sample_bits: 1 },
-    Detail { shed: shed::PAYLOAD | shed::SCHED, sample_bits: 2 },
-    Detail { shed: shed::PAYLOAD | shed::SCHED, sample_bits: 3 },
+pub const LEVELS: [Detail; 7] = [
+    Detail { unselected: false, shed: 0, sample_bits: 0 },
+    Detail { unselected: true, shed: 0, sample_bits: 0 },
+    Detail { unselected: true, shed: shed::PAYLOAD, sample_bits: 0 },
+    Detail { unselected: true, shed: shed::PAYLOAD | shed::SCHED, sample_bits: 0 },
+    Detail { unselected: true, shed: shed::PAYLOAD | shed::SCHED, sample_bits: 1 },
+    Detail { unselected: true, shed: shed::PAYLOAD | shed::SCHED, sample_bits: 2 },
+    Detail { unselected: true, shed: shed::PAYLOAD | shed::SCHED, sample_bits: 3 },
 ];
 
 impl Detail {
     /// What is left out, in words.
     pub fn words(self) -> Vec<String> {
         let mut words = Vec::new();
+        if self.unselected {
+            words.push("what is not selected".to_owned());
+        }
         if self.shed & shed::PAYLOAD != 0 {
             words.push("payload".to_owned());
         }
@@ -138,6 +144,13 @@ impl Policy {
         true
     }
 
+    /// One level on at once: the one before left out nothing. `false` if it is the last.
+    fn deepen(&mut self) -> bool {
+        let deepens = self.level + 1 < LEVELS.len();
+        self.level += usize::from(deepens);
+        deepens
+    }
+
     fn restore(&mut self) -> bool {
         self.calm = 0;
         self.level -= 1;
@@ -155,6 +168,8 @@ pub struct BudgetFigures {
     pub cost: Cost,
     /// Index into [`LEVELS`].
     pub level: usize,
+    /// What of that is there to leave out.
+    pub left_out: Detail,
     /// Steps taken.
     pub sheds: u64,
     /// Steps taken back.
@@ -174,14 +189,14 @@ pub struct Budget {
 
 impl Budget {
     /// Starts it, and tells in `figures` what it does. `measure` begins a window and gives what ends it; `apply` makes the
-    /// kernel side leave out what a level says. A budget of 0 is none.
+    /// kernel side leave out what a level says, and gives what of it there is to leave out. A budget of 0 is none.
     ///
     /// # Errors
     /// No thread can be started.
     pub fn start<E: FnOnce() -> Cost>(
         figures: Arc<Mutex<BudgetFigures>>,
         measure: impl FnMut() -> E + Send + 'static,
-        apply: impl FnMut(Detail) -> Result<(), String> + Send + 'static,
+        apply: impl FnMut(Detail) -> Result<Detail, String> + Send + 'static,
     ) -> std::io::Result<Self> {
         let cpu_percent_max = lock(&figures).cpu_percent_max;
         if cpu_percent_max == 0 {
@@ -210,7 +225,7 @@ struct Keeper<M, A> {
     apply: A,
 }
 
-impl<E: FnOnce() -> Cost, M: FnMut() -> E, A: FnMut(Detail) -> Result<(), String>> Keeper<M, A> {
+impl<E: FnOnce() -> Cost, M: FnMut() -> E, A: FnMut(Detail) -> Result<Detail, String>> Keeper<M, A> {
     fn run(mut self, stopped: &mpsc::Receiver<()>) {
         let goes_on = |wait| stopped.recv_timeout(wait) == Err(mpsc::RecvTimeoutError::Timeout);
         loop {
@@ -231,13 +246,20 @@ impl<E: FnOnce() -> Cost, M: FnMut() -> E, A: FnMut(Detail) -> Result<(), String
     }
 
     fn step(&mut self, before: usize, cost: Cost) {
+        let known = lock(&self.figures).left_out;
+        let detail = loop {
+            let wanted = LEVELS[self.policy.level()];
+            let detail = (self.apply)(wanted).unwrap_or_else(|error| {
+                tracing::error!(error, "the kernel side could not be told what to leave out");
+                wanted
+            });
+            if self.policy.level() < before || detail != known || !self.policy.deepen() {
+                break detail;
+            }
+        };
         let level = self.policy.level();
-        let detail = LEVELS[level];
-        if let Err(error) = (self.apply)(detail) {
-            tracing::error!(error, "the kernel side could not be told what to leave out");
-        }
         let mut figures = lock(&self.figures);
-        figures.level = level;
+        (figures.level, figures.left_out) = (level, detail);
         let left_out = detail.words().join(", ");
         let (cpu, ring) = (format!("{:.2} %", cost.cpu_percent), format!("{:.0} %", cost.ring_percent));
         let max = figures.cpu_percent_max;
@@ -286,7 +308,7 @@ mod tests {
 
     #[test]
     fn each_step_needs_its_own_windows_and_the_last_level_is_the_last() {
-        assert_eq!(levels(&[9.0; 14]), [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 5, 5, 5]);
+        assert_eq!(levels(&[9.0; 14]), [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 6]);
     }
 
     #[test]
@@ -322,14 +344,34 @@ mod tests {
     fn each_level_leaves_out_more_than_the_one_before() {
         for pair in LEVELS.windows(2) {
             assert_eq!(pair[1].shed & pair[0].shed, pair[0].shed);
-            assert!(pair[1].shed > pair[0].shed || pair[1].sample_bits > pair[0].sample_bits);
+            assert!(pair[1].unselected >= pair[0].unselected && pair[1].sample_bits >= pair[0].sample_bits);
+            assert_ne!(pair[1], pair[0]);
         }
         assert_eq!(LEVELS[0].words(), Vec::<String>::new());
-        assert_eq!(LEVELS[4].words(), ["payload", "run_queue and off_cpu times", "3 of 4 new connections"]);
+        assert_eq!(
+            LEVELS[5].words(),
+            ["what is not selected", "payload", "run_queue and off_cpu times", "3 of 4 new connections"]
+        );
     }
 
     #[test]
     fn the_thread_applies_each_level_and_ends_with_its_guard() {
+        let (applied, left_out) = step_by_step(|detail| detail);
+        assert_eq!((applied.as_slice(), left_out.len()), (&LEVELS[1..], 6));
+        let figures = Arc::new(Mutex::new(BudgetFigures { cpu_percent_max: 1, ..BudgetFigures::default() }));
+        drop(Budget::start(figures, || Cost::default, Ok).unwrap());
+    }
+
+    #[test]
+    fn a_level_that_has_nothing_to_leave_out_is_passed_over() {
+        let (applied, left_out) = step_by_step(|detail| Detail { unselected: false, ..detail });
+        assert_eq!(applied, LEVELS[1..]);
+        let payload = Detail { shed: shed::PAYLOAD, ..Detail::default() };
+        assert_eq!((left_out[0], left_out.len()), (payload, 5));
+    }
+
+    /// What is applied while everything is over the budget, and what is left out after each step.
+    fn step_by_step(effective: fn(Detail) -> Detail) -> (Vec<Detail>, Vec<Detail>) {
         let applied = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&applied);
         let over = Cost { cpu_percent: 50.0, ..Cost::default() };
@@ -339,18 +381,19 @@ mod tests {
             measure: move || move || over,
             apply: move |detail| {
                 lock(&seen).push(detail);
-                Ok(())
+                Ok(effective(detail))
             },
         };
-        for _ in 0..12 {
+        let mut left_out = Vec::new();
+        for _ in 0..14 {
             let before = keeper.policy.level();
             if keeper.policy.window((keeper.measure)()()) {
                 keeper.step(before, over);
+                left_out.push(lock(&keeper.figures).left_out);
             }
         }
-        assert_eq!(*lock(&applied), LEVELS[1..]);
-        assert_eq!(lock(&keeper.figures).sheds, 5);
-        let figures = Arc::new(Mutex::new(BudgetFigures { cpu_percent_max: 1, ..BudgetFigures::default() }));
-        drop(Budget::start(figures, || Cost::default, |_| Ok(())).unwrap());
+        assert_eq!(lock(&keeper.figures).sheds, left_out.len() as u64);
+        let applied = lock(&applied).clone();
+        (applied, left_out)
     }
 }

@@ -147,6 +147,8 @@ struct Target {
     named: Named,
     exe: BTreeMap<PodExe, u32>,
     port: BTreeMap<u32, u32>,
+    /// Whether anything is selected by a rule.
+    selects: bool,
 }
 
 /// What stands at the paths of rules. A path is the same rule whatever stands there: a service that is started again has another cgroup.
@@ -184,6 +186,8 @@ pub struct Selection {
     whole_calls: HashMap<MapData, u64, u32>,
     generation: u32,
     detail: Detail,
+    /// What is recorded of what no rule names, unless the budget leaves that out.
+    unselected: u32,
     /// Patterns of executables, for processes that start later.
     exe_patterns: Vec<(String, u32)>,
     /// Where the executables are that patterns name.
@@ -206,6 +210,7 @@ impl Selection {
             whole_calls: take(ebpf, "WHOLE_CALLS")?,
             generation: 0,
             detail: Detail::default(),
+            unselected: mode::NONE,
             exe_patterns: Vec::new(),
             exe_paths: BTreeMap::new(),
             lineage: Lineage::default(),
@@ -254,7 +259,8 @@ impl Selection {
 
     /// What the rules name now.
     fn resolve(&mut self, wanted: &Wanted) -> Result<Target, SelectError> {
-        let mut target = Target { named: Named::of(wanted)?, ..Target::default() };
+        let selects = wanted.select != Rules::default();
+        let mut target = Target { named: Named::of(wanted)?, selects, ..Target::default() };
         self.exe_patterns.clear();
         // Exclusion wins: it comes last.
         for (set, value) in [(&wanted.select, mode::PAYLOAD), (&wanted.exclude, mode::EXCLUDE)] {
@@ -293,13 +299,16 @@ fn verdict(patterns: &[(String, u32)], path: &Path) -> Option<u32> {
 impl Maps for Selection {
     fn settings(&self) -> Result<Settings, SelectError> {
         let settings = self.settings.get(&0, 0).map_err(|source| SelectError::Map { what: "settings", source })?;
-        Ok(settings.0)
+        Ok(Settings { unselected: self.unselected, ..settings.0 })
     }
 
     fn publish(&mut self, settings: Settings) -> Result<(), SelectError> {
         self.generation = self.generation.wrapping_add(1).max(1);
-        let Detail { shed, sample_bits } = self.detail;
-        let settings = Settings { generation: self.generation, shed, sample_bits, ..settings };
+        self.unselected = settings.unselected;
+        let Detail { shed, sample_bits, .. } = self.detail;
+        let leaves_out = self.leaves_out_unselected(self.detail, settings.unselected);
+        let unselected = if leaves_out { mode::NONE } else { settings.unselected };
+        let settings = Settings { generation: self.generation, unselected, shed, sample_bits, ..settings };
         self.settings.set(0, PodSettings(settings), 0).map_err(|source| SelectError::Map { what: "settings", source })
     }
 
@@ -352,15 +361,22 @@ impl Selection {
         Ok(true)
     }
 
-    /// Leaves this much out from now on.
-    pub fn set_detail(&mut self, detail: Detail) -> Result<(), SelectError> {
+    /// Leaves this much out from now on; gives what of it there is to leave out.
+    pub fn set_detail(&mut self, detail: Detail) -> Result<Detail, SelectError> {
         let shed_before = std::mem::replace(&mut self.detail, detail).shed;
         if shed_before & !detail.shed & shed::SCHED != 0 {
             // What threads did meanwhile is not known: whatever began before now does not count.
             let error = |source| SelectError::Map { what: "scheduler times", source };
             self.sched_state.set(SCHED_SINCE, monotonic_ns(), 0).map_err(error)?;
         }
-        self.refresh()
+        self.refresh()?;
+        let unselected = self.leaves_out_unselected(detail, self.unselected);
+        Ok(Detail { unselected, ..detail })
+    }
+
+    /// Whether that leaves out what no rule names: it is timed otherwise, and something else is selected.
+    fn leaves_out_unselected(&self, detail: Detail, unselected: u32) -> bool {
+        detail.unselected && self.target.selects && unselected == mode::TIMING
     }
 
     /// Whether there are executable rules at all.

@@ -38,6 +38,7 @@ pub(super) fn told(view: &ConnectionView, not_covered: &str) -> ConnView {
         tls: match view.tls {
             None => String::new(),
             Some(Seen::Plaintext) => "plaintext".to_owned(),
+            Some(Seen::Kernel) => "not covered: the kernel encrypts (kTLS)".to_owned(),
             Some(Seen::Records) => format!("not covered: {not_covered}"),
         },
     }
@@ -89,8 +90,9 @@ mod tests {
         let unknown = told_of(None);
         assert_eq!((unknown.role.as_str(), unknown.state.as_str(), unknown.reset_by.as_str()), ("", "open", "peer"));
         let tls = |tls| told(&ConnectionView { tls, ..view.clone() }, "uses rustls").tls;
-        let words = [None, Some(Seen::Plaintext), Some(Seen::Records)].map(tls);
-        assert_eq!(words, ["", "plaintext", "not covered: uses rustls"]);
+        let words = [None, Some(Seen::Plaintext), Some(Seen::Kernel), Some(Seen::Records)].map(tls);
+        let kernel = "not covered: the kernel encrypts (kTLS)";
+        assert_eq!(words, ["", "plaintext", kernel, "not covered: uses rustls"]);
         assert_eq!((client.retransmits_total, client.srtt_us, client.min_rtt_us), (6, Some(5), None));
     }
 }

@@ -85,21 +85,12 @@ fn link(link: span::Link) -> LinkView {
     LinkView { trace_id: link.trace_id, span_id: link.span_id, evidence }
 }
 
+/// Empty if the value is none of ours.
 pub(super) fn segments(value: Option<AnyValue>) -> Vec<SegmentView> {
-    let Some(any_value::Value::ArrayValue(array)) = value.and_then(|value| value.value) else { return Vec::new() };
-    array.values.into_iter().filter_map(segment).collect()
-}
-
-fn segment(value: AnyValue) -> Option<SegmentView> {
-    let any_value::Value::KvlistValue(list) = value.value? else { return None };
-    Some(SegmentView {
-        name: text_of(&list.values, "name")?,
-        start_ns: u64::try_from(int_of(&list.values, "start_ns")?).ok()?,
-        duration_ns: u64::try_from(int_of(&list.values, "duration_ns")?).ok()?,
-        evidence: text_of(&list.values, "evidence").unwrap_or_default(),
-        by: text_of(&list.values, "by").unwrap_or_default(),
-        lost_records: int_of(&list.values, "lost_records").and_then(|lost| u64::try_from(lost).ok()).unwrap_or(0),
-    })
+    match value.and_then(|value| value.value) {
+        Some(any_value::Value::StringValue(text)) => super::segments::read(&text).unwrap_or_default(),
+        _ => Vec::new(),
+    }
 }
 
 fn attribute(attribute: KeyValue) -> Attribute {

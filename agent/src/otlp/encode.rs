@@ -11,7 +11,7 @@ use opentelemetry_proto::tonic::trace::v1::{span, status};
 
 use super::{
     CAUSE, LINK_EVIDENCE, LOCAL_ADDRESS, LOCAL_PORT, PEER_ADDRESS, PEER_PORT, PID, PROTOCOL, SCOPE, SEGMENT_PREFIX,
-    SEGMENTS, SERVICE_NAME, STATUS, fragments::FRAGMENTS, wire::Wire,
+    SEGMENTS, SERVICE_NAME, STATUS, fragments::FRAGMENTS, segments, wire::Wire,
 };
 
 /// Room for a span; larger ones make the buffer grow.
@@ -186,10 +186,11 @@ fn attributes(wire: &mut Wire, span: &Span) {
         wire.text_pair(ATTRIBUTES, CAUSE, cause);
     }
     if !span.segments.is_empty() {
-        // `AnyValue.array_value = 5`, `ArrayValue.values = 1`
-        wire.pair(ATTRIBUTES, SEGMENTS, |wire| {
-            wire.message_of_width(5, 2, |wire| {
-                span.segments.iter().for_each(|tile| wire.message(1, |wire| segment(wire, tile)))
+        // `KeyValue { key = 1, value = 2 }`, `AnyValue.string_value = 1`
+        wire.message_of_width(ATTRIBUTES, 2, |wire| {
+            wire.text(1, SEGMENTS);
+            wire.message_of_width(2, 2, |wire| {
+                wire.message_of_width(1, 2, |wire| segments::write(wire, &span.segments));
             });
         });
         segment_sums(wire, &span.segments);
@@ -226,23 +227,6 @@ fn address(wire: &mut Wire, end: Endpoint, path: Option<&str>, address_key: &str
             wire.pair(ATTRIBUTES, address_key, |wire| wire.display(1, format_args!("[{inode}]")));
         }
     }
-}
-
-/// `AnyValue.kvlist_value = 6`, `KeyValueList.values = 1`
-fn segment(wire: &mut Wire, segment: &Segment) {
-    let fixed = &*FRAGMENTS;
-    wire.message(6, |wire| {
-        wire.append(&fixed.of(segment.name).pair);
-        wire.int_pair(1, "start_ns", clamp(segment.offset_ns));
-        wire.int_pair(1, "duration_ns", clamp(segment.duration_ns));
-        wire.append(&fixed.evidence[segment.evidence as usize]);
-        if let Some(by) = segment.by {
-            wire.append(&fixed.by[by as usize]);
-        }
-        if segment.lost_records > 0 {
-            wire.int_pair(1, "lost_records", i64::from(segment.lost_records));
-        }
-    });
 }
 
 /// Per name: the sum, the worst evidence, and the sums of what the time was spent on in particular.

@@ -8,17 +8,17 @@ use super::{SEGMENT_PREFIX, encode::ATTRIBUTES, wire::Wire};
 
 pub(super) static FRAGMENTS: LazyLock<Fragments> = LazyLock::new(Fragments::new);
 
-/// Pairs of a segment's members, by the discriminants of their types.
+/// By the discriminants of their types.
 pub(super) struct Fragments {
     names: Vec<Name>,
-    pub evidence: Vec<Vec<u8>>,
-    pub by: Vec<Vec<u8>>,
+    /// Of the text of segments, by [`Evidence`].
+    pub evidence: Vec<String>,
 }
 
 /// What a segment's name is part of.
 pub(super) struct Name {
-    /// The pair `name` of a segment.
-    pub pair: Vec<u8>,
+    /// Begin of its part of the text of segments.
+    pub text: String,
     /// Key of the sum.
     pub ns: String,
     /// The whole attribute, by [`Evidence`].
@@ -29,11 +29,9 @@ pub(super) struct Name {
 
 impl Fragments {
     fn new() -> Self {
-        let member = |key, value| pair(1, key, value);
         Self {
             names: SegmentName::ALL.into_iter().map(|name| Name::new(name.name())).collect(),
-            evidence: Evidence::ALL.into_iter().map(|evidence| member("evidence", evidence.name())).collect(),
-            by: By::ALL.into_iter().map(|by| member("by", by.name())).collect(),
+            evidence: Evidence::ALL.into_iter().map(|evidence| format!(":{}", evidence.name())).collect(),
         }
     }
 
@@ -46,7 +44,7 @@ impl Name {
     fn new(name: &str) -> Self {
         let key = format!("{SEGMENT_PREFIX}{name}.evidence");
         Self {
-            pair: pair(1, "name", name),
+            text: format!("{name}:"),
             ns: format!("{SEGMENT_PREFIX}{name}.ns"),
             evidence: Evidence::ALL.into_iter().map(|evidence| pair(ATTRIBUTES, &key, evidence.name())).collect(),
             by_ns: By::ALL.into_iter().map(|by| format!("{SEGMENT_PREFIX}{name}.{}.ns", by.name())).collect(),

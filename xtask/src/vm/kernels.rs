@@ -16,9 +16,12 @@ use crate::repo::Repo;
 /// The series that stands for the highest version that the suites offer.
 pub const NEWEST: &str = "newest";
 
-/// Modules that the scenarios load: a link between two namespaces, delay, loss and a token bucket on it, and a slow disk with what it
-/// needs. The guest loads them in the order of their names, which is one in which each finds those that it needs.
-pub const MODULES: &[&str] = &["configfs", "null_blk", "sch_netem", "sch_tbf", "veth"];
+/// Modules that the scenarios load: a link between two namespaces, delay, loss and a token bucket on it, a slow disk with what it
+/// needs, and TLS in the kernel. The guest loads them in the order of their names, which is one in which each finds those that it needs.
+pub const MODULES: &[&str] = &["configfs", "null_blk", "sch_netem", "sch_tbf", "tls", "veth"];
+
+/// The cipher (AES-GCM) that TLS in the kernel needs; what of it is no module is built in, or not needed there.
+pub const CIPHER_MODULES: &[&str] = &["crypto_null", "ctr", "gcm", "gf128mul", "ghash-generic"];
 
 /// One kernel of the matrix.
 #[derive(Debug, Clone, Deserialize)]
@@ -41,7 +44,7 @@ pub struct Kernel {
 pub struct Files {
     /// What the machine boots.
     pub image: PathBuf,
-    /// `NAME.ko`, one for each of [`MODULES`].
+    /// `NAME.ko`, one for each of [`MODULES`], and for those of [`CIPHER_MODULES`] that there are.
     pub modules: Vec<PathBuf>,
 }
 
@@ -70,9 +73,13 @@ pub fn chosen(repo: &Repo, series: &[String]) -> Result<Vec<Kernel>> {
 pub fn fetch(repo: &Repo, kernel: &Kernel) -> Result<Files> {
     let folder = repo.cache("kernels").join(&kernel.series);
     let module = |name: &&str| folder.join(format!("{name}.ko"));
-    let files = Files { image: folder.join("vmlinuz"), modules: MODULES.iter().map(module).collect() };
-    if files.image.is_file() && files.modules.iter().all(|module| module.is_file()) {
-        return Ok(files);
+    let (image, needed) = (folder.join("vmlinuz"), MODULES.iter().map(module).collect::<Vec<_>>());
+    let files = || {
+        let cipher = CIPHER_MODULES.iter().map(module).filter(|module| module.is_file());
+        Files { image: image.clone(), modules: needed.iter().cloned().chain(cipher).collect() }
+    };
+    if image.is_file() && needed.iter().all(|module| module.is_file()) {
+        return Ok(files());
     }
     let mirrors = Mirrors::of_this_machine()?;
     let mut builds = Vec::new();
@@ -82,8 +89,8 @@ pub fn fetch(repo: &Repo, kernel: &Kernel) -> Result<Files> {
     builds.sort_by(|a, b| b.version.cmp(&a.version));
     // A listed file can be gone from the pool already: then the next older build does as well.
     for build in builds.iter().take(5) {
-        match package::keep(build, MODULES, &folder) {
-            Ok(()) => return Ok(files),
+        match package::keep(build, MODULES, CIPHER_MODULES, &folder) {
+            Ok(()) => return Ok(files()),
             Err(error) => println!("vm {}: {}: {error:#}; trying an older build", kernel.series, build.name),
         }
     }

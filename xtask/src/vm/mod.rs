@@ -6,6 +6,7 @@ mod disk;
 mod elf;
 mod initramfs;
 mod kernels;
+mod ktls;
 mod mirror;
 mod package;
 mod power;
@@ -83,12 +84,14 @@ enum Check {
     Clock,
     /// The disk below the log fails for moments while spans are relayed.
     Eio,
+    /// The kernel encrypts connections (kTLS).
+    Ktls,
     /// The power goes while spans are relayed; in boots of its own.
     Power,
 }
 
 impl Check {
-    const ALL: [Self; 5] = [Self::Requests, Self::Scenarios, Self::Clock, Self::Eio, Self::Power];
+    const ALL: [Self; 6] = [Self::Requests, Self::Scenarios, Self::Clock, Self::Eio, Self::Ktls, Self::Power];
 
     /// Its script in `tests/vm/` and in the guest's `/task/`.
     const fn script(self) -> &'static str {
@@ -97,6 +100,7 @@ impl Check {
             Self::Scenarios => "scenarios.sh",
             Self::Clock => "clock.sh",
             Self::Eio => "eio.sh",
+            Self::Ktls => "ktls.sh",
             Self::Power => "power.sh",
         }
     }
@@ -114,6 +118,11 @@ impl Check {
                 Ok(format!("the clock jumped by an hour, forth and back: {verdict}"))
             }
             Self::Eio => relayed(end, "eio.said").map(|verdict| format!("the disk failed with EIO: {verdict}")),
+            Self::Ktls => {
+                let file =
+                    |name: &str| end.file(name)?.with_context(|| format!("the guest check brought back no {name}"));
+                ktls::check(&file("ktls.jsonl")?, &file("ktls.said")?)
+            }
             Self::Power => bail!("it runs in boots of its own"),
         }
     }
@@ -256,8 +265,8 @@ fn archive(repo: &Repo, args: &VmArgs, files: &Files, programs: &Programs) -> Re
     Ok(archive)
 }
 
-/// Namespaces and netem (iproute2), a name server, and what makes a file system.
-const TOOLS: &[&str] = &["ip", "tc", "dnsmasq", "mkfs.ext4"];
+/// Namespaces and netem (iproute2), a name server, what makes a file system, and what speaks TLS.
+const TOOLS: &[&str] = &["ip", "tc", "dnsmasq", "mkfs.ext4", "openssl"];
 
 /// The tools that this needs, all of them at once in one message.
 fn needs() -> Result<()> {

@@ -3,13 +3,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::mirror::{Build, curl};
 use crate::shell;
 
-/// Downloads a build's packages and keeps `vmlinuz` and `NAME.ko` of each module in `folder`.
-pub fn keep(build: &Build, modules: &[&str], folder: &Path) -> Result<()> {
+/// Downloads a build's packages and keeps `vmlinuz` and `NAME.ko` of each module in `folder`; of the `optional` ones those that it has.
+pub fn keep(build: &Build, modules: &[&str], optional: &[&str], folder: &Path) -> Result<()> {
     let unpacked = folder.join("unpacked");
     remove(&unpacked)?;
     fs::create_dir_all(&unpacked).with_context(|| format!("create {}", unpacked.display()))?;
@@ -22,6 +22,10 @@ pub fn keep(build: &Build, modules: &[&str], folder: &Path) -> Result<()> {
     }
     let files = below(&unpacked)?;
     for module in modules {
+        let taken = take_module(&files, module, folder)?;
+        ensure!(taken, "the package holds no module {module}");
+    }
+    for module in optional {
         take_module(&files, module, folder)?;
     }
     // Last: where the image is, the modules are as well.
@@ -31,15 +35,16 @@ pub fn keep(build: &Build, modules: &[&str], folder: &Path) -> Result<()> {
     remove(&unpacked)
 }
 
-/// Newer kernels compress their modules, which not every loader can read.
-fn take_module(files: &[PathBuf], module: &str, folder: &Path) -> Result<()> {
+/// Newer kernels compress their modules, which not every loader can read. `false`: there is none of that name.
+fn take_module(files: &[PathBuf], module: &str, folder: &Path) -> Result<bool> {
     let (plain, compressed) = (format!("{module}.ko"), format!("{module}.ko.xz"));
-    let file = find(files, |name| name == plain || name == compressed)
-        .with_context(|| format!("the package holds no module {module}"))?;
+    let Some(file) = find(files, |name| name == plain || name == compressed) else { return Ok(false) };
     if file.extension().is_some_and(|extension| extension == "xz") {
         shell::output(Command::new("xz").arg("-d").arg(file))?;
     }
-    fs::rename(file.with_file_name(&plain), folder.join(&plain)).with_context(|| format!("keep the module {module}"))
+    fs::rename(file.with_file_name(&plain), folder.join(&plain))
+        .with_context(|| format!("keep the module {module}"))?;
+    Ok(true)
 }
 
 fn find(files: &[PathBuf], wanted: impl Fn(&str) -> bool) -> Option<&PathBuf> {

@@ -27,8 +27,12 @@ pub struct Span {
     /// When it began.
     pub start_unix_ns: u64,
     duration_ns: u64,
+    /// As the span tells them.
     #[serde(default)]
-    attributes: Map<String, Value>,
+    pub attributes: Map<String, Value>,
+    /// `ok`, `error` or another, if it is known.
+    #[serde(default)]
+    pub status: Option<String>,
     /// What it is made of.
     pub segments: Vec<Segment>,
 }

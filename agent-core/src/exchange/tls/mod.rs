@@ -206,6 +206,59 @@ impl Tls {
         }
     }
 
+    /// Application data moved that the kernel encrypts. It may do so in one direction only: the other's records are followed as ever.
+    pub fn encrypted_by_kernel(
+        &mut self,
+        direction: Direction,
+        range: Range<u64>,
+        connection: &mut Connection,
+        context: &mut Context<'_>,
+    ) {
+        self.inside = None;
+        self.end_handshake(direction, range.start, connection, context);
+        let lane = lane(connection, direction);
+        self.release(1 - lane, connection, context);
+        let stream = &mut connection.side_mut(direction).stream;
+        let missed = stream.is_beyond(range.start);
+        let Some((start, end)) = stream.advance(range.start, range.end) else { return };
+        (self.lanes[lane].fed, self.lanes[lane].passed) = (end, end);
+        if missed {
+            self.opaque.missed(connection, direction);
+        }
+        self.opaque.bytes(connection, direction, start..end, context);
+    }
+
+    /// The handshake is over by the byte at `from`, if its last messages were seen or not.
+    fn end_handshake(
+        &mut self,
+        direction: Direction,
+        from: u64,
+        connection: &mut Connection,
+        context: &mut Context<'_>,
+    ) {
+        if let State::Finished { client, end, .. } = self.handshake.state {
+            self.handshake.state = State::Finished { client, end, sure: true };
+            self.conclude(if client { CLIENT } else { SERVER }, connection, context);
+        }
+        if std::mem::replace(&mut self.over, true) {
+            return;
+        }
+        let last = |direction: Direction, before: u64| {
+            connection.side(direction).timings.calls.within(0..before).last().map(|call| call.return_ns)
+        };
+        let end_ns = last(direction, from).max(last(direction.other(), u64::MAX));
+        self.opaque.label = Some(Box::new(self.handshake.label.clone()));
+        connection.before.tls = self.hello_ns(connection).zip(end_ns).map(|(start_ns, end_ns)| Step {
+            start_ns,
+            end_ns: end_ns.max(start_ns),
+            evidence: Evidence::Derived,
+        });
+        if self.handshake.is_1_3() {
+            self.tickets = Tickets::None;
+        }
+        self.begin(CLIENT, connection, context);
+    }
+
     /// What goes on when payload is no longer captured.
     pub fn into_opaque(self, connection: &mut Connection) -> Opaque {
         connection.open_from = [u64::MAX; 2];
