@@ -266,7 +266,16 @@ const _: () = assert!(size_of::<RetransmitRecord>() == 16 + 8 + 3 * 4 + 4);
 pub const PAYLOAD_BYTES_LIMIT: usize = 8192;
 /// Most payload bytes of a call of a connection on which messages begin within calls.
 pub const WHOLE_CALL_BYTES: usize = 32_768;
-/// The same of what a TLS library gave or was given: a TLS record has no more.
+/// The same of what a TLS library gave, which is at most what a record holds, or was given.
 pub const WHOLE_PLAINTEXT_BYTES: usize = 16_384;
+
+/// Of which calls of a connection more is captured; bits of `WHOLE_CALLS`.
+pub mod whole {
+    /// Those that move its bytes.
+    pub const SOCKET: u32 = 1;
+    /// Those of a TLS library: of the encrypted bytes themselves nothing more is wanted.
+    pub const PLAINTEXT: u32 = 2;
+}
+
 /// Most bytes of the range's end that are captured after a gap.
 pub const TAIL_BYTES: usize = 16;

@@ -49,7 +49,7 @@ pub struct Pipeline {
     losses: Losses,
     drafts: Vec<Draft>,
     answers: Vec<Answered>,
-    whole: Vec<u64>,
+    whole: Vec<(u64, u32)>,
     /// Spans that wait for the facts of their process, and until when.
     waiting: VecDeque<(u64, Span)>,
     finished: Vec<SafeSpan>,
@@ -121,9 +121,9 @@ impl Pipeline {
         self.processes.take_wanted()
     }
 
-    /// Connections, by their ids, of whose calls as much is wanted as can be captured, since messages begin within them. Each is
-    /// told once.
-    pub fn wanted_whole(&mut self) -> Vec<u64> {
+    /// Connections, by their ids, of whose calls as much is wanted as can be captured, since messages begin within them, and of
+    /// which calls ([`agent_common::message::whole`]). Each is told once.
+    pub fn wanted_whole(&mut self) -> Vec<(u64, u32)> {
         std::mem::take(&mut self.whole)
     }
 

@@ -90,7 +90,7 @@ pub struct Run {
     /// Connections, at the end.
     pub connections: Vec<ConnectionView>,
     /// Connections of whose calls more was asked for.
-    pub whole: Vec<u64>,
+    pub whole: Vec<(u64, u32)>,
 }
 
 /// Settings of a read call.

@@ -447,10 +447,10 @@ fn more_of_each_call_is_asked_for_once_where_a_message_began_in_what_was_cut() {
         }
         kernel.run().whole
     };
-    assert_eq!(of(&[VALUE]), [0_u64; 0]);
+    assert_eq!(of(&[VALUE]), [(0_u64, 0_u32); 0]);
     // One message is as long as it says, whatever of it is cut.
     let long = [b"$2000\r\n".as_slice(), &[b'v'; 2000], b"\r\n"].concat();
-    assert_eq!(of(&[&long]), [0_u64; 0]);
+    assert_eq!(of(&[&long]), [(0_u64, 0_u32); 0]);
     let many = VALUE.repeat(500);
     assert_eq!(of(&[&many, VALUE, &many]).len(), 1);
 }

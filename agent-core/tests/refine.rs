@@ -107,6 +107,34 @@ fn what_bodies_ask_for_names_spans_and_what_they_answer_is_their_status() {
     assert_eq!(run.whole.len(), 1, "of calls of models all is wanted");
 }
 
+/// As OpenAI's client does: it closes once it has read that all is said, before the end of the body, and so resets.
+#[test]
+fn a_stream_of_a_model_that_has_said_all_is_no_error_when_its_reader_closes() {
+    let chat = post("/v1/chat/completions", "", r#"{"model":"m-1","stream":true,"messages":[{"role":"user"}]}"#);
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let event = |data: &str| format!("{:x}\r\ndata: {data}\n\n\r\n", data.len() + 8);
+    let usage = event(r#"{"model":"m-1-0601","usage":{"prompt_tokens":9,"completion_tokens":12}}"#);
+    for (last, expected) in [("[DONE]", (Status::Ok, None)), ("{}", (Status::Error, Some("connection_reset")))] {
+        let (mut kernel, mut client) = (Kernel::default(), End::client());
+        client.open(&mut kernel, 1_000_000);
+        client.write(&mut kernel, 2_000_000, 2_000_030, &chat);
+        client.read_at(&mut kernel, 2_000_500, [head, &usage].concat().as_bytes());
+        client.read_at(&mut kernel, 2_000_900, event(last).as_bytes());
+        client.reset(&mut kernel, 2_050_000);
+        let run = kernel.run();
+        let span = &run.spans[0];
+        let text = |key| attribute(span, key).map(|value| format!("{value:?}"));
+        assert_eq!(span.status, expected.0, "{last}: {span:#?}");
+        assert_eq!(text("error.type").is_some_and(|said| said.contains("connection_reset")), expected.1.is_some());
+        let usage = ["gen_ai.response.model", "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"].map(text);
+        assert!(usage[0].as_ref().is_some_and(|model| model.contains("m-1-0601")), "{usage:?}");
+        assert_eq!(usage[1..], [Some("Int(9)".to_owned()), Some("Int(12)".to_owned())], "{last}");
+        let until_read = span.duration_ns < 1_000_000;
+        assert_eq!(until_read, last == "[DONE]", "{}", span.duration_ns);
+        assert!(text("spantap.boundary.evidence").is_some_and(|said| said.contains("inferred")), "{span:#?}");
+    }
+}
+
 #[test]
 fn a_request_that_upgrades_to_http2_is_answered_by_stream_1() {
     const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";

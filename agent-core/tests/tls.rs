@@ -433,6 +433,40 @@ fn what_the_kernel_encrypts_is_an_opaque_exchange_and_named_so() {
     assert!(run.connections.iter().all(|view| view.tls == Some(Seen::Kernel)), "{:?}", run.connections);
 }
 
+/// OpenSSL 3.0 reads TLS 1.3 itself: what it showed of the first request goes with no answer, and later ones are opaque.
+#[test]
+fn where_the_kernel_encrypts_one_direction_only_the_other_ones_records_are_followed() {
+    let mut session = shown(&[REQUEST.len(), REQUEST.len()], &[]);
+    let [first, second] = [413 + record_of(REQUEST.len()).len(), session.said[0].len()];
+    session.client_says(1_000_520, first);
+    let size = (first - 413) as u32;
+    library(&mut session, true, false, (1_000_550, 1_000_562), 0, (size, 1_000_560), REQUEST);
+    encrypted(&mut session, true, true, 1_005_000, 300, false);
+    session.client_says(1_010_520, second);
+    library(&mut session, true, false, (1_010_550, 1_010_562), REQUEST.len() as u32, (size, 1_010_560), REQUEST);
+    encrypted(&mut session, true, true, 1_015_000, 400, false);
+    session.server.close(&mut session.kernel, 1_016_100);
+    let run = session.run();
+    let servers: Vec<_> = of(&run, SpanKind::Server).into_iter().map(brief).collect();
+    let expected = format!("{size}/400");
+    assert!(servers.len() == 1 && servers[0].ends_with(&expected), "{servers:?} {:?}", run.losses);
+    assert_eq!(run.losses.get(Loss::KernelTls), 1);
+}
+
+/// As while the budget leaves out payload: of writes only the way to the network is told.
+#[test]
+fn what_the_kernel_encrypts_is_followed_without_payload_too() {
+    let mut session = shown(&[], &[]);
+    encrypted(&mut session, true, false, 1_000_560, 100, false);
+    change(&mut session.kernel, |call: &mut CallRecord| call.flags &= !call_flag::SELECTED);
+    session.server.write_unselected(&mut session.kernel, [1_005_000, 1_005_010, 1_005_060], 300, 0);
+    session.server.close(&mut session.kernel, 1_016_100);
+    let run = session.run();
+    let servers: Vec<_> = of(&run, SpanKind::Server).into_iter().map(brief).collect();
+    assert!(servers.len() == 1 && servers[0].ends_with("100/300"), "{servers:?} {:?}", run.losses);
+    assert_eq!(run.losses.get(Loss::KernelTls), 0, "nobody asked for what is inside");
+}
+
 /// As OpenSSL does it in TLS 1.2: the Finished are the kernel's already.
 #[test]
 fn a_handshake_whose_end_the_kernel_encrypts_did_not_fail() {

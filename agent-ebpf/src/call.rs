@@ -227,8 +227,8 @@ pub fn says_something(task: &Task, id: u64, result: i64) -> bool {
 fn returned_from_send(settings: &Settings, task: &mut Task, id: u64, result: i64) {
     let Some(conn) = connection::find(task.tx_sock) else { return };
     let time_ns = now();
-    if ktls::sent(task, id, result) {
-        task.tx_end = offsets::read(task.tx_sock, &offsets::TCP_WRITE_SEQ).unwrap_or(task.tx_end);
+    if let Some(end) = ktls::sent(task, conn, id, result) {
+        task.tx_end = end;
     } else if result > 0 && id != number::SENDMMSG {
         task.tx_end = task.tx_start.wrapping_add(result as u32);
     } else if result <= 0 {
@@ -255,7 +255,7 @@ fn returned_from_read(settings: &Settings, task: &mut Task, id: u64, result: i64
     let Some(conn) = connection::find(task.rx_sock) else { return };
     let time_ns = now();
     // The cursor was not followed before (adopted, or selected only now): the result says how much this call read.
-    let by_kernel = ktls::received(task, id, result);
+    let by_kernel = ktls::received(task, conn, id, result);
     if !by_kernel && result > 0 && id != number::RECVMMSG && task.rx_end.wrapping_sub(task.rx_start) != result as u32 {
         task.rx_start = task.rx_end.wrapping_sub(result as u32);
         task.call_flags |= u32::from(wire::INFERRED_RANGE);
@@ -304,7 +304,7 @@ fn returned_elsewhere(settings: &Settings, task: &mut Task, id: u64, result: i64
             connection::on_connect_failed(found.sk, -result as u32);
         }
         _ if accepts || id == number::CONNECT => {}
-        Some(Kind::Tcp) if ended_or_failed(task, id, result) || result > 0 => {
+        Some(Kind::Tcp) if says_something(task, id, result) => {
             returned_unseen(settings, task, found.sk, id, result);
         }
         Some(Kind::Datagram) if datagram::returned(settings, task, found, id, result) => return Next::Elsewhere,
@@ -338,7 +338,7 @@ fn returned_unseen(settings: &Settings, task: &mut Task, sk: u64, id: u64, resul
     let by_connection = select::connection_mode(settings, conn);
     let combined = select::combined(task.mode, by_connection);
     let has_moved = result > 0;
-    if !select::records(combined) || (has_moved && !ktls::moved_unseen(task, sk, id)) {
+    if !select::records(combined) || (has_moved && !ktls::moved_unseen(task, conn, sk, id)) {
         return;
     }
     let time_ns = now();
@@ -353,9 +353,14 @@ fn returned_unseen(settings: &Settings, task: &mut Task, sk: u64, id: u64, resul
         (true, false) => (conn.read_cursor, conn.read_cursor),
         (true, true) => {
             let start = conn.read_cursor;
-            conn.read_cursor = offsets::read(sk, &offsets::TCP_COPIED_SEQ).unwrap_or(start);
-            message::forget_arrivals(conn);
-            (start, conn.read_cursor)
+            let end = offsets::read(sk, &offsets::TCP_COPIED_SEQ).unwrap_or(start);
+            if start == end || conn.flags & flag::CURSOR == 0 {
+                return; // what was left of an earlier record
+            }
+            // The layer collected them before, and no other reader has come since.
+            conn.read_cursor = end;
+            message::forget_arrivals(conn, end);
+            (start, end)
         }
         (false, _) => {
             let end = offsets::read::<u32>(sk, &offsets::TCP_WRITE_SEQ).unwrap_or(0);
@@ -460,8 +465,9 @@ fn put(task: &mut Task, scratch: &mut Scratch, connection_id: u64, call: &Call, 
     emit::bytes((scratch as *const Scratch).cast(), size_of::<CallRecord>() as u64 + u64::from(length));
 }
 
+/// Whether a system call reads.
 #[inline(always)]
-fn is_read(id: u64) -> bool {
+pub fn is_read(id: u64) -> bool {
     matches!(
         id,
         number::READ

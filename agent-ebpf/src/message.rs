@@ -16,7 +16,7 @@ use crate::{
     connection::{self, tcp as state},
     device,
     emit::{self, now},
-    ktls,
+    ktls::{self, Reader},
     offsets::{self, Memory},
     sched, select, snapshot, softirq,
     state::{Conn, RxSlot, SLOTS, Task, TxSlot, flag},
@@ -90,7 +90,9 @@ pub fn on_send<M: Memory>(sk: u64, left: u32, each_piece: bool) {
     }
     if !outside {
         note_send(task, sk, conn.tx_head, (start, end));
-        ktls::note::<M>(task, tcp);
+        if ktls::is_layered::<M>(tcp) {
+            ktls::note(task);
+        }
     }
     let retrans = M::read(tcp, &offsets::TCP_TOTAL_RETRANS);
     let zero_window_us = snapshot::closed_us::<M>(tcp, conn, time_ns);
@@ -187,7 +189,7 @@ pub fn on_segment<M: Memory>(sk: u64, skb: u64) {
         // What was in order before this segment.
         let in_order = M::read::<u32>(tcp, &offsets::TCP_RCV_NXT);
         let opens = conn.rx_head;
-        arrive(conn, (seq, end), in_order, time_ns);
+        arrive::<M>(tcp, conn, (seq, end), in_order, time_ns);
         if conn.rx_head != opens {
             conn.rx[(opens & MASK) as usize].softirq_ns = softirq::raised::<M>(tcp);
         }
@@ -221,7 +223,7 @@ pub fn on_ready<M: Memory>(sk: u64) {
     let known =
         if conn.rx_head == conn.rx_tail { copied } else { conn.rx[(conn.rx_head.wrapping_sub(1) & MASK) as usize].end };
     if !reached(known, end) {
-        arrive(conn, (known, end), known, now());
+        arrive::<M>(tcp, conn, (known, end), known, now());
     }
 }
 
@@ -304,7 +306,7 @@ pub fn retire_all<M: Memory>(tcp: u64, conn: &mut Conn, time_ns: u64) {
 /// holes between them: a slot that begins after a hole covers the hole. A slot beyond `in_order` cannot be read yet, so
 /// its time of completeness is that of the latest segment that may have filled what was missing before it.
 #[inline(always)]
-fn arrive(conn: &mut Conn, (seq, end): (u32, u32), in_order: u32, time_ns: u64) {
+fn arrive<M: Memory>(tcp: u64, conn: &mut Conn, (seq, end): (u32, u32), in_order: u32, time_ns: u64) {
     if reached(in_order, end) {
         return; // known already
     }
@@ -317,6 +319,10 @@ fn arrive(conn: &mut Conn, (seq, end): (u32, u32), in_order: u32, time_ns: u64) 
     if reached(known_end, end) {
         fill(conn, in_order, time_ns);
         return;
+    }
+    if conn.rx_head.wrapping_sub(conn.rx_tail) >= SLOTS {
+        // Whose reads are not followed any more keeps nothing.
+        forget_arrivals(conn, M::read(tcp, &offsets::TCP_COPIED_SEQ));
     }
     if conn.rx_head.wrapping_sub(conn.rx_tail) >= SLOTS {
         let last: &mut RxSlot = &mut conn.rx[(conn.rx_head.wrapping_sub(1) & MASK) as usize];
@@ -364,7 +370,8 @@ pub fn on_read<M: Memory>(sk: u64) {
         return;
     }
     let Some(tcp) = M::tcp(sk) else { return };
-    if ktls::reads_ahead::<M>(task, tcp, sk) {
+    let by_kernel = ktls::is_layered::<M>(tcp) && ktls::is_tls(sk);
+    if by_kernel && ktls::reader(task, sk) == Reader::Layer {
         return; // told when the application reads
     }
     let Some(conn) = connection::find_or_adopt::<M>(sk, tcp) else { return };
@@ -390,8 +397,9 @@ pub fn on_read<M: Memory>(sk: u64) {
     task.rx_end = copied;
     if outside {
         task.call_flags = 0;
-    } else {
-        ktls::note::<M>(task, tcp);
+    }
+    if by_kernel {
+        ktls::note(task);
     }
     consume(task, conn, copied, wanted);
     if outside {
@@ -451,11 +459,11 @@ fn consume(task: &mut Task, conn: &mut Conn, copied: u32, wanted: bool) {
     }
 }
 
-/// What arrived before the read cursor was read by now, and nothing is told of it.
+/// What arrived before `read` was read by now, and nothing is told of it.
 #[inline(always)]
-pub fn forget_arrivals(conn: &mut Conn) {
+pub fn forget_arrivals(conn: &mut Conn, read: u32) {
     for _ in 0..SLOTS {
-        if conn.rx_tail == conn.rx_head || !reached(conn.read_cursor, conn.rx[(conn.rx_tail & MASK) as usize].end) {
+        if conn.rx_tail == conn.rx_head || !reached(read, conn.rx[(conn.rx_tail & MASK) as usize].end) {
             return;
         }
         conn.rx_tail = conn.rx_tail.wrapping_add(1);

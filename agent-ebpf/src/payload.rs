@@ -7,7 +7,7 @@ use core::ffi::c_void;
 
 use agent_common::{
     loss::KernelLoss,
-    message::{PAYLOAD_BYTES_LIMIT, TAIL_BYTES, WHOLE_CALL_BYTES, WHOLE_PLAINTEXT_BYTES, flag as wire},
+    message::{PAYLOAD_BYTES_LIMIT, TAIL_BYTES, WHOLE_CALL_BYTES, WHOLE_PLAINTEXT_BYTES, flag as wire, whole},
     settings::Settings,
 };
 use aya_ebpf::{
@@ -66,7 +66,8 @@ pub fn capture(
     }
     let start = (&raw const scratch.payload).cast::<[u8; START_BYTES]>();
     // SAFETY: the scratch has more bytes than these; what is behind `copy.length` is of an earlier call.
-    want_whole(connection_id, unsafe { start.read_volatile() }, copy.length);
+    let start = unsafe { start.read_volatile() };
+    want_whole(connection_id, start, (copy.length, moved), whole::SOCKET);
     if copy.length >= moved {
         return Captured { length: copy.length, tail: 0 };
     }
@@ -129,24 +130,26 @@ fn limit(settings: &Settings, connection_id: u64, base: u64, count: u64, moved: 
         unsafe { bpf_probe_read_user(base as *const u64) }
     };
     let limit = first.map_or(settings.payload_bytes_max, |first| limit_at(settings, first));
-    if moved > limit && is_wanted_whole(connection_id) { WHOLE_CALL_BYTES as u32 } else { limit }
+    if moved > limit && is_wanted_whole(connection_id, whole::SOCKET) { WHOLE_CALL_BYTES as u32 } else { limit }
 }
 
 /// The same for what a TLS library was given, or gave.
 #[inline(always)]
 pub fn plaintext_limit(settings: &Settings, connection_id: u64, first: u64, moved: u32) -> u32 {
-    let mut start = [0; START_BYTES];
-    let length = if moved < START_BYTES as u32 { 8 } else { START_BYTES as u32 };
-    // SAFETY: the array has as many bytes; the helper checks the address.
-    let read = unsafe { helpers::bpf_probe_read_user(start.as_mut_ptr().cast(), length, first as *const c_void) };
-    if read == 0 && moved >= 8 {
-        want_whole(connection_id, start, length);
+    if moved >= 8 {
+        let mut start = [0; START_BYTES];
+        let length = if moved < START_BYTES as u32 { 8 } else { START_BYTES as u32 };
+        // SAFETY: the array has as many bytes; the helper checks the address.
+        let read = unsafe { helpers::bpf_probe_read_user(start.as_mut_ptr().cast(), length, first as *const c_void) };
+        if read == 0 {
+            want_whole(connection_id, start, (length, length), whole::PLAINTEXT);
+        }
     }
     if moved <= settings.payload_bytes_max {
         return settings.payload_bytes_max;
     }
     let limit = limit_at(settings, first);
-    if moved > limit && is_wanted_whole(connection_id) { WHOLE_PLAINTEXT_BYTES as u32 } else { limit }
+    if moved > limit && is_wanted_whole(connection_id, whole::PLAINTEXT) { WHOLE_PLAINTEXT_BYTES as u32 } else { limit }
 }
 
 #[inline(always)]
@@ -185,22 +188,23 @@ fn begins_message(start: [u8; 4]) -> bool {
 const START_BYTES: usize = 16;
 
 /// From now on as much as there is room for is captured of this connection's calls, if this call shows that it matters. Now and
-/// not when the agent has found out, which is some calls later. If the table is full, the agent does it. Of `start` only `length`
-/// bytes are the call's.
+/// not when the agent has found out, which is some calls later. Of `start` only `length` bytes are the call's, of `moved`.
 #[inline(always)]
-fn want_whole(connection_id: u64, start: [u8; START_BYTES], length: u32) {
-    if (length >= 8 && packs_messages(start)) || (length >= START_BYTES as u32 && asks_model(start)) {
-        let _ = WHOLE_CALLS.insert(&connection_id, &1, u64::from(BPF_ANY));
+fn want_whole(connection_id: u64, start: [u8; START_BYTES], (length, moved): (u32, u32), which: u32) {
+    let packs = length >= 8 && length >= moved && packs_messages(start);
+    if packs || (length >= START_BYTES as u32 && asks_model(start)) {
+        let _ = WHOLE_CALLS.insert(&connection_id, &which, u64::from(BPF_ANY));
     }
 }
 
 /// Whether whole calls were asked for.
 #[inline(always)]
-fn is_wanted_whole(connection_id: u64) -> bool {
-    WHOLE_CALLS.get_ptr(&connection_id).is_some()
+fn is_wanted_whole(connection_id: u64, which: u32) -> bool {
+    // SAFETY: a live map value.
+    WHOLE_CALLS.get_ptr(&connection_id).is_some_and(|wanted| unsafe { wanted.read_volatile() } & which != 0)
 }
 
-/// Whether this is the begin of a connection on which many messages will be put into one call: HTTP/2's preface, AMQP 0-9-1's
+/// Whether this looks like the begin of a connection on which many messages will be put into one call: HTTP/2's preface, AMQP 0-9-1's
 /// protocol header, the greeting of a NATS server, CONNECT of MQTT with a length of one byte.
 #[inline(always)]
 fn packs_messages([a, b, c, d, e, f, ..]: [u8; START_BYTES]) -> bool {
@@ -214,13 +218,12 @@ fn packs_messages([a, b, c, d, e, f, ..]: [u8; START_BYTES]) -> bool {
 /// stands at the end of the answer.
 #[inline(always)]
 fn asks_model(start: [u8; START_BYTES]) -> bool {
-    let [a, b, c, d, e, f, g, h, i, path @ .., _, _, _] = start;
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, ..] = start;
     let version = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-    let path = u32::from_be_bytes(path);
+    let path = u64::from_be_bytes([0, 0, i, j, k, l, m, n]);
     let [chat, messages, responses, completions, embeddings] =
-        [*b"chat", *b"mess", *b"resp", *b"comp", *b"embe"].map(u32::from_be_bytes);
+        [*b"\0\0/chat/", *b"\0\0/messa", *b"\0\0/respo", *b"\0\0/compl", *b"\0\0/embed"].map(u64::from_be_bytes);
     version == u64::from_be_bytes(*b"POST /v1")
-        && i == b'/'
         && (path == chat || path == messages || path == responses || path == completions || path == embeddings)
 }
 

@@ -288,9 +288,9 @@ impl Worker {
             return;
         }
         let mut selection = lock(&self.selection);
-        for id in wanted {
+        for (id, which) in wanted {
             // The calls are then captured as before, and what is cut is counted.
-            if let Err(error) = selection.capture_whole_calls(id) {
+            if let Err(error) = selection.capture_whole_calls(id, which) {
                 tracing::debug!(%error, connection = id, "no more of its calls can be captured");
             }
         }

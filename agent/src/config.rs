@@ -110,8 +110,8 @@ pub struct Capture {
     /// kind costs its process less, one that moves bytes more; docs/performance.md has the figures.
     pub syscall_hooks: SyscallHooks,
     /// Most of all CPUs' time, in percent, that kernel programs and agent may take together. Beyond it detail is left out
-    /// step by step (payload; run_queue and off_cpu times; half, three quarters, seven eighths of new connections), and
-    /// comes back afterwards; `spantap status` says so. 0: no limit.
+    /// step by step (what is not selected, if anything is; payload; run_queue and off_cpu times; half, three quarters, seven
+    /// eighths of new connections), and comes back afterwards; `spantap status` says so. 0: no limit.
     pub max_cpu_percent: u32,
     /// Select everything.
     pub select_all: bool,

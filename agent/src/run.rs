@@ -234,6 +234,7 @@ async fn reload(reloader: &mut Reloader, changing: &mut Changing<'_>) -> Result<
     }
     if let Some(capturing) = changing.capturing {
         let words = reselect(&change.config, capturing);
+        lock(&changing.live.budget()).left_out = lock(&capturing.selection).left_out();
         changing.live.set_selection(words.context("all is applied but the selection, which stays")?);
     }
     log.tell_forgotten();

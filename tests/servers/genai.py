@@ -146,15 +146,14 @@ if sys.argv[1].startswith("serve"):
     print(SERVER.server_port, flush=True)
     SERVER.serve_forever()
 else:
-    import httpx
-    from anthropic import Anthropic
-    from openai import OpenAI
+    import anthropic
+    import openai
 
     url = f"{'https' if sys.argv[1] == 'talk_tls' else 'http'}://{sys.argv[2]}"
     options = {"api_key": "sk-secret", "max_retries": 0}
     # The certificate is nobody's.
-    openai_client = OpenAI(base_url=f"{url}/v1", http_client=httpx.Client(verify=False), **options)
-    anthropic_client = Anthropic(base_url=url, http_client=httpx.Client(verify=False), **options)
+    openai_client = openai.OpenAI(base_url=f"{url}/v1", http_client=openai.DefaultHttpxClient(verify=False), **options)
+    anthropic_client = anthropic.Anthropic(base_url=url, http_client=anthropic.DefaultHttpxClient(verify=False), **options)
     for _ in range(int(sys.argv[3])):
         talk_openai(openai_client)
         talk_anthropic(anthropic_client)

@@ -25,7 +25,7 @@ use agent_protocol::{
 use super::{Context, semconv};
 use crate::{
     flow::{
-        connection::{Connection, Role},
+        connection::{Connection, Direction, Role},
         stream::Fed,
     },
     loss::Loss,
@@ -270,7 +270,7 @@ impl Http {
             if is_request {
                 self.asked.close_open(0, Progress::Lost, context.now_ns);
             } else {
-                self.answered.close_open(0, Progress::Lost, context.now_ns);
+                self.cut_off_answer(connection, context);
             }
         } else if is_request {
             self.requests.feed(Input::End, &mut self.asked.events);
@@ -278,6 +278,23 @@ impl Http {
         } else {
             self.responses.feed(Input::End, &mut self.answered.events);
             self.response_events(self.answered.base.unwrap_or(0), &nothing, Cause::End, connection, context);
+        }
+    }
+
+    /// Nothing more of the answer in progress will be seen. One that says itself that it has said all is complete: clients close when they
+    /// have read `[DONE]`, and not the end of the body.
+    fn cut_off_answer(&mut self, connection: &Connection, context: &mut Context<'_>) {
+        let content = self.responses.take_content();
+        let said_all = matches!(&content, Some(Content::Answered(answered)) if answered.whole);
+        if let Some(content) = content {
+            self.answered.found(Box::new(content));
+        }
+        if said_all {
+            let answers = connection.facts.request_direction().map_or(Direction::Receive, Direction::other);
+            let end = connection.side(answers).stream.next();
+            self.answered.close_open(end, Progress::Ended(Boundary::Inferred), context.now_ns);
+        } else {
+            self.answered.close_open(0, Progress::Lost, context.now_ns);
         }
     }
 

@@ -48,8 +48,8 @@ pub struct Context<'a> {
     pub drafts: &'a mut Vec<Draft>,
     /// Names that were looked up.
     pub answers: &'a mut Vec<Answered>,
-    /// Connections of whose calls as much is wanted as can be captured.
-    pub whole: &'a mut Vec<u64>,
+    /// Connections of whose calls as much is wanted as can be captured, and of which calls ([`agent_common::message::whole`]).
+    pub whole: &'a mut Vec<(u64, u32)>,
 }
 
 /// A finished exchange, before it has a place in a trace.

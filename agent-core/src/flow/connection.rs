@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use agent_common::{
     connection::{ConnectionRecord, flag, role},
+    message::whole,
     sched::Blocked,
 };
 
@@ -367,8 +368,9 @@ impl Connection {
 
     /// Asks, once, for as much of each of its calls as can be captured.
     pub fn want_whole(&mut self, context: &mut Context<'_>) {
-        if self.inner.is_none() && !std::mem::replace(&mut self.asked_whole, true) {
-            context.whole.push(self.facts.id);
+        if !std::mem::replace(&mut self.asked_whole, true) {
+            let which = if self.inner.is_some() { whole::PLAINTEXT } else { whole::SOCKET };
+            context.whole.push((self.facts.id, which));
         }
     }
 

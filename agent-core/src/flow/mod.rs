@@ -294,7 +294,8 @@ impl Flow {
         range: Range<u64>,
         context: &mut Context<'_>,
     ) {
-        if self.connection.tls.replace(Seen::Kernel) != Some(Seen::Kernel) {
+        let selected = record.flags & flag::SELECTED != 0;
+        if selected && self.connection.tls.replace(Seen::Kernel) != Some(Seen::Kernel) {
             context.losses.add(Loss::KernelTls, 1);
         }
         if record.flags & flag::TLS_CONTROL != 0 {
@@ -302,7 +303,9 @@ impl Flow {
             self.connection.side_mut(direction).stream.advance(range.start, range.end);
             return;
         }
-        if let Kind::Tls(tls) = &mut self.kind {
+        if let Kind::Tls(tls) = &mut self.kind
+            && selected
+        {
             return tls.encrypted_by_kernel(direction, range, &mut self.connection, context);
         }
         self.become_opaque(false, context);

@@ -34,7 +34,7 @@ pub struct Answered {
     pub errors: bool,
     /// Its `data` is there and not null.
     pub has_data: bool,
-    /// All of the body was seen.
+    /// All of the body was seen; of events, the one that says that it is the last (`[DONE]`).
     pub whole: bool,
 }
 
@@ -45,12 +45,37 @@ pub(super) struct ResponseScan {
     gathered: Gathered,
     /// Of a body of events: where it is, and what the complete ones said.
     events: Option<(Events, Gathered)>,
+    last: Last,
+}
+
+/// The event that is the last one: its data is `[DONE]`.
+#[derive(Debug)]
+struct Last {
+    /// So many bytes of it are behind the data's begin; `None`: this is another one.
+    matched: Option<usize>,
+    seen: bool,
+}
+
+impl Last {
+    fn begin(&mut self) {
+        self.seen |= self.matched == Some(Self::DATA.len());
+        self.matched = Some(0);
+    }
+
+    fn data(&mut self, data: &[u8]) {
+        let rest = self.matched.map_or(&[][..], |matched| &Self::DATA[matched..]);
+        self.matched = self.matched.filter(|_| rest.starts_with(data)).map(|matched| matched + data.len());
+    }
+
+    /// With the line's end, by which lines of data are joined.
+    const DATA: &[u8] = b"[DONE]\n";
 }
 
 impl ResponseScan {
     pub fn new(of_events: bool) -> Self {
         let events = of_events.then(Default::default);
-        Self { scanner: Scanner::default(), gathered: Gathered::default(), events }
+        let last = Last { matched: Some(0), seen: false };
+        Self { scanner: Scanner::default(), gathered: Gathered::default(), events, last }
     }
 
     /// The next bytes; answers whether more are wanted.
@@ -61,8 +86,12 @@ impl ResponseScan {
         };
         while let Some(step) = events.next(&mut bytes) {
             match step {
-                Step::Data(data) => self.scanner.feed(data, &mut self.gathered),
+                Step::Data(data) => {
+                    self.scanner.feed(data, &mut self.gathered);
+                    self.last.data(data);
+                }
                 Step::End => {
+                    self.last.begin();
                     if std::mem::take(&mut self.scanner).is_done() {
                         sum.add(&self.gathered);
                     }
@@ -78,6 +107,7 @@ impl ResponseScan {
         let Some((events, sum)) = &mut self.events else { return false };
         events.skip();
         self.scanner.feed(b"\0", &mut self.gathered);
+        self.last.matched = None;
         // Later ones may have said more.
         sum.usage.output = None;
         true
@@ -86,7 +116,7 @@ impl ResponseScan {
     /// What it said.
     pub fn answered(&self) -> Answered {
         let (said, whole) = match &self.events {
-            Some((_, sum)) => (sum, false),
+            Some((_, sum)) => (sum, self.last.seen),
             None => (&self.gathered, self.scanner.is_done()),
         };
         let cut_short = self.events.is_none() && self.scanner.is_broken();

@@ -9,7 +9,7 @@ use super::{
     line::{Kind, StartLine},
 };
 use crate::{
-    content::Scan,
+    content::{Content, Scan},
     detect::Sign,
     input::{Boundary, Event, Input, Lost},
 };
@@ -297,9 +297,14 @@ impl<S: Side> Engine<S> {
         self.state = State::Between;
     }
 
+    /// What was found in the body in progress so far; nothing more is looked for in it.
+    pub fn take_content(&mut self) -> Option<Content> {
+        self.content.take().and_then(Scan::finish)
+    }
+
     /// Nothing more of a body comes.
     fn content_end(&mut self, out: &mut Vec<Event<S::Head>>) {
-        if let Some(content) = self.content.take().and_then(Scan::finish) {
+        if let Some(content) = self.take_content() {
             out.push(Event::Content(Box::new(content)));
         }
     }

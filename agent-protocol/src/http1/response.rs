@@ -11,7 +11,7 @@ use super::{
     service::SearchEngine,
 };
 use crate::{
-    content::Scan,
+    content::{Content, Scan},
     input::{Event, Input, Lost},
 };
 
@@ -82,6 +82,11 @@ impl Responses {
     /// Feeds the next piece; what it completes is appended to `out`.
     pub fn feed(&mut self, input: Input<'_>, out: &mut Vec<Event<ResponseHead>>) {
         self.engine.feed(input, out);
+    }
+
+    /// What was found so far in the body in progress, of which nothing more comes.
+    pub fn take_content(&mut self) -> Option<Content> {
+        self.engine.take_content()
     }
 
     /// Offset of the next input byte.

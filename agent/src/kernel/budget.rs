@@ -151,6 +151,11 @@ impl Policy {
         deepens
     }
 
+    /// Back at once: what is left leaves out nothing.
+    fn relax(&mut self) {
+        self.level = 0;
+    }
+
     fn restore(&mut self) -> bool {
         self.calm = 0;
         self.level -= 1;
@@ -257,6 +262,9 @@ impl<E: FnOnce() -> Cost, M: FnMut() -> E, A: FnMut(Detail) -> Result<Detail, St
                 break detail;
             }
         };
+        if detail == Detail::default() {
+            self.policy.relax();
+        }
         let level = self.policy.level();
         let mut figures = lock(&self.figures);
         (figures.level, figures.left_out) = (level, detail);
@@ -368,6 +376,28 @@ mod tests {
         assert_eq!(applied, LEVELS[1..]);
         let payload = Detail { shed: shed::PAYLOAD, ..Detail::default() };
         assert_eq!((left_out[0], left_out.len()), (payload, 5));
+    }
+
+    #[test]
+    fn coming_back_passes_over_it_too() {
+        let mut keeper = Keeper {
+            policy: Policy::new(1.0),
+            figures: Arc::default(),
+            measure: || Cost::default,
+            apply: |detail| Ok(Detail { unselected: false, ..detail }),
+        };
+        let mut windows = |cpu_percent: f64, count: u32| {
+            for _ in 0..count {
+                let (before, cost) = (keeper.policy.level(), Cost { cpu_percent, ..Cost::default() });
+                if keeper.policy.window(cost) {
+                    keeper.step(before, cost);
+                }
+            }
+            let figures = *lock(&keeper.figures);
+            (figures.level, figures.sheds, figures.restores)
+        };
+        assert_eq!(windows(9.0, 2), (2, 1, 0));
+        assert_eq!(windows(0.0, 3), (0, 1, 1));
     }
 
     /// What is applied while everything is over the budget, and what is left out after each step.

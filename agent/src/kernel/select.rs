@@ -147,8 +147,6 @@ struct Target {
     named: Named,
     exe: BTreeMap<PodExe, u32>,
     port: BTreeMap<u32, u32>,
-    /// Whether anything is selected by a rule.
-    selects: bool,
 }
 
 /// What stands at the paths of rules. A path is the same rule whatever stands there: a service that is started again has another cgroup.
@@ -188,6 +186,8 @@ pub struct Selection {
     detail: Detail,
     /// What is recorded of what no rule names, unless the budget leaves that out.
     unselected: u32,
+    /// Whether anything is selected by a rule, before and after a change in progress.
+    selects: bool,
     /// Patterns of executables, for processes that start later.
     exe_patterns: Vec<(String, u32)>,
     /// Where the executables are that patterns name.
@@ -211,6 +211,7 @@ impl Selection {
             generation: 0,
             detail: Detail::default(),
             unselected: mode::NONE,
+            selects: false,
             exe_patterns: Vec::new(),
             exe_paths: BTreeMap::new(),
             lineage: Lineage::default(),
@@ -220,8 +221,11 @@ impl Selection {
     }
 
     /// From now on as much of a connection's calls is captured as there is room for, within what is captured at all.
-    pub fn capture_whole_calls(&mut self, connection_id: u64) -> Result<(), SelectError> {
-        self.whole_calls.insert(connection_id, 1, 0).map_err(|source| SelectError::Map { what: "whole calls", source })
+    /// `which`: bits of [`agent_common::message::whole`].
+    pub fn capture_whole_calls(&mut self, connection_id: u64, which: u32) -> Result<(), SelectError> {
+        self.whole_calls
+            .insert(connection_id, which, 0)
+            .map_err(|source| SelectError::Map { what: "whole calls", source })
     }
 
     /// Replaces the selection. On error the previous one stays, or is put back. What both say is recorded, and not recorded,
@@ -254,13 +258,26 @@ impl Selection {
     fn change(&mut self, wanted: &Wanted) -> Result<(), SelectError> {
         self.target = self.resolve(wanted)?;
         self.lineage.name(wanted, &Processes::now());
-        apply(self, wanted.settings())
+        let selects = wanted.select != Rules::default();
+        // What the budget leaves out of both the old and the new selection, and only that, is left out meanwhile.
+        self.set_selects(self.selects && selects)?;
+        apply(self, wanted.settings())?;
+        self.set_selects(selects)
+    }
+
+    fn set_selects(&mut self, selects: bool) -> Result<(), SelectError> {
+        let changes = std::mem::replace(&mut self.selects, selects) != selects;
+        if changes && self.detail.unselected { self.refresh() } else { Ok(()) }
+    }
+
+    /// What the budget leaves out, of what there is to leave out.
+    pub fn left_out(&self) -> Detail {
+        Detail { unselected: leaves_out_unselected(self.detail, self.selects, self.unselected), ..self.detail }
     }
 
     /// What the rules name now.
     fn resolve(&mut self, wanted: &Wanted) -> Result<Target, SelectError> {
-        let selects = wanted.select != Rules::default();
-        let mut target = Target { named: Named::of(wanted)?, selects, ..Target::default() };
+        let mut target = Target { named: Named::of(wanted)?, ..Target::default() };
         self.exe_patterns.clear();
         // Exclusion wins: it comes last.
         for (set, value) in [(&wanted.select, mode::PAYLOAD), (&wanted.exclude, mode::EXCLUDE)] {
@@ -291,6 +308,11 @@ impl Selection {
     }
 }
 
+/// Whether the budget leaves out what no rule names: it is timed otherwise, and something else is selected.
+fn leaves_out_unselected(detail: Detail, selects: bool, unselected: u32) -> bool {
+    detail.unselected && selects && unselected == mode::TIMING
+}
+
 /// What the patterns say of an executable; exclusion, which is the smaller number, wins.
 fn verdict(patterns: &[(String, u32)], path: &Path) -> Option<u32> {
     patterns.iter().filter(|(pattern, _)| matches(pattern, path)).map(|(_, value)| *value).min()
@@ -306,7 +328,7 @@ impl Maps for Selection {
         self.generation = self.generation.wrapping_add(1).max(1);
         self.unselected = settings.unselected;
         let Detail { shed, sample_bits, .. } = self.detail;
-        let leaves_out = self.leaves_out_unselected(self.detail, settings.unselected);
+        let leaves_out = leaves_out_unselected(self.detail, self.selects, settings.unselected);
         let unselected = if leaves_out { mode::NONE } else { settings.unselected };
         let settings = Settings { generation: self.generation, unselected, shed, sample_bits, ..settings };
         self.settings.set(0, PodSettings(settings), 0).map_err(|source| SelectError::Map { what: "settings", source })
@@ -370,13 +392,7 @@ impl Selection {
             self.sched_state.set(SCHED_SINCE, monotonic_ns(), 0).map_err(error)?;
         }
         self.refresh()?;
-        let unselected = self.leaves_out_unselected(detail, self.unselected);
-        Ok(Detail { unselected, ..detail })
-    }
-
-    /// Whether that leaves out what no rule names: it is timed otherwise, and something else is selected.
-    fn leaves_out_unselected(&self, detail: Detail, unselected: u32) -> bool {
-        detail.unselected && self.target.selects && unselected == mode::TIMING
+        Ok(self.left_out())
     }
 
     /// Whether there are executable rules at all.
@@ -528,6 +544,20 @@ mod tests {
         check(|rules| rules.netns.push("/x".into()), rule::NETNS);
         let Settings { unselected, payload_bytes_max, agent_pid, .. } = wanted().settings();
         assert_eq!((unselected, payload_bytes_max, agent_pid), (mode::PAYLOAD, 100, std::process::id()));
+    }
+
+    #[test]
+    fn the_budget_leaves_out_what_is_not_selected_only_beside_what_is() {
+        let budget = Detail { unselected: true, ..Detail::default() };
+        assert!(leaves_out_unselected(budget, true, mode::TIMING));
+        for (detail, selects, unselected) in [
+            (Detail::default(), true, mode::TIMING),
+            (budget, false, mode::TIMING),
+            (budget, true, mode::NONE),
+            (budget, true, mode::PAYLOAD),
+        ] {
+            assert!(!leaves_out_unselected(detail, selects, unselected), "{detail:?} {selects} {unselected}");
+        }
     }
 
     #[test]

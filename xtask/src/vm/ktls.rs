@@ -7,6 +7,8 @@ use serde_json::Value;
 
 use super::verdict::{self, Span};
 
+/// What the server answers with, beside its head; the script has the same number.
+const ANSWER_BYTES: u64 = 20_000;
 /// Ends of a connection.
 const ENDS: [&str; 2] = ["client", "server"];
 
@@ -18,9 +20,9 @@ pub fn check(lines: &str, said: &str) -> Result<String> {
     };
     let made = said("made")?;
     ensure!(made > 0, "no request was made");
-    for version in ["sent-tls1_2", "sent-tls1_3"] {
+    for sessions in ["sent-tls1_2", "sent-tls1_3", "received"] {
         // Otherwise this proves nothing.
-        ensure!(said(version)? > 0, "the kernel encrypted nothing: {version} is 0");
+        ensure!(said(sessions)? > 0, "the kernel encrypted nothing: {sessions} is 0");
     }
     let spans = verdict::spans(lines)?;
     for end in ENDS {
@@ -39,6 +41,8 @@ pub fn check(lines: &str, said: &str) -> Result<String> {
 fn check_span(span: &Span) -> Result<()> {
     verdict::check_span(span)?;
     ensure!(span.protocol == "tls", "what is inside is not seen, but it is told as {}", span.protocol);
+    let bytes = span.attributes.get("spantap.response.bytes").and_then(Value::as_u64);
+    ensure!(bytes.is_some_and(|bytes| bytes >= ANSWER_BYTES), "an answer of {ANSWER_BYTES} bytes is told as {bytes:?}");
     let name = span.attributes.get("tls.client.server_name").and_then(Value::as_str);
     ensure!(name == Some("ktls.test"), "the server's name is told as {name:?}");
     if let Some(status) = span.status.as_deref().filter(|status| *status == "error") {
@@ -51,11 +55,11 @@ fn check_span(span: &Span) -> Result<()> {
 mod tests {
     use super::*;
 
-    const SAID: &str = "sent-tls1_2 2\nsent-tls1_3 2\nmade 1\ncovered 2\ncounted 2\n";
+    const SAID: &str = "sent-tls1_2 2\nsent-tls1_3 2\nreceived 2\nmade 1\ncovered 2\ncounted 2\n";
 
     fn line(kind: &str, protocol: &str, status: &str) -> String {
         format!(
-            r#"{{"span_id":"a","kind":"{kind}","protocol":"{protocol}","status":"{status}","start_unix_ns":5,"duration_ns":9,"attributes":{{"tls.client.server_name":"ktls.test"}},"segments":[{{"name":"network","start_ns":0,"duration_ns":9,"evidence":"measured"}}]}}"#
+            r#"{{"span_id":"a","kind":"{kind}","protocol":"{protocol}","status":"{status}","start_unix_ns":5,"duration_ns":9,"attributes":{{"tls.client.server_name":"ktls.test","spantap.response.bytes":20074}},"segments":[{{"name":"network","start_ns":0,"duration_ns":9,"evidence":"measured"}}]}}"#
         ) + "\n"
     }
 
@@ -71,6 +75,7 @@ mod tests {
             (both.replace("unknown", "error"), SAID.to_owned(), "the status is error"),
             (both.replace("ktls.test", "other"), SAID.to_owned(), "server's name"),
             (both.clone(), SAID.replace("tls1_3 2", "tls1_3 0"), "encrypted nothing"),
+            (both.replace("20074", "19999"), SAID.to_owned(), "told as Some(19999)"),
             (both.clone(), SAID.replace("covered 2", "covered 1"), "covered 1"),
             (both, SAID.replace("counted 2", ""), "did not say counted"),
         ] {

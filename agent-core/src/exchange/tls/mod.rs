@@ -214,8 +214,8 @@ impl Tls {
         connection: &mut Connection,
         context: &mut Context<'_>,
     ) {
-        self.inside = None;
         self.end_handshake(direction, range.start, connection, context);
+        self.close_inside(connection, context);
         let lane = lane(connection, direction);
         self.release(1 - lane, connection, context);
         let stream = &mut connection.side_mut(direction).stream;
@@ -226,6 +226,21 @@ impl Tls {
             self.opaque.missed(connection, direction);
         }
         self.opaque.bytes(connection, direction, start..end, context);
+    }
+
+    /// What a library showed so far was before the kernel had the keys, or is of the other direction alone.
+    fn close_inside(&mut self, connection: &mut Connection, context: &mut Context<'_>) {
+        self.finish_inside(connection, context);
+        if self.inside.take().is_none() {
+            return;
+        }
+        connection.open_from = [u64::MAX; 2];
+        for lane in [CLIENT, SERVER] {
+            let state = &mut self.lanes[lane];
+            state.passed = state.fed;
+            state.allowed = state.fed;
+            self.opaque.missed(connection, place(connection, lane).1);
+        }
     }
 
     /// The handshake is over by the byte at `from`, if its last messages were seen or not.
