@@ -11,7 +11,7 @@
 
 mod batch;
 
-use std::{borrow::Cow, hash::Hasher};
+use std::hash::Hasher;
 
 use agent_protocol::redis::KEY_DIGEST;
 use siphasher::sip::SipHasher13;
@@ -132,7 +132,7 @@ impl Redactor {
     fn redact_http(&self, span: &mut Span) {
         for (key, value) in &mut span.attributes {
             match (*key, value) {
-                ("server.address", Value::String(host)) if host.contains('@') => strip_user_information(host.to_mut()),
+                ("server.address", Value::String(host)) if host.contains('@') => host.change(strip_user_information),
                 ("spantap.url.query_names", Value::Strings(names)) => {
                     names.iter_mut().for_each(|name| *name = self.segment(name).to_owned());
                 }
@@ -255,8 +255,8 @@ fn strip_user_information(host: &mut String) {
 
 fn cut_value(value: &mut Value) {
     match value {
-        Value::String(Cow::Owned(text)) => cut_text(text),
-        Value::String(Cow::Borrowed(_)) => {} // known beforehand
+        Value::String(text) if text.len() > TEXT_BYTES_MAX => text.change(cut_text),
+        Value::String(_) => {}
         Value::Strings(texts) => {
             if texts.len() > TEXTS_MAX {
                 *texts = std::mem::take(texts).into_iter().take(TEXTS_MAX).collect();

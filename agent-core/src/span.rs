@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-pub use agent_protocol::session::{Protocol, Value};
+pub use agent_protocol::session::{Protocol, Text, Value};
 
 use crate::endpoint::Endpoint;
 

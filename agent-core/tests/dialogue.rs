@@ -382,8 +382,8 @@ fn text_that_waits_is_bounded() {
         assert_eq!(run.losses.get(Loss::ExchangeOverflow), lost as u64, "{bytes_max}: {:?}", run.losses);
     };
     check(64 * 1024, 7, 7);
-    check(700, 3, 7);
-    check(60, 1, 2);
+    check(600, 3, 7);
+    check(45, 1, 3);
 }
 
 const DEL: &[u8] = b"*2\r\n$3\r\nDEL\r\n$1\r\nk\r\n";

@@ -75,7 +75,7 @@ pub fn sql(data: &[u8]) {
             let read = |bytes: &[u8]| Statement::read(bytes, true, Rules { dialect, backslash });
             let Statement { text, summary, .. } = read(data);
             let alone = sql::text(data, Rules { dialect, backslash });
-            assert_eq!(alone, sql::begins(data, true).then(|| text.clone()), "{}", data.escape_ascii());
+            assert_eq!(alone.as_deref(), sql::begins(data, true).then_some(&*text), "{}", data.escape_ascii());
             assert!(text.len() <= TEXT_BYTES_MAX + 3, "{text}");
             assert!(summary.is_none_or(|summary| summary.len() <= SUMMARY_BYTES_MAX));
             // What was no comment, or no UUID, for want of a space may look like one.

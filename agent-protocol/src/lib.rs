@@ -10,6 +10,7 @@ pub mod session;
 
 mod destination;
 mod line;
+mod text;
 
 pub mod detect;
 

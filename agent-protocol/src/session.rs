@@ -14,6 +14,7 @@ use std::{borrow::Cow, fmt::Debug, ops::Range};
 pub use crate::{
     detect::Protocol,
     input::{Boundary, Input, Lost},
+    text::Text,
     traceparent::TraceParent,
 };
 
@@ -159,7 +160,7 @@ pub enum Kind {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Facts {
     /// Name of the span: of low cardinality.
-    pub name: Option<Cow<'static, str>>,
+    pub name: Option<Text>,
     /// The protocol, if it is more exactly known than by detection (gRPC over HTTP/2).
     pub protocol: Option<Protocol>,
     /// Attributes; no key twice.
@@ -177,10 +178,13 @@ pub struct Facts {
 /// Attributes by their names.
 pub type Attributes = Vec<(&'static str, Value)>;
 
+/// Attributes of most requests, with those that their answers add.
+pub const ROOM: usize = 8;
+
 impl Facts {
-    /// Facts with a name.
-    pub fn named(name: impl Into<Cow<'static, str>>) -> Self {
-        Self { name: Some(name.into()), ..Self::default() }
+    /// Facts with a name, and with room for the attributes of most that have one.
+    pub fn named(name: impl Into<Text>) -> Self {
+        Self { name: Some(name.into()), attributes: Vec::with_capacity(ROOM), ..Self::default() }
     }
 
     /// With one more attribute.
@@ -235,7 +239,7 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// Text; most of it is the same for every span.
-    String(Cow<'static, str>),
+    String(Text),
     /// Integer.
     Int(i64),
     /// Truth value.
@@ -244,15 +248,21 @@ pub enum Value {
     Strings(Box<[String]>),
 }
 
-impl From<&str> for Value {
-    fn from(text: &str) -> Self {
-        Self::String(text.to_owned().into())
+impl From<&'static str> for Value {
+    fn from(text: &'static str) -> Self {
+        Self::String(text.into())
+    }
+}
+
+impl From<Text> for Value {
+    fn from(text: Text) -> Self {
+        Self::String(text)
     }
 }
 
 impl From<Cow<'static, str>> for Value {
     fn from(text: Cow<'static, str>) -> Self {
-        Self::String(text)
+        Self::String(text.into())
     }
 }
 

@@ -1,8 +1,6 @@
 //! What a span must show to be judged: the same for spans of the pipeline and for those of the log.
 
-use std::borrow::Cow;
-
-use crate::span::{Evidence, Segment, SegmentName, Span, SpanKind, Status, Value};
+use crate::span::{Evidence, Segment, SegmentName, Span, SpanKind, Status, Text, Value};
 
 /// A span, as far as its cause depends on it.
 #[derive(Clone, Copy)]
@@ -75,7 +73,7 @@ impl<'a> View<'a> {
         }
     }
 
-    pub(super) fn text(&self, key: &str) -> Option<Cow<'static, str>> {
+    pub(super) fn text(&self, key: &str) -> Option<Text> {
         match (self.attribute)(key)? {
             Value::String(value) => Some(value),
             _ => None,

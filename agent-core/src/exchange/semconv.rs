@@ -1,6 +1,6 @@
 //! Attributes by OpenTelemetry's semantic conventions (HTTP, network: stable), and ours under `spantap.`.
 
-use std::{borrow::Cow, net::SocketAddr, ops::Range};
+use std::{net::SocketAddr, ops::Range};
 
 use agent_protocol::{
     http1::{RequestHead, ResponseHead},
@@ -12,7 +12,7 @@ use crate::{
     endpoint::{Endpoint, IpText},
     flow::connection::{Connection, Role},
     segment::{Parts, Timeline},
-    span::{Evidence, Value},
+    span::{Evidence, Text, Value},
 };
 
 /// Attributes of one span.
@@ -27,12 +27,12 @@ const _: () = assert!(ATTRIBUTES * size_of::<(&str, Value)>() <= 1032);
 const METHODS: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
 
 pub(super) fn text(value: impl Into<String>) -> Value {
-    Value::String(Cow::Owned(value.into()))
+    Value::String(Text::Own(value.into()))
 }
 
 /// Text that is known beforehand.
 pub(super) fn word(value: &'static str) -> Value {
-    Value::String(Cow::Borrowed(value))
+    Value::from(value)
 }
 
 pub(super) fn int(value: u64) -> Value {

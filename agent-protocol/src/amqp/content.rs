@@ -88,13 +88,13 @@ impl<'a> Route<'a> {
         let operation = facts.name.take().unwrap_or_default();
         let target = self.exchange.or(self.routing_key);
         facts.name = match target {
-            Some(target) if !is_generated(target) => Some(format!("{operation} {target}").into()),
+            Some(target) if !is_generated(target) => Some([&operation, " ", target].concat().into()),
             _ => Some(operation),
         };
         let key = self.key();
         match (self.exchange, key.as_deref()) {
-            (Some(exchange), Some(key)) => facts.set("messaging.destination.name", format!("{exchange}:{key}")),
-            (Some(one), None) | (None, Some(one)) => facts.set("messaging.destination.name", one),
+            (Some(exchange), Some(key)) => facts.set("messaging.destination.name", [exchange, ":", key].concat()),
+            (Some(one), None) | (None, Some(one)) => facts.set("messaging.destination.name", one.to_owned()),
             (None, None) => {}
         }
         if let Some(key) = key {
@@ -108,12 +108,12 @@ impl<'a> Route<'a> {
 
 /// Sets what an operation on a queue or exchange is about.
 pub(super) fn set_destination(facts: &mut Facts, destination: &str) {
-    facts.set("messaging.destination.name", destination);
+    facts.set("messaging.destination.name", destination.to_owned());
     if is_generated(destination) {
         return facts.set("messaging.destination.temporary", true);
     }
     let operation = facts.name.take().unwrap_or_default();
-    facts.name = Some(format!("{operation} {destination}").into());
+    facts.name = Some([&operation, " ", destination].concat().into());
 }
 
 fn is_generated(destination: &str) -> bool {

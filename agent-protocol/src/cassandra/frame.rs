@@ -3,6 +3,7 @@
 use crate::{
     fields::Fields,
     session::Side,
+    text::Text,
     unpack::{self, Budget, Packing},
 };
 
@@ -89,6 +90,16 @@ impl Header {
     pub(super) fn name(&self, from: Side) -> Option<&'static str> {
         let known = OPCODES.iter().find(|(opcode, side, _)| (*opcode, *side) == (self.opcode, from));
         known.map(|(.., name)| *name)
+    }
+
+    /// The version as text.
+    pub(super) fn version_name(&self) -> Text {
+        match self.version {
+            3 => "3".into(),
+            4 => "4".into(),
+            5 => "5".into(),
+            other => other.to_string().into(),
+        }
     }
 
     /// The frame's length.

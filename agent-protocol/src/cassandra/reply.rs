@@ -8,6 +8,7 @@ use super::{
 use crate::{
     fields::{Fields, name},
     session::{Facts, Outcome, Side},
+    text::Text,
 };
 
 /// Kinds of RESULT.
@@ -53,7 +54,7 @@ fn result<'a>(
     }
     match fields.u32()? {
         SET_KEYSPACE => {
-            context.keyspace = name(text(&mut fields)?).map(Into::into);
+            context.keyspace = name(text(&mut fields)?).map(|name| Text::Shared(name.into()));
             None
         }
         PREPARED => {

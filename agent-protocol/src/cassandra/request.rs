@@ -7,6 +7,8 @@ use super::{
 use crate::{
     fields::Fields,
     session::{Facts, Side},
+    sql::Statement,
+    text::Text,
 };
 
 /// As `db.system.name`.
@@ -32,14 +34,14 @@ const CONSISTENCIES: [&str; 11] = [
 pub(super) struct Context {
     pub(super) statements: Statements,
     /// The keyspace that was set.
-    pub(super) keyspace: Option<Box<str>>,
+    pub(super) keyspace: Option<Text>,
     pub(super) compression: Option<Compression>,
 }
 
 /// What a request says; `body` is its captured part, `None` if it is compressed and cannot be opened.
 pub(super) fn facts(header: &Header, body: Option<&[u8]>, context: &mut Context) -> Facts {
     let opcode = header.name(Side::Client).unwrap_or_default();
-    let mut facts = Facts { attributes: Vec::with_capacity(8), ..Facts::named(opcode) };
+    let mut facts = Facts::named(opcode);
     if let Some(body) = body {
         let mut fields = Fields(body);
         let read = header.skip_extras(&mut fields, Side::Client);
@@ -53,14 +55,14 @@ pub(super) fn facts(header: &Header, body: Option<&[u8]>, context: &mut Context)
         });
     }
     facts.set("db.system.name", SYSTEM);
-    facts.set("network.protocol.version", header.version.to_string());
+    facts.set("network.protocol.version", header.version_name());
     if !facts.attributes.iter().any(|(key, _)| *key == "db.operation.name") {
         facts.set("db.operation.name", opcode);
     }
     let on_keyspace = matches!(header.opcode, frame::QUERY | frame::PREPARE | frame::EXECUTE | frame::BATCH);
     let known = facts.attributes.iter().any(|(key, _)| *key == "db.namespace");
-    if let Some(keyspace) = context.keyspace.as_deref().filter(|_| on_keyspace && !known) {
-        facts.set("db.namespace", keyspace);
+    if let Some(keyspace) = context.keyspace.as_ref().filter(|_| on_keyspace && !known) {
+        facts.set("db.namespace", keyspace.clone());
     }
     facts
 }
@@ -86,7 +88,7 @@ fn query(mut fields: Fields<'_>, facts: &mut Facts) -> Option<()> {
     let whole = text.len() == length;
     let statement = statements::read(text, whole);
     facts.trace = statement.trace;
-    facts.add(statement.facts(SYSTEM));
+    statement.tell(SYSTEM, facts);
     whole.then_some(())?;
     consistency(&mut fields, facts)
 }
@@ -95,10 +97,10 @@ fn query(mut fields: Fields<'_>, facts: &mut Facts) -> Option<()> {
 fn prepare(header: &Header, mut fields: Fields<'_>, context: &mut Context, facts: &mut Facts) -> Option<()> {
     let length = fields.u32()? as usize;
     let text = fields.take_captured(length);
-    let statement = statements::read(text, text.len() == length);
+    let statement = statements::read(text, text.len() == length).shared();
     facts.trace = statement.trace;
     if !statement.text.is_empty() {
-        facts.set("db.query.text", statement.text.as_str());
+        facts.set("db.query.text", statement.text.clone());
     }
     context.statements.prepare(header.stream, statement);
     Some(())
@@ -108,9 +110,9 @@ fn prepare(header: &Header, mut fields: Fields<'_>, context: &mut Context, facts
 fn execute(header: &Header, mut fields: Fields<'_>, context: &mut Context, facts: &mut Facts) -> Option<()> {
     let id: Id = text(&mut fields)?.try_into().ok()?;
     if let Some(statement) = context.statements.get(id) {
-        facts.add(statement.facts(SYSTEM));
-        if let Some(keyspace) = statement.database.as_deref() {
-            facts.set("db.namespace", keyspace);
+        Statement::clone(&statement).tell(SYSTEM, facts);
+        if let Some(keyspace) = &statement.database {
+            facts.set("db.namespace", keyspace.clone());
         }
     }
     if header.version == 5 {

@@ -2,7 +2,10 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use crate::sql::{Backslash, Dialect, Prepared, Rules, Statement};
+use crate::{
+    sql::{Backslash, Dialect, Prepared, Rules, Statement},
+    text::Text,
+};
 
 /// A statement's id: an MD5 sum in all known servers.
 pub(super) type Id = [u8; 16];
@@ -38,7 +41,7 @@ impl Default for Statements {
 }
 
 impl Statements {
-    /// A statement is to be prepared.
+    /// A statement is to be prepared; its texts are [shared](Statement::shared).
     pub(super) fn prepare(&mut self, stream: i16, statement: Statement) {
         self.preparing.retain(|(known, _)| *known != stream);
         if self.preparing.len() >= PREPARING_MAX {
@@ -55,8 +58,8 @@ impl Statements {
         let Some((id, table)) = prepared else { return };
         let fits = table.filter(|(keyspace, table)| keyspace.len().max(table.len()) <= NAME_BYTES_MAX);
         if let Some((keyspace, table)) = fits {
-            statement.database = Some(keyspace.to_owned());
-            statement.collection.get_or_insert_with(|| table.to_owned());
+            statement.database = Some(Text::Shared(keyspace.into()));
+            statement.collection.get_or_insert_with(|| Text::Shared(table.into()));
         }
         self.prepared.insert(id, Arc::new(statement));
     }

@@ -34,7 +34,7 @@ impl Asked {
             }
             Self::GenAi { operation, model, provider } => {
                 let name =
-                    model.as_ref().map_or(Cow::Borrowed(*operation), |model| format!("{operation} {model}").into());
+                    model.as_ref().map_or(Cow::Borrowed(*operation), |model| [operation, " ", model].concat().into());
                 let mut facts = Facts::named(name);
                 say(&mut facts, "gen_ai.operation.name", Some(Cow::Borrowed(*operation)));
                 say(&mut facts, "gen_ai.provider.name", provider.map(Cow::Borrowed));

@@ -1,8 +1,10 @@
 //! What a request says of itself: the parameters of CGI (RFC 3875, 4.1) as name-value pairs (section 3.4).
 
+use std::borrow::Cow;
+
 use crate::{
     http1::{PATH_BYTES_MAX, cut, query_names},
-    session::{Facts, Value},
+    session::{Facts, ROOM, Value},
     traceparent,
 };
 
@@ -114,27 +116,29 @@ impl<'a> Said<'a> {
     }
 
     /// The path as the client asked for it; else what the server made of it.
-    fn path(&self) -> Option<String> {
-        let asked = self.uri.map(|uri| uri.split(['?', '#']).next().unwrap_or_default().to_owned());
-        let served = || self.script.map(|script| format!("{script}{}", self.path_info.unwrap_or_default()));
-        asked.or_else(|| self.document.map(str::to_owned)).or_else(served)
+    fn path(&self) -> Option<Cow<'a, str>> {
+        let asked = self.uri.map(|uri| uri.split(['?', '#']).next().unwrap_or_default().into());
+        let served = || self.script.map(|script| [script, self.path_info.unwrap_or_default()].concat().into());
+        asked.or(self.document.map(Into::into)).or_else(served)
     }
 
     fn facts(&self) -> Facts {
         let known = METHODS.iter().find(|known| Some(**known) == self.method);
-        let mut facts = Facts { trace: self.trace.and_then(traceparent::parse), ..Facts::default() };
-        facts.name = self.method.map(|_| known.copied().unwrap_or("HTTP").into());
+        let name = self.method.map(|_| known.copied().unwrap_or("HTTP").into());
+        let trace = self.trace.and_then(traceparent::parse);
+        let mut facts = Facts { name, trace, attributes: Vec::with_capacity(ROOM), ..Facts::default() };
         if let Some(method) = self.method {
             facts.set("http.request.method", known.copied().unwrap_or("_OTHER"));
             if known.is_none() {
-                facts.set("http.request.method_original", cut(method, 32));
+                facts.set("http.request.method_original", cut(method, 32).to_owned());
             }
         }
         if let Some(path) = self.path() {
-            facts.set("url.path", cut(&path, PATH_BYTES_MAX));
+            facts.set("url.path", cut(&path, PATH_BYTES_MAX).to_owned());
         }
         match self.scheme {
-            Some(scheme @ ("http" | "https")) => facts.set("url.scheme", scheme),
+            Some("http") => facts.set("url.scheme", "http"),
+            Some("https") => facts.set("url.scheme", "https"),
             None if self.secure => facts.set("url.scheme", "https"),
             _ => {}
         }

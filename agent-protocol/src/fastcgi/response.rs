@@ -25,6 +25,11 @@ impl Head {
         if self.status.is_some() {
             return;
         }
+        // Most come at once.
+        if let Some(end) = end(content).filter(|end| self.bytes.is_empty() && *end < BYTES_MAX) {
+            self.status = Some(status(&content[..end]));
+            return;
+        }
         let room = BYTES_MAX - self.bytes.len();
         self.bytes.extend_from_slice(&content[..content.len().min(room)]);
         let whole = end(&self.bytes);

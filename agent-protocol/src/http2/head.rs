@@ -218,7 +218,7 @@ impl Head {
     fn say_grpc_status(&self, facts: &mut Facts) {
         let Some(status) = self.grpc_status else { return };
         facts.outcome = Some(grpc::outcome(status));
-        facts.attributes.push(("rpc.response.status_code", Value::String(grpc::status_name(status))));
+        facts.attributes.push(("rpc.response.status_code", grpc::status_name(status).into()));
         facts.attributes.push(("rpc.grpc.status_code", status.into()));
     }
 

@@ -214,7 +214,7 @@ fn a_hole_in_a_block_makes_what_it_may_have_added_unknown() {
             })
             .collect::<Vec<_>>()
     };
-    let known = |path: &str| (Some(path.into()), false);
+    let known = |path: &'static str| (Some(path.into()), false);
     assert_eq!(
         fed(false),
         [known("/a"), known("/a"), known("/b"), known("/b")].map(|(path, unresolved)| (path, unresolved))

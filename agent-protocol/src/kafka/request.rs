@@ -85,7 +85,7 @@ pub(super) struct Request {
 
 /// Reads a request's captured bytes.
 pub(super) fn read(header: &Header, api: &Api, captured: &[u8], topics: &Topics, budget: &mut Budget) -> Request {
-    let facts = Facts { attributes: Vec::with_capacity(10), ..Facts::named(api.name) };
+    let facts = Facts { name: Some(api.name.into()), attributes: Vec::with_capacity(10), ..Facts::default() };
     let facts = facts.with("messaging.system", "kafka").with("spantap.kafka.api", api.name);
     let facts = facts.with("spantap.kafka.api_version", i64::from(header.version));
     let mut request = Request { facts, has_destination: false, answered: true };
@@ -94,7 +94,7 @@ pub(super) fn read(header: &Header, api: &Api, captured: &[u8], topics: &Topics,
     let body = wire.fields.skip(FIXED_BYTES).and_then(|()| {
         let client_id = wire.string()?;
         if let Some(client_id) = name(client_id) {
-            request.facts.set("messaging.client.id", client_id);
+            request.facts.set("messaging.client.id", client_id.to_owned());
         }
         wire.flexible = api.is_flexible(header.version);
         wire.tags()
@@ -129,7 +129,7 @@ impl Request {
             api::FETCH => drop(self.fetch(header.version, &mut wire, topics)),
             _ if begins_with_group(header.key, header.version) => {
                 if let Some(group) = wire.string().and_then(name) {
-                    self.facts.set("messaging.consumer.group.name", group);
+                    self.facts.set("messaging.consumer.group.name", group.to_owned());
                 }
             }
             _ => {}
@@ -185,8 +185,8 @@ impl Request {
 
     fn set_destination(&mut self, topic: &str) {
         let name = self.facts.name.as_deref().unwrap_or_default();
-        self.facts.name = Some(format!("{name} {topic}").into());
-        self.facts.set("messaging.destination.name", topic);
+        self.facts.name = Some([name, " ", topic].concat().into());
+        self.facts.set("messaging.destination.name", topic.to_owned());
         self.has_destination = true;
     }
 }

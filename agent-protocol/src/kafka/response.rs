@@ -80,8 +80,8 @@ impl Fetched<'_> {
             return;
         }
         if let Some(topic) = self.topic.filter(|_| self.topics == 1 && !asked.has_destination) {
-            facts.name = Some(format!("poll {topic}").into());
-            facts.set("messaging.destination.name", topic);
+            facts.name = Some(["poll ", topic].concat().into());
+            facts.set("messaging.destination.name", topic.to_owned());
         }
         if let Some(records) = self.records.filter(|_| whole) {
             facts.set("messaging.batch.message_count", records);

@@ -240,13 +240,13 @@ fn infer(out: &mut [Event]) {
 }
 
 fn facts(request: &Request) -> Facts {
-    let facts = Facts { name: Some(Cow::Borrowed(request.name)), ..Facts::default() };
+    let facts = Facts::named(request.name);
     let facts = facts.with("db.system.name", "memcached").with("db.operation.name", request.name);
     if request.keys > 1 { facts.with("db.operation.batch.size", request.keys) } else { facts }
 }
 
 fn failed(status: String, is_servers: bool) -> Facts {
-    let facts = Facts::default().with("db.response.status_code", status.as_str());
+    let facts = Facts::default().with("db.response.status_code", status.clone());
     let status = Cow::Owned(status);
     facts.outcome(if is_servers { Outcome::Error(status) } else { Outcome::ClientError(status) })
 }

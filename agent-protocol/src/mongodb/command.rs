@@ -4,7 +4,10 @@ use super::{
     bson::{Document, Value},
     message::{self, Body},
 };
-use crate::{fields::name, session::Facts};
+use crate::{
+    fields::name,
+    session::{Facts, ROOM},
+};
 
 /// Longest name of a command.
 const NAME_BYTES_MAX: usize = 64;
@@ -106,17 +109,18 @@ impl<'a> Command<'a> {
     }
 
     fn facts(self) -> Facts {
-        let mut facts = Facts::default().with("db.system.name", "mongodb");
+        let target = self.collection.or(self.database);
+        let name = self.name.map(|name| target.map_or_else(|| name.to_owned(), |target| [name, " ", target].concat()));
+        let mut facts = Facts { attributes: Vec::with_capacity(ROOM), name: name.map(Into::into), ..Facts::default() }
+            .with("db.system.name", "mongodb");
         if let Some(name) = self.name {
-            facts.set("db.operation.name", name);
-            let target = self.collection.or(self.database);
-            facts.name = Some(target.map_or_else(|| name.to_owned(), |target| format!("{name} {target}")).into());
+            facts.set("db.operation.name", name.to_owned());
         }
         if let Some(collection) = self.collection {
-            facts.set("db.collection.name", collection);
+            facts.set("db.collection.name", collection.to_owned());
         }
         if let Some(database) = self.database {
-            facts.set("db.namespace", database);
+            facts.set("db.namespace", database.to_owned());
         }
         // Of one operation it would be no batch.
         if let Some(operations) = self.operations.filter(|operations| *operations > 1) {

@@ -128,10 +128,10 @@ impl<'a> Reply<'a> {
         if self.ok == Some(false) || self.write_error {
             let error = self.code.map_or_else(|| "_OTHER".to_owned(), |code| code.to_string());
             if self.code.is_some() {
-                facts.set("db.response.status_code", error.as_str());
+                facts.set("db.response.status_code", error.clone());
             }
             if let Some(name) = self.code_name {
-                facts.set("spantap.mongodb.code_name", name);
+                facts.set("spantap.mongodb.code_name", name.to_owned());
             }
             let of_the_server = self.code.is_none_or(|code| OF_THE_SERVER.contains(&code));
             facts.outcome =

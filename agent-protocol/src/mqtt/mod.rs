@@ -248,7 +248,7 @@ fn facts(publish: &Publish<'_>, topic: Option<String>, from: Side) -> Facts {
     let name = if from == Side::Client { "publish" } else { "deliver" };
     let mut facts = control(name).with("spantap.mqtt.qos", u32::from(publish.qos));
     if let Some(topic) = topic {
-        facts.name = Some(format!("{name} {topic}").into());
+        facts.name = Some([name, " ", &topic].concat().into());
         facts.set("messaging.destination.name", topic);
     }
     if let Some(body_bytes) = publish.body_bytes {

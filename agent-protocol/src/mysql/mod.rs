@@ -36,6 +36,7 @@ use self::{
 use crate::{
     frames::{Frames, Heard, Trail},
     session::{Event, Input, Lost, Parser, Side},
+    text::Text,
 };
 
 pub use self::wire::{check_client, check_server};
@@ -63,7 +64,7 @@ struct Shared {
     login: Login,
     /// Value of `db.system.name`, as far as the server said what it is.
     system: Option<&'static str>,
-    database: Option<String>,
+    database: Option<Text>,
     /// What a backslash in a literal means, as the server said.
     backslash_plain: Option<bool>,
     /// Whether `EOF`s follow descriptions, if the client said so.

@@ -5,7 +5,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use crate::sql::Statement;
+use crate::{sql::Statement, text::Text};
 
 /// Most commands that are known in detail.
 const PENDING_MAX: usize = 256;
@@ -43,7 +43,7 @@ pub(super) enum Database {
     #[default]
     Stays,
     /// It is this one if the command works.
-    Becomes(String),
+    Becomes(Text),
     /// It may be another one, whether or not the command works.
     Unknown,
 }

@@ -245,7 +245,7 @@ fn facts(results: &Results, outcome: Option<Outcome>, hidden: bool) -> Facts {
         return if error.sqlstate.is_empty() {
             facts
         } else {
-            facts.with("spantap.db.sqlstate", error.sqlstate.as_str())
+            facts.with("spantap.db.sqlstate", error.sqlstate.clone())
         };
     }
     let facts = Facts { outcome, ..facts };

@@ -12,6 +12,7 @@ use crate::{
     frames::Frame,
     session::{Event, Facts, Key, Part, Side},
     sql::{Backslash, Dialect, Prepared, Rules, Statement},
+    text::Text,
 };
 
 /// Most statements that are kept, and their bytes.
@@ -115,7 +116,8 @@ impl Requests {
             return out.push(Event::Switched);
         }
         shared.ends_marked = Some(handshake.ends_marked);
-        shared.database = handshake.database.filter(|name| name.len() <= DATABASE_BYTES_MAX);
+        shared.database =
+            handshake.database.filter(|name| name.len() <= DATABASE_BYTES_MAX).map(|name| Text::from(name).shared());
         shared.login = Login::Answered { range: frame.start..frame.end, compressed: handshake.compressed };
     }
 
@@ -137,14 +139,14 @@ impl Requests {
             Command::Replication => return shared.over = true,
             Command::Close => return self.close(fields.long()),
             Command::Query => {
-                let statement = read(wire::query_text(contents), whole, shared);
+                let mut statement = read(wire::query_text(contents), whole, shared);
                 streams_in = statement.streams_in;
-                let facts = Facts { trace: statement.trace, ..facts(&statement, shared) };
-                let database = match statement.database {
-                    Some(database) => Database::Becomes(database),
+                let database = match statement.database.take() {
+                    Some(database) => Database::Becomes(database.shared()),
                     None if statement.uses => Database::Unknown,
                     None => Database::Stays,
                 };
+                let facts = Facts { trace: statement.trace, ..facts(statement, shared) };
                 (facts, Pending { database, ..Pending::default() })
             }
             Command::Prepare => self.prepare(read(contents, whole, shared), shared),
@@ -156,7 +158,7 @@ impl Requests {
             Command::InitDb => {
                 let name = String::from_utf8_lossy(contents).into_owned();
                 let kept = whole && name.len() <= DATABASE_BYTES_MAX;
-                let database = if kept { Database::Becomes(name) } else { Database::Unknown };
+                let database = if kept { Database::Becomes(Text::from(name).shared()) } else { Database::Unknown };
                 (plain("INIT_DB", shared), Pending { database, ..Pending::default() })
             }
             Command::ChangeUser => {
@@ -182,7 +184,8 @@ impl Requests {
     }
 
     fn prepare(&mut self, statement: Statement, shared: &Shared) -> (Facts, Pending) {
-        let facts = Facts { trace: statement.trace, ..prefixed("PREPARE", facts(&statement, shared)) };
+        let statement = statement.shared();
+        let facts = Facts { trace: statement.trace, ..prefixed("PREPARE", facts(statement.clone(), shared)) };
         let statement = Arc::new(Statement { trace: None, ..statement });
         self.last = Some(statement.clone());
         (facts, Pending { answer: Answer::Prepared, statement: Some(statement), ..Pending::default() })
@@ -194,7 +197,7 @@ impl Requests {
             Some(id) => self.statements.get(&id),
             None => None,
         };
-        facts(known.as_deref().unwrap_or(&Statement::default()), shared)
+        facts(known.as_deref().cloned().unwrap_or_default(), shared)
     }
 
     /// A statement has its number.
@@ -219,21 +222,21 @@ fn read(text: &[u8], whole: bool, shared: &Shared) -> Statement {
     Statement::read(text, whole, Rules { dialect: Dialect::Mysql, backslash })
 }
 
-fn facts(statement: &Statement, shared: &Shared) -> Facts {
+fn facts(statement: Statement, shared: &Shared) -> Facts {
     let mut facts = statement.facts(shared.system());
     if let Some(database) = &shared.database {
-        facts.attributes.push(("db.namespace", database.as_str().into()));
+        facts.attributes.push(("db.namespace", database.clone().into()));
     }
     facts
 }
 
 /// A command that is no statement.
 fn plain(operation: &'static str, shared: &Shared) -> Facts {
-    prefixed(operation, facts(&Statement::default(), shared))
+    prefixed(operation, facts(Statement::default(), shared))
 }
 
 /// Something is done with a statement.
 fn prefixed(operation: &'static str, mut facts: Facts) -> Facts {
-    facts.name = Some(facts.name.map_or(operation.into(), |name| format!("{operation} {name}").into()));
+    facts.name = Some(facts.name.map_or(operation.into(), |name| [operation, " ", &name].concat().into()));
     facts.with("db.operation.name", operation)
 }

@@ -21,7 +21,7 @@ use crate::{
     destination,
     detect::Sign,
     frames::{Frames, Heard, Measure},
-    session::{Event, Facts, Input, Key, Kind, Lost, Outcome, Parser, Part, Side},
+    session::{Event, Facts, Input, Key, Kind, Lost, Outcome, Parser, Part, Side, Text},
 };
 
 /// Key of the `CONNECT`; a connection has one.
@@ -156,9 +156,9 @@ const fn operation(from: Side) -> (Kind, &'static str) {
 
 fn facts(payload: Payload<'_>, from: Side) -> Facts {
     let is_inbox = payload.subject.starts_with(b"_INBOX.");
-    let subject = if is_inbox { "_INBOX.{id}".to_owned() } else { destination::name(payload.subject, b'.') };
+    let subject = if is_inbox { "_INBOX.{id}".into() } else { Text::from(destination::name(payload.subject, b'.')) };
     let name = if from == Side::Client { "publish" } else { "deliver" };
-    let mut facts = Facts::named(format!("{name} {subject}"))
+    let mut facts = Facts::named([name, " ", &subject].concat())
         .with("messaging.system", "nats")
         .with("messaging.operation.name", name)
         .with("messaging.destination.name", subject)

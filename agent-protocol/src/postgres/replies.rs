@@ -253,7 +253,7 @@ impl Response {
                 }
                 outcome => outcome,
             };
-            return facts.with("db.response.status_code", sqlstate.as_str()).outcome(outcome);
+            return facts.with("db.response.status_code", sqlstate.clone()).outcome(outcome);
         }
         let known = self.complete.is_some() || (self.parsed && !self.hidden);
         let facts = if known { facts.outcome(Outcome::Ok) } else { facts };

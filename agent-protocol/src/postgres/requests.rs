@@ -11,6 +11,7 @@ use crate::{
     frames::Frame,
     session::{Event, Facts, Key, Part, Side},
     sql::{Backslash, Dialect, Prepared, Rules, Statement},
+    text::Text,
 };
 
 /// Most statements that are kept, and their bytes.
@@ -24,7 +25,7 @@ const DATABASE_BYTES_MAX: usize = 128;
 /// State of the client's side.
 #[derive(Debug)]
 pub(super) struct Requests {
-    database: Option<String>,
+    database: Option<Text>,
     statements: Prepared<Box<[u8]>>,
     portals: Prepared<Box<[u8]>>,
     /// Where the next `Execute`'s exchange began: at its `Parse` or `Bind`.
@@ -102,7 +103,8 @@ impl Requests {
             Some(wire::CANCEL_REQUEST) => self.cancel(frame, out),
             _ => {
                 self.database = wire::database(frame.kept.get(8..).unwrap_or_default())
-                    .filter(|name| name.len() <= DATABASE_BYTES_MAX);
+                    .filter(|name| name.len() <= DATABASE_BYTES_MAX)
+                    .map(|name| Text::from(name).shared());
                 shared.login = Some(frame.start..frame.end);
             }
         }
@@ -124,9 +126,10 @@ impl Requests {
     fn query(&mut self, frame: &Frame<'_>, fields: &mut Fields<'_>, shared: &mut Shared, out: &mut Vec<Event>) {
         let statement = read(fields.text(), !frame.hidden, shared);
         self.finish_streaming(out);
-        let facts = Facts { trace: statement.trace, ..self.facts(&statement) };
-        self.tell(frame.start..frame.end, facts, statement.streams_in, out);
-        if statement.streams_in {
+        let streams_in = statement.streams_in;
+        let facts = Facts { trace: statement.trace, ..self.facts(statement) };
+        self.tell(frame.start..frame.end, facts, streams_in, out);
+        if streams_in {
             self.streaming = Some(Streaming { range: frame.start..frame.end, extended: false });
         }
         shared.batches.push(Batch { simple: true, exchanges: 1 });
@@ -135,7 +138,7 @@ impl Requests {
     fn parse(&mut self, frame: &Frame<'_>, fields: &mut Fields<'_>, shared: &mut Shared) {
         self.start.get_or_insert(frame.start);
         let name = fields.text();
-        let statement = Arc::new(read(fields.text(), !frame.hidden, shared));
+        let statement = Arc::new(read(fields.text(), !frame.hidden, shared).shared());
         if name.len() <= NAME_BYTES_MAX {
             self.statements.insert(name.into(), statement.clone());
         }
@@ -165,7 +168,7 @@ impl Requests {
         shared.batches.alone = self.start.is_none();
         let range = self.start.take().unwrap_or(frame.start)..frame.end;
         let statement = self.portals.get(fields.text());
-        let mut facts = statement.as_deref().map_or_else(|| self.facts(&Statement::default()), |it| self.facts(it));
+        let mut facts = self.facts(statement.as_deref().cloned().unwrap_or_default());
         facts.trace = statement.as_ref().and_then(|statement| statement.trace).filter(|_| self.fresh);
         let streams_in = statement.is_some_and(|statement| statement.streams_in);
         self.tell(range.clone(), facts, streams_in, out);
@@ -200,10 +203,9 @@ impl Requests {
         let Some((start, statement)) = self.parsed.take().filter(|_| shared.batches.unsynced == 0) else {
             return false;
         };
-        let mut facts = self.facts(&statement);
-        facts.name = Some(facts.name.map_or("PREPARE".into(), |name| format!("PREPARE {name}").into()));
+        let mut facts = Facts { trace: statement.trace, ..self.facts(Statement::clone(&statement)) };
+        facts.name = Some(facts.name.map_or("PREPARE".into(), |name| ["PREPARE ", &name].concat().into()));
         facts.set("db.operation.name", "PREPARE");
-        facts.trace = statement.trace;
         self.tell(start..frame.end, facts, false, out);
         true
     }
@@ -237,16 +239,16 @@ impl Requests {
         out.push(Event::Part(if open { part.open() } else { part }));
     }
 
-    fn facts(&self, statement: &Statement) -> Facts {
+    fn facts(&self, statement: Statement) -> Facts {
         let mut facts = statement.facts(wire::SYSTEM);
         if let Some(database) = &self.database {
-            facts.attributes.push(("db.namespace", database.as_str().into()));
+            facts.attributes.push(("db.namespace", database.clone().into()));
         }
         facts
     }
 
     fn with_connection(&self, mut facts: Facts) -> Facts {
-        facts.attributes.extend(self.facts(&Statement::default()).attributes);
+        facts.attributes.extend(self.facts(Statement::default()).attributes);
         facts
     }
 }

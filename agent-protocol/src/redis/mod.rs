@@ -189,7 +189,7 @@ impl State {
     }
 
     fn facts(&self, command: &Command) -> Facts {
-        let facts = Facts { name: command.name.map(Cow::Borrowed), ..Facts::default() }.with("db.system.name", "redis");
+        let facts = Facts { name: command.name.map(Into::into), ..Facts::default() }.with("db.system.name", "redis");
         let facts = match command.name {
             Some(name) => facts.with("db.operation.name", name),
             None => facts,
@@ -374,7 +374,7 @@ fn infer(out: &mut [Event]) {
 }
 
 fn failed(code: String) -> Facts {
-    let facts = Facts::default().with("db.response.status_code", code.as_str());
+    let facts = Facts::default().with("db.response.status_code", code.clone());
     let is_servers = SERVER_ERRORS.contains(&code.as_str());
     let code = Cow::Owned(code);
     facts.outcome(if is_servers { Outcome::Error(code) } else { Outcome::ClientError(code) })

@@ -16,7 +16,8 @@ mod text;
 mod words;
 
 use crate::{
-    session::Facts,
+    session::{Facts, ROOM},
+    text::Text,
     traceparent::{self, TraceParent},
 };
 
@@ -68,21 +69,21 @@ pub struct Rules {
 pub struct Statement {
     /// The text: literals are `?`, lists of values `(?)`, white space and comments one space. Empty if it begins like no
     /// statement.
-    pub text: String,
+    pub text: Text,
     /// What it does, in the case of the text: `SELECT`, `CREATE TABLE`; nothing if there are several statements.
-    pub operation: Option<String>,
+    pub operation: Option<Text>,
     /// The table, if exactly one is named for sure.
-    pub collection: Option<String>,
+    pub collection: Option<Text>,
     /// The procedure that is called.
-    pub procedure: Option<String>,
+    pub procedure: Option<Text>,
     /// Operations and tables in the order of the text: `INSERT a SELECT b`.
-    pub summary: Option<String>,
+    pub summary: Option<Text>,
     /// What a `traceparent` in a comment says (sqlcommenter).
     pub trace: Option<TraceParent>,
     /// The client sends data after it (`COPY … FROM STDIN`, `LOAD DATA LOCAL`).
     pub streams_in: bool,
     /// The database that it changes to (`USE`), if that is sure.
-    pub database: Option<String>,
+    pub database: Option<Text>,
     /// Whether it changes the database, or one of several statements does.
     pub uses: bool,
 }
@@ -92,7 +93,7 @@ impl Statement {
     pub fn read(bytes: &[u8], whole: bool, rules: Rules) -> Self {
         let (text, to_its_end) = readable(bytes);
         let mut lexer = Lexer::new(text, rules);
-        let (mut writer, mut outline) = (Writer::default(), Outline::default());
+        let (mut writer, mut outline) = (Writer::for_text(text), Outline::default());
         for token in lexer.by_ref() {
             writer.push(&token);
             outline.push(&token);
@@ -102,37 +103,50 @@ impl Statement {
         let mut statement = outline.finish(whole);
         // What begins like no statement may be anything.
         if statement.summary.is_some() {
-            statement.text = writer.finish(whole);
+            let mut text = writer.finish(whole);
+            // Most of it was values.
+            if text.capacity() > 2 * text.len().max(64) {
+                text.shrink_to_fit();
+            }
+            statement.text = text.into();
         }
         statement.trace = trace;
         statement
     }
 
     /// As attributes, and the span's name.
-    pub fn facts(&self, system: &'static str) -> Facts {
-        let mut facts = Facts { name: self.name(), ..Facts::default() }.with("db.system.name", system);
-        let texts = [
-            ("db.operation.name", &self.operation),
-            ("db.collection.name", &self.collection),
-            ("db.stored_procedure.name", &self.procedure),
-            ("db.query.summary", &self.summary),
-        ];
-        facts.attributes.extend(texts.into_iter().filter_map(|(key, text)| Some((key, text.as_deref()?.into()))));
-        if !self.text.is_empty() {
-            facts.attributes.push(("db.query.text", self.text.as_str().into()));
-        }
+    pub fn facts(self, system: &'static str) -> Facts {
+        let mut facts = Facts { attributes: Vec::with_capacity(ROOM), ..Facts::default() };
+        self.tell(system, &mut facts);
         facts
     }
 
-    fn name(&self) -> Option<std::borrow::Cow<'static, str>> {
-        let name = self.summary.as_ref().or(self.operation.as_ref())?;
-        Some(name.clone().into())
+    /// Adds them to facts that have none of them.
+    pub fn tell(self, system: &'static str, facts: &mut Facts) {
+        let name = self.summary.as_ref().or(self.operation.as_ref());
+        facts.name = name.cloned().or(facts.name.take());
+        facts.attributes.push(("db.system.name", system.into()));
+        let texts = [
+            ("db.operation.name", self.operation),
+            ("db.collection.name", self.collection),
+            ("db.stored_procedure.name", self.procedure),
+            ("db.query.summary", self.summary),
+            ("db.query.text", Some(self.text).filter(|text| !text.is_empty())),
+        ];
+        facts.attributes.extend(texts.into_iter().filter_map(|(key, text)| Some((key, text?.into()))));
+    }
+
+    /// The same, to be told again and again: copies of its texts allocate nothing.
+    pub fn shared(self) -> Self {
+        let [collection, procedure, database] =
+            [self.collection, self.procedure, self.database].map(|text| text.map(Text::shared));
+        Self { text: self.text.shared(), collection, procedure, database, ..self }
     }
 
     /// Bytes that it takes.
     fn bytes(&self) -> usize {
         let texts = [&self.operation, &self.collection, &self.procedure, &self.summary, &self.database];
-        size_of::<Self>() + self.text.len() + texts.into_iter().flatten().map(String::len).sum::<usize>()
+        size_of::<Self>() + self.text.len() + texts.into_iter().flatten().map(|text| text.len()).sum::<usize>()
     }
 }
 
@@ -150,7 +164,7 @@ fn readable(bytes: &[u8]) -> (&str, bool) {
 /// [begin](begins) like one.
 pub fn text(bytes: &[u8], rules: Rules) -> Option<String> {
     if !bytes.first().is_some_and(u8::is_ascii_alphabetic) {
-        return begins(bytes, true).then(|| Statement::read(bytes, true, rules).text);
+        return begins(bytes, true).then(|| Statement::read(bytes, true, rules).text.into_owned());
     }
     let (readable, to_its_end) = readable(bytes);
     let mut lexer = Lexer::new(readable, rules);
@@ -158,7 +172,7 @@ pub fn text(bytes: &[u8], rules: Rules) -> Option<String> {
     let first = lexer.next()?;
     if words::verb(&first)? == words::Verb::With {
         // Only what follows says whether it is a statement.
-        return Some(Statement::read(bytes, true, rules).text);
+        return Some(Statement::read(bytes, true, rules).text.into_owned());
     }
     let mut writer = Writer::for_text(readable);
     writer.push(&first);

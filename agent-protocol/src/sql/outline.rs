@@ -3,35 +3,42 @@
 //! In: [`Token`]s. Out: operations and tables. A table is what stands where only a table can stand: behind `FROM`, `JOIN`, `INTO`,
 //! `UPDATE` and the like, unless it is called like a function or defined by `WITH`. What does not fit makes the whole unsure.
 
+use std::borrow::Cow;
+
 use super::{
     SUMMARY_BYTES_MAX, Statement,
     lexer::{Kind, Token},
     words::{self, Verb},
 };
+use crate::text::Text;
 
 /// Parentheses within each other beyond this are not looked into.
 const DEPTH_MAX: usize = 32;
 /// Names defined by `WITH` that are told from tables.
 const DEFINED_MAX: usize = 32;
 const NAME_BYTES_MAX: usize = 128;
+/// Tables that are told from each other.
+const TABLES_MAX: usize = 8;
 
 #[derive(Default)]
-pub(super) struct Outline {
+pub(super) struct Outline<'a> {
     /// The innermost parenthesis last.
-    frames: Vec<Frame>,
+    frames: [Frame; DEPTH_MAX],
+    depth: usize,
     current: Frame,
     deeper: usize,
-    summary: String,
+    summary: Summary,
     /// Of the first operation; of two words if the second says what it is done to.
-    operation: Option<String>,
+    operation: Option<Text>,
     statements: usize,
-    tables: Vec<String>,
-    procedure: Option<String>,
-    database: Option<String>,
+    tables: [Cow<'a, str>; TABLES_MAX],
+    table_count: usize,
+    procedure: Option<Cow<'a, str>>,
+    database: Option<Cow<'a, str>>,
     uses: bool,
-    defined: Vec<String>,
+    defined: Vec<Cow<'a, str>>,
     /// Name in progress, and whether a part of it must follow.
-    name: Option<(String, bool)>,
+    name: Option<(Cow<'a, str>, bool)>,
     unsure: bool,
     streams_in: bool,
     /// The first word of the statement in progress was read.
@@ -42,8 +49,37 @@ pub(super) struct Outline {
     after_as: bool,
 }
 
+/// Words as they come, to be copied once.
+struct Summary {
+    bytes: [u8; SUMMARY_BYTES_MAX],
+    length: usize,
+}
+
+impl Default for Summary {
+    fn default() -> Self {
+        Self { bytes: [0; SUMMARY_BYTES_MAX], length: 0 }
+    }
+}
+
+impl Summary {
+    /// Adds a word, if there is room.
+    fn push(&mut self, word: &str) {
+        let blank = usize::from(self.length > 0);
+        let end = self.length + blank + word.len();
+        if let Some(room) = self.bytes.get_mut(self.length..end) {
+            room[..blank].fill(b' ');
+            room[blank..].copy_from_slice(word.as_bytes());
+            self.length = end;
+        }
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.length]).unwrap_or_default()
+    }
+}
+
 /// What a parenthesis, or the statement itself, is about.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Frame {
     verb: Verb,
     expect: Expect,
@@ -79,8 +115,8 @@ enum Expect {
     Rest,
 }
 
-impl Outline {
-    pub fn push(&mut self, token: &Token<'_>) {
+impl<'a> Outline<'a> {
+    pub fn push(&mut self, token: &Token<'a>) {
         if self.goes_on(token) {
             return;
         }
@@ -99,28 +135,36 @@ impl Outline {
     pub fn finish(mut self, whole: bool) -> Statement {
         self.end_name(false);
         let sure = whole && !self.unsure && self.statements == 1;
-        let collection = if sure && self.tables.len() == 1 { self.tables.pop() } else { None };
+        let [table, ..] = self.tables;
+        let said = Some(self.summary.as_str()).filter(|summary| !summary.is_empty());
+        let summary = said.map(|said| match &self.operation {
+            Some(operation) if **operation == *said => operation.clone(),
+            _ => Text::Shared(said.into()),
+        });
         Statement {
             operation: self.operation.filter(|_| self.statements == 1),
-            collection,
-            procedure: self.procedure.filter(|_| sure),
-            database: self.database.filter(|_| sure),
+            collection: Some(table).filter(|_| sure && self.table_count == 1).map(text),
+            procedure: self.procedure.filter(|_| sure).map(text),
+            database: self.database.filter(|_| sure).map(text),
             uses: self.uses,
-            summary: Some(self.summary).filter(|summary| !summary.is_empty()),
+            summary,
             streams_in: self.streams_in,
             ..Statement::default()
         }
     }
 
     /// A name goes on over dots.
-    fn goes_on(&mut self, token: &Token<'_>) -> bool {
+    fn goes_on(&mut self, token: &Token<'a>) -> bool {
         let Some((name, part_follows)) = &mut self.name else { return false };
         match token.kind {
             Kind::Symbol(b'.') if !*part_follows => *part_follows = true,
             Kind::Word | Kind::Quoted if *part_follows => {
                 *part_follows = false;
-                name.push('.');
-                name.push_str(&unquoted(token));
+                let part = unquoted(token);
+                match name {
+                    Cow::Borrowed(first) => *name = [first, ".", &part].concat().into(),
+                    Cow::Owned(name) => name.extend([".", &part]),
+                }
             }
             Kind::Symbol(b'*') if !*part_follows => {}
             kind => {
@@ -131,10 +175,10 @@ impl Outline {
         true
     }
 
-    fn begin_name(&mut self, token: &Token<'_>) {
+    fn begin_name(&mut self, token: &Token<'a>) {
         match self.current.expect {
             Expect::Table | Expect::Target | Expect::Procedure => self.name = Some((unquoted(token), false)),
-            Expect::Defined => self.define(&unquoted(token)),
+            Expect::Defined => self.define(unquoted(token)),
             Expect::Statement | Expect::Object => self.give_up(),
             Expect::Inner => self.current.expect = Expect::Rest,
             Expect::Rest => {}
@@ -148,7 +192,7 @@ impl Outline {
             return self.unsure = true;
         }
         if expected == Expect::Procedure {
-            self.say(&name);
+            self.summary.push(&name);
             match self.current.verb {
                 Verb::Use => self.database = Some(name),
                 _ => self.procedure = Some(name),
@@ -162,23 +206,15 @@ impl Outline {
         }
     }
 
-    fn table(&mut self, name: String) {
-        if self.tables.contains(&name) {
+    fn table(&mut self, name: Cow<'a, str>) {
+        if self.tables[..self.table_count].contains(&name) {
             return;
         }
-        self.say(&name);
+        self.summary.push(&name);
         // Two are as many as are needed to know that there is not one.
-        if self.tables.len() < 8 {
-            self.tables.push(name);
-        }
-    }
-
-    /// Adds a word to the summary, if there is room.
-    fn say(&mut self, word: &str) {
-        let blank = usize::from(!self.summary.is_empty());
-        if self.summary.len() + blank + word.len() <= SUMMARY_BYTES_MAX {
-            self.summary.push_str(if blank == 1 { " " } else { "" });
-            self.summary.push_str(word);
+        if let Some(free) = self.tables.get_mut(self.table_count) {
+            *free = name;
+            self.table_count += 1;
         }
     }
 
@@ -197,16 +233,16 @@ impl Outline {
         self.statements += 1;
     }
 
-    fn define(&mut self, name: &str) {
+    fn define(&mut self, name: Cow<'a, str>) {
         self.unsure |= self.defined.len() >= DEFINED_MAX;
         if self.defined.len() < DEFINED_MAX {
-            self.defined.push(name.to_owned());
+            self.defined.push(name);
         }
         self.current.expect = Expect::Rest;
     }
 
     fn open(&mut self) {
-        if self.deeper > 0 || self.frames.len() >= DEPTH_MAX {
+        if self.deeper > 0 || self.depth >= DEPTH_MAX {
             self.unsure = true;
             self.deeper += 1;
             return;
@@ -223,7 +259,8 @@ impl Outline {
         if matches!(self.current.expect, Expect::Table | Expect::Target | Expect::Procedure | Expect::Inner) {
             self.current.expect = Expect::Rest;
         }
-        self.frames.push(std::mem::replace(&mut self.current, inner));
+        self.frames[self.depth] = std::mem::replace(&mut self.current, inner);
+        self.depth += 1;
     }
 
     fn close(&mut self) {
@@ -231,9 +268,9 @@ impl Outline {
             self.deeper -= 1;
             return;
         }
-        let Some(outer) = self.frames.pop() else { return };
-        self.current = outer;
-        if self.current.verb == Verb::Nothing && self.current.expect == Expect::Statement && self.frames.is_empty() {
+        let Some(depth) = self.depth.checked_sub(1) else { return };
+        (self.current, self.depth) = (self.frames[depth], depth);
+        if self.current.verb == Verb::Nothing && self.current.expect == Expect::Statement && depth == 0 {
             // `(SELECT …) UNION (SELECT …)`
             (self.current.verb, self.current.expect) = (Verb::Other, Expect::Rest);
         }
@@ -247,7 +284,7 @@ impl Outline {
             return;
         }
         self.begun = false;
-        self.frames.clear();
+        self.depth = 0;
         self.current = Frame::default();
         self.defined.clear();
     }
@@ -275,7 +312,7 @@ impl Outline {
         self.current.distinct = false;
     }
 
-    fn word(&mut self, token: &Token<'_>) {
+    fn word(&mut self, token: &Token<'a>) {
         let distinct = std::mem::replace(&mut self.current.distinct, token.is("DISTINCT"));
         match self.current.expect {
             Expect::Statement => self.statement(token),
@@ -283,9 +320,11 @@ impl Outline {
             Expect::Table if token.is_any(words::QUERIES) => self.statement(token),
             Expect::Table | Expect::Target | Expect::Procedure => self.table_word(token),
             Expect::Defined if token.is("RECURSIVE") => {}
-            Expect::Defined => self.define(token.text),
+            Expect::Defined => self.define(token.text.into()),
             Expect::Inner if token.is_any(words::QUERIES) => self.statement(token),
-            Expect::Inner if self.frames.last().is_some_and(|outer| outer.defining) => self.statement(token),
+            Expect::Inner if self.frames[..self.depth].last().is_some_and(|outer| outer.defining) => {
+                self.statement(token)
+            }
             Expect::Inner | Expect::Rest => {
                 self.current.expect = Expect::Rest;
                 self.clause(token, distinct);
@@ -294,7 +333,7 @@ impl Outline {
     }
 
     /// The first word of a statement.
-    fn statement(&mut self, token: &Token<'_>) {
+    fn statement(&mut self, token: &Token<'a>) {
         let explained = self.current.verb == Verb::Explain;
         let Some(verb) = words::verb(token).filter(|_| !explained || !token.is("ANALYZE")) else {
             // `EXPLAIN ANALYZE VERBOSE SELECT`
@@ -320,20 +359,19 @@ impl Outline {
         };
         // `WITH` is no operation: what it is with is.
         if verb != Verb::With {
-            self.say(token.text);
-            self.operation.get_or_insert_with(|| token.text.to_owned());
+            self.summary.push(token.text);
+            self.operation.get_or_insert_with(|| words::written(token.text));
         }
     }
 
     /// `CREATE UNIQUE INDEX`, `DROP TABLE`.
-    fn object(&mut self, token: &Token<'_>) {
+    fn object(&mut self, token: &Token<'a>) {
         if !token.is_any(words::OBJECTS) {
             return;
         }
-        self.say(token.text);
+        self.summary.push(token.text);
         if let Some(operation) = self.operation.as_mut().filter(|operation| !operation.contains(' ')) {
-            operation.push(' ');
-            operation.push_str(token.text);
+            *operation = Text::from([operation, " ", token.text].concat()).shared();
         }
         let table = token.is("TABLE");
         self.unsure |= !table;
@@ -344,7 +382,7 @@ impl Outline {
         self.current.verb = if token.is_any(words::ROUTINES) { Verb::Routine } else { Verb::Other };
     }
 
-    fn table_word(&mut self, token: &Token<'_>) {
+    fn table_word(&mut self, token: &Token<'a>) {
         if token.is_any(words::BEFORE_TABLE) {
             return;
         }
@@ -356,7 +394,7 @@ impl Outline {
     }
 
     /// A keyword within a statement.
-    fn clause(&mut self, token: &Token<'_>, distinct: bool) {
+    fn clause(&mut self, token: &Token<'a>, distinct: bool) {
         use Verb::{Copy, Delete, Insert, Load, Merge, Opaque, Routine, Select, Tables, Update, With};
         let verb = self.current.verb;
         let after_as = std::mem::replace(&mut self.after_as, token.is("AS") || token.is("FOR"));
@@ -366,7 +404,7 @@ impl Outline {
             _ if token.is("SELECT") => self.statement(token),
             _ if token.is("WITH") && (after_as || verb == Insert) => self.statement(token),
             With if token.is("AS") => self.current.defining = true,
-            Copy => self.streams_in |= token.is("STDIN") && self.frames.is_empty(),
+            Copy => self.streams_in |= token.is("STDIN") && self.depth == 0,
             Load if token.is("LOCAL") => self.streams_in = true,
             Load | Merge | Insert if token.is("INTO") => self.current.expect = Expect::Target,
             Select if token.is("INTO") => self.unsure = true,
@@ -386,10 +424,21 @@ impl Outline {
 }
 
 /// A name without its quotes.
-fn unquoted(token: &Token<'_>) -> String {
+fn unquoted<'a>(token: &Token<'a>) -> Cow<'a, str> {
     let text = token.text.trim_start_matches(['u', 'U', '&']);
     let quote = text.chars().next().filter(|quote| token.kind == Kind::Quoted && matches!(quote, '"' | '`'));
-    let Some(quote) = quote else { return token.text.to_owned() };
+    let Some(quote) = quote else { return token.text.into() };
     let inner = text.strip_prefix(quote).and_then(|text| text.strip_suffix(quote)).unwrap_or(text);
-    inner.replace(&format!("{quote}{quote}"), &quote.to_string())
+    if !inner.contains(quote) {
+        return inner.into();
+    }
+    inner.replace(&format!("{quote}{quote}"), &quote.to_string()).into()
+}
+
+/// A name to be told.
+fn text(name: Cow<'_, str>) -> Text {
+    match name {
+        Cow::Borrowed(name) => Text::Shared(name.into()),
+        Cow::Owned(name) => name.into(),
+    }
 }

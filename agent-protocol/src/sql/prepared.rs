@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     fn statement(bytes: usize) -> Arc<Statement> {
-        Arc::new(Statement { text: "x".repeat(bytes), ..Statement::default() })
+        Arc::new(Statement { text: "x".repeat(bytes).into(), ..Statement::default() })
     }
 
     #[test]

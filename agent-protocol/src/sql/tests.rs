@@ -7,7 +7,7 @@ const POSTGRES: Rules = Rules { dialect: Dialect::Postgres, backslash: Backslash
 const MYSQL: Rules = Rules { dialect: Dialect::Mysql, backslash: Backslash::Escapes };
 
 fn text(rules: Rules, sql: &str) -> String {
-    Statement::read(sql.as_bytes(), true, rules).text
+    Statement::read(sql.as_bytes(), true, rules).text.into_owned()
 }
 
 fn check_text(rules: Rules, cases: &[(&str, &str)]) {

@@ -1,6 +1,7 @@
 //! The keywords that say what a statement does.
 
 use super::lexer::Token;
+use crate::text::Text;
 
 /// What a statement is, as far as that says where its tables stand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -217,10 +218,22 @@ const LETTERS: [u8; 27] = {
 
 /// What the first word of a statement says.
 pub(super) fn verb(token: &Token<'_>) -> Option<Verb> {
-    let letter = usize::from(token.text.bytes().next()?.to_ascii_uppercase().checked_sub(b'A')?);
+    find(token.text).map(|(_, verb)| verb)
+}
+
+/// The first word of a statement as it is written.
+pub(super) fn written(word: &str) -> Text {
+    match find(word) {
+        Some((known, _)) if known == word => known.into(),
+        _ => Text::Shared(word.into()),
+    }
+}
+
+fn find(word: &str) -> Option<(&'static str, Verb)> {
+    let letter = usize::from(word.bytes().next()?.to_ascii_uppercase().checked_sub(b'A')?);
     let (begin, end) = (*LETTERS.get(letter)?, *LETTERS.get(letter + 1)?);
     let mut verbs = VERBS[usize::from(begin)..usize::from(end)].iter();
-    verbs.find(|(known, _)| token.text.eq_ignore_ascii_case(known)).map(|(_, verb)| *verb)
+    verbs.find(|(known, _)| word.eq_ignore_ascii_case(known)).copied()
 }
 
 #[cfg(test)]

@@ -2,14 +2,14 @@
 
 use std::borrow::Cow;
 
-use agent_protocol::session::{Facts, Kind, Outcome, Part, Side, Value};
+use agent_protocol::session::{Facts, Kind, Outcome, Part, Side, Text, Value};
 
 use super::{Dialogue, waiting::Exchange};
 use crate::{
     exchange::{
         Context,
         ending::{self, CLOSED, RESET, last_seen_ns},
-        semconv::{self, Attributes, text},
+        semconv::{self, Attributes},
         settle::{self, Paired},
     },
     flow::connection::{Connection, Ending, Role},
@@ -174,7 +174,7 @@ impl Dialogue {
             role,
             kind,
             protocol,
-            name: name.map_or_else(|| protocol.name().to_owned(), Cow::into_owned),
+            name: name.map_or_else(|| protocol.name().to_owned(), Text::into_owned),
             status: result.status,
             reset: result.error_type.as_deref() == Some(RESET),
             attributes,
@@ -216,7 +216,7 @@ fn attributes(
     attributes.extend(said);
     if let Some(error_type) = &result.error_type {
         attributes.retain(|(key, _)| *key != "error.type");
-        attributes.push(("error.type", text(error_type.as_ref())));
+        attributes.push(("error.type", error_type.clone().into()));
     }
     // Who sends a message is not who opened the connection.
     let end = connection.facts.role.unwrap_or(role);

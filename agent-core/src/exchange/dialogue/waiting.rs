@@ -2,9 +2,9 @@
 //!
 //! Called by [`super::Dialogue`]. Limits: who pushes bounds the exchanges and their text; [`super::EARLY_MAX`] early responses.
 
-use std::{borrow::Cow, collections::VecDeque, ops::Range};
+use std::{collections::VecDeque, ops::Range};
 
-use agent_protocol::session::{Boundary, Facts, Key, Part, Side, Value};
+use agent_protocol::session::{Boundary, Facts, Key, Part, Side, Text, Value};
 
 use super::EARLY_MAX;
 
@@ -251,12 +251,11 @@ impl Waiting {
 
 /// Bytes of text that were allocated for facts.
 fn text_bytes(facts: &Facts) -> usize {
-    let owned = |text: &Cow<'static, str>| if let Cow::Owned(text) = text { text.capacity() } else { 0 };
     let of = |value: &Value| match value {
-        Value::String(text) => owned(text),
+        Value::String(text) => text.allocated(),
         Value::Strings(texts) => texts.iter().map(|text| text.capacity() + size_of::<String>()).sum(),
         Value::Int(_) | Value::Bool(_) => 0,
     };
     let attributes: usize = facts.attributes.iter().map(|(_, value)| of(value)).sum();
-    attributes + facts.name.as_ref().map_or(0, owned) + facts.host.as_ref().map_or(0, String::capacity)
+    attributes + facts.name.as_ref().map_or(0, Text::allocated) + facts.host.as_ref().map_or(0, String::capacity)
 }

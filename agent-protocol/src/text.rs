@@ -1,0 +1,147 @@
+//! The texts of facts: known beforehand, made for one place, or told in several of them.
+//!
+//! In: what parsers read. Out: [`Text`], which is a `str` to all who read it. Most texts of a span are the same for all spans of its
+//! kind, or for all of a connection or a prepared statement, and such a copy allocates nothing.
+
+use std::{borrow::Cow, fmt, ops::Deref, sync::Arc};
+
+/// A text.
+#[derive(Clone)]
+pub enum Text {
+    /// Known beforehand.
+    Known(&'static str),
+    /// Made for one place.
+    Own(String),
+    /// Told in several places.
+    Shared(Arc<str>),
+}
+
+impl Text {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        self
+    }
+
+    /// The same, of which copies allocate nothing.
+    pub fn shared(self) -> Self {
+        match self {
+            Self::Own(text) => Self::Shared(text.into()),
+            text => text,
+        }
+    }
+
+    /// The text alone.
+    pub fn into_owned(self) -> String {
+        match self {
+            Self::Own(text) => text,
+            text => text.to_string(),
+        }
+    }
+
+    /// Changes it here, and in no other place.
+    pub fn change(&mut self, change: impl FnOnce(&mut String)) {
+        let mut text = std::mem::take(self).into_owned();
+        change(&mut text);
+        *self = Self::Own(text);
+    }
+
+    /// Bytes that were allocated for it, perhaps for others as well.
+    pub fn allocated(&self) -> usize {
+        match self {
+            Self::Known(_) => 0,
+            Self::Own(text) => text.capacity(),
+            Self::Shared(text) => text.len(),
+        }
+    }
+}
+
+impl Deref for Text {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Self::Known(text) => text,
+            Self::Own(text) => text,
+            Self::Shared(text) => text,
+        }
+    }
+}
+
+impl Default for Text {
+    fn default() -> Self {
+        Self::Known("")
+    }
+}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self.as_str(), f)
+    }
+}
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Text {}
+
+impl PartialEq<str> for Text {
+    fn eq(&self, other: &str) -> bool {
+        self.as_str() == other
+    }
+}
+
+impl PartialEq<&str> for Text {
+    fn eq(&self, other: &&str) -> bool {
+        self.as_str() == *other
+    }
+}
+
+impl From<&'static str> for Text {
+    fn from(text: &'static str) -> Self {
+        Self::Known(text)
+    }
+}
+
+impl From<String> for Text {
+    fn from(text: String) -> Self {
+        Self::Own(text)
+    }
+}
+
+impl From<Arc<str>> for Text {
+    fn from(text: Arc<str>) -> Self {
+        Self::Shared(text)
+    }
+}
+
+impl From<Cow<'static, str>> for Text {
+    fn from(text: Cow<'static, str>) -> Self {
+        match text {
+            Cow::Borrowed(text) => Self::Known(text),
+            Cow::Owned(text) => Self::Own(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_that_is_changed_leaves_the_others() {
+        for text in [Text::from("a"), Text::from("a".to_owned()), Text::from("a".to_owned()).shared()] {
+            let mut copy = text.clone();
+            copy.change(|text| text.push('b'));
+            assert_eq!((text.as_str(), copy.as_str(), &copy.clone().into_owned()), ("a", "ab", &"ab".to_owned()));
+        }
+    }
+}
