@@ -227,7 +227,7 @@ pub fn says_something(task: &Task, id: u64, result: i64) -> bool {
 fn returned_from_send(settings: &Settings, task: &mut Task, id: u64, result: i64) {
     let Some(conn) = connection::find(task.tx_sock) else { return };
     let time_ns = now();
-    if let Some(end) = ktls::sent(task, conn, id, result) {
+    if let Some(end) = ktls::sent(task, id, result) {
         task.tx_end = end;
     } else if result > 0 && id != number::SENDMMSG {
         task.tx_end = task.tx_start.wrapping_add(result as u32);
@@ -255,8 +255,10 @@ fn returned_from_read(settings: &Settings, task: &mut Task, id: u64, result: i64
     let Some(conn) = connection::find(task.rx_sock) else { return };
     let time_ns = now();
     // The cursor was not followed before (adopted, or selected only now): the result says how much this call read.
-    let by_kernel = ktls::received(task, conn, id, result);
-    if !by_kernel && result > 0 && id != number::RECVMMSG && task.rx_end.wrapping_sub(task.rx_start) != result as u32 {
+    let by_kernel = ktls::received(task, id, result);
+    // Of what the kernel decrypted more has moved, if that was followed.
+    let followed = by_kernel && task.rx_start != task.rx_end;
+    if !followed && result > 0 && id != number::RECVMMSG && task.rx_end.wrapping_sub(task.rx_start) != result as u32 {
         task.rx_start = task.rx_end.wrapping_sub(result as u32);
         task.call_flags |= u32::from(wire::INFERRED_RANGE);
         // What had arrived is of bytes that others may have read long ago.
@@ -338,7 +340,7 @@ fn returned_unseen(settings: &Settings, task: &mut Task, sk: u64, id: u64, resul
     let by_connection = select::connection_mode(settings, conn);
     let combined = select::combined(task.mode, by_connection);
     let has_moved = result > 0;
-    if !select::records(combined) || (has_moved && !ktls::moved_unseen(task, conn, sk, id)) {
+    if !select::records(combined) || (has_moved && !ktls::moved_unseen(task, sk, id)) {
         return;
     }
     let time_ns = now();
@@ -357,9 +359,8 @@ fn returned_unseen(settings: &Settings, task: &mut Task, sk: u64, id: u64, resul
             if start == end || conn.flags & flag::CURSOR == 0 {
                 return; // what was left of an earlier record
             }
-            // The layer collected them before, and no other reader has come since.
+            // The layer collected them before. When they arrived is not told, and forgotten when the place is needed.
             conn.read_cursor = end;
-            message::forget_arrivals(conn, end);
             (start, end)
         }
         (false, _) => {

@@ -17,6 +17,7 @@ use aya_log_ebpf::{debug, warn};
 use crate::{
     call,
     emit::{self, NoContext, now},
+    ktls,
     maps::{CONNECTIONS, EMPTY_CONNECTION},
     message,
     offsets::{self, Checked, Memory},
@@ -78,6 +79,7 @@ fn create<M: Memory>(sk: u64, tcp: u64) -> Option<&'static mut Conn> {
     let cpu = unsafe { bpf_get_smp_processor_id() };
     // One CPU creates at most one connection in a nanosecond.
     conn.id = (time_ns << 6) | u64::from(cpu & 63);
+    ktls::learn::<M>(sk, tcp);
     conn.opened_ns = time_ns;
     if select::settings().is_some_and(|settings| leaves_out(settings, conn.id)) {
         conn.flags |= flag::SAMPLED_OUT;

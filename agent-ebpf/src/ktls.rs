@@ -1,8 +1,10 @@
 //! Connections that the kernel itself encrypts (kTLS).
 //!
 //! In: hooks that saw the socket within a call, and the call's return. Out: flags of the call's record: there what the application moved is
-//! not what the connection did, and its bytes are no TLS records. Calls before the keys are handed over are as ever: as many bytes move as
-//! the result says. From the first one on of which that is not so, the direction is the kernel's.
+//! not what the connection did, and its bytes are no TLS records.
+//!
+//! That TLS lies above TCP says nothing yet: OpenSSL puts it there for every socket that it is given. Once the kernel has the keys of a
+//! direction, the socket's own function for it is another one than that of plain sockets, which is learnt from the first of them.
 
 use agent_common::message::flag as wire;
 use aya_ebpf::helpers::{bpf_probe_read_user, generated as helpers};
@@ -10,8 +12,9 @@ use aya_ebpf::helpers::{bpf_probe_read_user, generated as helpers};
 use crate::{
     arch::number,
     call,
+    maps::PLAIN_CALLS,
     offsets::{self, Checked, Memory, read},
-    state::{Conn, Task, flag},
+    state::Task,
     walk,
 };
 
@@ -19,6 +22,36 @@ use crate::{
 const SOL_TLS: u32 = 282;
 /// The content type of application data (RFC 8446, 5.1).
 const APPLICATION_DATA: u8 = 23;
+const EAGAIN: i64 = -11;
+
+/// Which way bytes go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// To the network.
+    Out,
+    /// From it.
+    In,
+}
+
+/// Learns what plain sockets move bytes with.
+#[inline(always)]
+pub fn learn<M: Memory>(sk: u64, tcp: u64) {
+    let Some(known) = PLAIN_CALLS.get_ptr_mut(0) else { return };
+    // SAFETY: a live, aligned map value; all that write it write the same.
+    if unsafe { (&raw const (*known)[0]).read_volatile() } != 0 || is_layered::<M>(tcp) {
+        return;
+    }
+    let ways = [functions(sk, Way::Out), functions(sk, Way::In)];
+    // SAFETY: as above.
+    unsafe { known.write_volatile(ways) };
+}
+
+#[inline(always)]
+fn functions(sk: u64, way: Way) -> u64 {
+    let protocol = read::<u64>(sk, &offsets::SK_PROT).unwrap_or(0);
+    let at = if way == Way::Out { &offsets::PROTO_SENDMSG } else { &offsets::PROTO_RECVMSG };
+    if protocol == 0 { 0 } else { read::<u64>(protocol, at).unwrap_or(0) }
+}
 
 /// Whether there is anything between the application and TCP.
 #[inline(always)]
@@ -26,11 +59,20 @@ pub fn is_layered<M: Memory>(tcp: u64) -> bool {
     M::read_optional::<u64>(tcp, &offsets::ICSK_ULP_OPS).is_some_and(|layer| layer != 0)
 }
 
-/// Whether that is TLS: there are others.
+/// Whether the kernel has the keys of that direction.
 #[inline(always)]
-pub fn is_tls(sk: u64) -> bool {
-    let layer = Checked::read_optional::<u64>(sk, &offsets::ICSK_ULP_OPS).filter(|layer| *layer != 0);
-    layer.is_some_and(|layer| Checked::read_optional::<[u8; 4]>(layer, &offsets::ULP_NAME) == Some(*b"tls\0"))
+pub fn has_keys(sk: u64, way: Way) -> bool {
+    let Some(layer) = Checked::read_optional::<u64>(sk, &offsets::ICSK_ULP_OPS).filter(|layer| *layer != 0) else {
+        return false;
+    };
+    let Some(known) = PLAIN_CALLS.get_ptr(0) else { return false };
+    // SAFETY: a live, aligned map value.
+    let plain = unsafe { (&raw const (*known)[if way == Way::Out { 0 } else { 1 }]).read_volatile() };
+    let own = functions(sk, way);
+    plain != 0
+        && own != 0
+        && own != plain
+        && Checked::read_optional::<[u8; 4]>(layer, &offsets::ULP_NAME) == Some(*b"tls\0")
 }
 
 /// The call in progress moves bytes of a socket that may be one of these.
@@ -67,30 +109,26 @@ pub fn reader(task: &Task, sk: u64) -> Reader {
 
 /// A write returned: where it ended, if the kernel encrypted it.
 #[inline(always)]
-pub fn sent(task: &mut Task, conn: &mut Conn, id: u64, result: i64) -> Option<u32> {
-    if task.call_flags & u32::from(wire::KERNEL_TLS) == 0 {
+pub fn sent(task: &mut Task, id: u64, result: i64) -> Option<u32> {
+    if !settle(task, task.tx_sock, Way::Out, (id, result)) {
         return None;
     }
-    let end = offsets::read::<u32>(task.tx_sock, &offsets::TCP_WRITE_SEQ).unwrap_or(task.tx_end);
-    let moved = end.wrapping_sub(task.tx_start);
-    settle(task, conn, task.tx_sock, flag::ENCRYPTS, moved, (id, result)).then_some(end)
+    offsets::read::<u32>(task.tx_sock, &offsets::TCP_WRITE_SEQ)
 }
 
 /// A read returned: whether the kernel decrypted it.
 #[inline(always)]
-pub fn received(task: &mut Task, conn: &mut Conn, id: u64, result: i64) -> bool {
-    let moved = task.rx_end.wrapping_sub(task.rx_start);
-    task.call_flags & u32::from(wire::KERNEL_TLS) != 0
-        && settle(task, conn, task.rx_sock, flag::DECRYPTS, moved, (id, result))
+pub fn received(task: &mut Task, id: u64, result: i64) -> bool {
+    settle(task, task.rx_sock, Way::In, (id, result))
 }
 
 /// A call moved bytes, and no hook saw which of the connection's: whether the kernel encrypted or decrypted them.
 #[inline(always)]
-pub fn moved_unseen(task: &mut Task, conn: &mut Conn, sk: u64, id: u64) -> bool {
-    if !is_tls(sk) {
+pub fn moved_unseen(task: &mut Task, sk: u64, id: u64) -> bool {
+    let way = if call::is_read(id) { Way::In } else { Way::Out };
+    if task.message_flags & call::MSG_PEEK != 0 || !has_keys(sk, way) {
         return false;
     }
-    conn.flags |= if call::is_read(id) { flag::DECRYPTS } else { flag::ENCRYPTS };
     task.call_flags |= u32::from(wire::KERNEL_TLS | wire::INFERRED_RANGE);
     if is_control(task, id) {
         task.call_flags |= u32::from(wire::TLS_CONTROL);
@@ -99,15 +137,17 @@ pub fn moved_unseen(task: &mut Task, conn: &mut Conn, sk: u64, id: u64) -> bool 
 }
 
 #[inline(always)]
-fn settle(task: &mut Task, conn: &mut Conn, sk: u64, direction: u32, moved: u32, (id, result): (u64, i64)) -> bool {
-    let as_ever = if result <= 0 { moved == 0 } else { conn.flags & direction == 0 && moved == result as u32 };
-    if as_ever || !is_tls(sk) {
+fn settle(task: &mut Task, sk: u64, way: Way, (id, result): (u64, i64)) -> bool {
+    if task.call_flags & u32::from(wire::KERNEL_TLS) == 0 {
+        return false;
+    }
+    if !has_keys(sk, way) {
         task.call_flags &= !u32::from(wire::KERNEL_TLS);
         return false;
     }
-    conn.flags |= direction;
-    // A record that the application did not get is none of its data.
-    if result <= 0 || is_control(task, id) {
+    // A record that the application was refused is none of its data; of one that is not complete yet it may be.
+    let refused = result <= 0 && result != EAGAIN;
+    if refused || is_control(task, id) {
         task.call_flags |= u32::from(wire::TLS_CONTROL);
     }
     true

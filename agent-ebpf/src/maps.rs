@@ -108,6 +108,10 @@ pub static PARTS_TRACEPOINT: ProgramArray = ProgramArray::with_max_entries(2, 0)
 #[map]
 pub static SOCKET_OPERATIONS: Array<u64> = Array::with_max_entries(1, 0);
 
+/// With what plain TCP sockets send and receive: addresses of two functions, once such a socket was seen.
+#[map]
+pub static PLAIN_CALLS: Array<[u64; 2]> = Array::with_max_entries(1, 0);
+
 /// Zeroes, to insert into tables from. Never written.
 #[map]
 pub static EMPTY_CONNECTION: Array<Conn> = Array::with_max_entries(1, 0);

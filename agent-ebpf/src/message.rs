@@ -16,7 +16,7 @@ use crate::{
     connection::{self, tcp as state},
     device,
     emit::{self, now},
-    ktls::{self, Reader},
+    ktls::{self, Reader, Way},
     offsets::{self, Memory},
     sched, select, snapshot, softirq,
     state::{Conn, RxSlot, SLOTS, Task, TxSlot, flag},
@@ -100,7 +100,8 @@ pub fn on_send<M: Memory>(sk: u64, left: u32, each_piece: bool) {
     let slot = TxSlot { tid, start, end, retrans, zero_window_us, locked_ns: time_ns, locked_last_ns, ..EMPTY_TX };
     open_tx(conn, task, slot);
     if outside && combined == mode::PAYLOAD {
-        let moved = Outside { direction: direction::SEND, start, end, selected: true, time_ns };
+        let by_kernel = ktls::is_layered::<M>(tcp) && ktls::has_keys(sk, Way::Out);
+        let moved = Outside { direction: direction::SEND, start, end, selected: true, by_kernel, time_ns };
         tell_outside(task, conn.id, &moved);
     }
 }
@@ -370,7 +371,7 @@ pub fn on_read<M: Memory>(sk: u64) {
         return;
     }
     let Some(tcp) = M::tcp(sk) else { return };
-    let by_kernel = ktls::is_layered::<M>(tcp) && ktls::is_tls(sk);
+    let by_kernel = ktls::is_layered::<M>(tcp) && ktls::has_keys(sk, Way::In);
     if by_kernel && ktls::reader(task, sk) == Reader::Layer {
         return; // told when the application reads
     }
@@ -407,7 +408,8 @@ pub fn on_read<M: Memory>(sk: u64) {
         if wanted {
             emit::lost(KernelLoss::ReadOutsideCall);
             let selected = combined == mode::PAYLOAD;
-            let moved = Outside { direction: direction::RECEIVE, start, end: copied, selected, time_ns: now() };
+            let (direction, time_ns) = (direction::RECEIVE, now());
+            let moved = Outside { direction, start, end: copied, selected, by_kernel, time_ns };
             tell_outside(task, conn.id, &moved);
         }
     }
@@ -461,7 +463,7 @@ fn consume(task: &mut Task, conn: &mut Conn, copied: u32, wanted: bool) {
 
 /// What arrived before `read` was read by now, and nothing is told of it.
 #[inline(always)]
-pub fn forget_arrivals(conn: &mut Conn, read: u32) {
+fn forget_arrivals(conn: &mut Conn, read: u32) {
     for _ in 0..SLOTS {
         if conn.rx_tail == conn.rx_head || !reached(read, conn.rx[(conn.rx_tail & MASK) as usize].end) {
             return;
@@ -476,6 +478,7 @@ struct Outside {
     start: u32,
     end: u32,
     selected: bool,
+    by_kernel: bool,
     time_ns: u64,
 }
 
@@ -491,6 +494,9 @@ fn tell_outside(task: &Task, connection_id: u64, moved: &Outside) {
     }
     if moved.selected {
         flags |= wire::SELECTED;
+    }
+    if moved.by_kernel {
+        flags |= wire::KERNEL_TLS;
     }
     emit::record::<CallRecord>(|record| {
         let value = CallRecord {

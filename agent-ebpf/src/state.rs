@@ -87,10 +87,6 @@ pub mod flag {
     pub const SAMPLED_OUT: u32 = 1 << 20;
     /// ... and counted.
     pub const SAMPLING_COUNTED: u32 = 1 << 21;
-    /// The kernel encrypts what it sends.
-    pub const ENCRYPTS: u32 = 1 << 22;
-    /// ... and decrypts what it receives.
-    pub const DECRYPTS: u32 = 1 << 23;
 }
 
 /// One TCP connection, keyed by the address of its `struct sock`, from its first sight to `tcp_destroy_sock`.

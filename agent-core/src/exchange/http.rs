@@ -285,7 +285,7 @@ impl Http {
     /// have read `[DONE]`, and not the end of the body.
     fn cut_off_answer(&mut self, connection: &Connection, context: &mut Context<'_>) {
         let content = self.responses.take_content();
-        let said_all = matches!(&content, Some(Content::Answered(answered)) if answered.whole);
+        let said_all = matches!(&content, Some(Content::Answered(answered)) if answered.said_last);
         if let Some(content) = content {
             self.answered.found(Box::new(content));
         }

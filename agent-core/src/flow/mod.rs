@@ -483,7 +483,8 @@ impl Flow {
         let requests = self.connection.facts.request_direction();
         let Kind::Undecided(held) = std::mem::replace(&mut self.kind, Kind::Undecided(Vec::new())) else { return };
         self.kind = Kind::new(protocol);
-        if protocol.packs_messages() {
+        // Inside TLS the kernel side asks, at the preface.
+        if protocol.packs_messages() && self.connection.inner.is_none() {
             self.connection.want_whole(context);
         }
         for held in &held {
@@ -645,7 +646,7 @@ impl Flow {
     }
 
     /// Finishes everything as known so far: the connection is forgotten.
-    fn give_up(&mut self, context: &mut Context<'_>) {
+    pub(crate) fn give_up(&mut self, context: &mut Context<'_>) {
         self.connection.closed_ns.get_or_insert(context.now_ns);
         let now_ns = context.now_ns;
         let hold_ns = context.config.closed_hold_ns;

@@ -34,8 +34,10 @@ pub struct Answered {
     pub errors: bool,
     /// Its `data` is there and not null.
     pub has_data: bool,
-    /// All of the body was seen; of events, the one that says that it is the last (`[DONE]`).
+    /// All of a body of JSON was seen.
     pub whole: bool,
+    /// Of events: the one was seen that says that it is the last (`[DONE]`).
+    pub said_last: bool,
 }
 
 /// A response's body on its way.
@@ -116,7 +118,7 @@ impl ResponseScan {
     /// What it said.
     pub fn answered(&self) -> Answered {
         let (said, whole) = match &self.events {
-            Some((_, sum)) => (sum, self.last.seen),
+            Some((_, sum)) => (sum, false),
             None => (&self.gathered, self.scanner.is_done()),
         };
         let cut_short = self.events.is_none() && self.scanner.is_broken();
@@ -135,6 +137,7 @@ impl ResponseScan {
             errors: said.errors,
             has_data: said.has_data,
             whole,
+            said_last: self.events.is_some() && self.last.seen,
         }
     }
 }

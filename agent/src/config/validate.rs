@@ -23,6 +23,9 @@ pub(super) fn validate(config: &Config, sources: &BTreeMap<String, Source>) -> R
     for (path, problem) in config.receive.problems() {
         check.require(false, path, || problem);
     }
+    if let Err(problem) = config.relay.to_core() {
+        check.require(false, "relay", || problem);
+    }
     check.destinations(&config.export.destinations);
     check.on_symptom(&config.export);
     check.pushes(&config.metrics.push);
@@ -125,6 +128,9 @@ pub(super) mod tests {
         check("capture: { payload_bytes_max: 8193 }\nlog: { max_bytes: 1KiB }", &["at most 8192", "at least 1MiB"]);
         check("capture: { ring_bytes: 64KiB, connections_max: 1, threads_max: 1 }", &[]);
         check("capture: { max_cpu_percent: 0 }", &[]);
+        check("relay: { sampling_ratio: 0.5 }", &[]);
+        check("relay: { sampling_ratio: 2 }", &["relay (", "sampling_ratio: 2 is not from 0 to 1"]);
+        check("relay: { attributes: [x] }", &["`x` is not key=value"]);
         check("capture: { max_cpu_percent: 101 }", &["capture.max_cpu_percent (file", "at most 100"]);
         for ring in ["3MiB", "32KiB", "2GiB", "0"] {
             check(&format!("capture: {{ ring_bytes: {ring} }}"), &["capture.ring_bytes (file", "power of two"]);

@@ -262,7 +262,7 @@ impl<E: FnOnce() -> Cost, M: FnMut() -> E, A: FnMut(Detail) -> Result<Detail, St
                 break detail;
             }
         };
-        if detail == Detail::default() {
+        if detail == Detail::default() && self.policy.level() < before {
             self.policy.relax();
         }
         let level = self.policy.level();

@@ -126,7 +126,8 @@ impl Http {
         let head = &request.head;
         let mut outcome = outcome;
         let refined = refine::refine(request, answer);
-        if let Some(said) = refined.outcome {
+        let is_whole = answer.is_some_and(|answer| matches!(answer.progress, Progress::Ended(_)));
+        if let Some(said) = refined.outcome.filter(|_| is_whole || outcome.status != Status::Error) {
             outcome.refine(said);
         }
         let mut attributes = attributes(connection, role, request, answer, &outcome);

@@ -49,6 +49,11 @@ impl Inside {
         [unplaced, self.flow.next_due_ns(context)].into_iter().flatten().min()
     }
 
+    /// Nothing more of it is shown.
+    pub fn give_up(&mut self, context: &mut Context<'_>) {
+        self.flow.give_up(context);
+    }
+
     /// Whether the request whose first record begins at `offset` of the stream waits for its response.
     pub fn has_request(&self, offset: u64, placing: &[Placing; 2]) -> bool {
         let Some(requests) = self.flow.connection.facts.request_direction() else { return false };

@@ -230,15 +230,16 @@ impl Tls {
 
     /// What a library showed so far was before the kernel had the keys, or is of the other direction alone.
     fn close_inside(&mut self, connection: &mut Connection, context: &mut Context<'_>) {
+        let Some(inside) = &mut self.inside else { return };
+        // Who waits for an answer has a span nevertheless: the other end's may name it as parent.
+        inside.give_up(context);
         self.finish_inside(connection, context);
-        if self.inside.take().is_none() {
-            return;
-        }
+        self.inside = None;
         connection.open_from = [u64::MAX; 2];
         for lane in [CLIENT, SERVER] {
             let state = &mut self.lanes[lane];
             state.passed = state.fed;
-            state.allowed = state.fed;
+            state.allowed = if state.records.is_lost() { u64::MAX } else { state.fed };
             self.opaque.missed(connection, place(connection, lane).1);
         }
     }

@@ -67,6 +67,10 @@ impl Check<'_> {
         self.require(destination.retry.initial <= destination.retry.max, &path("retry"), || {
             format!("`initial` ({}) is longer than `max` ({})", destination.retry.initial, destination.retry.max)
         });
+        let Sampling { ratio, keep_errors, .. } = destination.sampling;
+        if let Err(problem) = crate::config::shape(&destination.filter, ratio, keep_errors) {
+            self.require(false, at, || problem);
+        }
         self.sampling(&path("sampling"), &destination.sampling);
         self.headers(&path("headers"), destination);
         self.body(at, destination);
@@ -342,6 +346,7 @@ mod tests {
         let grpc = "otlp+grpc://h";
         one(grpc, "sampling: { ratio: 0.1, tail: { slow: 1s, per_minute: 1, matches: [{ name: x }] } }", &[]);
         one(grpc, "sampling: { ratio: 0.1, ratio_min: 0.01, tail: {} }", &["does not go with `tail`"]);
+        one(grpc, "sampling: { ratio: 2 }", &["2 is not from 0 to 1"]);
         one(grpc, "sampling: { tail: { decision_wait: 0s, rate: -1 } }", &["tail.decision_wait", "tail.rate"]);
         let zeros = "sampling: { tail: { traces_max: 0, bytes_max: 1, decisions_max: 0 } }";
         one(grpc, zeros, &["traces_max", "at least 1MiB", "decisions_max"]);
