@@ -1,10 +1,13 @@
 #!/bin/sh
-# Connections whose TLS the kernel does (kTLS): OpenSSL's server and client, by TLS 1.2 and 1.3, hand their keys over. Leaves in
+# Connections whose TLS the kernel does (kTLS): OpenSSL's server and client, by TLS 1.2 and 1.3, hand their keys over. Then some whose keys
+# stay with OpenSSL, on sockets that are prepared for it all the same: they are seen as ever. Leaves in
 # /out/ktls.jsonl the spans, and in /out/ktls.said how many requests were made, how many sessions the kernel says that it had, what the
 # agent says of the connections and what it counts; the host judges them (xtask/src/vm/ktls.rs).
 . /task/lib.sh
 
 REQUESTS=5
+# The host knows it by its port.
+PLAIN=8445
 export OPENSSL_CONF=/tmp/openssl.cnf
 
 kernel_sessions() { sed -n "s/^$1 *\t*//p" /proc/net/tls_stat | tr -d ' \t'; }
@@ -38,10 +41,11 @@ cd /srv/ktls || fail "no folder"
     fail "no certificate: $(cat /tmp/req.err)"
 
 check_host
-start_agent --select-port 8443 --select-port 8444
+start_agent --select-port 8443 --select-port 8444 --select-port $PLAIN
 made=0
-for version in -tls1_2:8443 -tls1_3:8444; do
+for version in -tls1_2:8443 -tls1_3:8444 -tls1_3:$PLAIN; do
     port=${version#*:}
+    [ "$port" != $PLAIN ] || export OPENSSL_CONF=/dev/null
     /task/openssl s_server -WWW -quiet -accept "127.0.0.1:$port" -cert /tmp/cert.pem -key /tmp/key.pem 2>/tmp/server.err &
     until_ok 20 listens "$port" || fail "s_server does not listen: $(cat /tmp/server.err)"
     before=$(kernel_sessions TlsTxSw)
@@ -52,6 +56,7 @@ for version in -tls1_2:8443 -tls1_3:8444; do
         made=$((made + 1))
     done
     # Every session that sends; those that receive are of TLS 1.2 alone with this OpenSSL.
+    [ "$port" = $PLAIN ] && version=-plain:$PLAIN
     echo "sent${version%:*} $(($(kernel_sessions TlsTxSw) - before))" >>/out/ktls.said
 done
 until_ok 30 complete

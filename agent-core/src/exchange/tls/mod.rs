@@ -215,7 +215,9 @@ impl Tls {
         context: &mut Context<'_>,
     ) {
         self.end_handshake(direction, range.start, connection, context);
-        self.close_inside(connection, context);
+        let call = connection.side(direction).timings.calls.holding(range.start);
+        let ns = call.map_or(context.now_ns, |call| call.enter_ns);
+        self.close_inside(ns, connection, context);
         let lane = lane(connection, direction);
         self.release(1 - lane, connection, context);
         let stream = &mut connection.side_mut(direction).stream;
@@ -229,10 +231,12 @@ impl Tls {
     }
 
     /// What a library showed so far was before the kernel had the keys, or is of the other direction alone.
-    fn close_inside(&mut self, connection: &mut Connection, context: &mut Context<'_>) {
+    fn close_inside(&mut self, ns: u64, connection: &mut Connection, context: &mut Context<'_>) {
         let Some(inside) = &mut self.inside else { return };
         // Who waits for an answer has a span nevertheless: the other end's may name it as parent.
+        let now_ns = std::mem::replace(&mut context.now_ns, ns);
         inside.give_up(context);
+        context.now_ns = now_ns;
         self.finish_inside(connection, context);
         self.inside = None;
         connection.open_from = [u64::MAX; 2];
