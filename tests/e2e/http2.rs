@@ -58,7 +58,11 @@ fn check_between(
     let spans = traced.agent.wait_for("the spans of all requests", BOUND, |spans| {
         of(spans, "client", client).len() >= truth.len() && of(spans, "server", server.pid()).len() >= truth.len()
     });
-    assert_eq!(traced.agent.losses(), Default::default(), "no loss is to be expected");
+    // A load without a limit can end within one turn of the agent, and then more requests wait on its one connection for what the
+    // other end saw of them than may: of the first of those less is measured, and no span is missing.
+    let mut losses = traced.agent.losses();
+    losses.remove("settled_early");
+    assert_eq!(losses, Default::default(), "no loss is to be expected");
     for (kind, pid) in [("client", client), ("server", server.pid())] {
         assert_counts(kind, &of(&spans, kind, pid), &truth);
     }
