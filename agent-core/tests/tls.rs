@@ -402,6 +402,23 @@ fn encrypted(session: &mut Session, server: bool, sends: bool, at: u64, length: 
     });
 }
 
+/// 300 bytes that the kernel encrypted, of the server.
+fn answered_by_kernel(session: &mut Session) {
+    encrypted(session, true, true, 1_005_000, 300, false);
+    encrypted(session, false, false, 1_005_040, 300, false);
+}
+
+/// Both ends close: there must be two spans, briefly the client's first.
+fn two_spans(session: &mut Session) -> (Run, Vec<String>) {
+    session.client.close(&mut session.kernel, 1_006_020);
+    session.server.close(&mut session.kernel, 1_006_100);
+    let run = session.run();
+    let mut briefs: Vec<_> = run.spans.iter().map(brief).collect();
+    briefs.sort();
+    assert_eq!(briefs.len(), 2, "{briefs:?} {:?}", run.losses);
+    (run, briefs)
+}
+
 /// Both ends hand their keys over once the handshake is done, and a library shows what is inside.
 #[test]
 fn what_the_kernel_encrypts_is_an_opaque_exchange_and_named_so() {
@@ -412,16 +429,10 @@ fn what_the_kernel_encrypts_is_an_opaque_exchange_and_named_so() {
     // A ticket.
     encrypted(&mut session, true, true, 1_000_570, 200, true);
     encrypted(&mut session, false, false, 1_000_600, 200, true);
-    encrypted(&mut session, true, true, 1_005_000, 300, false);
-    encrypted(&mut session, false, false, 1_005_040, 300, false);
+    answered_by_kernel(&mut session);
     // The farewell.
     encrypted(&mut session, false, true, 1_006_000, 24, true);
-    session.client.close(&mut session.kernel, 1_006_020);
-    session.server.close(&mut session.kernel, 1_006_100);
-    let run = session.run();
-    let mut briefs: Vec<_> = run.spans.iter().map(brief).collect();
-    briefs.sort();
-    assert_eq!(briefs.len(), 2, "{briefs:?} {:?}", run.losses);
+    let (run, briefs) = two_spans(&mut session);
     for (said, end) in briefs.iter().zip(["client", "server"]) {
         assert!(said.starts_with(&format!("{end} tls unknown")) && said.ends_with("100/300"), "{said}");
     }
@@ -483,14 +494,8 @@ fn a_handshake_whose_end_the_kernel_encrypts_did_not_fail() {
     encrypted(&mut session, false, false, 1_000_640, 45, true);
     encrypted(&mut session, false, true, 1_000_700, 100, false);
     encrypted(&mut session, true, false, 1_000_740, 100, false);
-    encrypted(&mut session, true, true, 1_005_000, 300, false);
-    encrypted(&mut session, false, false, 1_005_040, 300, false);
-    session.client.close(&mut session.kernel, 1_006_020);
-    session.server.close(&mut session.kernel, 1_006_100);
-    let run = session.run();
-    let mut briefs: Vec<_> = run.spans.iter().map(brief).collect();
-    briefs.sort();
-    assert_eq!(briefs.len(), 2, "{briefs:?} {:?}", run.losses);
+    answered_by_kernel(&mut session);
+    let (run, briefs) = two_spans(&mut session);
     let client = of(&run, SpanKind::Client)[0];
     assert!(brief(client).starts_with("client tls unknown") && brief(client).ends_with("100/300"), "{briefs:?}");
     // From the hello to the server's Finished; that this was its end is inferred from what came next.

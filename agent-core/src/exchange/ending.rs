@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Context;
-use crate::flow::connection::{Connection, Direction, Role};
+use crate::flow::connection::{Connection, Role};
 
 /// `error.type` of what a reset ended.
 pub(super) const RESET: &str = "connection_reset";
@@ -32,6 +32,6 @@ pub(super) fn lost_since(
 
 /// Whether the answers' side went further than was seen.
 pub(super) fn hides_answers(connection: &Connection) -> bool {
-    let answers = connection.side(connection.facts.request_direction().map_or(Direction::Receive, Direction::other));
+    let answers = connection.answers();
     answers.ended_at > answers.stream.next()
 }

@@ -25,7 +25,7 @@ use agent_protocol::{
 use super::{Context, semconv};
 use crate::{
     flow::{
-        connection::{Connection, Direction, Role},
+        connection::{Connection, Role},
         stream::Fed,
     },
     loss::Loss,
@@ -290,8 +290,7 @@ impl Http {
             self.answered.found(Box::new(content));
         }
         if said_all {
-            let answers = connection.facts.request_direction().map_or(Direction::Receive, Direction::other);
-            let end = connection.side(answers).stream.next();
+            let end = connection.answers().stream.next();
             self.answered.close_open(end, Progress::Ended(Boundary::Inferred), context.now_ns);
         } else {
             self.answered.close_open(0, Progress::Lost, context.now_ns);

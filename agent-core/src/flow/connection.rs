@@ -318,6 +318,11 @@ impl Connection {
         }
     }
 
+    /// The direction of answers; what is received, as long as nobody knows who asks.
+    pub fn answers(&self) -> &Side {
+        self.side(self.facts.request_direction().map_or(Direction::Receive, Direction::other))
+    }
+
     /// One direction.
     pub fn side_mut(&mut self, direction: Direction) -> &mut Side {
         match direction {

@@ -137,7 +137,7 @@ impl ResponseScan {
             errors: said.errors,
             has_data: said.has_data,
             whole,
-            said_last: self.events.is_some() && self.last.seen,
+            said_last: self.last.seen,
         }
     }
 }

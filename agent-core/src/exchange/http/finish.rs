@@ -13,7 +13,7 @@ use crate::{
         semconv::{self, Attributes, int, text},
         settle::{self, Paired},
     },
-    flow::connection::{Connection, Direction, Ending, Role},
+    flow::connection::{Connection, Ending, Role},
     loss::Loss,
     span::{Protocol, Status, Value},
 };
@@ -94,8 +94,7 @@ impl Http {
         context: &mut Context<'_>,
     ) -> bool {
         let Some(request) = self.asked.messages.front() else { return false };
-        let answers =
-            connection.side(connection.facts.request_direction().map_or(Direction::Receive, Direction::other));
+        let answers = connection.answers();
         if ending::hides_answers(connection) || lost_since(connection, role, request, Some((ending, ns)), context) {
             // Its answer may be among what was lost, and then it did not last until now.
             context.losses.add(Loss::MessageLost, 1);

@@ -114,10 +114,7 @@ impl Tls {
 
     /// From now on the library tells what is inside.
     fn open(&mut self, late: bool, connection: &mut Connection, context: &mut Context<'_>) {
-        if let State::Finished { client, end, .. } = self.handshake.state {
-            self.handshake.state = State::Finished { client, end, sure: true };
-            self.conclude(if client { super::CLIENT } else { super::SERVER }, connection, context);
-        }
+        self.end_doubt(connection, context);
         let late = late || self.handshake.state == State::Unknown || connection.exchanges > 0;
         self.opaque.abandon();
         for lane in &mut self.lanes {

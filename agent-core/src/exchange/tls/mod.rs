@@ -256,27 +256,15 @@ impl Tls {
         connection: &mut Connection,
         context: &mut Context<'_>,
     ) {
-        if let State::Finished { client, end, .. } = self.handshake.state {
-            self.handshake.state = State::Finished { client, end, sure: true };
-            self.conclude(if client { CLIENT } else { SERVER }, connection, context);
-        }
-        if std::mem::replace(&mut self.over, true) {
+        self.end_doubt(connection, context);
+        if self.over {
             return;
         }
         let last = |direction: Direction, before: u64| {
             connection.side(direction).timings.calls.within(0..before).last().map(|call| call.return_ns)
         };
         let end_ns = last(direction, from).max(last(direction.other(), u64::MAX));
-        self.opaque.label = Some(Box::new(self.handshake.label.clone()));
-        connection.before.tls = self.hello_ns(connection).zip(end_ns).map(|(start_ns, end_ns)| Step {
-            start_ns,
-            end_ns: end_ns.max(start_ns),
-            evidence: Evidence::Derived,
-        });
-        if self.handshake.is_1_3() {
-            self.tickets = Tickets::None;
-        }
-        self.begin(CLIENT, connection, context);
+        self.concluded(CLIENT, end_ns.map(|ns| (ns, Evidence::Derived)), connection, context);
     }
 
     /// What goes on when payload is no longer captured.
@@ -400,6 +388,17 @@ impl Tls {
             }
             State::Unknown => None,
         };
+        self.concluded(lane, done, connection, context);
+    }
+
+    /// The handshake is over since then, if that is known; `lane` moved last.
+    fn concluded(
+        &mut self,
+        lane: usize,
+        done: Option<(u64, Evidence)>,
+        connection: &mut Connection,
+        context: &mut Context<'_>,
+    ) {
         self.over = true;
         self.opaque.label = Some(Box::new(self.handshake.label.clone()));
         connection.before.tls = self.hello_ns(connection).zip(done).map(|(start_ns, (end_ns, evidence))| Step {
@@ -411,6 +410,14 @@ impl Tls {
             self.tickets = Tickets::None;
         }
         self.begin(lane, connection, context);
+    }
+
+    /// What was taken for the Finished is: application data is known to follow it.
+    fn end_doubt(&mut self, connection: &mut Connection, context: &mut Context<'_>) {
+        if let State::Finished { client, end, .. } = self.handshake.state {
+            self.handshake.state = State::Finished { client, end, sure: true };
+            self.conclude(if client { CLIENT } else { SERVER }, connection, context);
+        }
     }
 
     /// From now on records are application data. Those that began are the handshake's, but for those that ended it.
