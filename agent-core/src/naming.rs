@@ -107,7 +107,7 @@ impl Names {
             let counted = if self.seen.len() < SERVICES_MAX { service.clone() } else { None };
             self.seen.entry(counted).or_default();
         }
-        let hash = self.seen.hasher().hash_one(&span.span().name);
+        let hash = self.seen.hasher().hash_one(span.span().name.as_str());
         let names = match self.seen.get_mut(service) {
             Some(names) => names,
             None => self.seen.entry(None).or_default(),
@@ -121,7 +121,7 @@ impl Names {
         }
         losses.add(Loss::NameBound, 1);
         let word = span.span().name.split(' ').next().unwrap_or_default();
-        let name = if word.len() == span.span().name.len() { OTHER.to_owned() } else { format!("{word} {OTHER}") };
+        let name = if word.len() == span.span().name.len() { OTHER.into() } else { format!("{word} {OTHER}").into() };
         span.rename(name, OTHER);
     }
 }

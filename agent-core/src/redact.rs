@@ -19,7 +19,7 @@ use siphasher::sip::SipHasher13;
 pub use self::batch::SafeBatch;
 use crate::{
     naming::Route,
-    span::{Protocol, Span, SpanKind, Value},
+    span::{Protocol, Span, SpanKind, Text, Value},
 };
 
 /// Longest text attribute.
@@ -92,7 +92,7 @@ impl SafeSpan {
     }
 
     /// Gives it a name, and its route if it has one, that say less.
-    pub(crate) fn rename(&mut self, name: String, route: &str) {
+    pub(crate) fn rename(&mut self, name: Text, route: &str) {
         self.0.name = name;
         for (key, value) in &mut self.0.attributes {
             if *key == "http.route" {
@@ -125,7 +125,9 @@ impl Redactor {
         for (_, value) in &mut span.attributes {
             cut_value(value);
         }
-        cut_text(&mut span.name);
+        if span.name.len() > TEXT_BYTES_MAX {
+            span.name.change(cut_text);
+        }
         SafeSpan(span)
     }
 
@@ -147,14 +149,14 @@ impl Redactor {
         let known = self.config.routes.iter().find(|route| route.matches(path));
         let (template, evidence) =
             known.map_or_else(|| (self.template(path), "inferred"), |route| (route.text().to_owned(), "configured"));
-        if self.config.paths == PathPolicy::Redact {
+        if self.config.paths == PathPolicy::Redact && **path != *template {
             *path = template.clone().into();
         }
         let is_operation = |(key, _): &(&'static str, Value)| {
             matches!(*key, "rpc.method" | "db.operation.name" | "gen_ai.operation.name") || key.starts_with("graphql.")
         };
         if !span.attributes.iter().any(is_operation) {
-            span.name = format!("{} {template}", span.name);
+            span.name = [&span.name, " ", &template].concat().into();
         }
         if span.kind == SpanKind::Server {
             span.attributes.push(("http.route", Value::String(template.into())));

@@ -178,7 +178,7 @@ pub struct Span {
     /// Kind.
     pub kind: SpanKind,
     /// Low-cardinality name.
-    pub name: String,
+    pub name: Text,
     /// The process that the socket belongs to.
     pub process: Arc<ProcessFacts>,
     /// Start.

@@ -14,7 +14,7 @@ use std::{borrow::Cow, fmt::Debug, ops::Range};
 pub use crate::{
     detect::Protocol,
     input::{Boundary, Input, Lost},
-    text::Text,
+    text::{Text, Texts},
     traceparent::TraceParent,
 };
 
@@ -170,7 +170,7 @@ pub struct Facts {
     /// What the request says about its trace.
     pub trace: Option<TraceParent>,
     /// Name of the server as the client says it: `host[:port]`.
-    pub host: Option<String>,
+    pub host: Option<Text>,
     /// Kind of the span.
     pub kind: Kind,
 }

@@ -1,9 +1,10 @@
 //! The texts of facts: known beforehand, made for one place, or told in several of them.
 //!
 //! In: what parsers read. Out: [`Text`], which is a `str` to all who read it. Most texts of a span are the same for all spans of its
-//! kind, or for all of a connection or a prepared statement, and such a copy allocates nothing.
+//! kind, or for all of a connection or a prepared statement, and such a copy allocates nothing. [`Texts`] knows those that a
+//! connection repeats.
 
-use std::{borrow::Cow, fmt, ops::Deref, sync::Arc};
+use std::{borrow::Cow, collections::VecDeque, fmt, ops::Deref, sync::Arc};
 
 /// A text.
 #[derive(Clone)]
@@ -132,9 +133,81 @@ impl From<Cow<'static, str>> for Text {
     }
 }
 
+/// Most texts that are known at once; the oldest is forgotten.
+const TEXTS_MAX: usize = 16;
+/// Longest text that is known.
+const TEXT_BYTES_MAX: usize = 256;
+/// Most bytes that are kept to write the next text into.
+const SCRATCH_BYTES_MAX: usize = 1024;
+
+/// Texts that a connection repeats (topics, collections, names of a client), the last few of them; at most 5 KiB.
+#[derive(Debug, Default)]
+pub struct Texts {
+    /// Oldest first.
+    known: VecDeque<Arc<str>>,
+    /// What the last one was written into.
+    scratch: String,
+}
+
+impl Texts {
+    /// This text; copied only if it is not known.
+    pub fn text(&mut self, text: &str) -> Text {
+        if text.len() > TEXT_BYTES_MAX {
+            return text.to_owned().into();
+        }
+        if let Some(known) = self.known.iter().rev().find(|known| &***known == text) {
+            return known.clone().into();
+        }
+        if self.known.len() == TEXTS_MAX {
+            self.known.pop_front();
+        }
+        let new = Arc::from(text);
+        self.known.push_back(Arc::clone(&new));
+        new.into()
+    }
+
+    /// The text that these are together.
+    pub fn concat(&mut self, parts: &[&str]) -> Text {
+        self.written(|text| parts.iter().for_each(|part| text.push_str(part)))
+    }
+
+    /// The text that is written.
+    pub fn written(&mut self, write: impl FnOnce(&mut String)) -> Text {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        write(&mut scratch);
+        let text = self.text(&scratch);
+        if scratch.capacity() <= SCRATCH_BYTES_MAX {
+            self.scratch = scratch;
+        }
+        text
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_that_is_known_is_not_copied() {
+        let mut texts = Texts::default();
+        let Text::Shared(first) = texts.concat(&["a", " ", "b"]) else { panic!("not shared") };
+        let Text::Shared(second) = texts.text("a b") else { panic!("not shared") };
+        assert!(Arc::ptr_eq(&first, &second));
+    }
+
+    #[test]
+    fn what_is_known_is_bounded() {
+        let mut texts = Texts::default();
+        let long = "x".repeat(10_000);
+        for number in 0..1000 {
+            assert_eq!(texts.concat(&["n", &number.to_string()]), *format!("n{number}"));
+            assert_eq!(texts.concat(&[&long, "y"]), *format!("{long}y"));
+        }
+        let bytes: usize = texts.known.iter().map(|known| known.len()).sum();
+        assert_eq!((texts.known.len(), bytes), (TEXTS_MAX, TEXTS_MAX * 4));
+        assert!(texts.scratch.capacity() <= SCRATCH_BYTES_MAX);
+    }
 
     #[test]
     fn a_copy_that_is_changed_leaves_the_others() {

@@ -1,7 +1,7 @@
 //! The `traceparent` header (W3C Trace Context, level 1 and 2, section 3.2).
 //!
 //! In: the field's value as sent. Out: its four parts, or nothing if the standard says to ignore it. Called by
-//! `agent-core`'s correlation.
+//! the parsers.
 
 /// A valid `traceparent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -45,7 +45,7 @@ pub fn failed(record: &ConnectionRecord, before: &Before) -> Draft {
     let evidence = if seen && !facts.preexisting { Evidence::Measured } else { Evidence::Derived };
     let connect = Step { start_ns: if seen { facts.opened_ns } else { end_ns }, end_ns, evidence };
     let before = Before { connect: Some(connect), tls: None, ..*before };
-    let connection = Connection::new(facts);
+    let mut connection = Connection::new(facts);
     let mut attributes = Vec::with_capacity(12);
     attributes.push(("spantap.connect.syn_retransmits", int(u64::from(record.handshake_retransmits))));
     if record.errno != 0 {
@@ -54,8 +54,8 @@ pub fn failed(record: &ConnectionRecord, before: &Before) -> Draft {
     // Nobody saw it fail: who asked went away before.
     let error = if record.errno != 0 { errno(record.errno) } else { "connect_abandoned".into() };
     attributes.push(("error.type", text(error)));
-    semconv::server(&mut attributes, &connection, Role::Client, None);
-    semconv::connection(&mut attributes, &connection, Role::Client);
+    semconv::server(&mut attributes, &mut connection, Role::Client, None);
+    semconv::connection(&mut attributes, &mut connection, Role::Client);
     let pid = connection.facts.pid;
     Draft {
         facts: connection.facts,

@@ -28,7 +28,7 @@ use crate::{
     loss::Losses,
     reorder::Numbering,
     segment::Timeline,
-    span::{Protocol, SpanKind, Status, Value},
+    span::{Protocol, SpanKind, Status, Text, Value},
 };
 
 /// What every step works with.
@@ -64,7 +64,7 @@ pub struct Draft {
     /// Protocol.
     pub protocol: Protocol,
     /// First part of the span's name.
-    pub name: String,
+    pub name: Text,
     /// Time.
     pub timeline: Timeline,
     /// Outcome.

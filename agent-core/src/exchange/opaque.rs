@@ -155,7 +155,7 @@ impl Opaque {
         }
         let label = self.label.as_deref();
         label.inspect(|label| tls::tell(label, &mut attributes));
-        semconv::server(&mut attributes, connection, role, label.and_then(|label| label.server_name.as_deref()));
+        semconv::server(&mut attributes, connection, role, label.and_then(|label| label.server_name.as_ref()));
         semconv::connection(&mut attributes, connection, role);
         let (request_side, _) = connection.timings(role);
         let owner = request_side.calls.holding(current.request.start).map(|call| call.pid);

@@ -3,9 +3,8 @@
 use std::{net::SocketAddr, ops::Range};
 
 use agent_protocol::{
-    http1::{RequestHead, ResponseHead},
-    session::{Facts, Key, Part, Side},
-    traceparent,
+    http1::{RequestHead, ResponseHead, known_method},
+    session::{Facts, Key, Part, Side, Texts},
 };
 
 use crate::{
@@ -23,9 +22,6 @@ pub(super) type Attributes = Vec<(&'static str, Value)>;
 pub(super) const ATTRIBUTES: usize = 24;
 const _: () = assert!(ATTRIBUTES * size_of::<(&str, Value)>() <= 1032);
 
-/// Methods that are told by name (semantic conventions: RFC 9110, and PATCH of RFC 5789).
-const METHODS: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
-
 pub(super) fn text(value: impl Into<String>) -> Value {
     Value::String(Text::Own(value.into()))
 }
@@ -40,19 +36,19 @@ pub(super) fn int(value: u64) -> Value {
 }
 
 /// The span's name before its route.
-pub(super) fn http_name(request: &RequestHead) -> &str {
-    if METHODS.contains(&request.method.as_str()) { &request.method } else { "HTTP" }
+pub(super) fn http_name(request: &RequestHead) -> &'static str {
+    known_method(&request.method).unwrap_or("HTTP")
 }
 
 pub(super) fn request(attributes: &mut Attributes, request: &RequestHead) {
-    let known = METHODS.into_iter().find(|known| *known == request.method);
+    let known = known_method(&request.method);
     attributes.push(("http.request.method", word(known.unwrap_or("_OTHER"))));
     if known.is_none() {
-        attributes.push(("http.request.method_original", text(&request.method)));
+        attributes.push(("http.request.method_original", Value::String(request.method.clone())));
     }
     // The target of CONNECT is an authority, not a path (RFC 9110, 9.3.6).
     if request.method != "CONNECT" {
-        attributes.push(("url.path", text(&request.path)));
+        attributes.push(("url.path", text(request.path.as_str())));
         attributes.push(("url.scheme", word("http")));
     }
     if !request.query_names.is_empty() {
@@ -64,12 +60,12 @@ pub(super) fn request(attributes: &mut Attributes, request: &RequestHead) {
 
 /// A request of HTTP/1 that is answered as stream 1 of HTTP/2 (RFC 7540, 3.2).
 pub(super) fn upgraded(head: &RequestHead, range: Range<u64>) -> Part {
-    let mut facts = Facts::named(http_name(head).to_owned());
+    let mut facts = Facts::named(http_name(head));
     request(&mut facts.attributes, head);
     facts.set("network.protocol.version", "2");
     facts.set("spantap.http.upgraded", true);
     facts.host = head.host.clone();
-    facts.trace = head.traceparent.as_deref().and_then(traceparent::parse);
+    facts.trace = head.trace;
     Part::whole(Side::Client, Key::Id(1), range, facts)
 }
 
@@ -81,14 +77,16 @@ pub(super) fn response(attributes: &mut Attributes, response: &ResponseHead) {
 }
 
 /// `server.*` from what the client asked for, else from the connection.
-pub(super) fn server(attributes: &mut Attributes, connection: &Connection, role: Role, host: Option<&str>) {
+pub(super) fn server(attributes: &mut Attributes, connection: &mut Connection, role: Role, host: Option<&Text>) {
     let (_, server) = connection.facts.endpoints(role);
-    let (name, port) = host.map_or((None, None), split_host);
-    let address = name.map(str::to_owned).or_else(|| match server {
-        Endpoint::Inet(address) => Some(IpText::new(address.ip()).as_str().to_owned()),
-        Endpoint::Unix(_) => connection.facts.unix_path.as_deref().map(str::to_owned),
-    });
-    attributes.extend(address.map(|address| ("server.address", text(address))));
+    let (name, port) = host.map_or((None, None), |host| split_host(host));
+    let address = match (name, host, server) {
+        (Some(name), Some(host), _) if name.len() == host.len() => Some(host.clone()),
+        (Some(name), ..) => Some(connection.texts.text(name)),
+        (None, _, Endpoint::Inet(address)) => Some(connection.texts.text(IpText::new(address.ip()).as_str())),
+        (None, _, Endpoint::Unix(_)) => connection.facts.unix_path.clone().map(Text::from),
+    };
+    attributes.extend(address.map(|address| ("server.address", Value::String(address))));
     attributes.extend(port.or(server.port()).map(|port| ("server.port", Value::Int(i64::from(port)))));
 }
 
@@ -103,10 +101,10 @@ fn split_host(host: &str) -> (Option<&str>, Option<u16>) {
 }
 
 /// Addresses, and what the connection has seen so far.
-pub(super) fn connection(attributes: &mut Attributes, connection: &Connection, role: Role) {
+pub(super) fn connection(attributes: &mut Attributes, connection: &mut Connection, role: Role) {
     let facts = &connection.facts;
     match facts.peer {
-        Endpoint::Inet(peer) => inet(attributes, peer, role, "tcp"),
+        Endpoint::Inet(peer) => inet(attributes, peer, role, "tcp", &mut connection.texts),
         Endpoint::Unix(_) => attributes.push(("network.transport", word("unix"))),
     }
     attributes.push(("spantap.connection.reused", Value::Bool(connection.exchanges > 0 || facts.preexisting)));
@@ -119,9 +117,15 @@ pub(super) fn connection(attributes: &mut Attributes, connection: &Connection, r
 }
 
 /// What the other end is; its address and port are the span's own fields, told as attributes where that is a client's.
-pub(super) fn inet(attributes: &mut Attributes, peer: SocketAddr, role: Role, transport: &'static str) {
+pub(super) fn inet(
+    attributes: &mut Attributes,
+    peer: SocketAddr,
+    role: Role,
+    transport: &'static str,
+    texts: &mut Texts,
+) {
     if role == Role::Server {
-        attributes.push(("client.address", text(IpText::new(peer.ip()).as_str())));
+        attributes.push(("client.address", Value::String(texts.text(IpText::new(peer.ip()).as_str()))));
         attributes.push(("client.port", Value::Int(i64::from(peer.port()))));
     }
     attributes.push(("network.transport", word(transport)));

@@ -18,7 +18,7 @@ use crate::{
     },
     loss::Loss,
     segment::{self, Before, OtherEnd, Parts},
-    span::{Protocol, SpanKind, Status, Value},
+    span::{Protocol, SpanKind, Status, Text, Value},
 };
 
 /// A write of at most so many bytes is one segment on an Ethernet.
@@ -40,7 +40,7 @@ pub struct Paired {
     /// Protocol.
     pub protocol: Protocol,
     /// First part of the span's name.
-    pub name: String,
+    pub name: Text,
     /// Outcome.
     pub status: Status,
     /// Whether it ended by a reset.

@@ -10,6 +10,7 @@ use agent_common::{
     message::whole,
     sched::Blocked,
 };
+use agent_protocol::session::Texts;
 
 use super::{
     life::Life,
@@ -232,6 +233,8 @@ pub struct Connection {
     pub tls: Option<Seen>,
     /// Whether the rest of what its calls move was asked for.
     asked_whole: bool,
+    /// Texts of its spans that repeat: addresses.
+    pub texts: Texts,
     /// Exchanges that wait for their last facts, and what is kept of those that do not any more.
     pub unsettled: Unsettled,
 }
@@ -306,6 +309,7 @@ impl Connection {
             inner: None,
             tls: None,
             asked_whole: false,
+            texts: Texts::default(),
             unsettled: Unsettled::default(),
         }
     }

@@ -1,12 +1,10 @@
 //! Messages: what the method before them says of exchange and routing key, and the header that follows it of size and trace.
 
-use std::borrow::Cow;
-
 use super::method::{self, Id, text};
 use crate::{
     destination,
     fields::{Fields, name},
-    session::{Facts, Kind, Outcome, TraceParent},
+    session::{Facts, Kind, Outcome, Text, Texts, TraceParent},
     traceparent,
 };
 
@@ -14,7 +12,7 @@ use crate::{
 const GENERATED: [&str; 3] = ["amq.gen-", "amq.rabbitmq.reply-to", "amq.ctag-"];
 
 /// What the method says that a message follows.
-pub(super) fn facts(id: Id, mut fields: Fields<'_>) -> Facts {
+pub(super) fn facts(id: Id, mut fields: Fields<'_>, texts: &mut Texts) -> Facts {
     // A broker pushes what it delivers, which by the conventions is `process`; who gets a message asks for it: `receive`.
     let (operation, kind, span_kind) = match id {
         method::PUBLISH => ("publish", Some("send"), Kind::Produce),
@@ -27,15 +25,15 @@ pub(super) fn facts(id: Id, mut fields: Fields<'_>) -> Facts {
     if let Some(kind) = kind {
         facts.set("messaging.operation.type", kind);
     }
-    route.tell(&mut facts);
+    route.tell(&mut facts, texts);
     facts
 }
 
 /// What the answer to a request for one message adds to what the request says.
-pub(super) fn got(mut fields: Fields<'_>) -> Facts {
+pub(super) fn got(mut fields: Fields<'_>, texts: &mut Texts) -> Facts {
     let mut facts = Facts::default().with("messaging.batch.message_count", 1_u64).outcome(Outcome::Ok);
-    if let Some(key) = Route::read(method::GET_OK, &mut fields).and_then(|route| route.key()) {
-        facts.set("messaging.rabbitmq.destination.routing_key", key.into_owned());
+    if let Some(key) = Route::read(method::GET_OK, &mut fields).and_then(|route| route.key(texts)) {
+        facts.set("messaging.rabbitmq.destination.routing_key", key);
     }
     facts
 }
@@ -74,31 +72,34 @@ impl<'a> Route<'a> {
     }
 
     /// The routing key. To an exchange it may name one order or user, and loses its ids; else it is a queue's name.
-    fn key(&self) -> Option<Cow<'a, str>> {
+    fn key(&self, texts: &mut Texts) -> Option<Text> {
         let key = self.routing_key?;
         Some(match self.exchange {
-            Some(_) => destination::name(key.as_bytes(), b'.').into(),
-            None => key.into(),
+            Some(_) => texts.written(|name| destination::write(name, key.as_bytes(), b'.')),
+            None => texts.text(key),
         })
     }
 
     /// The destination is exchange and routing key; of the default exchange, whose name is empty, the key alone: a queue.
     /// The span is named after exchange or queue, of which there are few, unless it was made up.
-    fn tell(&self, facts: &mut Facts) {
+    fn tell(&self, facts: &mut Facts, texts: &mut Texts) {
         let operation = facts.name.take().unwrap_or_default();
         let target = self.exchange.or(self.routing_key);
         facts.name = match target {
-            Some(target) if !is_generated(target) => Some([&operation, " ", target].concat().into()),
+            Some(target) if !is_generated(target) => Some(texts.concat(&[&operation, " ", target])),
             _ => Some(operation),
         };
-        let key = self.key();
-        match (self.exchange, key.as_deref()) {
-            (Some(exchange), Some(key)) => facts.set("messaging.destination.name", [exchange, ":", key].concat()),
-            (Some(one), None) | (None, Some(one)) => facts.set("messaging.destination.name", one.to_owned()),
-            (None, None) => {}
+        let key = self.key(texts);
+        let destination = match (self.exchange, &key) {
+            (Some(exchange), Some(key)) => Some(texts.concat(&[exchange, ":", key])),
+            (Some(exchange), None) => Some(texts.text(exchange)),
+            (None, key) => key.clone(),
+        };
+        if let Some(destination) = destination {
+            facts.set("messaging.destination.name", destination);
         }
         if let Some(key) = key {
-            facts.set("messaging.rabbitmq.destination.routing_key", key.into_owned());
+            facts.set("messaging.rabbitmq.destination.routing_key", key);
         }
         if target.is_some_and(is_generated) {
             facts.set("messaging.destination.temporary", true);
@@ -107,13 +108,13 @@ impl<'a> Route<'a> {
 }
 
 /// Sets what an operation on a queue or exchange is about.
-pub(super) fn set_destination(facts: &mut Facts, destination: &str) {
-    facts.set("messaging.destination.name", destination.to_owned());
+pub(super) fn set_destination(facts: &mut Facts, destination: &str, texts: &mut Texts) {
+    facts.set("messaging.destination.name", texts.text(destination));
     if is_generated(destination) {
         return facts.set("messaging.destination.temporary", true);
     }
     let operation = facts.name.take().unwrap_or_default();
-    facts.name = Some([&operation, " ", destination].concat().into());
+    facts.name = Some(texts.concat(&[&operation, " ", destination]));
 }
 
 fn is_generated(destination: &str) -> bool {

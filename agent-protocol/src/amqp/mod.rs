@@ -31,7 +31,7 @@ use crate::{
     detect::Sign,
     fields::{Fields, name},
     frames::{Frame, Frames, Heard, Measure},
-    session::{Boundary, Event, Facts, Input, Key, Kind, Lost, Outcome, Parser, Part, Side},
+    session::{Boundary, Event, Facts, Input, Key, Kind, Lost, Outcome, Parser, Part, Side, Texts},
 };
 
 /// Most bytes that are read of a method's frame.
@@ -62,6 +62,8 @@ pub struct Amqp {
     client: Direction,
     server: Direction,
     waiting: Waiting,
+    /// Exchanges, queues, routing keys, and names of spans.
+    texts: Texts,
 }
 
 #[derive(Debug, Default)]
@@ -199,7 +201,8 @@ impl Amqp {
         out: &mut Vec<Event>,
     ) -> Option<()> {
         if id == method::PUBLISH {
-            self.begin(Side::Client, channel, frame, None, content::facts(id, fields), out);
+            let facts = content::facts(id, fields, &mut self.texts);
+            self.begin(Side::Client, channel, frame, None, facts, out);
             return Some(());
         }
         let request = id.request()?;
@@ -214,7 +217,7 @@ impl Amqp {
             _ => {}
         }
         if let Some(destination) = asked.destination.and_then(name) {
-            content::set_destination(&mut facts, destination);
+            content::set_destination(&mut facts, destination, &mut self.texts);
         }
         let range = frame.start..frame.end;
         let part = if asked.no_wait {
@@ -236,16 +239,20 @@ impl Amqp {
     ) -> Option<()> {
         let range = frame.start..frame.end;
         match id {
-            method::DELIVER => self.begin(Side::Server, channel, frame, None, content::facts(id, fields), out),
+            method::DELIVER => {
+                let facts = content::facts(id, fields, &mut self.texts);
+                self.begin(Side::Server, channel, frame, None, facts, out);
+            }
             method::RETURN => {
                 let code = fields.clone().u16();
-                let mut facts = content::facts(id, fields);
+                let mut facts = content::facts(id, fields, &mut self.texts);
                 facts.outcome = code.map(error::outcome);
                 self.begin(Side::Server, channel, frame, None, facts, out);
             }
             method::GET_OK => {
                 let key = self.waiting.answer(channel, method::GET);
-                self.begin(Side::Server, channel, frame, Some(key), content::got(fields), out);
+                let facts = content::got(fields, &mut self.texts);
+                self.begin(Side::Server, channel, frame, Some(key), facts, out);
             }
             method::GET_EMPTY => {
                 let mut part = self.answer(channel, method::GET, frame);

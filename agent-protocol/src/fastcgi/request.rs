@@ -3,15 +3,13 @@
 use std::borrow::Cow;
 
 use crate::{
-    http1::{PATH_BYTES_MAX, cut, query_names},
+    http1::{PATH_BYTES_MAX, cut, known_method, query_names},
     session::{Facts, ROOM, Value},
     traceparent,
 };
 
 /// Most bytes of parameters that are read.
 const BYTES_MAX: usize = 16 * 1024;
-/// Methods that are told by name (semantic conventions for HTTP).
-const METHODS: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
 
 /// A request's parameters, as far as they came.
 #[derive(Debug, Default)]
@@ -123,12 +121,12 @@ impl<'a> Said<'a> {
     }
 
     fn facts(&self) -> Facts {
-        let known = METHODS.iter().find(|known| Some(**known) == self.method);
-        let name = self.method.map(|_| known.copied().unwrap_or("HTTP").into());
+        let known = self.method.and_then(known_method);
+        let name = self.method.map(|_| known.unwrap_or("HTTP").into());
         let trace = self.trace.and_then(traceparent::parse);
         let mut facts = Facts { name, trace, attributes: Vec::with_capacity(ROOM), ..Facts::default() };
         if let Some(method) = self.method {
-            facts.set("http.request.method", known.copied().unwrap_or("_OTHER"));
+            facts.set("http.request.method", known.unwrap_or("_OTHER"));
             if known.is_none() {
                 facts.set("http.request.method_original", cut(method, 32).to_owned());
             }

@@ -338,7 +338,7 @@ fn say_part(text: &mut String, part: &Part) {
     word("name", facts.name.as_ref().map(|name| format!("{name:?}")));
     word("protocol", facts.protocol.map(|protocol| protocol.name().to_owned()));
     word("kind", (facts.kind != Default::default()).then(|| format!("{:?}", facts.kind)));
-    word("host", facts.host.clone());
+    word("host", facts.host.as_ref().map(ToString::to_string));
     word("outcome", facts.outcome.as_ref().map(|outcome| format!("{outcome:?}")));
     word("trace", facts.trace.map(|trace| trace.parent_id.iter().map(|byte| format!("{byte:02x}")).collect()));
     for (key, value) in &facts.attributes {

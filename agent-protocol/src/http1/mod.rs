@@ -30,7 +30,7 @@ mod service;
 pub use self::{
     engine::Limits,
     head::HEADERS_MAX,
-    request::{RequestHead, Requests},
+    request::{RequestHead, Requests, known_method},
     response::{ResponseHead, Responses},
     service::{AwsCall, SearchEngine},
 };

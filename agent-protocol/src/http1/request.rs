@@ -13,6 +13,8 @@ use super::{
 use crate::{
     content::{Scan, Target as Asks},
     input::{Event, Input, Lost},
+    session::{Text, Texts, TraceParent},
+    traceparent,
 };
 
 pub(crate) const PATH_BYTES_MAX: usize = 1024;
@@ -22,11 +24,19 @@ const AUTHORIZATION_BYTES_MAX: usize = 2048;
 const QUERY_NAMES_MAX: usize = 32;
 const QUERY_NAME_BYTES_MAX: usize = 64;
 
+/// Methods that are told by name (semantic conventions: RFC 9110, and PATCH of RFC 5789).
+const METHODS: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
+
+/// The method, if it is one that is told by name.
+pub fn known_method(method: &str) -> Option<&'static str> {
+    METHODS.into_iter().find(|known| *known == method)
+}
+
 /// What a request head says, without anything that could be secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestHead {
     /// Method as sent (a token of at most 32 bytes).
-    pub method: String,
+    pub method: Text,
     /// Path of the target without query and fragment, percent-encoding as sent, cut to 1,024 bytes; `*` as sent,
     /// authority forms without user information.
     pub path: String,
@@ -39,9 +49,9 @@ pub struct RequestHead {
     pub minor_version: u8,
     /// `Host`, or the authority of an absolute target, without user information; at most 512 bytes, several different
     /// ones give `None`.
-    pub host: Option<String>,
-    /// `traceparent` as sent (at most 128 bytes); several different ones give `None`.
-    pub traceparent: Option<String>,
+    pub host: Option<Text>,
+    /// `traceparent`; one that is not valid, or several different ones, give `None`.
+    pub trace: Option<TraceParent>,
     /// The call of an AWS API that the request is signed as.
     pub aws: Option<AwsCall>,
     /// `Content-Length`, if that frames the body.
@@ -67,7 +77,7 @@ impl Default for Requests {
 impl Requests {
     /// At the first byte of a connection, or of a call that `detect` recognised.
     pub fn new(limits: Limits) -> Self {
-        Self { engine: Engine::new(RequestSide, limits) }
+        Self { engine: Engine::new(RequestSide::default(), limits) }
     }
 
     /// Feeds the next piece; what it completes is appended to `out`.
@@ -94,8 +104,11 @@ impl Requests {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-struct RequestSide;
+#[derive(Debug, Default)]
+struct RequestSide {
+    /// Hosts that were asked for.
+    hosts: Texts,
+}
 
 impl Side for RequestSide {
     type Head = RequestHead;
@@ -103,8 +116,11 @@ impl Side for RequestSide {
 
     fn parse(&mut self, head: &[u8]) -> Result<Parsed<RequestHead>, Lost> {
         let line = &head[..head.iter().position(|byte| *byte == b'\n').unwrap_or(head.len())];
-        let (mut request, framing, content) =
-            if std::str::from_utf8(line).is_ok() { read(head)? } else { read(&encode_line(head, line.len()))? };
+        let (mut request, framing, content) = if std::str::from_utf8(line).is_ok() {
+            read(head, &mut self.hosts)?
+        } else {
+            read(&encode_line(head, line.len()), &mut self.hosts)?
+        };
         request.head_bytes = head.len() as u64;
         Ok(Parsed::Final(request, framing, content))
     }
@@ -128,7 +144,7 @@ fn encode_line(head: &[u8], line_bytes: usize) -> Vec<u8> {
 
 const HEX: &[u8; 16] = b"0123456789ABCDEF";
 
-fn read(head: &[u8]) -> Result<(RequestHead, Framing, Option<Scan>), Lost> {
+fn read(head: &[u8], hosts: &mut Texts) -> Result<(RequestHead, Framing, Option<Scan>), Lost> {
     let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut request = Request::new(&mut []);
     let mut config = ParserConfig::default();
@@ -151,13 +167,13 @@ fn read(head: &[u8]) -> Result<(RequestHead, Framing, Option<Scan>), Lost> {
         authority => fields.host.text(HOST_BYTES_MAX).map(without_user).or(authority),
     };
     let head = RequestHead {
-        method: method.to_owned(),
+        method: known_method(method).map_or_else(|| method.to_owned().into(), Text::from),
         path: path.to_owned(),
         path_truncated: path.len() < target.path.len(),
         query_names: query_names(target.query).map(str::to_owned).collect(),
         minor_version,
-        host: host.filter(|host| !host.is_empty() && host.len() <= HOST_BYTES_MAX).map(str::to_owned),
-        traceparent: fields.traceparent.text(TRACEPARENT_BYTES_MAX).map(str::to_owned),
+        host: host.filter(|host| !host.is_empty() && host.len() <= HOST_BYTES_MAX).map(|host| hosts.text(host)),
+        trace: fields.traceparent.text(TRACEPARENT_BYTES_MAX).and_then(traceparent::parse),
         aws: AwsCall::new(fields.authorization.text(AUTHORIZATION_BYTES_MAX), fields.amz_target.text(HOST_BYTES_MAX)),
         content_length: framing.length(),
         chunked: framing == Framing::Chunked,
@@ -218,7 +234,7 @@ mod tests {
     use super::*;
 
     fn parse(head: &[u8]) -> Result<RequestHead, Lost> {
-        match RequestSide.parse(head)? {
+        match RequestSide::default().parse(head)? {
             Parsed::Final(head, ..) => Ok(head),
             Parsed::Interim => panic!("requests have no interim heads"),
         }
@@ -262,10 +278,12 @@ mod tests {
     fn conflicting_singles_give_nothing_and_equal_ones_count_once() {
         let one = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let head = |fields: &str| parse(format!("GET / HTTP/1.1\r\n{fields}\r\n").as_bytes()).expect("accepted");
-        assert_eq!(head(&format!("TraceParent: {one}\r\n")).traceparent.as_deref(), Some(one));
-        assert_eq!(head(&format!("traceparent: {one}\r\ntraceparent:{one}\r\n")).traceparent.as_deref(), Some(one));
-        assert_eq!(head(&format!("traceparent: {one}\r\ntraceparent: other\r\n")).traceparent, None);
-        assert_eq!(head(&format!("traceparent: {}\r\n", "0".repeat(129))).traceparent, None);
+        let parsed = traceparent::parse(one);
+        assert!(parsed.is_some());
+        assert_eq!(head(&format!("TraceParent: {one}\r\n")).trace, parsed);
+        assert_eq!(head(&format!("traceparent: {one}\r\ntraceparent:{one}\r\n")).trace, parsed);
+        assert_eq!(head(&format!("traceparent: {one}\r\ntraceparent: other\r\n")).trace, None);
+        assert_eq!(head(&format!("traceparent: cc{}-{}\r\n", &one[2..], "0".repeat(80))).trace, None);
         assert_eq!(head("Host: a\r\nHost: b\r\n").host, None);
         assert_eq!(head("Host: \r\n").host, None);
         assert_eq!(head("Host: user:password@a:1\r\n").host.as_deref(), Some("a:1"));

@@ -38,7 +38,7 @@ impl Http2 {
         stream.plain |= side.head.is_plain();
         let ends = side.block.ends_stream;
         stream.request.phase = if ends { Phase::Ended } else { Phase::Open };
-        let mut facts = side.head.request();
+        let mut facts = side.head.request(&mut self.texts);
         if ends && stream.grpc {
             say_messages(&mut facts, Side::Client, stream.request.messages);
         }

@@ -7,11 +7,9 @@ use super::{
 use crate::{
     content::{Media, Scan, Target},
     detect::Protocol,
-    session::{Facts, Outcome, Side, TraceParent, Value},
+    http1::known_method,
+    session::{Facts, Outcome, Side, Texts, TraceParent, Value},
 };
-
-/// Methods that are told by name (semantic conventions: RFC 9110, and PATCH of RFC 5789).
-const METHODS: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
 
 /// The fields of one block. Of fields that come twice, the first counts.
 #[derive(Debug, Default)]
@@ -98,15 +96,15 @@ impl Head {
     }
 
     /// What a request's head says.
-    pub fn request(&self) -> Facts {
+    pub fn request(&self, texts: &mut Texts) -> Facts {
         let mut facts = Facts {
             trace: self.trace.filter(|_| !self.traces_differ),
-            host: self.host().map(str::to_owned),
+            host: self.host().map(|host| texts.text(host)),
             attributes: Vec::with_capacity(8),
             ..Facts::default()
         };
         match self.grpc {
-            true => self.call(&mut facts),
+            true => self.call(&mut facts, texts),
             false => self.http(&mut facts),
         }
         self.say_unresolved(&mut facts);
@@ -135,7 +133,7 @@ impl Head {
     }
 
     fn http(&self, facts: &mut Facts) {
-        let known = METHODS.iter().find(|method| **method == self.method).copied();
+        let known = known_method(&self.method);
         facts.name = Some(known.unwrap_or("HTTP").into());
         let mut say = |key, value| facts.attributes.push((key, Value::String(value)));
         if !self.method.is_empty() {
@@ -151,6 +149,7 @@ impl Head {
         match self.scheme.as_str() {
             "" => {}
             "http" => say("url.scheme", "http".into()),
+            "https" => say("url.scheme", "https".into()),
             other => say("url.scheme", other.to_owned().into()),
         }
         say("network.protocol.name", "http".into());
@@ -162,19 +161,21 @@ impl Head {
     }
 
     /// Names of today's conventions first, then those that they replace.
-    fn call(&self, facts: &mut Facts) {
+    fn call(&self, facts: &mut Facts, texts: &mut Texts) {
         facts.protocol = Some(Protocol::Grpc);
         let (path, _) = self.path.split_once('?').unwrap_or((&self.path, ""));
         let method = grpc::method(path);
-        facts.name = Some(method.map_or("grpc".into(), |method| method.to_owned().into()));
+        let name = method.map(|method| texts.text(method));
+        let service = method.and_then(|method| method.rsplit_once('/')).map(|(service, _)| texts.text(service));
+        facts.name = Some(name.clone().unwrap_or("grpc".into()));
         let mut say = |key, value| facts.attributes.push((key, Value::String(value)));
         say("rpc.system.name", "grpc".into());
         if !path.is_empty() {
-            say("rpc.method", method.map_or("_OTHER".into(), |method| method.to_owned().into()));
+            say("rpc.method", name.unwrap_or("_OTHER".into()));
         }
         say("rpc.system", "grpc".into());
-        if let Some((service, _)) = method.and_then(|method| method.rsplit_once('/')) {
-            say("rpc.service", service.to_owned().into());
+        if let Some(service) = service {
+            say("rpc.service", service);
         }
         say("network.protocol.name", "http".into());
         say("network.protocol.version", "2".into());
@@ -272,7 +273,7 @@ mod tests {
 
     #[test]
     fn unknown_methods_are_not_names() {
-        let facts = head(&[Field::Method("BREW"), Field::Path("/pot")]).request();
+        let facts = head(&[Field::Method("BREW"), Field::Path("/pot")]).request(&mut Texts::default());
         assert_eq!(facts.name.as_deref(), Some("HTTP"));
         assert_eq!(value(&facts, "http.request.method"), Some(&"_OTHER".into()));
         assert_eq!(value(&facts, "http.request.method_original"), Some(&"BREW".into()));
@@ -280,7 +281,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_not_told() {
-        let facts = head(&[Field::Unresolved, Field::Unresolved]).request();
+        let facts = head(&[Field::Unresolved, Field::Unresolved]).request(&mut Texts::default());
         assert_eq!(facts.name.as_deref(), Some("HTTP"));
         assert_eq!(value(&facts, "http.request.method"), None);
         assert_eq!(value(&facts, "url.path"), None);
@@ -291,11 +292,12 @@ mod tests {
 
     #[test]
     fn the_first_of_two_counts_and_two_traces_are_none() {
-        let facts = head(&[Field::Path("/a"), Field::Path("/b"), Field::Host("h"), Field::Authority("a")]).request();
+        let facts = head(&[Field::Path("/a"), Field::Path("/b"), Field::Host("h"), Field::Authority("a")])
+            .request(&mut Texts::default());
         assert_eq!((value(&facts, "url.path"), facts.host.as_deref()), (Some(&"/a".into()), Some("a")));
         let trace = |byte| TraceParent { version: 0, trace_id: [byte; 16], parent_id: [byte; 8], flags: 1 };
-        let same = head(&[Field::TraceParent(trace(1)), Field::TraceParent(trace(1))]).request();
-        let other = head(&[Field::TraceParent(trace(1)), Field::TraceParent(trace(2))]).request();
+        let same = head(&[Field::TraceParent(trace(1)), Field::TraceParent(trace(1))]).request(&mut Texts::default());
+        let other = head(&[Field::TraceParent(trace(1)), Field::TraceParent(trace(2))]).request(&mut Texts::default());
         assert_eq!((same.trace, other.trace), (Some(trace(1)), None));
     }
 
@@ -313,7 +315,7 @@ mod tests {
     #[test]
     fn a_path_that_is_no_method_is_no_name() {
         let call = [Field::ContentType { grpc: true, media: Media::Other }, Field::Path("/caf\u{e9}/x")];
-        let facts = head(&call).request();
+        let facts = head(&call).request(&mut Texts::default());
         assert_eq!((facts.name.as_deref(), value(&facts, "rpc.method")), (Some("grpc"), Some(&"_OTHER".into())));
     }
 }

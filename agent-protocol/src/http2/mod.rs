@@ -39,7 +39,7 @@ use self::{
 use crate::{
     detect::Sign,
     input::{Input, Lost},
-    session::{Event, Parser, Side},
+    session::{Event, Parser, Side, Texts},
 };
 
 /// Where framing is lost, the frames that a call ends with are looked for in inputs of at most this many bytes.
@@ -74,6 +74,8 @@ struct Http2 {
     sides: [Direction; 2],
     scratch: Scratch,
     streams: Streams,
+    /// Hosts, methods and services of calls.
+    texts: Texts,
     /// Something was said.
     said: bool,
     /// These bytes are not HTTP/2.
@@ -83,7 +85,8 @@ struct Http2 {
 impl Default for Http2 {
     fn default() -> Self {
         let sides = [Direction::new(Side::Client), Direction::new(Side::Server)];
-        Self { sides, scratch: Scratch::default(), streams: Streams::default(), said: false, foreign: false }
+        let (scratch, streams, texts) = (Scratch::default(), Streams::default(), Texts::default());
+        Self { sides, scratch, streams, texts, said: false, foreign: false }
     }
 }
 

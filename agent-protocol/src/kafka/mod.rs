@@ -35,7 +35,7 @@ use self::{
 use crate::{
     detect::Sign,
     frames::{Frame, Frames, Heard, Measure},
-    session::{Event, Input, Key, Parser, Part, Side},
+    session::{Event, Input, Key, Parser, Part, Side, Texts},
     unpack::Budget,
 };
 
@@ -56,6 +56,8 @@ pub struct Kafka {
     asked: VecDeque<Asked>,
     topics: Topics,
     budget: Budget,
+    /// Clients, topics, groups, and names of spans.
+    texts: Texts,
     /// Whether a response was heard: until then one must answer a request that was heard, since a late join may begin anywhere.
     answered: bool,
 }
@@ -92,7 +94,7 @@ impl Kafka {
     fn request(&mut self, frame: &Frame<'_>, out: &mut Vec<Event>) {
         let header = Header::read(frame.kept);
         let Some((header, api)) = header.and_then(|header| Some((header, header.api()?))) else { return };
-        let request = request::read(&header, &api, frame.kept, &self.topics, &mut self.budget);
+        let request = request::read(&header, &api, frame.kept, &self.topics, &mut self.budget, &mut self.texts);
         let range = frame.start..frame.end;
         if !request.answered {
             return out.push(Event::Part(Part::one_way(Side::Client, range, request.facts)));
@@ -124,7 +126,8 @@ impl Kafka {
         let Some(correlation) = correlation(frame.kept) else { return };
         self.answered = true;
         let asked = self.position(correlation).and_then(|at| self.asked.remove(at));
-        let facts = asked.map(|asked| response::read(&asked, frame.kept, &mut self.topics)).unwrap_or_default();
+        let facts = asked.map(|asked| response::read(&asked, frame.kept, &mut self.topics, &mut self.texts));
+        let facts = facts.unwrap_or_default();
         out.push(Event::Part(Part::whole(Side::Server, id(correlation), frame.start..frame.end, facts)));
     }
 

@@ -1,5 +1,7 @@
 //! Requests: header, then what Produce, Fetch and the APIs of groups say of topics, groups and traces.
 
+use std::fmt::Write;
+
 use super::{
     api::{self, Api},
     batch,
@@ -8,7 +10,7 @@ use super::{
 };
 use crate::{
     fields::{Fields, name},
-    session::{Facts, Kind, TraceParent},
+    session::{Facts, Kind, Texts, TraceParent},
     unpack::Budget,
 };
 
@@ -84,7 +86,14 @@ pub(super) struct Request {
 }
 
 /// Reads a request's captured bytes.
-pub(super) fn read(header: &Header, api: &Api, captured: &[u8], topics: &Topics, budget: &mut Budget) -> Request {
+pub(super) fn read(
+    header: &Header,
+    api: &Api,
+    captured: &[u8],
+    topics: &Topics,
+    budget: &mut Budget,
+    texts: &mut Texts,
+) -> Request {
     let facts = Facts { name: Some(api.name.into()), attributes: Vec::with_capacity(10), ..Facts::default() };
     let facts = facts.with("messaging.system", "kafka").with("spantap.kafka.api", api.name);
     let facts = facts.with("spantap.kafka.api_version", i64::from(header.version));
@@ -94,7 +103,7 @@ pub(super) fn read(header: &Header, api: &Api, captured: &[u8], topics: &Topics,
     let body = wire.fields.skip(FIXED_BYTES).and_then(|()| {
         let client_id = wire.string()?;
         if let Some(client_id) = name(client_id) {
-            request.facts.set("messaging.client.id", client_id.to_owned());
+            request.facts.set("messaging.client.id", texts.text(client_id));
         }
         wire.flexible = api.is_flexible(header.version);
         wire.tags()
@@ -116,20 +125,27 @@ pub(super) fn read(header: &Header, api: &Api, captured: &[u8], topics: &Topics,
         _ => Kind::Request,
     };
     if body.is_some() && api.is_known(header.version) {
-        request.read_body(header, wire, topics, budget);
+        request.read_body(header, wire, topics, budget, texts);
     }
     request
 }
 
 impl Request {
     /// What the captured part of the body gives.
-    fn read_body<'a>(&mut self, header: &Header, mut wire: Wire<'a>, topics: &'a Topics, budget: &mut Budget) {
+    fn read_body<'a>(
+        &mut self,
+        header: &Header,
+        mut wire: Wire<'a>,
+        topics: &'a Topics,
+        budget: &mut Budget,
+        texts: &mut Texts,
+    ) {
         match header.key {
-            api::PRODUCE => drop(self.produce(header.version, &mut wire, topics, budget)),
-            api::FETCH => drop(self.fetch(header.version, &mut wire, topics)),
+            api::PRODUCE => drop(self.produce(header.version, &mut wire, topics, budget, texts)),
+            api::FETCH => drop(self.fetch(header.version, &mut wire, topics, texts)),
             _ if begins_with_group(header.key, header.version) => {
                 if let Some(group) = wire.string().and_then(name) {
-                    self.facts.set("messaging.consumer.group.name", group.to_owned());
+                    self.facts.set("messaging.consumer.group.name", texts.text(group));
                 }
             }
             _ => {}
@@ -142,6 +158,7 @@ impl Request {
         wire: &mut Wire<'a>,
         topics: &'a Topics,
         budget: &mut Budget,
+        texts: &mut Texts,
     ) -> Option<()> {
         if version >= 3 {
             wire.string()?;
@@ -151,10 +168,11 @@ impl Request {
         let mut seen = Seen::default();
         let whole = seen.topics(version, wire, topics, budget).is_some();
         if let Some(topic) = seen.topic.filter(|_| seen.topics == 1) {
-            self.set_destination(topic);
+            self.set_destination(topic, texts);
         }
         if let Some(partition) = seen.partition.filter(|_| seen.topics == 1 && seen.partitions == 1) {
-            self.facts.set("messaging.destination.partition.id", partition.to_string());
+            let id = texts.written(|id| write!(id, "{partition}").expect("a text takes all"));
+            self.facts.set("messaging.destination.partition.id", id);
         }
         if let Some(messages) = seen.messages.filter(|_| whole || (seen.topics == 1 && seen.partitions == 1)) {
             self.facts.set("messaging.batch.message_count", messages);
@@ -163,7 +181,7 @@ impl Request {
         Some(())
     }
 
-    fn fetch<'a>(&mut self, version: i16, wire: &mut Wire<'a>, topics: &'a Topics) -> Option<()> {
+    fn fetch<'a>(&mut self, version: i16, wire: &mut Wire<'a>, topics: &'a Topics, texts: &mut Texts) -> Option<()> {
         if version <= 14 {
             wire.fields.skip(4)?;
         }
@@ -178,15 +196,15 @@ impl Request {
             full = matches!(wire.fields.i32()?, -1 | 0);
         }
         if wire.count()? == 1 && full {
-            self.set_destination(wire.topic(version >= 13, topics)??);
+            self.set_destination(wire.topic(version >= 13, topics)??, texts);
         }
         Some(())
     }
 
-    fn set_destination(&mut self, topic: &str) {
+    fn set_destination(&mut self, topic: &str, texts: &mut Texts) {
         let name = self.facts.name.as_deref().unwrap_or_default();
-        self.facts.name = Some([name, " ", topic].concat().into());
-        self.facts.set("messaging.destination.name", topic.to_owned());
+        self.facts.name = Some(texts.concat(&[name, " ", topic]));
+        self.facts.set("messaging.destination.name", texts.text(topic));
         self.has_destination = true;
     }
 }

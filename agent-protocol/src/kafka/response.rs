@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     fields::{Fields, name},
-    session::Facts,
+    session::{Facts, Texts},
 };
 
 /// Size and correlation id.
@@ -26,7 +26,7 @@ pub(super) struct Asked {
 }
 
 /// Reads a response's captured bytes.
-pub(super) fn read(asked: &Asked, captured: &[u8], topics: &mut Topics) -> Facts {
+pub(super) fn read(asked: &Asked, captured: &[u8], topics: &mut Topics, texts: &mut Texts) -> Facts {
     let mut facts = Facts::default();
     let Some(api) = Api::of(asked.key, asked.version).filter(|api| api.is_known(asked.version)) else { return facts };
     let flexible = api.is_flexible(asked.version);
@@ -47,7 +47,7 @@ pub(super) fn read(asked: &Asked, captured: &[u8], topics: &mut Topics) -> Facts
         let joins = asked.key == api::JOIN_GROUP && response.error == error::MEMBER_ID_REQUIRED;
         facts.outcome = Some(error::outcome(if joins { 0 } else { response.error }));
     }
-    response.fetched.tell(asked, whole, &mut facts);
+    response.fetched.tell(asked, whole, &mut facts, texts);
     let named = response.named;
     named.into_iter().for_each(|(id, name)| topics.learn(id, &name));
     facts
@@ -75,13 +75,13 @@ struct Fetched<'a> {
 }
 
 impl Fetched<'_> {
-    fn tell(&self, asked: &Asked, whole: bool, facts: &mut Facts) {
+    fn tell(&self, asked: &Asked, whole: bool, facts: &mut Facts, texts: &mut Texts) {
         if asked.key != api::FETCH {
             return;
         }
         if let Some(topic) = self.topic.filter(|_| self.topics == 1 && !asked.has_destination) {
-            facts.name = Some(["poll ", topic].concat().into());
-            facts.set("messaging.destination.name", topic.to_owned());
+            facts.name = Some(texts.concat(&["poll ", topic]));
+            facts.set("messaging.destination.name", texts.text(topic));
         }
         if let Some(records) = self.records.filter(|_| whole) {
             facts.set("messaging.batch.message_count", records);

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     fields::name,
-    session::{Facts, ROOM},
+    session::{Facts, ROOM, Texts},
 };
 
 /// Longest name of a command.
@@ -48,7 +48,7 @@ pub(super) fn is_bulk_write(body: &Body<'_>) -> bool {
 }
 
 /// What a request says.
-pub(super) fn facts(opcode: u32, body: &Body<'_>) -> Facts {
+pub(super) fn facts(opcode: u32, body: &Body<'_>, texts: &mut Texts) -> Facts {
     let command = match (opcode, body.document) {
         (message::OP_UPDATE, _) => Command { name: Some("update"), ..Command::default() },
         (message::OP_INSERT, _) => Command { name: Some("insert"), ..Command::default() },
@@ -58,7 +58,7 @@ pub(super) fn facts(opcode: u32, body: &Body<'_>) -> Facts {
         (_, Some(document)) => Command::read(&document),
         (_, None) => Command::default(),
     };
-    command.within(opcode, body).facts()
+    command.within(opcode, body).facts(texts)
 }
 
 #[derive(Debug, Default)]
@@ -108,19 +108,22 @@ impl<'a> Command<'a> {
         self
     }
 
-    fn facts(self) -> Facts {
+    fn facts(self, texts: &mut Texts) -> Facts {
         let target = self.collection.or(self.database);
-        let name = self.name.map(|name| target.map_or_else(|| name.to_owned(), |target| [name, " ", target].concat()));
-        let mut facts = Facts { attributes: Vec::with_capacity(ROOM), name: name.map(Into::into), ..Facts::default() }
-            .with("db.system.name", "mongodb");
+        let name = self.name.map(|name| match target {
+            Some(target) => texts.concat(&[name, " ", target]),
+            None => texts.text(name),
+        });
+        let mut facts =
+            Facts { attributes: Vec::with_capacity(ROOM), name, ..Facts::default() }.with("db.system.name", "mongodb");
         if let Some(name) = self.name {
-            facts.set("db.operation.name", name.to_owned());
+            facts.set("db.operation.name", texts.text(name));
         }
         if let Some(collection) = self.collection {
-            facts.set("db.collection.name", collection.to_owned());
+            facts.set("db.collection.name", texts.text(collection));
         }
         if let Some(database) = self.database {
-            facts.set("db.namespace", database.to_owned());
+            facts.set("db.namespace", texts.text(database));
         }
         // Of one operation it would be no batch.
         if let Some(operations) = self.operations.filter(|operations| *operations > 1) {

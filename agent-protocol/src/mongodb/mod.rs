@@ -27,7 +27,7 @@ use self::{
 use crate::{
     detect::Sign,
     frames::{Frame, Frames, Heard, Measure},
-    session::{Event, Facts, Input, Key, Parser, Part, Side},
+    session::{Event, Facts, Input, Key, Parser, Part, Side, Texts},
     unpack::Budget,
 };
 
@@ -49,6 +49,8 @@ pub struct Mongodb {
     /// Ids of requests.
     bulk_writes: VecDeque<u32>,
     budget: Budget,
+    /// Commands, collections, databases, and names of spans.
+    texts: Texts,
 }
 
 /// Answers that follow each other.
@@ -113,7 +115,7 @@ impl Mongodb {
                     let more = self.bulk_writes.len().saturating_sub(BULK_WRITES_MAX);
                     self.bulk_writes.drain(..more);
                 }
-                request(&header, opcode, &body, frame)
+                request(&header, opcode, &body, frame, &mut self.texts)
             }
             Side::Server => self.answer(&header, opcode, &body, frame),
         }));
@@ -143,8 +145,8 @@ impl Mongodb {
     }
 }
 
-fn request(header: &Header, opcode: u32, body: &Body<'_>, frame: &Frame<'_>) -> Part {
-    let facts = command::facts(opcode, body);
+fn request(header: &Header, opcode: u32, body: &Body<'_>, frame: &Frame<'_>, texts: &mut Texts) -> Part {
+    let facts = command::facts(opcode, body, texts);
     let range = frame.start..frame.end;
     let unanswered =
         matches!(opcode, message::OP_UPDATE | message::OP_INSERT | message::OP_DELETE | message::OP_KILL_CURSORS);

@@ -27,7 +27,7 @@ use crate::{
     destination,
     detect::Sign,
     frames::{Frames, Heard, Measure},
-    session::{Event, Facts, Input, Key, Kind, Lost, Outcome, Parser, Part, Side},
+    session::{Event, Facts, Input, Key, Kind, Lost, Outcome, Parser, Part, Side, Text, Texts},
 };
 
 /// Most requests with packet ids that are followed at once.
@@ -64,7 +64,9 @@ struct State {
     /// Packet ids of the client's requests that are not answered.
     open: BTreeSet<u16>,
     /// Destinations by direction (client's: `true`) and alias.
-    aliases: BTreeMap<(bool, u16), String>,
+    aliases: BTreeMap<(bool, u16), Text>,
+    /// Topics, and names of spans.
+    texts: Texts,
     /// A packet was understood, or told to be none.
     heard: bool,
     /// It is not MQTT.
@@ -153,7 +155,7 @@ impl State {
             self.forget_aliases(from);
         }
         let topic = self.topic(&publish, from);
-        let facts = facts(&publish, topic, from);
+        let facts = facts(&publish, topic, from, &mut self.texts);
         match publish.id {
             Some(id) if from == Side::Client => self.ask(id, facts, range, out),
             _ => out.push(Event::Part(Part::one_way(from, range, facts))),
@@ -161,12 +163,12 @@ impl State {
     }
 
     /// The destination, also by its alias; `None`: it is not known what that stands for.
-    fn topic(&mut self, publish: &Publish<'_>, from: Side) -> Option<String> {
+    fn topic(&mut self, publish: &Publish<'_>, from: Side) -> Option<Text> {
         let alias = publish.properties.alias.map(|alias| (from == Side::Client, alias));
         if publish.topic.is_empty() {
             return self.aliases.get(&alias?).cloned();
         }
-        let topic = destination::name(publish.topic, b'/');
+        let topic = self.texts.written(|name| destination::write(name, publish.topic, b'/'));
         if let Some(alias) = alias
             && (self.aliases.len() < ALIASES_MAX || self.aliases.contains_key(&alias))
         {
@@ -244,11 +246,11 @@ const fn operation(from: Side) -> (Kind, &'static str) {
     }
 }
 
-fn facts(publish: &Publish<'_>, topic: Option<String>, from: Side) -> Facts {
+fn facts(publish: &Publish<'_>, topic: Option<Text>, from: Side, texts: &mut Texts) -> Facts {
     let name = if from == Side::Client { "publish" } else { "deliver" };
     let mut facts = control(name).with("spantap.mqtt.qos", u32::from(publish.qos));
     if let Some(topic) = topic {
-        facts.name = Some([name, " ", &topic].concat().into());
+        facts.name = Some(texts.concat(&[name, " ", &topic]));
         facts.set("messaging.destination.name", topic);
     }
     if let Some(body_bytes) = publish.body_bytes {

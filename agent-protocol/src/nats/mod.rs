@@ -21,7 +21,7 @@ use crate::{
     destination,
     detect::Sign,
     frames::{Frames, Heard, Measure},
-    session::{Event, Facts, Input, Key, Kind, Lost, Outcome, Parser, Part, Side, Text},
+    session::{Event, Facts, Input, Key, Kind, Lost, Outcome, Parser, Part, Side, Texts},
 };
 
 /// Key of the `CONNECT`; a connection has one.
@@ -58,6 +58,8 @@ struct State {
     heard: bool,
     /// It is not NATS, or not any more.
     silent: bool,
+    /// Subjects, and names of spans.
+    texts: Texts,
 }
 
 impl Parser for Nats {
@@ -89,7 +91,10 @@ impl State {
     fn message(&mut self, message: Message<'_>, from: Side, range: std::ops::Range<u64>, out: &mut Vec<Event>) {
         let part = |key, facts| Event::Part(Part::whole(from, key, range.clone(), facts));
         match (message, from) {
-            (Message::Payload(payload), _) => out.push(Event::Part(Part::one_way(from, range, facts(payload, from)))),
+            (Message::Payload(payload), _) => {
+                let facts = facts(payload, from, &mut self.texts);
+                out.push(Event::Part(Part::one_way(from, range, facts)));
+            }
             (Message::Connect, _) => {
                 self.connecting = true;
                 out.push(part(CONNECT, control("CONNECT", "connect")));
@@ -154,11 +159,14 @@ const fn operation(from: Side) -> (Kind, &'static str) {
     }
 }
 
-fn facts(payload: Payload<'_>, from: Side) -> Facts {
+fn facts(payload: Payload<'_>, from: Side, texts: &mut Texts) -> Facts {
     let is_inbox = payload.subject.starts_with(b"_INBOX.");
-    let subject = if is_inbox { "_INBOX.{id}".into() } else { Text::from(destination::name(payload.subject, b'.')) };
+    let subject = match is_inbox {
+        true => "_INBOX.{id}".into(),
+        false => texts.written(|name| destination::write(name, payload.subject, b'.')),
+    };
     let name = if from == Side::Client { "publish" } else { "deliver" };
-    let mut facts = Facts::named([name, " ", &subject].concat())
+    let mut facts = Facts::named(texts.concat(&[name, " ", &subject]))
         .with("messaging.system", "nats")
         .with("messaging.operation.name", name)
         .with("messaging.destination.name", subject)

@@ -39,7 +39,7 @@ pub(crate) fn span(number: u64) -> Span {
         span_id: SpanId(number.to_be_bytes()),
         parent_span_id: Some(SpanId([9; 8])),
         kind: SpanKind::Client,
-        name: "GET /orders".to_owned(),
+        name: "GET /orders".into(),
         process: Arc::new(facts),
         start: UnixNs(1_000_000_000 + number),
         duration_ns: 600,

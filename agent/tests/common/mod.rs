@@ -25,7 +25,7 @@ pub fn span(number: u64, duration_ns: u64) -> SafeSpan {
         span_id: SpanId(number.to_be_bytes()),
         parent_span_id: None,
         kind: if number.is_multiple_of(2) { SpanKind::Client } else { SpanKind::Server },
-        name: "GET /orders".to_owned(),
+        name: "GET /orders".into(),
         process: Arc::new(facts),
         start: UnixNs(1_738_324_800_000_000_000 + number),
         duration_ns,

@@ -1,5 +1,7 @@
 //! Drafts of exchanges of datagrams.
 
+use agent_protocol::session::Texts;
+
 use super::packet::Packet;
 use crate::{
     correlate::{Origin, RequestKey},
@@ -56,7 +58,7 @@ impl Exchange<'_> {
             attributes.push(("server.address", text(IpText::new(server.ip()).as_str())));
         }
         attributes.push(("server.port", int(u64::from(server.port()))));
-        semconv::inet(&mut attributes, packet.remote, self.role, "udp");
+        semconv::inet(&mut attributes, packet.remote, self.role, "udp", &mut Texts::default());
         if packet.call.tid != 0 {
             attributes.push(("thread.id", Value::Int(i64::from(packet.call.tid))));
         }
@@ -68,7 +70,7 @@ impl Exchange<'_> {
             role: self.role,
             kind: self.role.span_kind(),
             protocol: self.protocol,
-            name: self.name,
+            name: self.name.into(),
             timeline: self.timeline,
             status: self.status,
             attributes,

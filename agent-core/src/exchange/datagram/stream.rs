@@ -158,7 +158,7 @@ fn pair(connection: &mut Connection, asked: &Asked, request: Range<u64>, outcome
         role,
         kind: role.span_kind(),
         protocol: Protocol::Dns,
-        name: name(asked),
+        name: name(asked).into(),
         status,
         reset: status == Status::Error && response.is_none(),
         attributes,

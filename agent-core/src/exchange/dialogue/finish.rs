@@ -162,7 +162,7 @@ impl Dialogue {
         let Exchange { request, response, facts, exact, .. } = exchange;
         let Facts { name, protocol, attributes, trace, host, .. } = facts;
         let protocol = protocol.unwrap_or(self.protocol);
-        let mut attributes = self::attributes(attributes, connection, role, host.as_deref(), &result);
+        let mut attributes = self::attributes(attributes, connection, role, host.as_ref(), &result);
         let (request_side, _) = connection.timings(role);
         let first_call = request_side.calls.holding(request.start);
         if let Some(call) = first_call.filter(|call| call.tid != 0) {
@@ -174,7 +174,7 @@ impl Dialogue {
             role,
             kind,
             protocol,
-            name: name.map_or_else(|| protocol.name().to_owned(), Text::into_owned),
+            name: name.unwrap_or(protocol.name().into()),
             status: result.status,
             reset: result.error_type.as_deref() == Some(RESET),
             attributes,
@@ -207,9 +207,9 @@ fn message_kind(sent: bool, end: Role) -> SpanKind {
 
 fn attributes(
     said: Attributes,
-    connection: &Connection,
+    connection: &mut Connection,
     role: Role,
-    host: Option<&str>,
+    host: Option<&Text>,
     result: &Result,
 ) -> Attributes {
     let mut attributes = Vec::with_capacity(semconv::ATTRIBUTES);

@@ -257,5 +257,5 @@ fn text_bytes(facts: &Facts) -> usize {
         Value::Int(_) | Value::Bool(_) => 0,
     };
     let attributes: usize = facts.attributes.iter().map(|(_, value)| of(value)).sum();
-    attributes + facts.name.as_ref().map_or(0, Text::allocated) + facts.host.as_ref().map_or(0, String::capacity)
+    attributes + facts.name.as_ref().map_or(0, Text::allocated) + facts.host.as_ref().map_or(0, Text::allocated)
 }

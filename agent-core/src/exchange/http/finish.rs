@@ -1,9 +1,6 @@
 //! From a pair of messages to a [`Draft`].
 
-use agent_protocol::{
-    http1::{RequestHead, ResponseHead},
-    traceparent,
-};
+use agent_protocol::http1::{RequestHead, ResponseHead};
 
 use super::{Http, Message, Progress, refine};
 use crate::{
@@ -139,11 +136,11 @@ impl Http {
             role,
             kind: role.span_kind(),
             protocol: Protocol::Http1,
-            name: refined.name.unwrap_or_else(|| semconv::http_name(head).to_owned()),
+            name: refined.name.unwrap_or(semconv::http_name(head).into()),
             status: outcome.status,
             reset: outcome.error_type.as_deref() == Some(RESET),
             attributes,
-            trace_context: head.traceparent.as_deref().and_then(traceparent::parse),
+            trace_context: head.trace,
             request: request.range(),
             response: answer.map(Message::range),
             cut_ns,
@@ -167,7 +164,7 @@ fn lost_since(
 }
 
 fn attributes(
-    connection: &Connection,
+    connection: &mut Connection,
     role: Role,
     request: &Message<RequestHead>,
     answer: Option<&Message<ResponseHead>>,
@@ -188,7 +185,7 @@ fn attributes(
     if let Some(error_type) = &outcome.error_type {
         attributes.push(("error.type", text(error_type.as_str())));
     }
-    semconv::server(&mut attributes, connection, role, head.host.as_deref());
+    semconv::server(&mut attributes, connection, role, head.host.as_ref());
     semconv::connection(&mut attributes, connection, role);
     attributes
 }

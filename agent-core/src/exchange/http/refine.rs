@@ -7,7 +7,7 @@
 use agent_protocol::{
     content::{Answered, Asked, Content},
     http1::{AwsCall, RequestHead, ResponseHead, SearchEngine},
-    session::{Facts, Outcome},
+    session::{Facts, Outcome, Text},
 };
 
 use super::Message;
@@ -18,7 +18,7 @@ use crate::exchange::semconv::{Attributes, text, word};
 pub(super) struct Refined {
     pub attributes: Attributes,
     /// The span's name, if it is one of its own.
-    pub name: Option<String>,
+    pub name: Option<Text>,
     /// Value of `error.type`, if the body says that it failed.
     pub outcome: Option<String>,
 }
@@ -46,7 +46,7 @@ fn body(refined: &mut Refined, asked: &Asked, answered: &Answered, http_failed: 
     let mut facts = asked.facts();
     facts.add(asked.answer(answered, http_failed));
     let Facts { name, attributes, outcome, .. } = facts;
-    refined.name = name.map(|name| name.into_owned());
+    refined.name = name;
     refined.attributes.extend(attributes);
     refined.outcome = match outcome {
         Some(Outcome::Error(error_type) | Outcome::ClientError(error_type)) => Some(error_type.into_owned()),
@@ -55,10 +55,10 @@ fn body(refined: &mut Refined, asked: &Asked, answered: &Answered, http_failed: 
 }
 
 /// Semantic conventions for AWS SDKs; the service by its name in the signature. Today's names first.
-fn aws(attributes: &mut Attributes, call: &AwsCall) -> Option<String> {
-    let method = call.operation.as_ref().map(|operation| format!("{}/{operation}", call.service));
+fn aws(attributes: &mut Attributes, call: &AwsCall) -> Option<Text> {
+    let method = call.operation.as_ref().map(|operation| Text::from(format!("{}/{operation}", call.service)).shared());
     attributes.push(("rpc.system.name", word("aws-api")));
-    attributes.extend(method.as_ref().map(|method| ("rpc.method", text(method))));
+    attributes.extend(method.clone().map(|method| ("rpc.method", method.into())));
     attributes.push(("rpc.system", word("aws-api")));
     attributes.push(("rpc.service", text(&call.service)));
     attributes.push(("cloud.region", text(&call.region)));
@@ -67,7 +67,7 @@ fn aws(attributes: &mut Attributes, call: &AwsCall) -> Option<String> {
 
 /// Semantic conventions for Elasticsearch, which are OpenSearch's too: the endpoint is the path's first part that begins with `_`, and
 /// what is before it names the indices.
-fn search(attributes: &mut Attributes, engine: SearchEngine, request: &RequestHead) -> Option<String> {
+fn search(attributes: &mut Attributes, engine: SearchEngine, request: &RequestHead) -> Option<Text> {
     attributes.push(("db.system.name", word(engine.name())));
     let mut parts = request.path.split('/').filter(|part| !part.is_empty());
     let first = parts.next()?;
@@ -75,7 +75,7 @@ fn search(attributes: &mut Attributes, engine: SearchEngine, request: &RequestHe
     let operation = operation(&request.method, endpoint)?;
     attributes.push(("db.operation.name", word(operation)));
     attributes.extend(index.map(|index| ("db.collection.name", text(index))));
-    Some(index.map_or_else(|| operation.to_owned(), |index| format!("{operation} {index}")))
+    Some(index.map_or_else(|| operation.into(), |index| format!("{operation} {index}").into()))
 }
 
 /// The endpoint's id in Elasticsearch's own schema; `None` for those that are not known.

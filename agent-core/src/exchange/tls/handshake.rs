@@ -10,7 +10,10 @@
 //!
 //! An encrypted alert where a Finished should be has the length of an alert.
 
-use agent_protocol::tls::{ClientHello, Event, Record, ServerHello, TLS_1_3, alert_name, content};
+use agent_protocol::{
+    session::Text,
+    tls::{ClientHello, Event, Record, ServerHello, TLS_1_3, alert_name, content},
+};
 
 /// Length of an encrypted alert in TLS 1.3: two bytes, its type, and the tag (RFC 8446, 5.2).
 pub(super) const ENCRYPTED_ALERT: u64 = 19;
@@ -42,7 +45,7 @@ pub struct Label {
     /// The version that the server chose.
     pub version: Option<u16>,
     /// Host name that the client wants.
-    pub server_name: Option<String>,
+    pub server_name: Option<Text>,
     /// The application protocol that the server chose, where that is in clear.
     pub next_protocol: Option<String>,
 }
@@ -106,7 +109,7 @@ impl Handshake {
 
     fn client_hello(&mut self, hello: &ClientHello) {
         if self.label.server_name.is_none() {
-            self.label.server_name.clone_from(&hello.server_name);
+            self.label.server_name = hello.server_name.clone().map(|name| Text::from(name).shared());
         }
     }
 

@@ -36,7 +36,7 @@ use crate::{
         timing::CallTiming,
     },
     segment::{Before, Step, Timeline},
-    span::{Evidence, Protocol, Status},
+    span::{Evidence, Protocol, Status, Value},
 };
 
 /// Most session tickets that a server sends at once.
@@ -469,7 +469,7 @@ impl Tls {
         let mut attributes: Attributes = Vec::with_capacity(24);
         attributes.push(("error.type", text(error)));
         tell(&self.handshake.label, &mut attributes);
-        let name = self.handshake.label.server_name.as_deref();
+        let name = self.handshake.label.server_name.as_ref();
         semconv::server(&mut attributes, connection, Role::Client, name);
         semconv::connection(&mut attributes, connection, Role::Client);
         tcp::opening(&mut attributes, connection, Role::Client, &before);
@@ -507,7 +507,7 @@ pub(super) fn tell(label: &Label, attributes: &mut Attributes) {
         attributes.push(("tls.protocol.version", text(version)));
     }
     if let Some(name) = &label.server_name {
-        attributes.push(("tls.client.server_name", text(name)));
+        attributes.push(("tls.client.server_name", Value::String(name.clone())));
     }
     if let Some(protocol) = &label.next_protocol {
         attributes.push(("tls.next_protocol", text(protocol)));
