@@ -31,6 +31,11 @@ pub(crate) fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     line.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty())
 }
 
+/// What it begins with, up to a blank: nothing if it begins with one.
+pub(crate) fn begin(line: &[u8]) -> &[u8] {
+    line.split(|byte| matches!(byte, b' ' | b'\t')).next().unwrap_or_default()
+}
+
 /// A number without sign.
 pub(crate) fn number(word: &[u8]) -> Option<u64> {
     let digits = (1..=19).contains(&word.len()) && word.iter().all(u8::is_ascii_digit);

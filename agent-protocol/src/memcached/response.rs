@@ -75,7 +75,7 @@ const LAST: &[&[u8]] = &[
 ];
 
 fn kind(text: &[u8]) -> Option<Kind> {
-    let first = words(text).next()?;
+    let first = line::begin(text);
     let size = |at: usize| words(text).nth(at).and_then(line::number);
     Some(match first {
         b"VALUE" | b"CONFIG" => Kind::More(Some(size(3)?)),

@@ -104,7 +104,7 @@ pub(super) fn measure(bytes: &[u8], from: Side) -> Measure {
         Line::Partial | Line::None => return Measure::Malformed,
         Line::Is(text, length) => (text, length),
     };
-    match words(text).next().and_then(|word| verb(word, from)) {
+    match verb(line::begin(text), from) {
         None => Measure::Malformed,
         Some(Verb::Payload { words, headers }) => match lengths(text, words, headers) {
             None => Measure::Malformed,
@@ -174,7 +174,7 @@ impl Payload<'_> {
 
 /// How the first bytes of one side look.
 pub(super) fn check(bytes: &[u8], from: Side) -> Sign {
-    let word = words(bytes).next().unwrap_or_default();
+    let word = line::begin(bytes);
     let json = |name: &[u8]| {
         let rest = bytes.get(name.len()..).unwrap_or_default().trim_ascii_start();
         word.eq_ignore_ascii_case(name) && rest.first() == Some(&b'{')

@@ -26,6 +26,12 @@ fn many_messages_in_one_call_are_many() {
 }
 
 #[test]
+fn no_line_begins_with_a_blank() {
+    let line = b"  MSG a 1 0\r\n\r\n".as_slice();
+    assert_eq!(said(&[('S', line)]), said(&[('S', &line[..1]), ('S', &line[1..])]));
+}
+
+#[test]
 fn lengths_that_nobody_can_send_are_malformed() {
     for line in [
         "PUB a 2147483648\r\n",
