@@ -3,7 +3,7 @@
 use agent_common::header::RecordHeader;
 use agent_core::{
     pipeline::{ClockOffset, Pipeline, PipelineConfig},
-    span::MonotonicNs,
+    span::{MonotonicNs, ProcessFacts},
     testing::{End, Kernel},
 };
 use divan::{Bencher, counter::ItemsCount};
@@ -48,8 +48,13 @@ fn bench(bencher: Bencher<'_, '_>, records: &[Vec<u8>]) {
                 chunk.iter().for_each(|record| pipeline.record(record));
                 let last =
                     agent_common::read::<RecordHeader>(&chunk[chunk.len() - 1]).map_or(0, |header| header.time_ns);
+                for pid in pipeline.wanted_facts() {
+                    pipeline.facts(ProcessFacts { pid, ..ProcessFacts::default() });
+                }
                 pipeline.tick(MonotonicNs(last));
-                spans += pipeline.drain().len();
+                let finished = pipeline.drain();
+                spans += finished.len();
+                pipeline.reuse(finished);
             }
             pipeline.flush(MonotonicNs(10_000_000_000));
             spans += pipeline.drain().len();

@@ -96,17 +96,22 @@ impl IpText {
 
     fn dotted(&mut self, address: Ipv4Addr) {
         for (index, octet) in address.octets().into_iter().enumerate() {
-            let digits = [b'.', b'0' + octet / 100, b'0' + octet / 10 % 10, b'0' + octet % 10];
             if index > 0 {
-                self.push(&digits[..1]);
+                self.byte(b'.');
             }
-            self.push(&digits[1 + usize::from(octet < 100) + usize::from(octet < 10)..]);
+            if octet >= 100 {
+                self.byte(b'0' + octet / 100);
+            }
+            if octet >= 10 {
+                self.byte(b'0' + octet / 10 % 10);
+            }
+            self.byte(b'0' + octet % 10);
         }
     }
 
-    fn push(&mut self, bytes: &[u8]) {
-        self.bytes[self.length..self.length + bytes.len()].copy_from_slice(bytes);
-        self.length += bytes.len();
+    fn byte(&mut self, byte: u8) {
+        self.bytes[self.length] = byte;
+        self.length += 1;
     }
 
     /// The text.
@@ -120,7 +125,7 @@ impl fmt::Write for IpText {
         if text.len() > IP_TEXT_MAX - self.length {
             return Err(fmt::Error);
         }
-        self.push(text.as_bytes());
+        text.bytes().for_each(|byte| self.byte(byte));
         Ok(())
     }
 }

@@ -22,6 +22,7 @@ pub mod replay;
 pub mod segment;
 pub mod sketch;
 pub mod span;
+mod spare;
 pub mod symptom;
 pub mod tail;
 #[doc(hidden)]

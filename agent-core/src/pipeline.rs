@@ -23,6 +23,7 @@ use crate::{
     redact::{Redactor, SafeSpan},
     reorder::{Numbering, Reorder},
     span::{MonotonicNs, ProcessFacts, Span, Value},
+    spare::Spare,
 };
 pub use crate::{
     config::PipelineConfig,
@@ -50,6 +51,7 @@ pub struct Pipeline {
     drafts: Vec<Draft>,
     answers: Vec<Answered>,
     whole: Vec<(u64, u32)>,
+    spare: Spare,
     /// Spans that wait for the facts of their process, and until when.
     waiting: VecDeque<(u64, Span)>,
     finished: Vec<SafeSpan>,
@@ -74,6 +76,7 @@ impl Pipeline {
             drafts: Vec::new(),
             answers: Vec::new(),
             whole: Vec::new(),
+            spare: Spare::default(),
             waiting: VecDeque::new(),
             finished: Vec::new(),
             now_ns: 0,
@@ -158,6 +161,11 @@ impl Pipeline {
         // The next ones are likely as many.
         let room = Vec::with_capacity(self.finished.len());
         std::mem::replace(&mut self.finished, room)
+    }
+
+    /// Takes back spans that were passed on: the next ones are made of them.
+    pub fn reuse(&mut self, spans: Vec<SafeSpan>) {
+        spans.into_iter().for_each(|span| self.spare.keep(span.into_span()));
     }
 
     /// What was lost so far.
@@ -246,6 +254,7 @@ impl Pipeline {
             drafts: &mut self.drafts,
             answers: &mut self.answers,
             whole: &mut self.whole,
+            spare: &mut self.spare,
         };
         (&mut self.table, &mut self.datagrams, context)
     }

@@ -602,7 +602,8 @@ proptest! {
             cut_ns,
             exact,
         };
-        let timelines = [client(&parts), server(&parts)];
+        let spare = &mut Spare::default();
+        let timelines = [client(&parts, spare), server(&parts, spare)];
         prop_assert_eq!(timelines[0].is_some(), is_timed(&parts, Role::Client));
         prop_assert_eq!(timelines[1].is_some(), is_timed(&parts, Role::Server));
         for timeline in timelines.into_iter().flatten() {

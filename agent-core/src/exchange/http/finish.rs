@@ -126,7 +126,8 @@ impl Http {
         if let Some(said) = refined.outcome.filter(|_| is_whole || outcome.status != Status::Error) {
             outcome.refine(said);
         }
-        let mut attributes = attributes(connection, role, request, answer, &outcome);
+        let mut attributes = context.spare.attributes();
+        tell(&mut attributes, connection, role, request, answer, &outcome);
         attributes.extend(refined.attributes);
         let first_call = connection.timings(role).0.calls.holding(request.start);
         if let Some(call) = first_call.filter(|call| call.tid != 0) {
@@ -163,21 +164,21 @@ fn lost_since(
     ending.is_some_and(|(_, ns)| ending::lost_since(connection, role, told, ns, context))
 }
 
-fn attributes(
+fn tell(
+    attributes: &mut Attributes,
     connection: &mut Connection,
     role: Role,
     request: &Message<RequestHead>,
     answer: Option<&Message<ResponseHead>>,
     outcome: &Outcome,
-) -> Attributes {
-    let mut attributes = Vec::with_capacity(semconv::ATTRIBUTES);
+) {
     let head = &request.head;
-    semconv::request(&mut attributes, head);
+    semconv::request(attributes, head);
     if let Some(size) = body_bytes(request) {
         attributes.push(("http.request.body.size", int(size)));
     }
     if let Some(answer) = answer {
-        semconv::response(&mut attributes, &answer.head);
+        semconv::response(attributes, &answer.head);
         if let Some(size) = body_bytes(answer) {
             attributes.push(("http.response.body.size", int(size)));
         }
@@ -185,9 +186,8 @@ fn attributes(
     if let Some(error_type) = &outcome.error_type {
         attributes.push(("error.type", text(error_type.as_str())));
     }
-    semconv::server(&mut attributes, connection, role, head.host.as_ref());
-    semconv::connection(&mut attributes, connection, role);
-    attributes
+    semconv::server(attributes, connection, role, head.host.as_ref());
+    semconv::connection(attributes, connection, role);
 }
 
 /// Bytes between the head's end and the message's, if both were seen. With chunks, that is what was sent, framing
