@@ -1,7 +1,7 @@
 //! The whole way on one screen: record, order, connection, exchange, place in a trace, process, redaction.
 //!
 //! In: ring-buffer records, facts of processes, the time. Out: finished spans, as [`SafeSpan`] only. Called by `agent`'s
-//! run loop (`record` for each, then `facts` for what is wanted, `tick`, `drain`) and by [`crate::replay`].
+//! run loop (`record` for each, then `facts` for what is wanted, `tick`, `drain`, `reuse` of what was passed on) and by [`crate::replay`].
 
 use std::collections::VecDeque;
 

@@ -160,12 +160,19 @@ pub fn replay(bytes: &[u8], config: PipelineConfig) -> Result<Replayed, ReplayEr
             CLOCK => pipeline.set_clock(ClockOffset(i64::from_le_bytes(content.try_into().map_err(|_| bad)?))),
             _ => return Err(bad),
         }
-        spans.append(&mut pipeline.drain());
+        take(&mut pipeline, &mut spans);
     }
     pipeline.tick(MonotonicNs(now_ns.saturating_add(AFTER_NS)));
     pipeline.flush(MonotonicNs(now_ns.saturating_add(AFTER_NS)));
-    spans.append(&mut pipeline.drain());
+    take(&mut pipeline, &mut spans);
     Ok(Replayed { spans, losses: pipeline.losses().clone(), records })
+}
+
+/// Takes what is finished; what comes later is made of it, as in the agent.
+fn take(pipeline: &mut Pipeline, spans: &mut Vec<SafeSpan>) {
+    let finished = pipeline.drain();
+    spans.extend_from_slice(&finished);
+    pipeline.reuse(finished);
 }
 
 fn check_header(bytes: &[u8]) -> Result<&[u8], ReplayError> {

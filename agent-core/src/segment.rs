@@ -116,12 +116,12 @@ pub fn is_timed(parts: &Parts<'_>, role: Role) -> bool {
 }
 
 /// The time of an exchange as its client saw it; `None` if not even its start is known.
-pub fn client(parts: &Parts<'_>, spare: &mut Spare) -> Option<Timeline> {
+pub(crate) fn client(parts: &Parts<'_>, spare: &mut Spare) -> Option<Timeline> {
     client::timeline(parts, spare).map(|timeline| timeline.judged(parts))
 }
 
 /// The time of an exchange as its server saw it; `None` if not even its start is known.
-pub fn server(parts: &Parts<'_>, spare: &mut Spare) -> Option<Timeline> {
+pub(crate) fn server(parts: &Parts<'_>, spare: &mut Spare) -> Option<Timeline> {
     server::timeline(parts, spare).map(|timeline| timeline.judged(parts))
 }
 

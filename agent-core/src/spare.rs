@@ -31,7 +31,7 @@ impl Spare {
         self.segments.pop().unwrap_or_else(|| Vec::with_capacity(SEGMENTS))
     }
 
-    /// Takes the lists of a span. Longer ones than most are given back.
+    /// Takes the lists of a span. Those of another length than most are given back.
     pub fn keep(&mut self, span: Span) {
         let Span { attributes, segments, .. } = span;
         keep(&mut self.attributes, attributes, ATTRIBUTES);

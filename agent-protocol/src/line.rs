@@ -31,9 +31,9 @@ pub(crate) fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     line.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty())
 }
 
-/// What it begins with, up to a blank: nothing if it begins with one.
+/// What it begins with, up to a blank or its end: nothing if it begins with one.
 pub(crate) fn begin(line: &[u8]) -> &[u8] {
-    line.split(|byte| matches!(byte, b' ' | b'\t')).next().unwrap_or_default()
+    line.split(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n')).next().unwrap_or_default()
 }
 
 /// A number without sign.

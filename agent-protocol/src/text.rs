@@ -2,7 +2,9 @@
 //!
 //! In: what parsers read. Out: [`Text`], which is a `str` to all who read it. Most texts of a span are the same for all spans of its
 //! kind, or for all of a connection or a prepared statement, and such a copy allocates nothing. [`Texts`] knows those that a
-//! connection repeats.
+//! connection repeats: one for each parser that needs it, and one for each connection in `agent-core`.
+//!
+//! Limits: [`Texts::MEMORY_BYTES_MAX`].
 
 use std::{borrow::Cow, collections::VecDeque, fmt, ops::Deref, sync::Arc};
 
@@ -133,37 +135,40 @@ impl From<Cow<'static, str>> for Text {
     }
 }
 
-/// Most texts that are known at once; the oldest is forgotten.
+/// Most texts that are known at once; the one that was not needed for longest is forgotten.
 const TEXTS_MAX: usize = 16;
-/// Longest text that is known.
-const TEXT_BYTES_MAX: usize = 256;
+/// Longest text that is known: with what counts its users, 128 bytes.
+const TEXT_BYTES_MAX: usize = 112;
 /// Most bytes that are kept to write the next text into.
-const SCRATCH_BYTES_MAX: usize = 1024;
+const SCRATCH_BYTES_MAX: usize = 512;
 
-/// Texts that a connection repeats (topics, collections, names of a client), the last few of them; at most 5 KiB.
+/// Texts that a connection repeats (topics, collections, names of a client), the last few of them, each at most 112 bytes long. Those
+/// that are longer, or that were not needed for a while, are copied anew.
 #[derive(Debug, Default)]
 pub struct Texts {
-    /// Oldest first.
+    /// Needed last: last.
     known: VecDeque<Arc<str>>,
     /// What the last one was written into.
     scratch: String,
 }
 
 impl Texts {
+    /// Most memory beside itself: less than 3 KiB.
+    pub const MEMORY_BYTES_MAX: usize =
+        TEXTS_MAX * (2 * size_of::<usize>() + TEXT_BYTES_MAX + size_of::<Arc<str>>()) + SCRATCH_BYTES_MAX;
+
     /// This text; copied only if it is not known.
     pub fn text(&mut self, text: &str) -> Text {
         if text.len() > TEXT_BYTES_MAX {
             return text.to_owned().into();
         }
-        if let Some(known) = self.known.iter().rev().find(|known| &***known == text) {
-            return known.clone().into();
-        }
-        if self.known.len() == TEXTS_MAX {
+        let known = self.known.iter().rposition(|known| **known == *text).and_then(|at| self.known.remove(at));
+        if known.is_none() && self.known.len() == TEXTS_MAX {
             self.known.pop_front();
         }
-        let new = Arc::from(text);
-        self.known.push_back(Arc::clone(&new));
-        new.into()
+        let text = known.unwrap_or_else(|| text.into());
+        self.known.push_back(Arc::clone(&text));
+        text.into()
     }
 
     /// The text that these are together.
@@ -194,6 +199,17 @@ mod tests {
         let Text::Shared(first) = texts.concat(&["a", " ", "b"]) else { panic!("not shared") };
         let Text::Shared(second) = texts.text("a b") else { panic!("not shared") };
         assert!(Arc::ptr_eq(&first, &second));
+    }
+
+    #[test]
+    fn what_is_needed_again_stays_known() {
+        let mut texts = Texts::default();
+        let Text::Shared(first) = texts.text("topic") else { panic!("not shared") };
+        for number in 0..1000 {
+            texts.text(&number.to_string());
+            let Text::Shared(again) = texts.text("topic") else { panic!("not shared") };
+            assert!(Arc::ptr_eq(&first, &again));
+        }
     }
 
     #[test]

@@ -54,13 +54,14 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// A literal that enters the table, under a name of the static one.
 fn literal(name: u8, value: &str) -> Vec<u8> {
-    let mut field = vec![0x40 | name, 0x7f];
-    let mut rest = value.len() - 127;
-    while rest >= 128 {
-        field.push(0x80 | (rest % 128) as u8);
-        rest /= 128;
+    let mut field = vec![0x40 | name, value.len().min(0x7f) as u8];
+    if let Some(mut rest) = value.len().checked_sub(0x7f) {
+        while rest >= 128 {
+            field.push(0x80 | (rest % 128) as u8);
+            rest /= 128;
+        }
+        field.push(rest as u8);
     }
-    field.push(rest as u8);
     field.extend(value.as_bytes());
     field
 }
@@ -77,6 +78,13 @@ fn a_connection_of_http2_keeps_at_most_64_kib_whatever_it_carries() {
         }
         block.extend((0..100).flat_map(|_| *b"\x40\x01x\x01y"));
         connection.feed(from, &frame(1, 4, stream, &block));
+    }
+    // Texts that may repeat, as many and as long as are known at once.
+    for number in 0..16 {
+        let mut block = b"\x83\x86\x5f\x10application/grpc".to_vec();
+        block.extend(literal(4, &format!("/{number:0>54}.Service/{number:0>47}")));
+        block.extend(literal(1, &long(number, 111)));
+        connection.feed(Side::Client, &frame(1, 4, 5101 + 2 * number, &block));
     }
     // Calls of JSON, none of which ends: more than may be kept, with long heads.
     let mut calls = |first: u32, count: u32, step: usize| {

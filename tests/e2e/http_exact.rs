@@ -1,8 +1,9 @@
 //! 10,000 requests at a stated rate: each has exactly one client and one server span, and nothing else is there.
 //!
 //! Truth: the client's own list of requests with its own times around write and read, on the clock that the kernel side
-//! uses. Between the two there are entering and leaving the kernel, and tracing: no span is longer than the client's time,
-//! and at the median it lacks at most a fifth of that, or 10 us.
+//! uses. Between the two there are entering and leaving the kernel, and tracing, which on a slow machine take more than a tenth of a
+//! request on loopback: no span of the client is longer than its own time, and at the median it lacks at most a fifth of that, or
+//! 10 us. A server's may go on after the client has its answer.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -46,10 +47,8 @@ fn every_request_has_one_client_and_one_server_span_with_its_time() {
         // The first one waited for its connection.
         let start = exchange.connect.as_ref().map_or(exchange.start_ns, |connect| connect.connect_ns);
         let own_time = exchange.end_ns - start;
-        let [lacking, _] = [client, server].map(|span| {
-            own_time.checked_sub(span.duration_ns).unwrap_or_else(|| panic!("longer than {own_time} ns: {span:#?}"))
-        });
-        differences.push(lacking);
+        let lacking = own_time.checked_sub(client.duration_ns);
+        differences.push(lacking.unwrap_or_else(|| panic!("longer than {own_time} ns: {client:#?}")));
         own_times.push(own_time);
     }
     let (difference, allowed) = (median(&differences), (median(&own_times) / 5).max(10_000));

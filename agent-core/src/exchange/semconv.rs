@@ -4,7 +4,7 @@ use std::{net::SocketAddr, ops::Range};
 
 use agent_protocol::{
     http1::{RequestHead, ResponseHead, known_method},
-    session::{Facts, Key, Part, Side, Texts},
+    session::{Facts, Key, Part, Side},
 };
 
 use crate::{
@@ -99,7 +99,7 @@ fn split_host(host: &str) -> (Option<&str>, Option<u16>) {
 pub(super) fn connection(attributes: &mut Attributes, connection: &mut Connection, role: Role) {
     let facts = &connection.facts;
     match facts.peer {
-        Endpoint::Inet(peer) => inet(attributes, peer, role, "tcp", &mut connection.texts),
+        Endpoint::Inet(peer) => inet(attributes, peer, role, "tcp", |address| connection.texts.text(address)),
         Endpoint::Unix(_) => attributes.push(("network.transport", word("unix"))),
     }
     attributes.push(("spantap.connection.reused", Value::Bool(connection.exchanges > 0 || facts.preexisting)));
@@ -111,16 +111,16 @@ pub(super) fn connection(attributes: &mut Attributes, connection: &mut Connectio
     }
 }
 
-/// What the other end is; its address and port are the span's own fields, told as attributes where that is a client's.
+/// What the other end is, of whose address a copy is made; its address and port are the span's own fields, told as attributes where that is a client's.
 pub(super) fn inet(
     attributes: &mut Attributes,
     peer: SocketAddr,
     role: Role,
     transport: &'static str,
-    texts: &mut Texts,
+    copied: impl FnOnce(&str) -> Text,
 ) {
     if role == Role::Server {
-        attributes.push(("client.address", Value::String(texts.text(IpText::new(peer.ip()).as_str()))));
+        attributes.push(("client.address", Value::String(copied(IpText::new(peer.ip()).as_str()))));
         attributes.push(("client.port", Value::Int(i64::from(peer.port()))));
     }
     attributes.push(("network.transport", word(transport)));

@@ -298,7 +298,7 @@ fn settle_oldest(connection: &mut Connection, other: Option<&Connection>, contex
     facts.tell(&mut attributes);
     semconv::evidence(&mut attributes, &parts, &timeline);
     if let Some(by) = connection.reset_by.filter(|_| paired.reset) {
-        attributes.push(("spantap.tcp.reset_by", semconv::text(by.name())));
+        attributes.push(("spantap.tcp.reset_by", semconv::word(by.name())));
     }
     context.drafts.push(Draft {
         facts: connection.facts.clone(),

@@ -6,7 +6,7 @@ use std::ops::Range;
 use agent_common::{connection::tcp_flag, message::retransmit};
 
 use super::{
-    semconv::{Attributes, int, text},
+    semconv::{Attributes, int, text, word},
     settle::Paired,
 };
 use crate::{
@@ -124,7 +124,7 @@ impl Facts {
             some(attributes, "spantap.tcp.pacing_rate", u64::from(after.pacing_rate_kib) * 1024);
         }
         if let Some(state) = CONGESTION_STATES.get(usize::from(after.ca_state)).filter(|_| after.ca_state != 0) {
-            attributes.push(("spantap.tcp.congestion_state", text(*state)));
+            attributes.push(("spantap.tcp.congestion_state", word(state)));
         }
     }
 }

@@ -48,10 +48,11 @@ const TAIL_BYTES_MAX: usize = 64;
 /// SETTINGS_MAX_FRAME_SIZE (RFC 9113, 6.5.2).
 const MAX_FRAME_SIZE: u16 = 5;
 
-/// Most memory of a connection: both directions' fields and texts of a head, and the streams.
+/// Most memory of a connection: both directions' fields and texts of a head, texts that repeat, and the streams.
 const MEMORY_BYTES_MAX: usize = size_of::<Http2>()
     + 2 * (hpack::MEMORY_BYTES_MAX + hpack::HEAD_BYTES_MAX)
     + Scratch::MEMORY_BYTES_MAX
+    + Texts::MEMORY_BYTES_MAX
     + streams::MEMORY_BYTES_MAX;
 const _: () = assert!(MEMORY_BYTES_MAX <= 64 * 1024);
 

@@ -123,7 +123,7 @@ impl Requests {
             return packet(start, kept);
         }
         let text = kept.trim_ascii_end();
-        let (name, shape) = words(text).next().and_then(command).unwrap_or((OTHER, Shape::Words));
+        let (name, shape) = command(line::begin(text)).unwrap_or((OTHER, Shape::Words));
         let request = Request { start, name, keys: 1, answer: answered(shape, text) };
         if matches!(shape, Shape::Keys(_)) && !kept.ends_with(b"\n") {
             self.open = Some(Request { keys: 0, ..request });
@@ -176,7 +176,7 @@ fn measure_command(bytes: &[u8]) -> Measure {
 }
 
 fn value_bytes(text: &[u8]) -> Option<u64> {
-    let (_, shape) = words(text).next().and_then(command)?;
+    let (_, shape) = command(line::begin(text))?;
     let at = match shape {
         Shape::Value(at) => at,
         Shape::Meta { value: true } => 2,

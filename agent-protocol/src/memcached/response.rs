@@ -185,8 +185,9 @@ pub(super) fn check(bytes: &[u8]) -> Sign {
 /// Whether a line may go on so that it is one of these.
 fn may_become(bytes: &[u8]) -> bool {
     let known = LAST.iter().copied().chain([&b"VALUE"[..], b"CONFIG", b"STAT", b"ITEM", b"VA"]);
-    let word = bytes.split(|byte| matches!(byte, b' ' | b'\r')).next().unwrap_or_default();
+    let word = line::begin(bytes);
     let whole = word.len() < bytes.len();
+    let pair = [&b"key="[..], b"ts="].iter().any(|name| bytes.starts_with(name) || name.starts_with(bytes));
     let digits = bytes.iter().all(|byte| byte.is_ascii_digit() || matches!(byte, b' ' | b'\r'));
-    digits || known.into_iter().any(|name| if whole { name == word } else { name.starts_with(word) })
+    digits || pair || known.into_iter().any(|name| if whole { name == word } else { name.starts_with(word) })
 }

@@ -185,14 +185,12 @@ pub(super) fn check(bytes: &[u8], from: Side) -> Sign {
     match measure(bytes, from) {
         Measure::Malformed => Sign::No,
         Measure::More => Sign::Partial,
-        Measure::Frame { .. } => match verb(word.trim_ascii_end(), from) {
+        Measure::Frame { .. } => match verb(word, from) {
             Some(Verb::Payload { .. }) => Sign::Yes,
             // Theirs is JSON, which was looked for above.
             Some(Verb::Info | Verb::Connect) => Sign::No,
             // They stand alone, other protocols' do not.
-            Some(Verb::Ping | Verb::Pong | Verb::Ok) if bytes.get(word.trim_ascii_end().len()) == Some(&b' ') => {
-                Sign::No
-            }
+            Some(Verb::Ping | Verb::Pong | Verb::Ok) if bytes.get(word.len()) == Some(&b' ') => Sign::No,
             Some(Verb::Error) if !bytes.starts_with(b"-ERR '") => Sign::No,
             Some(_) => Sign::Likely,
             None => Sign::No,

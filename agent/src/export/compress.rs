@@ -9,7 +9,7 @@ use crate::config::Compression;
 
 /// Levels that cost least for what they save.
 const GZIP_LEVEL: u32 = 1;
-const ZSTD_LEVEL: u32 = 3;
+const ZSTD_LEVEL: u32 = 1;
 
 /// A way to compress, and how hard to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@ use crate::{
     correlate::RequestKey,
     exchange::{
         Context,
-        semconv::{Attributes, int, text},
+        semconv::{Attributes, int, text, word},
     },
     flow::connection::Role,
     loss::Loss,
@@ -305,10 +305,10 @@ impl Lookup {
             attributes.push(("spantap.response.bytes", int(u64::from(packet.length))));
         }
         if self.elsewhere && end.answer.is_none() {
-            attributes.push(("spantap.dns.asked_again", text("tcp")));
+            attributes.push(("spantap.dns.asked_again", word("tcp")));
         }
         if end.end.1 != Evidence::Measured {
-            attributes.push(("spantap.end.evidence", text(end.end.1.name())));
+            attributes.push(("spantap.end.evidence", word(end.end.1.name())));
         }
         let exchange = Exchange {
             role: Role::Client,
@@ -389,7 +389,7 @@ impl Served {
         if let Some((packet, _)) = answer {
             attributes.push(("spantap.response.bytes", int(u64::from(packet.length))));
         } else {
-            attributes.push(("spantap.end.evidence", text(Evidence::Inferred.name())));
+            attributes.push(("spantap.end.evidence", word(Evidence::Inferred.name())));
         }
         let rcode = answer.map(|(_, answer)| answer.rcode);
         let exchange = Exchange {
@@ -428,7 +428,7 @@ pub(super) fn error_type(rcode: u8) -> Option<String> {
 pub(super) fn attributes(asked: &Asked, answer: Option<&Message>) -> Attributes {
     let mut attributes: Attributes = Vec::with_capacity(12);
     attributes.push(("dns.question.name", text(&asked.question.name)));
-    attributes.push(("network.protocol.name", text("dns")));
+    attributes.push(("network.protocol.name", word("dns")));
     if let Some(answer) = answer {
         attributes.push(("spantap.dns.rcode", text(rcode_name(answer.rcode))));
         if answer.truncated {

@@ -1,14 +1,12 @@
 //! Drafts of exchanges of datagrams.
 
-use agent_protocol::session::Texts;
-
 use super::packet::Packet;
 use crate::{
     correlate::{Origin, RequestKey},
     endpoint::IpText,
     exchange::{
         Draft,
-        semconv::{self, Attributes, int, text},
+        semconv::{self, Attributes, int, text, word},
     },
     flow::connection::Role,
     segment::Timeline,
@@ -58,12 +56,12 @@ impl Exchange<'_> {
             attributes.push(("server.address", text(IpText::new(server.ip()).as_str())));
         }
         attributes.push(("server.port", int(u64::from(server.port()))));
-        semconv::inet(&mut attributes, packet.remote, self.role, "udp", &mut Texts::default());
+        semconv::inet(&mut attributes, packet.remote, self.role, "udp", |address| address.to_owned().into());
         if packet.call.tid != 0 {
             attributes.push(("thread.id", Value::Int(i64::from(packet.call.tid))));
         }
         if self.timeline.start != Evidence::Measured {
-            attributes.push(("spantap.start.evidence", text(self.timeline.start.name())));
+            attributes.push(("spantap.start.evidence", word(self.timeline.start.name())));
         }
         Draft {
             facts: packet.facts(self.role),

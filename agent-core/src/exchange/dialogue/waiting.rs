@@ -249,7 +249,7 @@ impl Waiting {
     }
 }
 
-/// Bytes of text that were allocated for facts.
+/// Bytes of text that were allocated for facts; those that are shared count each time.
 fn text_bytes(facts: &Facts) -> usize {
     let of = |value: &Value| match value {
         Value::String(text) => text.allocated(),

@@ -47,7 +47,7 @@ pub struct Label {
     /// Host name that the client wants.
     pub server_name: Option<Text>,
     /// The application protocol that the server chose, where that is in clear.
-    pub next_protocol: Option<String>,
+    pub next_protocol: Option<Text>,
 }
 
 /// A handshake.
@@ -116,7 +116,7 @@ impl Handshake {
     fn server_hello(&mut self, hello: &ServerHello) {
         self.answered |= !hello.retry;
         self.label.version = hello.version.or(self.label.version);
-        self.label.next_protocol.clone_from(&hello.protocol);
+        self.label.next_protocol = hello.protocol.clone().map(|name| Text::from(name).shared());
     }
 
     fn record(&mut self, client: bool, record: &Record) {

@@ -20,7 +20,7 @@ use crate::{
     event::{Call, Event, Plaintext},
     exchange::{
         Context,
-        semconv::text,
+        semconv::word,
         settle::{self, Paired},
     },
     flow::{
@@ -175,7 +175,7 @@ impl Tls {
             tell(&self.handshake.label, &mut paired.attributes);
             for (key, value) in &mut paired.attributes {
                 if *key == "url.scheme" {
-                    *value = text("https");
+                    *value = word("https");
                 }
             }
             settle::pair(connection, paired, context);

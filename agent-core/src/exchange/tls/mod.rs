@@ -26,7 +26,7 @@ use super::{
     Context, Draft,
     ending::{CLOSED, RESET},
     opaque::Opaque,
-    semconv::{self, Attributes, text},
+    semconv::{self, Attributes, text, word},
     tcp,
 };
 use crate::{
@@ -466,7 +466,7 @@ impl Tls {
         let hello = CallTiming { enter_ns: start_ns, ..hello.copied().unwrap_or_default() };
         let tls = Step { start_ns, end_ns: ns.max(start_ns), evidence: Evidence::Measured };
         let before = Before { tls: Some(tls), ..connection.before(&hello) };
-        let mut attributes: Attributes = Vec::with_capacity(24);
+        let mut attributes = context.spare.attributes();
         attributes.push(("error.type", text(error)));
         tell(&self.handshake.label, &mut attributes);
         let name = self.handshake.label.server_name.as_ref();
@@ -502,15 +502,15 @@ impl Lane {
 
 /// What the hellos said, as attributes.
 pub(super) fn tell(label: &Label, attributes: &mut Attributes) {
-    attributes.push(("tls.protocol.name", text("tls")));
+    attributes.push(("tls.protocol.name", word("tls")));
     if let Some(version) = label.version.and_then(version_name) {
-        attributes.push(("tls.protocol.version", text(version)));
+        attributes.push(("tls.protocol.version", word(version)));
     }
     if let Some(name) = &label.server_name {
         attributes.push(("tls.client.server_name", Value::String(name.clone())));
     }
     if let Some(protocol) = &label.next_protocol {
-        attributes.push(("tls.next_protocol", text(protocol)));
+        attributes.push(("tls.next_protocol", Value::String(protocol.clone())));
     }
 }
 
