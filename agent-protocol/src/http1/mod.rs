@@ -6,7 +6,7 @@
 //!
 //! Limits: a head of [`Limits::head_bytes_max`] bytes and [`HEADERS_MAX`] fields, chunk lines and trailer sections of
 //! the same size; what exceeds them is [`Lost::TooLarge`](crate::input::Lost::TooLarge). Memory of one direction: the
-//! limit once, while a head arrives in pieces, less than 3 KiB of hosts that were asked for, and nothing per body byte.
+//! limit once, while a head arrives in pieces, less than 3 KiB of hosts and services that were asked for, and nothing per body byte.
 //!
 //! Gaps: one within a known length just advances. One that hides a head is `Lost`; the next message is looked for only
 //! at the first byte of a later input, where a call of the application began, and believed on a whole start line (body

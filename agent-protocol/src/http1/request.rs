@@ -106,8 +106,8 @@ impl Requests {
 
 #[derive(Debug, Default)]
 struct RequestSide {
-    /// Hosts that were asked for.
-    hosts: Texts,
+    /// Hosts that were asked for, services, regions, operations.
+    texts: Texts,
 }
 
 impl Side for RequestSide {
@@ -117,9 +117,9 @@ impl Side for RequestSide {
     fn parse(&mut self, head: &[u8]) -> Result<Parsed<RequestHead>, Lost> {
         let line = &head[..head.iter().position(|byte| *byte == b'\n').unwrap_or(head.len())];
         let (mut request, framing, content) = if std::str::from_utf8(line).is_ok() {
-            read(head, &mut self.hosts)?
+            read(head, &mut self.texts)?
         } else {
-            read(&encode_line(head, line.len()), &mut self.hosts)?
+            read(&encode_line(head, line.len()), &mut self.texts)?
         };
         request.head_bytes = head.len() as u64;
         Ok(Parsed::Final(request, framing, content))
@@ -144,7 +144,7 @@ fn encode_line(head: &[u8], line_bytes: usize) -> Vec<u8> {
 
 const HEX: &[u8; 16] = b"0123456789ABCDEF";
 
-fn read(head: &[u8], hosts: &mut Texts) -> Result<(RequestHead, Framing, Option<Scan>), Lost> {
+fn read(head: &[u8], texts: &mut Texts) -> Result<(RequestHead, Framing, Option<Scan>), Lost> {
     let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut request = Request::new(&mut []);
     let mut config = ParserConfig::default();
@@ -172,9 +172,13 @@ fn read(head: &[u8], hosts: &mut Texts) -> Result<(RequestHead, Framing, Option<
         path_truncated: path.len() < target.path.len(),
         query_names: query_names(target.query).map(str::to_owned).collect(),
         minor_version,
-        host: host.filter(|host| !host.is_empty() && host.len() <= HOST_BYTES_MAX).map(|host| hosts.text(host)),
+        host: host.filter(|host| !host.is_empty() && host.len() <= HOST_BYTES_MAX).map(|host| texts.text(host)),
         trace: fields.traceparent.text(TRACEPARENT_BYTES_MAX).and_then(traceparent::parse),
-        aws: AwsCall::new(fields.authorization.text(AUTHORIZATION_BYTES_MAX), fields.amz_target.text(HOST_BYTES_MAX)),
+        aws: AwsCall::new(
+            fields.authorization.text(AUTHORIZATION_BYTES_MAX),
+            fields.amz_target.text(HOST_BYTES_MAX),
+            texts,
+        ),
         content_length: framing.length(),
         chunked: framing == Framing::Chunked,
         head_bytes: 0,

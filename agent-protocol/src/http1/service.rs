@@ -4,6 +4,8 @@
 //! [`SearchEngine`]. Called by `request` and `response`. Of the authorization only the credential scope is read, which is no secret:
 //! the signature itself and the key are passed over.
 
+use crate::session::{Text, Texts};
+
 /// Longest name that is told.
 const NAME_BYTES_MAX: usize = 64;
 
@@ -11,20 +13,20 @@ const NAME_BYTES_MAX: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AwsCall {
     /// The service's name in the signature (`s3`, `sqs`, `dynamodb`).
-    pub service: String,
+    pub service: Text,
     /// The region that the request is signed for.
-    pub region: String,
+    pub region: Text,
     /// The operation (`SendMessage`), where the protocol has it in a field: AWS JSON; in others it is in the path or the body.
-    pub operation: Option<String>,
+    pub operation: Option<Text>,
 }
 
 impl AwsCall {
     /// `None` if the request is not signed in this way.
-    pub(super) fn new(authorization: Option<&str>, target: Option<&str>) -> Option<Self> {
+    pub(super) fn new(authorization: Option<&str>, target: Option<&str>, texts: &mut Texts) -> Option<Self> {
         let (region, service) = scope(authorization?)?;
         let operation = target.and_then(|target| target.rsplit_once('.')).map(|(_, operation)| operation);
-        let operation = operation.filter(|operation| is_name(operation)).map(str::to_owned);
-        Some(Self { service: service.to_owned(), region: region.to_owned(), operation })
+        let operation = operation.filter(|operation| is_name(operation)).map(|operation| texts.text(operation));
+        Some(Self { service: texts.text(service), region: texts.text(region), operation })
     }
 }
 
@@ -83,13 +85,14 @@ mod tests {
     const SIGNED: &str = "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request, \
                           SignedHeaders=host;range;x-amz-date, Signature=fe5f80f77d5fa3beca038a248ff027d0445342fe2855ddc963176630326f1024";
 
-    fn call(authorization: &str, target: Option<&str>) -> Option<(String, String, Option<String>)> {
-        AwsCall::new(Some(authorization), target).map(|call| (call.service, call.region, call.operation))
+    fn call(authorization: &str, target: Option<&str>) -> Option<(Text, Text, Option<Text>)> {
+        let call = AwsCall::new(Some(authorization), target, &mut Texts::default());
+        call.map(|call| (call.service, call.region, call.operation))
     }
 
     #[test]
     fn service_region_and_operation_are_read() {
-        let of = |operation: Option<&str>| Some(("s3".into(), "us-east-1".into(), operation.map(str::to_owned)));
+        let of = |operation: Option<&'static str>| Some(("s3".into(), "us-east-1".into(), operation.map(Text::from)));
         assert_eq!(call(SIGNED, None), of(None));
         assert_eq!(call(SIGNED, Some("DynamoDB_20120810.GetItem")), of(Some("GetItem")));
         assert_eq!(call(SIGNED, Some("AmazonSQS.SendMessage")), of(Some("SendMessage")));
@@ -119,6 +122,6 @@ mod tests {
         ] {
             assert_eq!(call(other, Some("A.B")), None, "{other}");
         }
-        assert_eq!(AwsCall::new(None, Some("AmazonSQS.SendMessage")), None);
+        assert_eq!(AwsCall::new(None, Some("AmazonSQS.SendMessage"), &mut Texts::default()), None);
     }
 }

@@ -29,7 +29,7 @@ use self::{
 use crate::{
     detect::Sign,
     frames::{Frames, Heard, Measure},
-    session::{Boundary, Event, Facts, Input, Key, Kind, Lost, Outcome, Parser, Part, Side},
+    session::{Boundary, Event, Facts, Input, Key, Kind, Lost, Outcome, Parser, Part, Side, Text},
 };
 
 /// The attribute that holds the digest of a command's first key: of its length and its first 64 bytes. Who stores spans takes it out,
@@ -195,7 +195,7 @@ impl State {
             None => facts,
         };
         let facts = match self.database {
-            Some(database) => facts.with("db.namespace", database.to_string()),
+            Some(database) => facts.with("db.namespace", namespace(database)),
             None => facts,
         };
         match command.key {
@@ -371,6 +371,12 @@ fn infer(out: &mut [Event]) {
     if let Some(Event::Part(part)) = out.last_mut() {
         part.boundary = Boundary::Inferred;
     }
+}
+
+/// A database's number as text; the usual configuration has sixteen of them.
+fn namespace(database: u32) -> Text {
+    const USUAL: [&str; 16] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15"];
+    USUAL.get(database as usize).map_or_else(|| database.to_string().into(), |text| (*text).into())
 }
 
 fn failed(code: String) -> Facts {

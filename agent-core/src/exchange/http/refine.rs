@@ -7,7 +7,7 @@
 use agent_protocol::{
     content::{Answered, Asked, Content},
     http1::{AwsCall, RequestHead, ResponseHead, SearchEngine},
-    session::{Facts, Outcome, Text},
+    session::{Facts, Outcome, Text, Value},
 };
 
 use super::Message;
@@ -60,8 +60,8 @@ fn aws(attributes: &mut Attributes, call: &AwsCall) -> Option<Text> {
     attributes.push(("rpc.system.name", word("aws-api")));
     attributes.extend(method.clone().map(|method| ("rpc.method", method.into())));
     attributes.push(("rpc.system", word("aws-api")));
-    attributes.push(("rpc.service", text(&call.service)));
-    attributes.push(("cloud.region", text(&call.region)));
+    attributes.push(("rpc.service", Value::String(call.service.clone())));
+    attributes.push(("cloud.region", Value::String(call.region.clone())));
     method
 }
 
