@@ -186,9 +186,11 @@ impl Pipeline {
         self.finish_waiting(u64::MAX);
     }
 
-    /// The life of each connection: those known now by their ids, and the last that closed.
+    /// The life of each connection but those with the agent: those known now by their ids, and the last that closed.
     pub fn connections_view(&self) -> Vec<ConnectionView> {
-        self.table.views(self.clock)
+        let mut views = self.table.views(self.clock);
+        views.retain(|view| !self.is_own(view.unix_path.as_deref()));
+        views
     }
 
     /// Connections known now.
@@ -291,8 +293,8 @@ impl Pipeline {
 
     /// The last step: the process as it is known now, and redaction.
     fn leave(&mut self, mut span: Span) {
-        if span.unix_path.is_some() && span.unix_path == self.config.own_socket {
-            return; // who asks the agent is no part of what it is asked about
+        if self.is_own(span.unix_path.as_deref()) {
+            return;
         }
         if self.finished.len() >= self.config.spans_max {
             return self.losses.add(Loss::SpanOverflow, 1);
@@ -302,6 +304,11 @@ impl Pipeline {
         let mut span = self.redactor.redact(span);
         self.names.bound(&mut span, &mut self.losses);
         self.finished.push(span);
+    }
+
+    /// Whether it is a call of the agent: who asks it is no part of what it is asked about.
+    fn is_own(&self, unix_path: Option<&str>) -> bool {
+        unix_path.is_some() && unix_path == self.config.own_socket.as_deref()
     }
 
     fn span(&self, draft: Draft) -> Span {

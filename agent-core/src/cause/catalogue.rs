@@ -126,7 +126,7 @@ catalogue! {
     SoftirqDelay: "softirq_delay", "this host was late to process received packets",
         "`softirq` is the largest segment",
         "cat /proc/softirqs /proc/net/softnet_stat   (which CPU, and is it squeezed?)";
-    ReaderBusy: "reader_busy", "the bytes were here, and the application had not read them: it did something else",
+    ReaderBusy: "reader_busy", "the bytes were here, and the application had not read them",
         "`receive_buffer` is the largest segment; or `transfer` is, and for at least half of it the sender waited for room in this end's receive window (seen by `why` only, from the other end's span)",
         "spantap trace {trace}   (what else did it do then?)";
     WakeupDelay: "wakeup_delay", "the application slept waiting for these bytes and was not woken at once",
@@ -161,7 +161,7 @@ catalogue! {
         "spantap trace {trace}";
     ApplicationUnwatched: "application_unwatched", "the application had the time; whether it computed or waited was not seen",
         "`application` is the largest segment, less than half of it measured",
-        "spantap status   (what is selected: only that is seen whole)";
+        "spantap status   (what is selected: only that is seen whole; of a client nothing is before its first byte)";
     ResetByPeer: "reset_by_peer", "the peer reset the connection",
         "the status is not `ok` and `spantap.tcp.reset_by` is `peer`",
         "spantap spans --peer {address} --status error";

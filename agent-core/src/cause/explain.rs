@@ -289,6 +289,7 @@ const SERVER: &[Suspect] = &[
 
 fn ruled_out(view: &View<'_>, sums: &Sums, decision: Decision) -> Vec<String> {
     let suspects = if matches!(view.kind, SpanKind::Server | SpanKind::Consumer) { SERVER } else { CLIENT };
+    let hidden_ns = hidden(view);
     let innocent = suspects.iter().filter(|suspect| {
         let ns = sums.all(suspect.segments);
         decision.segment.is_some_and(|name| !suspect.segments.contains(&name))
@@ -296,6 +297,9 @@ fn ruled_out(view: &View<'_>, sums: &Sums, decision: Decision) -> Vec<String> {
             // Only what was measured rules out.
             && only_measured(view.segments, suspect.known_by)
             && is_below(ns, RULED_OUT_PERCENT, view.duration_ns)
+            // What a thread did in a time that was not seen whole may be any of these.
+            && (!suspect.segments.iter().any(|name| THREADS.contains(name))
+                || is_below(hidden_ns, RULED_OUT_PERCENT, view.duration_ns))
     });
     let mut words: Vec<_> =
         innocent.map(|suspect| format!("{} ruled out: {}", suspect.name, how(view, sums, suspect))).collect();
@@ -308,6 +312,15 @@ fn ruled_out(view: &View<'_>, sums: &Sums, decision: Decision) -> Vec<String> {
         words.push("loss of what was sent ruled out: 0 retransmits".to_owned());
     }
     words
+}
+
+/// What a thread's own time goes to.
+const THREADS: &[SegmentName] = &[RunQueue, OffCpu, Application];
+
+/// Time of which it was not seen what the thread did: unexplained, or derived for this end's application.
+fn hidden(view: &View<'_>) -> u64 {
+    let of = |name| grades(view.segments, name)[1..].iter().sum::<u64>();
+    [Unexplained, ReceiveBuffer, Wakeup, RunQueue, OffCpu, Application].into_iter().map(of).sum()
 }
 
 fn nothing_sent_again(view: &View<'_>) -> bool {

@@ -15,7 +15,10 @@ pub(super) fn config(command: ConfigCommand, output: &mut Output) -> Done {
             for warning in &loaded.warnings {
                 output.line(&format!("warning: {warning}"))?;
             }
-            output.line(&format!("{} is a valid configuration", file.display()))?;
+            output.line(&format!(
+                "{} is a valid configuration; files that it names are read at the start",
+                file.display()
+            ))?;
         }
         ConfigCommand::Show(args) => {
             if args.config.is_none() && std::env::var_os("SPANTAP_CONFIG").is_none() {

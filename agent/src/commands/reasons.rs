@@ -56,6 +56,7 @@ pub(super) fn words(reason: &str) -> &'static str {
         "name_bound" => "span names beyond redaction.names_per_service_max, told as `{other}`",
         "span_overflow" => "spans that nothing took in time",
         // Elsewhere.
+        "refused for good" => "spans that a destination does not take, kept as dead letters: `spantap dlq ls`",
         "program_skipped" => "runs of kernel programs that the kernel left out: times and bytes are missing there",
         "probes_full" => "TLS libraries and programs that found no room for probes: what is inside is not seen",
         _ => "",

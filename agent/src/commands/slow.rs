@@ -1,8 +1,10 @@
 //! `spantap slow`: the slowest spans, each with the segment that took most of its time.
 
+use std::path::Path;
+
 use super::{
     Done, Output, answer, request,
-    spans::{header, row},
+    spans::{NO_MATCH, header, row},
     text,
 };
 use crate::{
@@ -20,19 +22,20 @@ pub(super) async fn slow(args: &SlowArgs, output: &mut Output) -> Done {
     while let Some(span) = found.next().await? {
         spans.push(span);
     }
-    answer(&spans, args.read.json, render, output)
+    answer(&spans, args.read.json, |spans, colour| render(spans, &args.read.socket, colour), output)
 }
 
-fn render(spans: &[SpanView], colour: bool) -> String {
+fn render(spans: &[SpanView], socket: &Path, colour: bool) -> String {
     let Some(slowest) = spans.first() else {
-        return "no span matches; `spantap spans --follow` shows what arrives\n".to_owned();
+        return NO_MATCH.to_owned();
     };
     let mut out = text::dim(&header(), colour) + "\n";
     for span in spans {
         out.push_str(&row(span, colour));
         out.push('\n');
     }
-    let hint = format!("where the time of the slowest went: spantap why {}\n", hex(&slowest.span_id));
+    let why = text::ask(&format!("spantap why {}", hex(&slowest.span_id)), socket);
+    let hint = format!("where the time of the slowest went: {why}\n");
     out.push_str(&text::dim(&hint, colour));
     out
 }
@@ -40,15 +43,16 @@ fn render(spans: &[SpanView], colour: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::SOCKET_DEFAULT;
     use crate::commands::fixtures;
 
     #[test]
     fn the_slowest_is_followed_by_what_to_ask_next() {
-        fixtures::check_golden("slow.txt", &render(&fixtures::trace(), false));
+        fixtures::check_golden("slow.txt", &render(&fixtures::trace(), Path::new(SOCKET_DEFAULT), false));
     }
 
     #[test]
     fn no_match_says_what_to_do() {
-        assert!(render(&[], false).contains("--follow"));
+        assert!(render(&[], Path::new(SOCKET_DEFAULT), false).contains("--follow"));
     }
 }

@@ -14,6 +14,9 @@ use crate::{
 /// How long a burst may be held back before it is printed; unnoticeable, and spares a write per span.
 const BURST: std::time::Duration = std::time::Duration::from_millis(5);
 
+/// What there is to say without a span.
+pub(super) const NO_MATCH: &str = "no span matches; `spantap spans --follow` shows what arrives\n";
+
 pub(super) async fn spans(args: &SpansArgs, output: &mut Output) -> Done {
     let wanted = SpansRequest {
         limit: args.limit,
@@ -26,7 +29,7 @@ pub(super) async fn spans(args: &SpansArgs, output: &mut Output) -> Done {
     if !args.read.json {
         output.line(&text::dim(&header(), output.colour))?;
     }
-    let mut is_flushed = false;
+    let (mut is_flushed, mut none) = (false, true);
     loop {
         let next = if is_flushed {
             spans.next().await?
@@ -43,7 +46,10 @@ pub(super) async fn spans(args: &SpansArgs, output: &mut Output) -> Done {
         let Some(span) = next else { break };
         let line = if args.read.json { json::span(&span) } else { row(&span, output.colour) };
         output.line(&line)?;
-        is_flushed = false;
+        (is_flushed, none) = (false, false);
+    }
+    if none && !args.read.json {
+        output.text(NO_MATCH)?;
     }
     output.flush()?;
     Ok(ExitCode::SUCCESS)

@@ -2,11 +2,17 @@
 //!
 //! Pure. Durations are milliseconds with three digits after the point, everywhere, so that columns can be compared at a glance.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    path::Path,
+    time::{Duration, UNIX_EPOCH},
+};
 
 pub(super) use agent_core::cause::words::{ms, percent};
 
-use crate::query::api::{SegmentView, SpanView};
+use crate::{
+    cli::SOCKET_DEFAULT,
+    query::api::{SegmentView, SpanView},
+};
 
 /// `2025-01-31T12:00:00.123456Z`.
 pub(super) fn time(unix_ns: u64) -> String {
@@ -124,6 +130,17 @@ pub(super) fn dominant_words(span: &SpanView) -> String {
     )
 }
 
+/// A command that may be tried next (what it answers follows in parentheses, after three spaces), of the agent that was asked.
+pub(super) fn ask(command: &str, socket: &Path) -> String {
+    let (words, answers) = command.find("   (").map_or((command, ""), |at| command.split_at(at));
+    // `spantap check` asks the kernel, and no agent.
+    let asks = words.starts_with("spantap ") && !words.starts_with("spantap check");
+    if asks && socket != Path::new(SOCKET_DEFAULT) && std::env::var_os("SPANTAP_SOCKET").is_none() {
+        return format!("{words} --socket {}{answers}", socket.display());
+    }
+    command.to_owned()
+}
+
 /// A value, or `-`.
 pub(super) fn or_dash(text: &str) -> String {
     if text.is_empty() { "-".to_owned() } else { clean(text) }
@@ -132,6 +149,16 @@ pub(super) fn or_dash(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_to_ask_next_is_asked_of_the_same_agent() {
+        let check = |command, expected| assert_eq!(ask(command, Path::new("/tmp/x")), expected);
+        check("spantap why 12", "spantap why 12 --socket /tmp/x");
+        check("spantap status   (what is selected)", "spantap status --socket /tmp/x   (what is selected)");
+        check("spantap check   (hooks), and spantap losses", "spantap check   (hooks), and spantap losses");
+        check("cat /proc/pressure/io", "cat /proc/pressure/io");
+        assert_eq!(ask("spantap why 12", Path::new(SOCKET_DEFAULT)), "spantap why 12");
+    }
 
     #[test]
     fn control_characters_do_not_reach_the_terminal() {

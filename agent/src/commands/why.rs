@@ -6,7 +6,7 @@
 mod around;
 mod verdict;
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use agent_core::cause::Cause;
 use serde::Serialize;
@@ -40,7 +40,7 @@ pub(super) async fn why(args: &IdArgs, output: &mut Output) -> Done {
     if args.read.json {
         output.line(&json(&span, &spans, &missing))?;
     } else {
-        output.text(&render(&span, &spans, &missing, output.colour))?;
+        output.text(&render(&span, &spans, &missing, &args.read.socket, output.colour))?;
     }
     output.flush()?;
     Ok(ExitCode::SUCCESS)
@@ -153,7 +153,7 @@ fn json_verdict(verdict: Verdict, share: impl Fn(u64) -> f64) -> JsonVerdict {
     JsonVerdict { cause, segment, duration_ns, share, sentence, evidence, ruled_out, not_seen, words, next }
 }
 
-fn render(span: &SpanView, others: &[SpanView], missing: &[HookStatus], colour: bool) -> String {
+fn render(span: &SpanView, others: &[SpanView], missing: &[HookStatus], socket: &Path, colour: bool) -> String {
     let verdict = Verdict::of(span, others, missing);
     let mut out = head(span, colour);
     for part in &text::parts(&span.segments) {
@@ -165,7 +165,7 @@ fn render(span: &SpanView, others: &[SpanView], missing: &[HookStatus], colour: 
         out.push_str(&if index == 0 { text::bold(&words, colour) } else { words });
         out.push('\n');
     }
-    out.push_str(&format!("next: {}\n", verdict.next));
+    out.push_str(&format!("next: {}\n", text::ask(&verdict.next, socket)));
     out
 }
 
@@ -197,18 +197,19 @@ fn row(part: &Part, whole_ns: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::SOCKET_DEFAULT;
     use crate::commands::fixtures;
 
     #[test]
     fn the_client_is_sent_on_to_the_server() {
         let trace = fixtures::trace();
-        fixtures::check_golden("why_client.txt", &render(&trace[0], &trace, &[], false));
+        fixtures::check_golden("why_client.txt", &render(&trace[0], &trace, &[], Path::new(SOCKET_DEFAULT), false));
     }
 
     #[test]
     fn the_server_names_its_application() {
         let trace = fixtures::trace();
-        fixtures::check_golden("why_server.txt", &render(&trace[1], &trace, &[], false));
+        fixtures::check_golden("why_server.txt", &render(&trace[1], &trace, &[], Path::new(SOCKET_DEFAULT), false));
     }
 
     #[test]
@@ -228,7 +229,7 @@ mod tests {
     fn a_span_without_segments_says_so() {
         let mut span = fixtures::trace().remove(0);
         span.segments.clear();
-        let text = render(&span, std::slice::from_ref(&span), &[], false);
+        let text = render(&span, std::slice::from_ref(&span), &[], Path::new(SOCKET_DEFAULT), false);
         assert!(text.contains("nothing was observed"), "{text}");
     }
 

@@ -74,6 +74,8 @@ impl Check<'_> {
         self.require(config.log.max_bytes.0 >= LOG_BYTES_MIN, "log.max_bytes", || {
             format!("is {}, at least {}", config.log.max_bytes, Size(LOG_BYTES_MIN))
         });
+        let share = config.log.relayed_percent_max;
+        self.require(share <= 100, "log.relayed_percent_max", || format!("is {share}, from 0 to 100"));
         self.positive("log.max_age", config.log.max_age);
         self.positive("log.fsync_interval", config.log.fsync_interval);
     }
@@ -93,6 +95,19 @@ impl Check<'_> {
         self.require(!rules.port.contains(&0), &format!("{path}.port"), || "0 is no port".into());
         let empty = rules.exe.iter().any(String::is_empty);
         self.require(!empty, &format!("{path}.exe"), || "an empty pattern matches nothing".into());
+        for (index, pattern) in rules.exe.iter().enumerate() {
+            let problem = glob::Pattern::new(pattern).err();
+            self.require(problem.is_none(), &format!("{path}.exe[{index}]"), || {
+                problem.map_or_else(String::new, |problem| format!("`{pattern}` is no pattern: {problem}"))
+            });
+        }
+        for (key, paths) in [("cgroup", &rules.cgroup), ("netns", &rules.netns)] {
+            for (index, file) in paths.iter().enumerate() {
+                self.require(file.is_absolute(), &format!("{path}.{key}[{index}]"), || {
+                    format!("`{}` is not an absolute path", file.display())
+                });
+            }
+        }
     }
 }
 
@@ -128,6 +143,9 @@ pub(super) mod tests {
         check("capture: { payload_bytes_max: 8193 }\nlog: { max_bytes: 1KiB }", &["at most 8192", "at least 1MiB"]);
         check("capture: { ring_bytes: 64KiB, connections_max: 1, threads_max: 1 }", &[]);
         check("capture: { max_cpu_percent: 0 }", &[]);
+        check("capture: { select: { exe: ['['] } }", &["capture.select.exe[0]", "is no pattern"]);
+        check("capture: { exclude: { cgroup: [a/b] } }", &["capture.exclude.cgroup[0]", "not an absolute path"]);
+        check("log: { relayed_percent_max: 101 }", &["from 0 to 100"]);
         check("relay: { sampling_ratio: 0.5 }", &[]);
         check("relay: { sampling_ratio: 2 }", &["relay (", "sampling_ratio: 2 is not from 0 to 1"]);
         check("relay: { attributes: [x] }", &["`x` is not key=value"]);

@@ -2,7 +2,7 @@
 //!
 //! In: a process id. Out: executable, and the service that it says it is. Called by the capture loop for each process
 //! once, and again after it replaced its program. Of the environment only `OTEL_SERVICE_NAME` and
-//! `OTEL_RESOURCE_ATTRIBUTES` are looked at, of the command line only the name of the script that an interpreter runs:
+//! `OTEL_RESOURCE_ATTRIBUTES` are looked at, of the command line only the name that the program was called by, or of the script that an interpreter runs:
 //! program text and arguments never become a name. A process that is gone gives facts without content.
 
 use std::{fs, path::Path};
@@ -31,9 +31,22 @@ pub fn facts(pid: u32) -> ProcessFacts {
     if facts.service_name.is_none() {
         let arguments: Vec<String> =
             command_line.split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into_owned()).collect();
-        facts.service_name = script(facts.executable_name.as_deref(), &arguments).or(facts.executable_name.clone());
+        facts.service_name = script(facts.executable_name.as_deref(), &arguments)
+            .or_else(|| called(facts.executable_name.as_deref()?, &read(&format!("{folder}/comm")), &arguments))
+            .or(facts.executable_name.clone());
     }
     facts
+}
+
+/// The name that a program was called by, which for one that is several (a link to `redis-check-rdb`, `busybox`) says more than the file's. What
+/// the kernel and the command line say must agree, since a process may write to both.
+fn called(executable: &str, comm: &[u8], arguments: &[String]) -> Option<String> {
+    const COMM_BYTES_MAX: usize = 15;
+    let comm = std::str::from_utf8(comm).ok()?.trim_end();
+    let name = file_name(arguments.first()?.split([' ', ':']).next()?)?;
+    let agree = if comm.len() == COMM_BYTES_MAX { name.starts_with(comm) } else { name == comm };
+    // `python3` says less than `python3.11`.
+    (agree && !executable.starts_with(&name) && name.len() <= NAME_BYTES_MAX).then_some(name)
 }
 
 fn read(path: &str) -> Vec<u8> {
@@ -246,6 +259,21 @@ mod tests {
             check("node", &options);
         }
         check("ruby", &["-e"]);
+    }
+
+    #[test]
+    fn a_program_that_is_several_has_the_name_that_it_was_called_by() {
+        let check = |comm: &str, first: &str, expected: Option<&str>| {
+            let name = called("several", format!("{comm}\n").as_bytes(), &[first.to_owned()]);
+            assert_eq!(name.as_deref(), expected, "{comm} {first}");
+        };
+        check("redis-server", "/usr/bin/redis-server 127.0.0.1:6379", Some("redis-server"));
+        check("nginx", "nginx: worker process", Some("nginx"));
+        check("a-name-of-more-", "/opt/a-name-of-more-letters", Some("a-name-of-more-letters"));
+        check("MainThread", "node", None);
+        check("bash", "-bash", None);
+        check("x", "", None);
+        assert_eq!(called("python3.11", b"python3\n", &["python3".to_owned()]), None);
     }
 
     #[test]

@@ -87,6 +87,11 @@ impl Check<'_> {
 
     fn sampling(&mut self, at: &str, sampling: &Sampling) {
         let path = |key: &str| format!("{at}.tail.{key}");
+        let (least, most) = (sampling.ratio_min, sampling.ratio);
+        // 1, as it is by default, means that nothing goes below `ratio`.
+        self.require(least <= most || least == 1.0, &format!("{at}.ratio_min"), || {
+            format!("is {least}, above `ratio`, which is {most}")
+        });
         let Some(tail) = &sampling.tail else { return };
         self.require(sampling.ratio_min >= sampling.ratio.min(1.0), &format!("{at}.ratio_min"), || {
             "does not go with `tail`: what is decided about a trace is not taken back".into()
@@ -348,6 +353,7 @@ mod tests {
         one(grpc, "sampling: { ratio: 0.1, ratio_min: 0.01, tail: {} }", &["does not go with `tail`"]);
         one(grpc, "sampling: { ratio: 2 }", &["2 is not from 0 to 1"]);
         one(grpc, "sampling: { tail: { decision_wait: 0s, rate: -1 } }", &["tail.decision_wait", "tail.rate"]);
+        one(grpc, "sampling: { ratio: 0.1, ratio_min: 0.5 }", &["ratio_min", "above `ratio`"]);
         let zeros = "sampling: { tail: { traces_max: 0, bytes_max: 1, decisions_max: 0 } }";
         one(grpc, zeros, &["traces_max", "at least 1MiB", "decisions_max"]);
         one(grpc, "sampling: { tail: { matches: [{ attributes: [a] }] } }", &["tail.matches", "key=value"]);
