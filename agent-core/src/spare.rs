@@ -1,4 +1,4 @@
-//! The lists of spans that are not needed any more, for the next ones: what the allocator did for them was a tenth of the time for a span.
+//! The lists of spans that are not needed any more, for the next ones, so that the allocator is not asked for each.
 //!
 //! In: spans that were passed on. Out: empty lists with room. Called by [`crate::pipeline`] and where spans are made.
 
