@@ -52,9 +52,7 @@ fn bench(bencher: Bencher<'_, '_>, records: &[Vec<u8>]) {
                     pipeline.facts(ProcessFacts { pid, ..ProcessFacts::default() });
                 }
                 pipeline.tick(MonotonicNs(last));
-                let finished = pipeline.drain();
-                spans += finished.len();
-                pipeline.reuse(finished);
+                spans += pipeline.drain().len();
             }
             pipeline.flush(MonotonicNs(10_000_000_000));
             spans += pipeline.drain().len();

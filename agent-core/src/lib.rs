@@ -22,7 +22,6 @@ pub mod replay;
 pub mod segment;
 pub mod sketch;
 pub mod span;
-mod spare;
 pub mod symptom;
 pub mod tail;
 #[doc(hidden)]

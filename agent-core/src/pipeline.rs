@@ -1,7 +1,7 @@
 //! The whole way on one screen: record, order, connection, exchange, place in a trace, process, redaction.
 //!
 //! In: ring-buffer records, facts of processes, the time. Out: finished spans, as [`SafeSpan`] only. Called by `agent`'s
-//! run loop (`record` for each, then `facts` for what is wanted, `tick`, `drain`, `reuse` of what was passed on) and by [`crate::replay`].
+//! run loop (`record` for each, then `facts` for what is wanted, `tick`, `drain`) and by [`crate::replay`].
 
 use std::collections::VecDeque;
 
@@ -23,7 +23,6 @@ use crate::{
     redact::{Redactor, SafeSpan},
     reorder::{Numbering, Reorder},
     span::{MonotonicNs, ProcessFacts, Span, Value},
-    spare::Spare,
 };
 pub use crate::{
     config::PipelineConfig,
@@ -51,7 +50,6 @@ pub struct Pipeline {
     drafts: Vec<Draft>,
     answers: Vec<Answered>,
     whole: Vec<(u64, u32)>,
-    spare: Spare,
     /// Spans that wait for the facts of their process, and until when.
     waiting: VecDeque<(u64, Span)>,
     finished: Vec<SafeSpan>,
@@ -76,7 +74,6 @@ impl Pipeline {
             drafts: Vec::new(),
             answers: Vec::new(),
             whole: Vec::new(),
-            spare: Spare::default(),
             waiting: VecDeque::new(),
             finished: Vec::new(),
             now_ns: 0,
@@ -161,11 +158,6 @@ impl Pipeline {
         // The next ones are likely as many.
         let room = Vec::with_capacity(self.finished.len());
         std::mem::replace(&mut self.finished, room)
-    }
-
-    /// Takes back spans that were passed on: the next ones are made of them.
-    pub fn reuse(&mut self, spans: Vec<SafeSpan>) {
-        spans.into_iter().for_each(|span| self.spare.keep(span.into_span()));
     }
 
     /// What was lost so far.
@@ -256,7 +248,6 @@ impl Pipeline {
             drafts: &mut self.drafts,
             answers: &mut self.answers,
             whole: &mut self.whole,
-            spare: &mut self.spare,
         };
         (&mut self.table, &mut self.datagrams, context)
     }

@@ -91,11 +91,6 @@ impl SafeSpan {
         &self.0
     }
 
-    /// What it is made of.
-    pub(crate) fn into_span(self) -> Span {
-        self.0
-    }
-
     /// Gives it a name, and its route if it has one, that say less.
     pub(crate) fn rename(&mut self, name: Text, route: &str) {
         self.0.name = name;

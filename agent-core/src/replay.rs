@@ -160,19 +160,12 @@ pub fn replay(bytes: &[u8], config: PipelineConfig) -> Result<Replayed, ReplayEr
             CLOCK => pipeline.set_clock(ClockOffset(i64::from_le_bytes(content.try_into().map_err(|_| bad)?))),
             _ => return Err(bad),
         }
-        take(&mut pipeline, &mut spans);
+        spans.append(&mut pipeline.drain());
     }
     pipeline.tick(MonotonicNs(now_ns.saturating_add(AFTER_NS)));
     pipeline.flush(MonotonicNs(now_ns.saturating_add(AFTER_NS)));
-    take(&mut pipeline, &mut spans);
+    spans.append(&mut pipeline.drain());
     Ok(Replayed { spans, losses: pipeline.losses().clone(), records })
-}
-
-/// Takes what is finished; what comes later is made of it, as in the agent.
-fn take(pipeline: &mut Pipeline, spans: &mut Vec<SafeSpan>) {
-    let finished = pipeline.drain();
-    spans.extend_from_slice(&finished);
-    pipeline.reuse(finished);
 }
 
 fn check_header(bytes: &[u8]) -> Result<&[u8], ReplayError> {

@@ -18,7 +18,6 @@ use crate::{
         Evidence::{self, Derived},
         Segment, SegmentName,
     },
-    spare::Spare,
 };
 
 mod client;
@@ -116,13 +115,13 @@ pub fn is_timed(parts: &Parts<'_>, role: Role) -> bool {
 }
 
 /// The time of an exchange as its client saw it; `None` if not even its start is known.
-pub(crate) fn client(parts: &Parts<'_>, spare: &mut Spare) -> Option<Timeline> {
-    client::timeline(parts, spare).map(|timeline| timeline.judged(parts))
+pub fn client(parts: &Parts<'_>) -> Option<Timeline> {
+    client::timeline(parts).map(|timeline| timeline.judged(parts))
 }
 
 /// The time of an exchange as its server saw it; `None` if not even its start is known.
-pub(crate) fn server(parts: &Parts<'_>, spare: &mut Spare) -> Option<Timeline> {
-    server::timeline(parts, spare).map(|timeline| timeline.judged(parts))
+pub fn server(parts: &Parts<'_>) -> Option<Timeline> {
+    server::timeline(parts).map(|timeline| timeline.judged(parts))
 }
 
 impl Timeline {
@@ -130,7 +129,7 @@ impl Timeline {
     pub fn of_steps(before: &Before) -> Self {
         let start = before.steps().next().map(|(_, step)| step);
         let end_ns = before.steps().last().map_or(0, |(_, step)| step.end_ns);
-        let mut tiles = Tiles::new(start.map_or(0, |step| step.start_ns), end_ns, &mut Spare::default());
+        let mut tiles = Tiles::new(start.map_or(0, |step| step.start_ns), end_ns);
         client::before(&mut tiles, before);
         tiles.finish(start.map_or(Derived, |step| step.evidence))
     }

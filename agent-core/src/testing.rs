@@ -55,31 +55,27 @@ impl Kernel {
     /// The same with another configuration.
     pub fn run_with(&self, config: PipelineConfig) -> Run {
         let mut pipeline = Pipeline::new(config, ClockOffset::default());
-        let (mut last_ns, mut spans, mut flushed) = (0, Vec::new(), Vec::new());
+        let mut last_ns = 0;
         for record in &self.records {
             let time_ns = agent_common::read::<RecordHeader>(record).map_or(0, |header| header.time_ns);
             last_ns = time_ns.max(last_ns);
             pipeline.record(record);
             pipeline.tick(MonotonicNs(last_ns));
-            take(&mut pipeline, &mut spans);
         }
         for _ in 0..300 {
             last_ns += 10_000_000;
             pipeline.tick(MonotonicNs(last_ns));
         }
-        take(&mut pipeline, &mut spans);
+        let spans = take(&mut pipeline);
         pipeline.flush(MonotonicNs(last_ns));
-        take(&mut pipeline, &mut flushed);
+        let flushed = take(&mut pipeline);
         let whole = pipeline.wanted_whole();
         Run { spans, flushed, losses: pipeline.losses().clone(), connections: pipeline.connections_view(), whole }
     }
 }
 
-/// Takes what is finished; what comes later is made of it, as in the agent.
-fn take(pipeline: &mut Pipeline, spans: &mut Vec<Span>) {
-    let finished = pipeline.drain();
-    spans.extend(finished.iter().map(|safe| safe.span().clone()));
-    pipeline.reuse(finished);
+fn take(pipeline: &mut Pipeline) -> Vec<Span> {
+    pipeline.drain().into_iter().map(|safe| safe.span().clone()).collect()
 }
 
 /// What came out.

@@ -355,7 +355,6 @@ impl Worker {
         {
             tracing::error!(%error, spans = spans.len(), suppressed, "spans could not be written to the span log and are dropped");
         }
-        self.pipeline.reuse(spans);
     }
 }
 

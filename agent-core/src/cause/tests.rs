@@ -292,6 +292,21 @@ fn the_network_is_ruled_out_by_its_acknowledgement() {
 }
 
 #[test]
+fn a_time_that_was_not_seen_whole_may_be_a_wait_for_a_cpu() {
+    let ruled_out = |unseen_ns| {
+        let parts = [
+            (Send, 20_000, Measured),
+            (Remote, 40 * MS, Measured),
+            (RunQueue, 10_000, Measured),
+            (Unexplained, unseen_ns, Derived),
+        ];
+        Case { segments: tiles(&parts), ..case(Send) }.finding().ruled_out
+    };
+    let about_cpu = |words: Vec<String>| words.iter().any(|words| words.starts_with("waiting for a CPU"));
+    assert!(about_cpu(ruled_out(MS)) && !about_cpu(ruled_out(3 * MS)));
+}
+
+#[test]
 fn what_is_derived_rules_nothing_out_and_says_so() {
     let parts = [(Send, 20_000, Measured), (Network, 58_000, Derived), (Remote, 40 * MS, Derived)];
     let finding = Case { segments: tiles(&parts), ..case(Send) }.finding();

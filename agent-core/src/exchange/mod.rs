@@ -29,7 +29,6 @@ use crate::{
     reorder::Numbering,
     segment::Timeline,
     span::{Protocol, SpanKind, Status, Text, Value},
-    spare::Spare,
 };
 
 /// What every step works with.
@@ -51,8 +50,6 @@ pub struct Context<'a> {
     pub answers: &'a mut Vec<Answered>,
     /// Connections of whose calls as much is wanted as can be captured, and of which calls ([`agent_common::message::whole`]).
     pub whole: &'a mut Vec<(u64, u32)>,
-    /// Lists to be used again.
-    pub spare: &'a mut Spare,
 }
 
 /// A finished exchange, before it has a place in a trace.

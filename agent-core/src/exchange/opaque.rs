@@ -147,7 +147,7 @@ impl Opaque {
         let (Some(current), Some(role)) = (self.current.take(), connection.facts.role) else { return };
         let answered = !current.response.is_empty();
         let reset = !answered && matches!(ending, Some((Ending::Reset, _)));
-        let mut attributes = context.spare.attributes();
+        let mut attributes = Vec::with_capacity(semconv::ATTRIBUTES);
         attributes.push(("spantap.request.bytes", int(current.request.end - current.request.start)));
         attributes.push(("spantap.response.bytes", int(current.response.end - current.response.start)));
         if reset {

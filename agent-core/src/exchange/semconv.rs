@@ -17,6 +17,11 @@ use crate::{
 /// Attributes of one span.
 pub(super) type Attributes = Vec<(&'static str, Value)>;
 
+/// Room for those of most spans, within what the allocator keeps at hand (glibc: 1032 bytes); for more it would tidy up all its
+/// free memory each time.
+pub(super) const ATTRIBUTES: usize = 24;
+const _: () = assert!(ATTRIBUTES * size_of::<(&str, Value)>() <= 1032);
+
 pub(super) fn text(value: impl Into<String>) -> Value {
     Value::String(Text::Own(value.into()))
 }

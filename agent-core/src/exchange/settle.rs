@@ -287,8 +287,8 @@ fn settle_oldest(connection: &mut Connection, other: Option<&Connection>, contex
         parts.other_end = seen_by(other, &paired, back.map_or(0, |back| back.ns));
     }
     let timeline = match paired.role {
-        Role::Client => segment::client(&parts, context.spare),
-        Role::Server => segment::server(&parts, context.spare),
+        Role::Client => segment::client(&parts),
+        Role::Server => segment::server(&parts),
     };
     let Some(timeline) = timeline else { return context.losses.add(Loss::MessageLost, 1) };
     let mut attributes = std::mem::take(&mut paired.attributes);

@@ -9,7 +9,6 @@ use crate::{
         Evidence::{self, Derived, Measured},
         SegmentName::{Application, Held, Network, Queue, ReceiveBuffer, Remote, Send, Unexplained},
     },
-    spare::Spare,
 };
 
 /// How much later than the smallest round trip an acknowledgement may be that was sent at once, beside four times the
@@ -28,7 +27,7 @@ fn last_read<'a>(parts: &Parts<'a>) -> Option<&'a CallTiming> {
     parts.response_side.calls.holding(answer.end - 1)
 }
 
-pub(super) fn timeline(parts: &Parts<'_>, spare: &mut Spare) -> Option<Timeline> {
+pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
     let mut writes = parts.request_side.writes(parts.request.clone());
     let first = writes.next()?;
     let answer = parts.response.as_ref().filter(|response| !response.is_empty());
@@ -45,7 +44,7 @@ pub(super) fn timeline(parts: &Parts<'_>, spare: &mut Spare) -> Option<Timeline>
         None if first.enter_ns != 0 => first.enter_ns,
         None => not_entered(parts)?,
     };
-    let mut tiles = Tiles::new(start_ns, end_ns, spare);
+    let mut tiles = Tiles::new(start_ns, end_ns);
     if before(&mut tiles, &parts.before) {
         tiles.preparing(&first);
     }

@@ -7,7 +7,6 @@ use crate::{
         Evidence::{Derived, Measured},
         SegmentName::{AcceptQueue, Application},
     },
-    spare::Spare,
 };
 
 pub(super) fn is_timed(parts: &Parts<'_>) -> bool {
@@ -18,7 +17,7 @@ pub(super) fn is_timed(parts: &Parts<'_>) -> bool {
     starts && (parts.cut_ns.is_some() || written())
 }
 
-pub(super) fn timeline(parts: &Parts<'_>, spare: &mut Spare) -> Option<Timeline> {
+pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
     let reads = &parts.request_side.calls;
     let first_read = reads.holding(parts.request.start);
     let last_read = reads.holding(parts.request.end.saturating_sub(1));
@@ -32,7 +31,7 @@ pub(super) fn timeline(parts: &Parts<'_>, spare: &mut Spare) -> Option<Timeline>
         (None, Some(last)) => last.return_ns,
         (None, None) => return None,
     };
-    let mut tiles = Tiles::new(start_ns, end_ns, spare);
+    let mut tiles = Tiles::new(start_ns, end_ns);
     receiving(&mut tiles, parts, last_read);
     let mut before = last_read.copied();
     for write in writes() {

@@ -602,8 +602,7 @@ proptest! {
             cut_ns,
             exact,
         };
-        let spare = &mut Spare::default();
-        let timelines = [client(&parts, spare), server(&parts, spare)];
+        let timelines = [client(&parts), server(&parts)];
         prop_assert_eq!(timelines[0].is_some(), is_timed(&parts, Role::Client));
         prop_assert_eq!(timelines[1].is_some(), is_timed(&parts, Role::Server));
         for timeline in timelines.into_iter().flatten() {

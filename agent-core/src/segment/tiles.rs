@@ -13,7 +13,6 @@ use crate::{
         Segment,
         SegmentName::{self, *},
     },
-    spare::Spare,
 };
 
 /// Who polls for a socket is woken in the softirq that brings its bytes: a later wake-up was for something else.
@@ -34,8 +33,8 @@ pub(crate) struct Tiles {
 }
 
 impl Tiles {
-    pub(crate) fn new(start_ns: u64, end_ns: u64, spare: &mut Spare) -> Self {
-        Self { start_ns, end_ns: end_ns.max(start_ns), now_ns: start_ns, segments: spare.segments() }
+    pub(crate) fn new(start_ns: u64, end_ns: u64) -> Self {
+        Self { start_ns, end_ns: end_ns.max(start_ns), now_ns: start_ns, segments: Vec::with_capacity(12) }
     }
 
     /// Up to where tiles were laid.

@@ -11,7 +11,6 @@ use crate::{
         Evidence::{Derived, Measured},
         SegmentName::{Application, Network, Remote},
     },
-    spare::Spare,
 };
 
 /// What the other end, on this host, saw of an exchange.
@@ -50,7 +49,7 @@ impl Sent {
 
     /// The waits and the writes up to the last one's return.
     fn tiles(&self, end_ns: u64) -> Tiles {
-        let mut tiles = Tiles::new(self.first.begin_ns(), end_ns, &mut Spare::default());
+        let mut tiles = Tiles::new(self.first.begin_ns(), end_ns);
         tiles.writing(&self.first.call);
         if self.count > 1 {
             tiles.until(self.last.begin_ns(), Remote, Derived);
@@ -100,7 +99,7 @@ impl Sent {
 pub(super) fn served(request: &Packet, answer: Option<&Packet>) -> Timeline {
     let start_ns = request.arrived.map_or(request.call.return_ns, |arrived| arrived.ns);
     let end_ns = answer.map_or(request.call.return_ns, |answer| answer.call.return_ns);
-    let mut tiles = Tiles::new(start_ns, end_ns, &mut Spare::default());
+    let mut tiles = Tiles::new(start_ns, end_ns);
     if let Some(arrived) = request.arrived {
         tiles.reading(&request.call, arrived.exact);
     }

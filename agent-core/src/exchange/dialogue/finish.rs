@@ -162,8 +162,7 @@ impl Dialogue {
         let Exchange { request, response, facts, exact, .. } = exchange;
         let Facts { name, protocol, attributes, trace, host, .. } = facts;
         let protocol = protocol.unwrap_or(self.protocol);
-        let mut attributes =
-            self::attributes(context.spare.attributes(), attributes, connection, role, host.as_ref(), &result);
+        let mut attributes = self::attributes(attributes, connection, role, host.as_ref(), &result);
         let (request_side, _) = connection.timings(role);
         let first_call = request_side.calls.holding(request.start);
         if let Some(call) = first_call.filter(|call| call.tid != 0) {
@@ -207,14 +206,13 @@ fn message_kind(sent: bool, end: Role) -> SpanKind {
 }
 
 fn attributes(
-    room: Attributes,
     said: Attributes,
     connection: &mut Connection,
     role: Role,
     host: Option<&Text>,
     result: &Result,
 ) -> Attributes {
-    let mut attributes = room;
+    let mut attributes = Vec::with_capacity(semconv::ATTRIBUTES);
     attributes.extend(said);
     if let Some(error_type) = &result.error_type {
         attributes.retain(|(key, _)| *key != "error.type");

@@ -126,7 +126,7 @@ impl Http {
         if let Some(said) = refined.outcome.filter(|_| is_whole || outcome.status != Status::Error) {
             outcome.refine(said);
         }
-        let mut attributes = context.spare.attributes();
+        let mut attributes = Vec::with_capacity(semconv::ATTRIBUTES);
         tell(&mut attributes, connection, role, request, answer, &outcome);
         attributes.extend(refined.attributes);
         let first_call = connection.timings(role).0.calls.holding(request.start);

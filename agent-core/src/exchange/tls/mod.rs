@@ -466,7 +466,7 @@ impl Tls {
         let hello = CallTiming { enter_ns: start_ns, ..hello.copied().unwrap_or_default() };
         let tls = Step { start_ns, end_ns: ns.max(start_ns), evidence: Evidence::Measured };
         let before = Before { tls: Some(tls), ..connection.before(&hello) };
-        let mut attributes = context.spare.attributes();
+        let mut attributes = Vec::with_capacity(semconv::ATTRIBUTES);
         attributes.push(("error.type", text(error)));
         tell(&self.handshake.label, &mut attributes);
         let name = self.handshake.label.server_name.as_ref();
