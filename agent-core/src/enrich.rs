@@ -107,6 +107,7 @@ impl Processes {
             executable_name: facts.executable_name.or_else(|| old.executable_name.clone()),
             executable_path: facts.executable_path.or_else(|| old.executable_path.clone()),
             service_name: facts.service_name.or_else(|| old.service_name.clone()),
+            container: facts.container.or_else(|| old.container.clone()),
             ..facts
         };
         entry.facts = Arc::new(merged);

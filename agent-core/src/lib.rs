@@ -6,6 +6,7 @@
 
 pub mod cause;
 pub mod config;
+pub mod container;
 pub mod correlate;
 pub mod endpoint;
 pub mod enrich;

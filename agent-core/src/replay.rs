@@ -7,10 +7,13 @@
 //! A file is [`MAGIC`], format version (u32), layout version (u8), byte order of records (u8: 1 little, 2 big), two
 //! zero bytes; then frames: length of the rest (u32), kind (u8), content. Numbers of the file itself are little-endian.
 
+use std::sync::Arc;
+
 use agent_common::header::{LAYOUT_VERSION, RecordHeader};
 
 use crate::{
     config::PipelineConfig,
+    container::ContainerFacts,
     flow::clock::ClockOffset,
     loss::Losses,
     pipeline::Pipeline,
@@ -95,8 +98,9 @@ impl Writer {
     pub fn facts(&mut self, facts: &ProcessFacts) -> bool {
         let mut bytes = facts.pid.to_le_bytes().to_vec();
         bytes.push(u8::from(facts.service_declared));
-        for text in texts(facts) {
-            let text = text.as_deref().map(|text| &text[..text.floor_char_boundary(4096)]);
+        // Those of a container follow, if there is one.
+        for text in texts(facts).into_iter().chain(facts.container.iter().flat_map(|facts| container_texts(facts))) {
+            let text = text.map(|text| &text[..text.floor_char_boundary(4096)]);
             bytes.extend(text.map_or(u16::MAX, |text| text.len() as u16).to_le_bytes());
             bytes.extend(text.unwrap_or_default().as_bytes());
         }
@@ -195,32 +199,36 @@ fn next_frame(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((*kind, content, rest))
 }
 
-fn texts(facts: &ProcessFacts) -> [&Option<String>; 6] {
+fn texts(facts: &ProcessFacts) -> [Option<&str>; 6] {
     [
-        &facts.executable_name,
-        &facts.executable_path,
-        &facts.service_name,
-        &facts.service_namespace,
-        &facts.service_version,
-        &facts.deployment_environment,
+        facts.executable_name.as_deref(),
+        facts.executable_path.as_deref(),
+        facts.service_name.as_deref(),
+        facts.service_namespace.as_deref(),
+        facts.service_version.as_deref(),
+        facts.deployment_environment.as_deref(),
+    ]
+}
+
+fn container_texts(facts: &ContainerFacts) -> [Option<&str>; 9] {
+    [
+        Some(&facts.id),
+        facts.name.as_deref(),
+        facts.image_name.as_deref(),
+        facts.image_tag.as_deref(),
+        facts.namespace.as_deref(),
+        facts.pod_name.as_deref(),
+        facts.pod_uid.as_deref(),
+        facts.compose_service.as_deref(),
+        facts.compose_project.as_deref(),
     ]
 }
 
 fn read_facts(bytes: &[u8]) -> Option<ProcessFacts> {
     let (pid, rest) = bytes.split_first_chunk()?;
     let (declared, mut rest) = rest.split_first()?;
-    let mut text = || {
-        let (length, behind) = rest.split_first_chunk()?;
-        let length = usize::from(u16::from_le_bytes(*length));
-        if length == usize::from(u16::MAX) {
-            rest = behind;
-            return Some(None);
-        }
-        let (text, behind) = behind.split_at_checked(length)?;
-        rest = behind;
-        Some(Some(String::from_utf8(text.to_vec()).ok()?))
-    };
-    Some(ProcessFacts {
+    let mut text = || read_text(&mut rest);
+    let facts = ProcessFacts {
         pid: u32::from_le_bytes(*pid),
         service_declared: *declared != 0,
         executable_name: text()?,
@@ -229,7 +237,38 @@ fn read_facts(bytes: &[u8]) -> Option<ProcessFacts> {
         service_namespace: text()?,
         service_version: text()?,
         deployment_environment: text()?,
+        container: None,
+    };
+    let container = if rest.is_empty() { None } else { Some(Arc::new(read_container(rest)?)) };
+    Some(ProcessFacts { container, ..facts })
+}
+
+fn read_container(mut bytes: &[u8]) -> Option<ContainerFacts> {
+    let mut text = || read_text(&mut bytes);
+    Some(ContainerFacts {
+        id: text()?.unwrap_or_default(),
+        name: text()?,
+        image_name: text()?,
+        image_tag: text()?,
+        namespace: text()?,
+        pod_name: text()?,
+        pod_uid: text()?,
+        compose_service: text()?,
+        compose_project: text()?,
     })
+}
+
+/// A text, or that there is none.
+fn read_text(bytes: &mut &[u8]) -> Option<Option<String>> {
+    let (length, behind) = bytes.split_first_chunk()?;
+    let length = usize::from(u16::from_le_bytes(*length));
+    if length == usize::from(u16::MAX) {
+        *bytes = behind;
+        return Some(None);
+    }
+    let (text, behind) = behind.split_at_checked(length)?;
+    *bytes = behind;
+    Some(Some(String::from_utf8(text.to_vec()).ok()?))
 }
 
 #[cfg(test)]
@@ -242,6 +281,11 @@ mod tests {
             service_name: Some("shop".into()),
             service_version: Some(String::new()),
             service_declared: true,
+            container: Some(Arc::new(ContainerFacts {
+                id: "3a1f".into(),
+                name: Some("web".into()),
+                ..Default::default()
+            })),
             ..Default::default()
         }
     }
@@ -253,6 +297,10 @@ mod tests {
         let bytes = writer.take();
         let (kind, content, rest) = next_frame(check_header(&bytes).unwrap()).unwrap();
         assert_eq!((kind, read_facts(content), rest.len()), (FACTS, Some(facts()), 0));
+        let outside = ProcessFacts { container: None, ..facts() };
+        assert!(writer.facts(&outside));
+        let (_, content, _) = next_frame(&writer.bytes).unwrap();
+        assert_eq!(read_facts(content), Some(outside));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 pub use agent_protocol::session::{Protocol, Text, Value};
 
-use crate::endpoint::Endpoint;
+use crate::{container::ContainerFacts, endpoint::Endpoint};
 
 /// W3C trace id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -154,7 +154,7 @@ pub struct ProcessFacts {
     pub executable_name: Option<String>,
     /// `process.executable.path`.
     pub executable_path: Option<String>,
-    /// `service.name`, from the environment, else the executable or script.
+    /// `service.name`, from the environment, else the container's workload, else the executable or script.
     pub service_name: Option<String>,
     /// Whether `service_name` was declared by `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES`.
     pub service_declared: bool,
@@ -164,6 +164,8 @@ pub struct ProcessFacts {
     pub service_version: Option<String>,
     /// `deployment.environment.name`, likewise.
     pub deployment_environment: Option<String>,
+    /// The container that it runs in.
+    pub container: Option<Arc<ContainerFacts>>,
 }
 
 /// A finished span.

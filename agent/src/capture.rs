@@ -142,6 +142,7 @@ impl CaptureLoop {
         tls: Option<Arc<Follower>>,
         log: SpanLog,
         config: PipelineConfig,
+        node_name: Option<String>,
     ) -> std::io::Result<Self> {
         let interrupt = event_descriptor()?;
         let figures = Arc::new(Figures::default());
@@ -151,7 +152,7 @@ impl CaptureLoop {
         let worker = Worker {
             ring,
             pipeline: Pipeline::new(config, wall.offset()),
-            facts: FactsReader::start(process::facts)?,
+            facts: FactsReader::start(move |pid| process::facts(pid, node_name.as_deref()))?,
             selection,
             tls,
             followed: HashSet::new(),

@@ -7,7 +7,10 @@ use std::{path::PathBuf, time::Duration};
 use agent_core::cause::Cause;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Match, RunArgs};
+use crate::{
+    config::{Match, RunArgs},
+    query::api::AttributeMatch,
+};
 
 /// Where the agent answers unless it was told otherwise.
 pub const SOCKET_DEFAULT: &str = "/run/spantap/spantap.sock";
@@ -113,6 +116,9 @@ pub struct FilterArgs {
     /// Only this cause, by its id (docs/causes.md), as `spans` shows it: what only `why` can tell, from other spans, is not looked for
     #[arg(long, value_name = "ID", value_parser = parse_cause)]
     pub cause: Option<String>,
+    /// Only with this attribute of the span or its resource, for example k8s.pod.name=checkout-*; repeated: all of them
+    #[arg(long = "attribute", value_name = "KEY=GLOB", value_parser = parse_attribute)]
+    pub attributes: Vec<AttributeMatch>,
 }
 
 /// Arguments of `spantap spans`.
@@ -375,6 +381,13 @@ pub enum Since {
 fn parse_cause(text: &str) -> Result<String, String> {
     let known = || Cause::ALL.iter().map(|cause| cause.id()).collect::<Vec<_>>().join(", ");
     Cause::from_id(text).map(|cause| cause.id().to_owned()).ok_or_else(|| format!("there are {}", known()))
+}
+
+fn parse_attribute(text: &str) -> Result<AttributeMatch, String> {
+    match text.split_once('=') {
+        Some((key, glob)) if !key.is_empty() => Ok(AttributeMatch { key: key.to_owned(), glob: glob.to_owned() }),
+        _ => Err("write KEY=VALUE, for example http.response.status_code=5?? or k8s.pod.name=checkout-*".to_owned()),
+    }
 }
 
 fn parse_window(text: &str) -> Result<Duration, String> {

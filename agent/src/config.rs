@@ -59,6 +59,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// `host.name` of every span; the host's own name by default.
     pub host_name: Option<String>,
+    /// `k8s.node.name` of every span, on a node of Kubernetes.
+    pub node_name: Option<String>,
     /// What is recorded.
     #[serde(deserialize_with = "or_default")]
     pub capture: Capture,
@@ -150,6 +152,12 @@ pub struct Rules {
     /// Network namespaces, as paths.
     #[serde(deserialize_with = "or_default")]
     pub netns: Vec<PathBuf>,
+    /// Containers: globs of their names, or the beginning of an identifier (12 digits or more).
+    #[serde(deserialize_with = "or_default")]
+    pub container: Vec<String>,
+    /// Pods of Kubernetes: globs of `namespace/pod`.
+    #[serde(deserialize_with = "or_default")]
+    pub pod: Vec<String>,
 }
 
 /// What is recorded of what no rule names.
@@ -301,6 +309,7 @@ impl Default for Config {
             data_dir: "/var/lib/spantap".into(),
             socket: "/run/spantap/spantap.sock".into(),
             host_name: None,
+            node_name: None,
             capture: Capture::default(),
             redaction: Redaction::default(),
             relay: Relay::default(),

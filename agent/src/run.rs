@@ -85,7 +85,8 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     log.tell_forgotten();
     let kernel = if config.capture.enabled { Some(load_kernel_side(&config)?) } else { None };
     let keeping = tokio::spawn(crate::log::keep(log.clone()));
-    let (attached, capturing) = kernel.map(|kernel| kernel.start(&log, pipeline)).transpose()?.unzip();
+    let (attached, capturing) =
+        kernel.map(|kernel| kernel.start(&log, pipeline, config.node_name.clone())).transpose()?.unzip();
     // From here on nothing returns before the loop was stopped: what it has not finished would be lost.
     let intake = Intake::new(log.clone(), relay, config.relay.durability);
     let receivers = receivers.serve(intake.clone());
@@ -286,9 +287,14 @@ pub struct Capturing {
 }
 
 impl KernelSide {
-    fn start(self, log: &SpanLog, pipeline: PipelineConfig) -> Result<(Attached, Capturing)> {
+    fn start(
+        self,
+        log: &SpanLog,
+        pipeline: PipelineConfig,
+        node_name: Option<String>,
+    ) -> Result<(Attached, Capturing)> {
         let Self { ring, selection, capture, tls } = self;
-        let looping = CaptureLoop::start(ring, Arc::clone(&selection), tls.clone(), log.clone(), pipeline)
+        let looping = CaptureLoop::start(ring, Arc::clone(&selection), tls.clone(), log.clone(), pipeline, node_name)
             .context("cannot start the capture loop")?;
         Ok(((capture, tls.clone()), Capturing { looping, selection, tls }))
     }
@@ -351,6 +357,8 @@ fn wanted(config: &Config) -> Wanted {
         exes: rules.exe.clone(),
         ports: rules.port.clone(),
         netns: rules.netns.clone(),
+        containers: rules.container.clone(),
+        pods: rules.pod.clone(),
     };
     Wanted {
         select: rules(&config.capture.select),
@@ -374,6 +382,8 @@ fn selection_words(config: &Config) -> Vec<String> {
         words.extend(rules.exe.iter().map(|value| format!("--{verb}-exe {value}")));
         words.extend(rules.port.iter().map(|value| format!("--{verb}-port {value}")));
         words.extend(rules.netns.iter().map(|value| format!("--{verb}-netns {}", path(value))));
+        words.extend(rules.container.iter().map(|value| format!("--{verb}-container {value}")));
+        words.extend(rules.pod.iter().map(|value| format!("--{verb}-pod {value}")));
     }
     words
 }
@@ -384,6 +394,7 @@ fn log_config(config: &Config) -> LogConfig {
         age_max: config.log.max_age.0,
         sync_interval: Some(config.log.fsync_interval.0),
         host_name: config.host_name.clone().or_else(host_name),
+        node_name: config.node_name.clone(),
         overflow: config.log.overflow,
         relayed_percent_max: config.log.relayed_percent_max,
         dead_letters_bytes_max: config.log.dead_letters_max_bytes.0,

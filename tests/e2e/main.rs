@@ -5,6 +5,7 @@
 
 mod brokers;
 mod budget;
+mod containers;
 mod databases;
 mod deploy;
 mod errors;

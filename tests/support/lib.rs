@@ -11,6 +11,7 @@ pub mod actors;
 pub mod agent;
 pub mod cgroup;
 pub mod clock;
+pub mod containerd;
 pub mod coverage;
 pub mod disk;
 pub mod follow;

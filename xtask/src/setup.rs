@@ -47,6 +47,7 @@ pub const TEST_PACKAGES: &[Package] = &[
     package("iproute2", "network namespaces"),
     package("nftables", "packet loss"),
     program("dnsmasq", "dnsmasq-base", "name server on a host's loopback"),
+    program("containerd", "containerd", "containers, and what is written down about them"),
     package("openssl", "certificates for servers with TLS"),
     program("losetup", "mount", "a slow disk"),
     package("python3", "traced server"),

@@ -99,6 +99,7 @@ fn request(filter: &FilterArgs) -> SpansRequest {
         protocol: filter.protocol.clone().unwrap_or_default(),
         peer: filter.peer.clone().unwrap_or_default(),
         cause: filter.cause.clone().unwrap_or_default(),
+        attributes: filter.attributes.clone(),
         ..Default::default()
     }
 }

@@ -42,6 +42,12 @@ pub struct RunArgs {
     /// Trace this network namespace in full, for example /run/netns/NAME or /proc/PID/ns/net
     #[arg(long, value_name = "PATH", help_heading = "Selection")]
     pub select_netns: Vec<PathBuf>,
+    /// Trace containers whose name matches, or whose identifier begins so, in full
+    #[arg(long, value_name = "GLOB", help_heading = "Selection")]
+    pub select_container: Vec<String>,
+    /// Trace pods of Kubernetes in full, for example shop/checkout-*
+    #[arg(long, value_name = "NAMESPACE/POD", help_heading = "Selection")]
+    pub select_pod: Vec<String>,
     /// Record nothing of what runs in this cgroup or below it
     #[arg(long, value_name = "PATH", help_heading = "Selection")]
     pub exclude_cgroup: Vec<PathBuf>,
@@ -57,6 +63,12 @@ pub struct RunArgs {
     /// Record nothing of this network namespace
     #[arg(long, value_name = "PATH", help_heading = "Selection")]
     pub exclude_netns: Vec<PathBuf>,
+    /// Record nothing of containers whose name matches, or whose identifier begins so
+    #[arg(long, value_name = "GLOB", help_heading = "Selection")]
+    pub exclude_container: Vec<String>,
+    /// Record nothing of these pods, for example kube-system/*
+    #[arg(long, value_name = "NAMESPACE/POD", help_heading = "Selection")]
+    pub exclude_pod: Vec<String>,
 
     /// Receive OTLP/gRPC on this address: IP:PORT or unix:PATH
     #[arg(long, value_name = "ADDR", help_heading = "Input")]

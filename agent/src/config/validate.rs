@@ -93,12 +93,19 @@ impl Check<'_> {
     fn rules(&mut self, path: &str, rules: &Rules) {
         self.require(!rules.pid.contains(&0), &format!("{path}.pid"), || "0 is no process".into());
         self.require(!rules.port.contains(&0), &format!("{path}.port"), || "0 is no port".into());
-        let empty = rules.exe.iter().any(String::is_empty);
-        self.require(!empty, &format!("{path}.exe"), || "an empty pattern matches nothing".into());
-        for (index, pattern) in rules.exe.iter().enumerate() {
-            let problem = glob::Pattern::new(pattern).err();
-            self.require(problem.is_none(), &format!("{path}.exe[{index}]"), || {
-                problem.map_or_else(String::new, |problem| format!("`{pattern}` is no pattern: {problem}"))
+        for (key, patterns) in [("exe", &rules.exe), ("container", &rules.container), ("pod", &rules.pod)] {
+            let empty = patterns.iter().any(String::is_empty);
+            self.require(!empty, &format!("{path}.{key}"), || "an empty pattern matches nothing".into());
+            for (index, pattern) in patterns.iter().enumerate() {
+                let problem = glob::Pattern::new(pattern).err();
+                self.require(problem.is_none(), &format!("{path}.{key}[{index}]"), || {
+                    problem.map_or_else(String::new, |problem| format!("`{pattern}` is no pattern: {problem}"))
+                });
+            }
+        }
+        for (index, pattern) in rules.pod.iter().enumerate() {
+            self.require(pattern.matches('/').count() == 1, &format!("{path}.pod[{index}]"), || {
+                format!("`{pattern}` names no pod; write NAMESPACE/POD, for example shop/checkout-* or kube-system/*")
             });
         }
         for (key, paths) in [("cgroup", &rules.cgroup), ("netns", &rules.netns)] {
@@ -144,6 +151,8 @@ pub(super) mod tests {
         check("capture: { ring_bytes: 64KiB, connections_max: 1, threads_max: 1 }", &[]);
         check("capture: { max_cpu_percent: 0 }", &[]);
         check("capture: { select: { exe: ['['] } }", &["capture.select.exe[0]", "is no pattern"]);
+        check("capture: { select: { pod: [checkout] } }", &["capture.select.pod[0]", "NAMESPACE/POD"]);
+        check("capture: { exclude: { container: ['['] } }", &["capture.exclude.container[0]", "is no pattern"]);
         check("capture: { exclude: { cgroup: [a/b] } }", &["capture.exclude.cgroup[0]", "not an absolute path"]);
         check("log: { relayed_percent_max: 101 }", &["from 0 to 100"]);
         check("relay: { sampling_ratio: 0.5 }", &[]);

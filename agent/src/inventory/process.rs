@@ -1,6 +1,6 @@
 //! Facts of a process, from `/proc`.
 //!
-//! In: a process id. Out: executable, and the service that it says it is. Called by the capture loop for each process
+//! In: a process id. Out: executable, container, and the service that it says it is, or belongs to. Called by the capture loop for each process
 //! once, and again after it replaced its program. Of the environment only `OTEL_SERVICE_NAME` and
 //! `OTEL_RESOURCE_ATTRIBUTES` are looked at, of the command line only the name that the program was called by, or of the script that an interpreter runs:
 //! program text and arguments never become a name. A process that is gone gives facts without content.
@@ -9,13 +9,15 @@ use std::{fs, path::Path};
 
 use agent_core::span::ProcessFacts;
 
+use super::container;
+
 /// Most bytes of an environment or command line that are read.
 const PROC_BYTES_MAX: u64 = 1 << 20;
 /// Longest name that is taken from a command line.
 const NAME_BYTES_MAX: usize = 64;
 
-/// What is known of process `pid` now.
-pub fn facts(pid: u32) -> ProcessFacts {
+/// What is known of process `pid` now, on a node of this name.
+pub fn facts(pid: u32, node_name: Option<&str>) -> ProcessFacts {
     let folder = format!("/proc/{pid}");
     let executable = fs::read_link(format!("{folder}/exe")).ok();
     let environment = read(&format!("{folder}/environ"));
@@ -27,7 +29,9 @@ pub fn facts(pid: u32) -> ProcessFacts {
         facts.executable_name = file_name(&path);
         facts.executable_path = Some(path);
     }
+    facts.container = cgroups(&read(&format!("{folder}/cgroup"))).iter().find_map(|path| container(path));
     declare(&mut facts, &environment);
+    deploy(&mut facts, node_name);
     if facts.service_name.is_none() {
         let arguments: Vec<String> =
             command_line.split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into_owned()).collect();
@@ -36,6 +40,24 @@ pub fn facts(pid: u32) -> ProcessFacts {
             .or(facts.executable_name.clone());
     }
     facts
+}
+
+/// The paths of a process's cgroups (cgroups(7)): that of version 2 first, then those of hierarchies of version 1.
+fn cgroups(text: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(text);
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_by_key(|line| !line.starts_with("0::"));
+    lines.into_iter().filter_map(|line| Some(line.splitn(3, ':').nth(2)?.to_owned())).collect()
+}
+
+/// What is not declared is as the container's workload.
+fn deploy(facts: &mut ProcessFacts, node_name: Option<&str>) {
+    let Some(container) = &facts.container else { return };
+    let own = |text: &str| Some(text.to_owned());
+    facts.service_name = facts.service_name.take().or_else(|| container.service_name(node_name).and_then(own));
+    facts.service_namespace = facts.service_namespace.take().or_else(|| container.service_namespace().and_then(own));
+    let version = container.image_tag.as_deref().filter(|_| container.is_in_pod());
+    facts.service_version = facts.service_version.take().or_else(|| version.and_then(own));
 }
 
 /// The name that a program was called by, which for one that is several (a link to `redis-check-rdb`, `busybox`) says more than the file's. What
@@ -193,6 +215,10 @@ fn stem(path: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use agent_core::container::ContainerFacts;
+
     use super::*;
 
     #[test]
@@ -290,7 +316,32 @@ mod tests {
 
     #[test]
     fn our_own_process_has_an_executable_and_a_missing_one_has_not() {
-        assert!(facts(std::process::id()).executable_path.is_some());
-        assert_eq!(facts(u32::MAX).executable_path, None);
+        assert!(facts(std::process::id(), None).executable_path.is_some());
+        assert_eq!(facts(u32::MAX, None).executable_path, None);
+    }
+
+    #[test]
+    fn the_cgroup_of_version_2_comes_first() {
+        let text = b"12:pids:/a/b\n1:name=systemd:/c\n0::/kubepods.slice:cri-containerd:7\n";
+        assert_eq!(cgroups(text), ["/kubepods.slice:cri-containerd:7", "/a/b", "/c"]);
+        assert_eq!(cgroups(b""), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_declared_is_stronger_than_the_pod_and_the_pod_than_the_executable() {
+        let pod = ContainerFacts {
+            namespace: Some("shop".into()),
+            pod_name: Some("cart-0".into()),
+            image_tag: Some("7".into()),
+            ..ContainerFacts::default()
+        };
+        let deployed = |name: Option<&str>| {
+            let service_name = name.map(str::to_owned);
+            let mut facts = ProcessFacts { service_name, container: Some(Arc::new(pod.clone())), ..Default::default() };
+            deploy(&mut facts, None);
+            [facts.service_name, facts.service_namespace, facts.service_version].map(Option::unwrap_or_default)
+        };
+        assert_eq!(deployed(Some("declared")), ["declared", "shop", "7"]);
+        assert_eq!(deployed(None), ["cart", "shop", "7"]);
     }
 }

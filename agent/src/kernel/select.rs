@@ -1,6 +1,7 @@
 //! What is traced, as the kernel side sees it. Can change while running.
 
 mod change;
+mod containers;
 mod executable;
 mod lineage;
 
@@ -49,6 +50,10 @@ pub struct Rules {
     pub ports: Vec<u16>,
     /// Network namespaces (`/proc/PID/ns/net`, `/run/netns/NAME`).
     pub netns: Vec<PathBuf>,
+    /// Containers: globs of names, or beginnings of identifiers.
+    pub containers: Vec<String>,
+    /// Pods: globs of `namespace/pod`.
+    pub pods: Vec<String>,
 }
 
 /// The whole selection.
@@ -83,7 +88,7 @@ impl Wanted {
             if [&self.select, &self.exclude].into_iter().any(names) { rule } else { 0 }
         };
         let rules = named(|set| !set.pids.is_empty(), rule::PID)
-            | named(|set| !set.cgroups.is_empty(), rule::CGROUP)
+            | named(|set| [set.cgroups.len(), set.containers.len(), set.pods.len()] != [0; 3], rule::CGROUP)
             | named(|set| !set.exes.is_empty(), rule::EXE)
             | named(|set| !set.ports.is_empty(), rule::PORT)
             | named(|set| !set.netns.is_empty(), rule::NETNS);
@@ -161,7 +166,7 @@ impl Named {
         let mut named = Self::default();
         // Exclusion wins: it comes last.
         for (set, value) in [(&wanted.select, mode::PAYLOAD), (&wanted.exclude, mode::EXCLUDE)] {
-            for path in set.cgroups.iter().filter(|path| path.exists()) {
+            for path in set.cgroup_folders().iter().filter(|path| path.exists()) {
                 named.cgroup.insert(cgroup_id(path)?, value);
             }
             for path in set.netns.iter().filter(|path| path.exists()) {

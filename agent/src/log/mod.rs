@@ -90,6 +90,8 @@ pub struct LogConfig {
     pub sync_interval: Option<Duration>,
     /// `host.name` of every span of this host.
     pub host_name: Option<String>,
+    /// `k8s.node.name` of every span of this host.
+    pub node_name: Option<String>,
     /// What happens at the bound to relayed spans that a destination waits for.
     pub overflow: Overflow,
     /// Most of the log, in percent, that relayed spans which a destination waits for may take; the rest is for this host's own.
@@ -116,6 +118,7 @@ impl Default for LogConfig {
             age_max: Duration::from_secs(24 * 3600),
             sync_interval: Some(Duration::from_secs(1)),
             host_name: None,
+            node_name: None,
             overflow: Overflow::Refuse,
             relayed_percent_max: 75,
             dead_letters_bytes_max: 256 << 20,
@@ -235,7 +238,7 @@ impl SpanLog {
         }
         state.stats.cursors_rebuilt = store.rebuilt();
         let writer = Writer::open(&segments_dir, &config, &mut state)?;
-        let encoder = Encoder::new(config.host_name.clone());
+        let encoder = Encoder::new(config.host_name.clone(), config.node_name.clone());
         let (appended, _) = watch::channel(state.next_block);
         #[cfg(test)]
         let committer = Committer::over(&segments_dir);

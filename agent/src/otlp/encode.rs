@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use agent_core::{
+    container::ContainerFacts,
     endpoint::{Endpoint, IpText},
     redact::SafeSpan,
     span::{By, Evidence, ProcessFacts, Segment, SegmentName, Span, SpanKind, Status, Value},
@@ -21,6 +22,7 @@ const SPAN_BYTES: usize = 2048;
 #[derive(Clone, Debug, Default)]
 pub struct Encoder {
     host_name: Option<String>,
+    node_name: Option<String>,
 }
 
 /// Encoded spans.
@@ -37,9 +39,9 @@ pub struct Encoded {
 }
 
 impl Encoder {
-    /// An encoder that puts `host.name` on every resource, if it is known.
-    pub fn new(host_name: Option<String>) -> Self {
-        Self { host_name }
+    /// An encoder that puts `host.name` and `k8s.node.name` on every resource, if they are known.
+    pub fn new(host_name: Option<String>, node_name: Option<String>) -> Self {
+        Self { host_name, node_name }
     }
 
     /// Encodes spans, grouped by process in the order of each process's first span.
@@ -102,6 +104,7 @@ impl Encoder {
             ("process.executable.name", &facts.executable_name),
             ("process.executable.path", &facts.executable_path),
             ("host.name", &self.host_name),
+            ("k8s.node.name", &self.node_name),
         ];
         for (key, value) in optional {
             if let Some(value) = value {
@@ -111,6 +114,32 @@ impl Encoder {
         if facts.pid != 0 {
             wire.int_pair(1, PID, i64::from(facts.pid));
         }
+        if let Some(container) = &facts.container {
+            container_attributes(wire, container);
+        }
+    }
+}
+
+fn container_attributes(wire: &mut Wire, facts: &ContainerFacts) {
+    // A container of a pod is named within the pod.
+    let name_key = if facts.is_in_pod() { "k8s.container.name" } else { "container.name" };
+    let instance = facts.service_instance();
+    let optional = [
+        ("container.id", Some(&facts.id)),
+        (name_key, facts.name.as_ref()),
+        ("container.image.name", facts.image_name.as_ref()),
+        ("k8s.namespace.name", facts.namespace.as_ref()),
+        ("k8s.pod.name", facts.pod_name.as_ref()),
+        ("k8s.pod.uid", facts.pod_uid.as_ref()),
+        ("service.instance.id", instance.as_ref()),
+    ];
+    for (key, value) in optional {
+        if let Some(value) = value {
+            wire.text_pair(1, key, value);
+        }
+    }
+    if let Some(tag) = &facts.image_tag {
+        wire.pair(1, "container.image.tags", |wire| any(wire, &Value::Strings([tag.clone()].into())));
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use agent_core::{
+    container::ContainerFacts,
     endpoint::Endpoint,
     redact::{RedactConfig, Redactor, SafeSpan},
     span::{
@@ -14,7 +15,7 @@ use opentelemetry_proto::tonic::{collector::trace::v1::ExportTraceServiceRequest
 use prost::Message;
 
 use super::{Encoder, decode};
-use crate::query::api::{AttributeValue, SpanView};
+use crate::query::api::{AttributeValue, SpanView, Texts};
 
 /// A client span with everything that a span can have.
 pub(crate) fn span(number: u64) -> Span {
@@ -72,7 +73,7 @@ pub(crate) fn safe(span: Span) -> SafeSpan {
 }
 
 fn round_trip(span: Span) -> SpanView {
-    let encoded = Encoder::new(Some("host-1".to_owned())).encode(&[safe(span)]);
+    let encoded = Encoder::new(Some("host-1".to_owned()), Some("node-1".to_owned())).encode(&[safe(span)]);
     let mut views = decode(&encoded.bytes).expect("the encoder's own bytes");
     assert_eq!(views.len(), 1);
     views.remove(0)
@@ -112,6 +113,42 @@ fn nothing_is_lost_on_the_way() {
     assert_eq!(view.text("host.name"), Some("host-1"));
     assert_eq!(view.text("process.executable.path"), Some("/usr/bin/curl"));
     assert_eq!(view.text("service.version"), Some("1.2"));
+}
+
+#[test]
+fn a_container_is_told_with_its_pod() {
+    let facts = |container| ProcessFacts { container: Some(Arc::new(container)), ..(*span(1).process).clone() };
+    let view = |container| round_trip(Span { process: Arc::new(facts(container)), ..span(1) });
+    let pod = ContainerFacts {
+        id: "3a1f".into(),
+        name: Some("server".into()),
+        image_name: Some("nginx".into()),
+        image_tag: Some("1.25".into()),
+        namespace: Some("shop".into()),
+        pod_name: Some("web-0".into()),
+        ..ContainerFacts::default()
+    };
+    let alone = ContainerFacts { namespace: None, pod_name: None, ..pod.clone() };
+    let seen = view(pod);
+    let expected = [
+        ("container.id", Some("3a1f")),
+        ("container.name", None),
+        ("container.image.name", Some("nginx")),
+        ("k8s.container.name", Some("server")),
+        ("k8s.namespace.name", Some("shop")),
+        ("k8s.pod.name", Some("web-0")),
+        ("k8s.pod.uid", None),
+        ("k8s.node.name", Some("node-1")),
+        ("service.instance.id", Some("shop.web-0.server")),
+    ];
+    for (key, value) in expected {
+        assert_eq!(seen.text(key), value, "{key}");
+    }
+    let tags = Some(&AttributeValue::Texts(Texts { values: vec!["1.25".into()] }));
+    assert_eq!(seen.attribute("container.image.tags"), tags);
+    let seen = view(alone);
+    assert_eq!((seen.text("container.name"), seen.text("k8s.container.name")), (Some("server"), None));
+    assert_eq!(seen.text("service.instance.id"), None);
 }
 
 #[test]
@@ -186,7 +223,7 @@ fn spans_of_one_process_share_a_resource() {
 
 #[test]
 fn the_generated_types_would_write_the_same_bytes() {
-    let bytes = Encoder::new(Some("host-1".to_owned())).encode(&[safe(span(1)), safe(span(2))]).bytes;
+    let bytes = Encoder::new(Some("host-1".to_owned()), None).encode(&[safe(span(1)), safe(span(2))]).bytes;
     let data = TracesData::decode(bytes.as_slice()).expect("protobuf");
     assert_eq!(data.encode_to_vec(), bytes);
 }

@@ -431,6 +431,20 @@ pub struct SpansRequest {
     /// `spantap.cause`, exactly.
     #[prost(string, tag = "12")]
     pub cause: String,
+    /// Attributes, each of the span or of its resource; all of them.
+    #[prost(message, repeated, tag = "13")]
+    pub attributes: Vec<AttributeMatch>,
+}
+
+/// An attribute that a span has.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct AttributeMatch {
+    /// Its key, exactly.
+    #[prost(string, tag = "1")]
+    pub key: String,
+    /// What its value is like; numbers and truth values as text, of a list any of its texts. `*` stands for any text, `?` for a byte.
+    #[prost(string, tag = "2")]
+    pub glob: String,
 }
 
 /// Selects the one trace that has the id, or that has a span with it.

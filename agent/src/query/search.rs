@@ -9,7 +9,9 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 
 use prost::Message;
 
-use super::api::{Order, SpanView, SpansRequest, address_of, hex};
+use agent_core::relay::Glob;
+
+use super::api::{AttributeMatch, AttributeValue, Order, SpanView, SpansRequest, address_of, hex};
 use crate::{
     log::{Block, LogError, READ_BYTES, READ_SPANS, Reader, SpanLog},
     otlp,
@@ -26,6 +28,21 @@ pub fn matches(request: &SpansRequest, span: &SpanView) -> bool {
         && same(&request.protocol, &span.protocol)
         && same(&request.cause, span.cause())
         && is_peer(&request.peer, &span.peer)
+        && request.attributes.iter().all(|wanted| has(span, wanted))
+}
+
+fn has(span: &SpanView, wanted: &AttributeMatch) -> bool {
+    let glob = Glob::new(&wanted.glob);
+    let is_like = |text: &str| glob.matches(text.as_bytes());
+    match span.attribute(&wanted.key) {
+        Some(AttributeValue::Text(text)) => is_like(text),
+        Some(AttributeValue::Int(number)) => is_like(&number.to_string()),
+        Some(AttributeValue::Bool(truth)) => is_like(&truth.to_string()),
+        Some(AttributeValue::Real(number)) => is_like(&number.to_string()),
+        Some(AttributeValue::Texts(texts)) => texts.values.iter().any(|text| is_like(text)),
+        // It has a field of its own in a view.
+        None => wanted.key == "service.name" && is_like(&span.service),
+    }
 }
 
 /// `peer` is `ip:port` or `unix:path`; `wanted` is the same or only the address, with or without the brackets of IPv6.
@@ -145,7 +162,10 @@ fn span_id(span: &SpanView) -> [u8; 8] {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::api::{Attribute, Texts},
+        *,
+    };
 
     fn check_peer(wanted: &str, peer: &str, expected: bool) {
         assert_eq!(is_peer(wanted, peer), expected, "{wanted:?} against {peer:?}");
@@ -165,6 +185,32 @@ mod tests {
         check_peer("unix:/run/a.sock", "unix:/run/a.sock", true);
         check_peer("/run/a", "unix:/run/a.sock", false);
         check_peer("unix", "unix:/run/a.sock", false);
+    }
+
+    #[test]
+    fn attributes_are_matched_whatever_their_kind() {
+        let attribute = |key: &str, value| Attribute { key: key.to_owned(), value: Some(value) };
+        let texts = Texts { values: vec!["2.1".into(), "latest".into()] };
+        let span = SpanView {
+            service: "checkout".into(),
+            attributes: vec![
+                attribute("k8s.pod.name", AttributeValue::Text("checkout-7d9f8b6c5d-x2x4z".into())),
+                attribute("http.response.status_code", AttributeValue::Int(503)),
+                attribute("container.image.tags", AttributeValue::Texts(texts)),
+            ],
+            ..SpanView::default()
+        };
+        let check = |key: &str, glob: &str, expected| {
+            let wanted = AttributeMatch { key: key.into(), glob: glob.into() };
+            assert_eq!(has(&span, &wanted), expected, "{key}={glob}");
+        };
+        check("k8s.pod.name", "checkout-*", true);
+        check("k8s.pod.name", "checkout", false);
+        check("http.response.status_code", "5??", true);
+        check("container.image.tags", "2.1", true);
+        check("container.image.tags", "2.2", false);
+        check("service.name", "check*", true);
+        check("absent", "*", false);
     }
 
     #[test]

@@ -12,9 +12,9 @@ const CGROUP_LEVELS: usize = 10;
 
 /// The processes.
 pub fn processes(wanted: &Wanted) -> Vec<u32> {
-    let Rules { pids, cgroups, exes, netns, .. } = &wanted.select;
+    let Rules { pids, exes, netns, .. } = &wanted.select;
     let mut found: BTreeSet<u32> = pids.iter().flat_map(|pid| with_descendants(*pid)).collect();
-    cgroups.iter().for_each(|folder| in_cgroup(folder, CGROUP_LEVELS, &mut found));
+    wanted.select.cgroup_folders().iter().for_each(|folder| in_cgroup(folder, CGROUP_LEVELS, &mut found));
     if wanted.select_all || !exes.is_empty() || !netns.is_empty() {
         let namespaces: Vec<u64> = netns.iter().filter_map(|path| Some(fs::metadata(path).ok()?.ino())).collect();
         found.extend(all().filter(|pid| wanted.select_all || is_named(*pid, exes, &namespaces)));
