@@ -20,9 +20,9 @@ pub struct ProcessRecord {
     pub cgroup_id: u64,
     /// Process (thread group) id in the initial namespace.
     pub pid: u32,
-    /// Its parent; 0 if not known.
+    /// Its parent, or who took its place when that ended; 0 if not known.
     pub parent_pid: u32,
-    /// EXEC: command name, NUL-padded (`task_struct.comm`); zero otherwise.
+    /// Command name, NUL-padded (`task_struct.comm`).
     pub comm: [u8; 16],
     /// EXEC: path as given to `execve`, NUL-padded, cut at the array's length; zero otherwise.
     pub filename: [u8; 120],

@@ -3,8 +3,14 @@
 //! In: process records and facts that `agent` read from `/proc`. Out: the facts of a pid, and the pids whose facts are
 //! wanted. Called by [`crate::pipeline`]. Never: reads anything itself. Limits: a number of processes; those that were
 //! not used for longest are forgotten, and counted unless they had ended.
+//!
+//! A process that ended before it was read, and executed nothing, is what its parent is: servers that fork for each connection have such
+//! children. It is the parent's child, and not one whose parent ended before it, if both have the same command.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use agent_common::process::{ProcessRecord, change};
 use foldhash::fast::RandomState;
@@ -13,6 +19,9 @@ use crate::{
     loss::{Loss, Losses},
     span::ProcessFacts,
 };
+
+/// Processes whose facts others wait for.
+const HEIRS_MAX: usize = 256;
 
 #[derive(Debug)]
 struct Entry {
@@ -25,6 +34,28 @@ struct Entry {
     since_ns: u64,
     exited_ns: Option<u64>,
     used: u64,
+    /// When it first used the network, as far as is known.
+    seen_ns: u64,
+    /// It had ended when it was to be read.
+    gone: bool,
+    /// Whose child it was when it ended, and under which command.
+    parent: Option<(u32, String)>,
+}
+
+impl Entry {
+    fn new(pid: u32, used: u64) -> Self {
+        Self {
+            facts: Arc::new(ProcessFacts { pid, ..ProcessFacts::default() }),
+            asked: false,
+            read: false,
+            since_ns: 0,
+            exited_ns: None,
+            used,
+            seen_ns: 0,
+            gone: false,
+            parent: None,
+        }
+    }
 }
 
 /// Facts by process id.
@@ -32,6 +63,8 @@ struct Entry {
 pub struct Processes {
     known: HashMap<u32, Entry, RandomState>,
     wanted: Vec<u32>,
+    /// Processes that wait for their parent's facts, by that.
+    heirs: HashMap<u32, BTreeSet<u32>, RandomState>,
     max: usize,
     /// Counts uses, to find the least recent one.
     uses: u64,
@@ -40,7 +73,7 @@ pub struct Processes {
 impl Processes {
     /// Keeps facts of at most `max` processes.
     pub fn new(max: usize) -> Self {
-        Self { known: HashMap::default(), wanted: Vec::new(), max: max.max(1), uses: 0 }
+        Self { known: HashMap::default(), wanted: Vec::new(), heirs: HashMap::default(), max: max.max(1), uses: 0 }
     }
 
     /// A process was seen to use the network at `at_ns`; 0 if it is not known when.
@@ -51,8 +84,10 @@ impl Processes {
         let entry = self.entry(pid, losses);
         if entry.exited_ns.is_some_and(|exited_ns| at_ns > exited_ns) {
             // The pid is used again: another process.
-            let facts = Arc::new(ProcessFacts { pid, ..ProcessFacts::default() });
-            *entry = Entry { facts, asked: false, read: false, since_ns: 0, exited_ns: None, used: entry.used };
+            *entry = Entry::new(pid, entry.used);
+        }
+        if entry.seen_ns == 0 {
+            entry.seen_ns = at_ns;
         }
         if !entry.asked {
             entry.asked = true;
@@ -69,6 +104,8 @@ impl Processes {
                 // The end of the process before may be told late.
                 if let Some(entry) = self.known.get_mut(&record.pid).filter(|entry| entry.since_ns <= at_ns) {
                     entry.exited_ns = Some(at_ns);
+                    entry.parent = Some((record.parent_pid, text(&record.comm)));
+                    self.inherit(record.pid, losses);
                 }
             }
             _ => losses.add(Loss::RecordMalformed, 1),
@@ -93,6 +130,7 @@ impl Processes {
         let entry = self.entry(record.pid, losses);
         let was_asked = std::mem::take(&mut entry.asked);
         (entry.facts, entry.read, entry.exited_ns) = (Arc::new(facts), false, None);
+        (entry.gone, entry.parent) = (false, None);
         entry.since_ns = record.header.time_ns;
         if was_asked {
             self.see(record.pid, 0, losses);
@@ -101,7 +139,11 @@ impl Processes {
 
     /// Takes what was read of a process. What could not be read does not undo what was known.
     pub fn facts(&mut self, facts: ProcessFacts, losses: &mut Losses) {
-        let entry = self.entry(facts.pid, losses);
+        let pid = facts.pid;
+        let entry = self.entry(pid, losses);
+        // Of what it executed its record has told already.
+        let is_empty = facts == ProcessFacts { pid, ..ProcessFacts::default() };
+        entry.gone = is_empty && entry.since_ns == 0;
         let old = &entry.facts;
         let merged = ProcessFacts {
             executable_name: facts.executable_name.or_else(|| old.executable_name.clone()),
@@ -112,11 +154,38 @@ impl Processes {
         };
         entry.facts = Arc::new(merged);
         (entry.asked, entry.read) = (true, true);
+        self.inherit(pid, losses);
+        for child in self.heirs.remove(&pid).unwrap_or_default() {
+            self.inherit(child, losses);
+        }
+    }
+
+    /// Takes the parent's facts for a process that cannot be read, as soon as it is known whose child it was.
+    fn inherit(&mut self, pid: u32, losses: &mut Losses) {
+        let Some(entry) = self.known.get(&pid).filter(|entry| entry.gone) else { return };
+        let Some((parent, command)) = entry.parent.clone() else { return };
+        let seen_ns = entry.seen_ns;
+        if self.known.get(&parent).is_none_or(|entry| !entry.read) {
+            if self.heirs.len() < HEIRS_MAX && parent != 0 {
+                self.heirs.entry(parent).or_default().insert(pid);
+                self.see(parent, 0, losses);
+            }
+            return;
+        }
+        let Some(parent) = self.known.get(&parent) else { return };
+        let is_same = parent.facts.command.as_ref() == Some(&command) && parent.since_ns <= seen_ns;
+        let facts = ProcessFacts { pid, ..(*parent.facts).clone() };
+        if let Some(entry) = self.known.get_mut(&pid) {
+            entry.gone = false;
+            if is_same {
+                entry.facts = Arc::new(facts);
+            }
+        }
     }
 
     /// Whether facts of this process were asked for and may still come.
     pub fn is_awaited(&self, pid: u32) -> bool {
-        self.known.get(&pid).is_some_and(|entry| entry.asked && !entry.read)
+        self.known.get(&pid).is_some_and(|entry| entry.asked && (!entry.read || entry.gone))
     }
 
     /// What is known of a process now; at least its pid.
@@ -136,14 +205,7 @@ impl Processes {
         }
         self.uses += 1;
         let used = self.uses;
-        let entry = self.known.entry(pid).or_insert_with(|| Entry {
-            facts: Arc::new(ProcessFacts { pid, ..ProcessFacts::default() }),
-            asked: false,
-            read: false,
-            since_ns: 0,
-            exited_ns: None,
-            used,
-        });
+        let entry = self.known.entry(pid).or_insert_with(|| Entry::new(pid, used));
         entry.used = used;
         entry
     }
@@ -159,6 +221,7 @@ impl Processes {
             losses.add(Loss::ProcessEvicted, u64::from(alive));
         }
         self.wanted.retain(|pid| self.known.contains_key(pid));
+        self.heirs.retain(|pid, _| self.known.contains_key(pid));
     }
 }
 
@@ -243,6 +306,76 @@ mod tests {
         processes.record(&at(20, record(7, 1, change::EXIT, "")), &mut losses);
         processes.see(7, 31, &mut losses);
         assert_eq!(processes.get(7).executable_name.as_deref(), Some("curl"));
+    }
+
+    fn exit(pid: u32, parent_pid: u32, command: &[u8]) -> ProcessRecord {
+        let mut comm = [0; 16];
+        comm[..command.len()].copy_from_slice(command);
+        at(30, ProcessRecord { comm, ..record(pid, parent_pid, change::EXIT, "") })
+    }
+
+    fn httpd(pid: u32) -> ProcessFacts {
+        let command = Some("httpd".to_owned());
+        ProcessFacts {
+            pid,
+            command,
+            executable_path: Some("/bin/busybox".into()),
+            service_name: Some("web".into()),
+            ..Default::default()
+        }
+    }
+
+    fn gone(pid: u32) -> ProcessFacts {
+        ProcessFacts { pid, ..ProcessFacts::default() }
+    }
+
+    #[test]
+    fn a_child_that_is_gone_is_what_its_parent_is_whatever_comes_first() {
+        type Told = fn(&mut Processes, &mut Losses);
+        let read: Told = |processes, losses| processes.facts(gone(8), losses);
+        let ended: Told = |processes, losses| processes.record(&exit(8, 7, b"httpd"), losses);
+        let parent: Told = |processes, losses| processes.facts(httpd(7), losses);
+        for order in [[read, ended, parent], [ended, read, parent], [parent, read, ended], [read, parent, ended]] {
+            let (mut processes, mut losses) = setup();
+            processes.see(8, 20, &mut losses);
+            order.iter().for_each(|tell| tell(&mut processes, &mut losses));
+            let facts = processes.get(8);
+            assert_eq!((facts.pid, facts.service_name.as_deref()), (8, Some("web")));
+            assert!(!processes.is_awaited(8));
+        }
+    }
+
+    #[test]
+    fn a_parent_that_is_not_known_is_asked_for() {
+        let (mut processes, mut losses) = setup();
+        processes.see(8, 20, &mut losses);
+        assert_eq!(processes.take_wanted(), [8]);
+        processes.facts(gone(8), &mut losses);
+        assert!(processes.is_awaited(8), "its end may tell more");
+        processes.record(&exit(8, 7, b"httpd"), &mut losses);
+        assert_eq!(processes.take_wanted(), [7]);
+        processes.facts(gone(7), &mut losses);
+        assert!(!processes.is_awaited(8), "nothing is known of the parent either");
+    }
+
+    #[test]
+    fn who_took_the_place_of_a_parent_is_none() {
+        let check = |command: &[u8], parent: ProcessFacts, since: Option<u64>| {
+            let (mut processes, mut losses) = setup();
+            if let Some(time_ns) = since {
+                processes.record(&at(time_ns, record(7, 1, change::EXEC, "/bin/busybox")), &mut losses);
+            }
+            processes.facts(parent, &mut losses);
+            processes.see(8, 20, &mut losses);
+            processes.facts(gone(8), &mut losses);
+            processes.record(&exit(8, 7, command), &mut losses);
+            assert!(!processes.is_awaited(8));
+            processes.get(8).service_name.clone()
+        };
+        assert_eq!(check(b"httpd", httpd(7), Some(10)).as_deref(), Some("web"));
+        assert_eq!(check(b"sshd", httpd(7), None), None, "another command");
+        assert_eq!(check(b"httpd", httpd(7), Some(25)), None, "it executed that after the child was there");
+        assert_eq!(check(b"httpd", gone(7), None), None);
     }
 
     #[test]

@@ -231,6 +231,7 @@ fn read_facts(bytes: &[u8]) -> Option<ProcessFacts> {
     let facts = ProcessFacts {
         pid: u32::from_le_bytes(*pid),
         service_declared: *declared != 0,
+        command: None,
         executable_name: text()?,
         executable_path: text()?,
         service_name: text()?,

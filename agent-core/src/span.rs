@@ -154,6 +154,8 @@ pub struct ProcessFacts {
     pub executable_name: Option<String>,
     /// `process.executable.path`.
     pub executable_path: Option<String>,
+    /// What the kernel calls it (`comm`), which a child has too until it executes something else. Not exported.
+    pub command: Option<String>,
     /// `service.name`, from the environment, else the container's workload, else the executable or script.
     pub service_name: Option<String>,
     /// Whether `service_name` was declared by `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES`.

@@ -107,8 +107,7 @@ fn emit_process(what: u8, cgroup_id: u64, filename: u64) {
     let task = unsafe { helpers::bpf_get_current_task() };
     let parent_pid = read::<u64>(task, &offsets::TASK_PARENT)
         .and_then(|parent| read_at(parent + u64::from(offsets::TASK_TGID.load())));
-    // Of an end, the number says it all.
-    let comm = if what == change::EXEC { bpf_get_current_comm().unwrap_or_default() } else { [0; 16] };
+    let comm = bpf_get_current_comm().unwrap_or_default();
     let header = emit::header(kind::PROCESS, now());
     emit::record::<ProcessRecord>(|record| {
         // SAFETY: `record` is the reserved entry of exactly this size, and every field of it is written.

@@ -10,6 +10,7 @@ mod databases;
 mod deploy;
 mod errors;
 mod follow_idle;
+mod forking;
 mod framing;
 mod grpc;
 mod http2;

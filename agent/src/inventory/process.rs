@@ -5,7 +5,7 @@
 //! `OTEL_RESOURCE_ATTRIBUTES` are looked at, of the command line only the name that the program was called by, or of the script that an interpreter runs:
 //! program text and arguments never become a name. A process that is gone gives facts without content.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
 use agent_core::span::ProcessFacts;
 
@@ -19,10 +19,18 @@ const NAME_BYTES_MAX: usize = 64;
 /// What is known of process `pid` now, on a node of this name.
 pub fn facts(pid: u32, node_name: Option<&str>) -> ProcessFacts {
     let folder = format!("/proc/{pid}");
-    let executable = fs::read_link(format!("{folder}/exe")).ok();
+    let executable = fs::read_link(format!("{folder}/exe"));
+    let has_none = executable.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    if has_none && !is_kernel_thread(&read(&format!("{folder}/stat"))) {
+        // It has ended, or is about to: what is still there says less than nothing.
+        return ProcessFacts { pid, ..ProcessFacts::default() };
+    }
+    let executable = executable.ok();
     let environment = read(&format!("{folder}/environ"));
     let command_line = read(&format!("{folder}/cmdline"));
     let mut facts = ProcessFacts { pid, ..ProcessFacts::default() };
+    facts.command = String::from_utf8(read(&format!("{folder}/comm"))).ok().map(|text| text.trim_end().to_owned());
+    facts.command = facts.command.filter(|text| !text.is_empty());
     if let Some(path) = &executable {
         // The kernel appends this to the path of a program that was replaced on disk while running.
         let path = path.to_string_lossy().trim_end_matches(" (deleted)").to_owned();
@@ -40,6 +48,15 @@ pub fn facts(pid: u32, node_name: Option<&str>) -> ProcessFacts {
             .or(facts.executable_name.clone());
     }
     facts
+}
+
+/// `PF_KTHREAD` among its flags, the seventh word behind its name, which may hold anything (proc_pid_stat(5)).
+fn is_kernel_thread(stat: &[u8]) -> bool {
+    const PF_KTHREAD: u32 = 0x0020_0000;
+    let stat = String::from_utf8_lossy(stat);
+    let behind = stat.rsplit_once(')').map_or("", |(_, behind)| behind);
+    let flags = behind.split_whitespace().nth(6).and_then(|word| word.parse::<u32>().ok());
+    flags.is_some_and(|flags| flags & PF_KTHREAD != 0)
 }
 
 /// The paths of a process's cgroups (cgroups(7)): that of version 2 first, then those of hierarchies of version 1.
@@ -318,6 +335,15 @@ mod tests {
     fn our_own_process_has_an_executable_and_a_missing_one_has_not() {
         assert!(facts(std::process::id(), None).executable_path.is_some());
         assert_eq!(facts(u32::MAX, None).executable_path, None);
+    }
+
+    #[test]
+    fn only_threads_of_the_kernel_have_no_executable() {
+        assert!(is_kernel_thread(b"2 (kthreadd) S 0 0 0 0 -1 2129984 0 0"));
+        assert!(is_kernel_thread(b"3 (a) b) S 0 0 0 0 -1 2129984 0 0"));
+        assert!(!is_kernel_thread(&read("/proc/self/stat")));
+        assert!(!is_kernel_thread(b"7 (a) Z 1 7 7 0 -1 4228364 0 0"));
+        assert!(!is_kernel_thread(b""));
     }
 
     #[test]
