@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 mod auth;
 mod destination;
+mod expected;
 mod file;
 pub mod flags;
 mod layers;
@@ -104,7 +105,7 @@ pub struct Capture {
     /// full are lost, and counted.
     pub ring_bytes: Size,
     /// Connections tracked in the kernel at the same time, each about 1.5KiB. With the defaults all kernel maps together
-    /// take less than 16MiB.
+    /// take less than 21MiB.
     pub connections_max: u32,
     /// Threads tracked in the kernel at the same time.
     pub threads_max: u32,
@@ -258,6 +259,7 @@ pub struct Log {
 #[serde(deny_unknown_fields, default)]
 pub struct Metrics {
     /// Where /metrics, /healthz and /readyz are served, as `ip:port`; nowhere by default.
+    #[serde(deserialize_with = "listen_address")]
     #[schemars(with = "Option<String>")]
     pub address: Option<SocketAddr>,
     /// Receivers of OTLP that the metrics are sent to; none by default.
@@ -470,6 +472,12 @@ impl std::fmt::Display for UnknownKey {
 /// A key without a value, as when everything below it is commented out, is the default.
 fn or_default<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+fn listen_address<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = Option::<String>::deserialize(from)?;
+    let bad = |text: &str| format!("`{text}` is no address; write for example 127.0.0.1:9464 or [::]:9464");
+    text.map(|text| text.parse().map_err(|_| serde::de::Error::custom(bad(&text)))).transpose()
 }
 
 fn at(path: &std::path::Path, line: &Option<u64>) -> String {

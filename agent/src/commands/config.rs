@@ -24,7 +24,9 @@ pub(super) fn config(command: ConfigCommand, output: &mut Output) -> Done {
             if args.config.is_none() && std::env::var_os("SPANTAP_CONFIG").is_none() {
                 output.line("# no file is given (--config FILE): defaults, environment and flags")?;
             }
-            output.text(&config::show(&Loaded::load(&args, std::env::vars())?))?;
+            let loaded = Loaded::load(&args, std::env::vars())?;
+            loaded.warnings.iter().try_for_each(|warning| output.line(&format!("# warning: {warning}")))?;
+            output.text(&config::show(&loaded))?;
         }
         ConfigCommand::Schema => output.line(&serde_json::to_string_pretty(config::schema())?)?,
     }

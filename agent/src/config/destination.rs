@@ -201,7 +201,10 @@ impl Sampling {
             slow_ns: tail.slow.ns(),
             slow_p99: tail.slow_p99,
             per_minute: tail.per_minute,
-            matches: relay::Filter { include: super::relay::matches(&tail.matches)?, exclude: Vec::new() },
+            matches: relay::Filter {
+                include: super::relay::matches("sampling.tail.matches", &tail.matches)?,
+                exclude: Vec::new(),
+            },
             rest: relay::Threshold::from_probability(self.ratio),
             rate: tail.rate,
             traces_max: tail.traces_max,

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{Config, ConfigError, RunArgs, file, flags, nearest, schema, validate};
+use super::{Config, ConfigError, RunArgs, expected, file, flags, nearest, schema, validate};
 
 /// Variables that are read, but set no value: by this module, and for developers by others.
 const OTHER_VARIABLES: [&str; 5] =
@@ -64,7 +64,7 @@ impl Loaded {
             let given = file::read(&path)?;
             layers.put_all(given, &Source::File(path));
         }
-        let warnings = layers.put_environment(&environment)?;
+        let mut warnings = layers.put_environment(&environment)?;
         layers.put_flags(args)?;
         let mut config = layers.assemble().map_err(|message| ConfigError::Unusable { problems: vec![message] })?;
         config.capture.attach = args.attach;
@@ -75,6 +75,9 @@ impl Loaded {
             }
         }
         validate::validate(&config, &layers.sources)?;
+        if !config.capture.enabled {
+            warnings.extend(layers.selected_in_vain()?);
+        }
         Ok(Self { config, sources: layers.sources, warnings })
     }
 }
@@ -100,7 +103,31 @@ impl Layers {
 
     fn assemble(&self) -> Result<Config, String> {
         let tree = tree(&self.leaves);
-        serde_path_to_error::deserialize(&tree).map_err(|error| error.inner().to_string())
+        serde_path_to_error::deserialize(&tree).map_err(|error| {
+            expected::problem(error.path(), &error.inner().to_string(), false, &tree, schema().as_value())
+        })
+    }
+
+    /// What selects although nothing is captured: an error for a flag, which somebody has just given, a warning for what else may
+    /// be shared with agents that capture.
+    fn selected_in_vain(&self) -> Result<Vec<String>, ConfigError> {
+        let off = self.sources.get("capture.enabled").cloned().unwrap_or_default();
+        let default = leaves(&Config::default());
+        let mut warnings = Vec::new();
+        for (path, source) in &self.sources {
+            let selects = ["capture.select", "capture.exclude."].iter().any(|begin| path.starts_with(begin));
+            if !selects || self.leaves.get(path) == default.get(path) {
+                continue;
+            }
+            match source {
+                Source::Flag(flag) => {
+                    let message = format!("selects what is captured, and nothing is ({off}); leave out one of them");
+                    return Err(ConfigError::Flag { flag: (*flag).to_owned(), message });
+                }
+                _ => warnings.push(format!("{path} ({source}) has no effect: nothing is captured ({off})")),
+            }
+        }
+        Ok(warnings)
     }
 
     /// Returns warnings.
@@ -109,7 +136,7 @@ impl Layers {
         let mut warnings = Vec::new();
         for (name, text) in environment {
             let Some(path) = paths.get(name) else {
-                warnings.extend(mistaken(name, &paths));
+                warnings.extend(mistaken(name, text, &paths));
                 continue;
             };
             let message = |message| ConfigError::Environment { name: name.clone(), message };
@@ -175,14 +202,29 @@ fn variable(path: &str) -> String {
     }
 }
 
-/// Not an error: Kubernetes sets `SPANTAP_PORT` and the like for a service of that name.
-fn mistaken(name: &str, paths: &BTreeMap<String, String>) -> Option<String> {
-    if OTHER_VARIABLES.contains(&name) {
+/// Not an error: what is set for all programs of a host may be for another version.
+fn mistaken(name: &str, text: &str, paths: &BTreeMap<String, String>) -> Option<String> {
+    if OTHER_VARIABLES.contains(&name) || is_of_kubernetes(name, text) {
         return None;
     }
     let known = paths.keys().map(|name| name.trim_start_matches("SPANTAP_"));
-    let near = nearest(name.trim_start_matches("SPANTAP_"), known)?;
-    Some(format!("environment variable {name} is not used, did you mean SPANTAP_{near}?"))
+    let near = nearest(name.trim_start_matches("SPANTAP_"), known);
+    let hint = near.map_or_else(
+        || "`spantap config schema` lists what can be set: log.max_bytes is SPANTAP_LOG_MAX_BYTES".to_owned(),
+        |near| format!("did you mean SPANTAP_{near}?"),
+    );
+    Some(format!("environment variable {name} is not used, {hint}"))
+}
+
+/// What Kubernetes sets in pods for a service whose name begins with `spantap`.
+fn is_of_kubernetes(name: &str, text: &str) -> bool {
+    let port_of = |mark| {
+        name.split_once(mark).map(|(_, port)| port).filter(|port| port.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || port_of("_PORT_").is_some()
+        || (name.ends_with("_PORT") && (text.starts_with("tcp://") || text.starts_with("udp://")))
 }
 
 /// A variable's text as the type that the schema wants.
@@ -214,6 +256,7 @@ fn urls(text: &str) -> Vec<String> {
 fn scalar(text: &str, kind: &Value) -> Result<Value, String> {
     match kind.as_str() {
         Some("integer") => text.parse().map(|n: u64| json!(n)).map_err(|_| format!("`{text}` is not a number")),
+        Some("number") => text.parse().map(|n: f64| json!(n)).map_err(|_| format!("`{text}` is not a number")),
         Some("boolean") => text.parse().map(|b: bool| json!(b)).map_err(|_| format!("`{text}` is not true or false")),
         _ => Ok(json!(text)),
     }
@@ -303,6 +346,7 @@ mod tests {
                 ("SPANTAP_METRICS_ADDRESS", "127.0.0.1:9464"),
                 ("SPANTAP_EXPORT", "otlp+grpc://a:1,kafka://b:2, c/t,file:/d"),
                 ("SPANTAP_REDACTION_PATHS", "keep"),
+                ("SPANTAP_RELAY_SAMPLING_RATIO", "0.5"),
                 ("SPANTAP_SOCKET", ""),
             ]),
         )
@@ -315,6 +359,7 @@ mod tests {
         let names: Vec<_> = config.export.destinations.iter().map(|to| to.name.as_str()).collect();
         assert_eq!(names, ["otlp+grpc://a:1", "kafka://b:2,c:9092/t", "file:/d"]);
         assert_eq!(config.redaction.paths, Paths::Keep);
+        assert!((config.relay.sampling_ratio - 0.5).abs() < f64::EPSILON);
         assert_eq!(config.socket, Config::default().socket);
     }
 
@@ -324,6 +369,8 @@ mod tests {
             ("SPANTAP_LOG_MAX_BYTES", "many", "512KiB"),
             ("SPANTAP_CAPTURE_SELECT_PID", "init", "not a number"),
             ("SPANTAP_EXPORT", "http://x", "did you mean"),
+            ("SPANTAP_CAPTURE_SELECT_PORT", "70000", "is 70000, expected a whole number from 0 to 65535"),
+            ("SPANTAP_CAPTURE_UNSELECTED", "all", "expected one of timing, none"),
         ] {
             let error = Config::load(&RunArgs::default(), variables(&[(name, text)])).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(part), "{error}");
@@ -335,13 +382,49 @@ mod tests {
 
     #[test]
     fn variables_of_others_only_warn() {
-        let environment = variables(&[("SPANTAP_PORT", "tcp://10.0.0.1:80"), ("SPANTAP_DATA_DIRR", "/x")]);
+        let environment = variables(&[
+            ("SPANTAP_PORT", "tcp://10.0.0.1:80"),
+            ("SPANTAP_SERVICE_HOST", "10.0.0.1"),
+            ("SPANTAP_SERVICE_PORT_HTTP", "80"),
+            ("SPANTAP_PORT_80_TCP_ADDR", "10.0.0.1"),
+            ("SPANTAP_DATA_DIRR", "/x"),
+            ("SPANTAP_ZZZ", "1"),
+        ]);
         let loaded = Loaded::load(&RunArgs::default(), environment).unwrap();
-        assert!(loaded.warnings.iter().any(|text| text.contains("did you mean SPANTAP_DATA_DIR?")));
+        assert_eq!(
+            loaded.warnings,
+            [
+                "environment variable SPANTAP_DATA_DIRR is not used, did you mean SPANTAP_DATA_DIR?",
+                "environment variable SPANTAP_ZZZ is not used, `spantap config schema` lists what can be set: log.max_bytes is \
+                 SPANTAP_LOG_MAX_BYTES"
+            ]
+        );
         let environment = OTHER_VARIABLES.map(|name| (name.to_owned(), "1".to_owned()));
         let environment = environment.into_iter().filter(|(name, _)| name != "SPANTAP_CONFIG");
         assert!(Loaded::load(&RunArgs::default(), environment).unwrap().warnings.is_empty());
         assert_eq!(loaded.config, Config::default());
+    }
+
+    #[test]
+    fn who_captures_nothing_cannot_select() {
+        let args = RunArgs { no_capture: true, select_port: vec![80], ..RunArgs::default() };
+        let error = Loaded::load(&args, []).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "flag --select-port: selects what is captured, and nothing is (flag --no-capture); leave out one of them"
+        );
+        let (_folder, args) = file("capture: { enabled: false, select_all: false, exclude: { pid: [7] } }\n");
+        let loaded = Loaded::load(&args, []).unwrap();
+        assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
+        assert!(loaded.warnings[0].starts_with("capture.exclude.pid (file "), "{:?}", loaded.warnings);
+        let environment = variables(&[("SPANTAP_CAPTURE_SELECT_ALL", "true")]);
+        let args = RunArgs { no_capture: true, ..RunArgs::default() };
+        assert_eq!(
+            Loaded::load(&args, environment).unwrap().warnings,
+            [
+                "capture.select_all (environment SPANTAP_CAPTURE_SELECT_ALL) has no effect: nothing is captured (flag --no-capture)"
+            ]
+        );
     }
 
     #[test]

@@ -139,11 +139,11 @@ impl Receive {
     }
 
     /// Each problem with its key.
-    pub(super) fn problems(&self) -> Vec<(&'static str, String)> {
+    pub(super) fn problems(&self) -> Vec<(String, String)> {
         let mut problems = Vec::new();
-        let mut require = |holds: bool, key, problem: &str| {
+        let mut require = |holds: bool, key: &str, problem: &str| {
             if !holds {
-                problems.push((key, problem.to_owned()));
+                problems.push((key.to_owned(), problem.to_owned()));
             }
         };
         let tls = &self.tls;
@@ -167,19 +167,21 @@ impl Receive {
         problems
     }
 
-    fn problems_of_addresses(&self) -> Vec<(&'static str, String)> {
+    fn problems_of_addresses(&self) -> Vec<(String, String)> {
         let mut problems = Vec::new();
         let mut seen = BTreeSet::new();
-        let unix = self.otlp_unix.iter().map(|path| ("receive.otlp_unix", Address::Unix(path.clone())));
-        let grpc = self.otlp_grpc.iter().map(|address| ("receive.otlp_grpc", address.clone()));
-        let http = self.otlp_http.iter().map(|address| ("receive.otlp_http", address.clone()));
-        for (key, address) in grpc.chain(http).chain(unix) {
-            if let Address::Unix(path) = &address
+        let unix: Vec<_> = self.otlp_unix.iter().map(|path| Address::Unix(path.clone())).collect();
+        let all = [("otlp_grpc", &self.otlp_grpc), ("otlp_http", &self.otlp_http), ("otlp_unix", &unix)];
+        let each = all.into_iter().flat_map(|(key, list)| {
+            list.iter().enumerate().map(move |(index, address)| (format!("receive.{key}[{index}]"), address))
+        });
+        for (key, address) in each {
+            if let Address::Unix(path) = address
                 && (path.as_os_str().is_empty() || path.as_os_str().len() > SOCKET_PATH_BYTES_MAX)
             {
-                problems.push((key, format!("a socket's path has 1 to {SOCKET_PATH_BYTES_MAX} bytes")));
+                problems.push((key.clone(), format!("a socket's path has 1 to {SOCKET_PATH_BYTES_MAX} bytes")));
             }
-            let free_port = matches!(&address, Address::Tcp(address) if address.port() == 0);
+            let free_port = matches!(address, Address::Tcp(address) if address.port() == 0);
             if !free_port && !seen.insert(address.to_string()) {
                 problems.push((
                     key,
@@ -190,23 +192,22 @@ impl Receive {
         problems
     }
 
-    fn problems_of_tenants(&self) -> Vec<(&'static str, String)> {
+    fn problems_of_tenants(&self) -> Vec<(String, String)> {
         let mut problems = Vec::new();
         let mut seen = BTreeSet::new();
-        for tenant in &self.tenants {
+        for (index, tenant) in self.tenants.iter().enumerate() {
+            let mut problem = |key: &str, cause| problems.push((format!("receive.tenants[{index}].{key}"), cause));
             if tenant.name.is_empty() || tenant.name.chars().any(char::is_control) {
-                problems.push(("receive.tenants", format!("{:?} is no name of a tenant", tenant.name)));
+                problem("name", format!("{:?} is no name of a tenant", tenant.name));
             }
             if tenant.name == NO_TENANT {
-                let cause = format!("`{NO_TENANT}` is the name of those without a tenant; choose another one");
-                problems.push(("receive.tenants", cause));
+                problem("name", format!("`{NO_TENANT}` is the name of those without a tenant; choose another one"));
             }
             if tenant.tokens.is_empty() {
-                problems.push(("receive.tenants", format!("`{}` has no token, so nobody could send", tenant.name)));
+                problem("tokens", format!("`{}` has no token, so nobody could send", tenant.name));
             }
             if !seen.insert(&tenant.name) {
-                problems
-                    .push(("receive.tenants", format!("`{}` is given twice; a tenant may have tokens", tenant.name)));
+                problem("name", format!("`{}` is given twice; a tenant may have several tokens", tenant.name));
             }
         }
         problems
@@ -302,7 +303,7 @@ mod tests {
         check("{ otlp_grpc: ['127.0.0.1:0'], otlp_http: ['127.0.0.1:0'] }", &[]);
         check(
             "{ otlp_grpc: ['127.0.0.1:1'], otlp_http: ['127.0.0.1:1'] }",
-            &["receive.otlp_http: 127.0.0.1:1 is given"],
+            &["receive.otlp_http[0]: 127.0.0.1:1 is given"],
         );
         check("{ otlp_grpc: ['unix:/a'], otlp_unix: [/a] }", &["given twice"]);
     }

@@ -9,7 +9,11 @@ use agent_core::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::units::Interval;
+use super::{file, nearest, show, units::Interval};
+
+/// How a condition on spans is written.
+const CONDITION: &str =
+    "a condition is written as 'service: shop*, status: error, duration: 1s, attributes: [http.route=/pay]'";
 
 /// What is done with spans of SDKs and other agents before they are stored and acknowledged.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -193,19 +197,23 @@ impl Relay {
 /// What is wrong, with its key.
 pub fn shape(filter: &Filter, ratio: f64, keep_errors: bool) -> Result<relay::Shape, String> {
     let config = ShapeConfig {
-        filter: relay::Filter { include: matches(&filter.include)?, exclude: matches(&filter.exclude)? },
-        sampling: sampling("sampling_ratio", ratio, keep_errors)?,
+        filter: relay::Filter {
+            include: matches("filter.include", &filter.include)?,
+            exclude: matches("filter.exclude", &filter.exclude)?,
+        },
+        sampling: sampling("sampling.ratio", ratio, keep_errors)?,
         ..ShapeConfig::default()
     };
-    relay::Shape::new(config).map_err(|error| error.to_string())
+    relay::Shape::new(config).map_err(|error| format!("filter: {error}"))
 }
 
-/// For whoever looks for spans.
+/// For whoever looks for spans. `key` is where they are given.
 ///
 /// # Errors
 /// What is wrong, with its key.
-pub fn matches(matches: &[Match]) -> Result<Vec<relay::SpanMatch>, String> {
-    matches.iter().map(Match::to_core).collect()
+pub fn matches(key: &str, matches: &[Match]) -> Result<Vec<relay::SpanMatch>, String> {
+    let one = |(index, one): (usize, &Match)| one.to_core().map_err(|problem| format!("{key}[{index}].{problem}"));
+    matches.iter().enumerate().map(one).collect()
 }
 
 impl std::str::FromStr for Match {
@@ -215,16 +223,35 @@ impl std::str::FromStr for Match {
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
         let braced = if text.starts_with('{') { text.to_owned() } else { format!("{{ {text} }}") };
-        let parsed: Result<Self, _> = serde_saphyr::from_str(&braced);
-        let usable = parsed.map_err(|error| error.without_snippet().to_string())?;
+        let schema = show::schema_of::<Self>();
+        let names: Vec<&str> =
+            schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+        let parsed = file::from_text(&braced, &schema);
+        let usable: Self = parsed.map_err(|problem| {
+            let problem = slip(&braced, &names).unwrap_or(problem);
+            format!("{problem}; {CONDITION}, with any of the keys {}", names.join(", "))
+        })?;
         usable.to_core().map(|_| usable)
     }
 }
 
+/// What is wrong with the first key that is none.
+fn slip(braced: &str, names: &[&str]) -> Option<String> {
+    let Ok(serde_json::Value::Object(given)) = serde_saphyr::from_str(braced) else { return None };
+    let key = given.keys().find(|key| !names.contains(&key.as_str()))?;
+    let is_known = |(name, _): &(&str, &str)| names.contains(&name.trim());
+    if let Some((name, rest)) = key.split_once([':', '=']).filter(is_known) {
+        return Some(format!("`{key}` is no condition, did you mean '{}: {}'?", name.trim(), rest.trim()));
+    }
+    let near = nearest(key, names.iter().copied()).map(|near| format!(", did you mean `{near}`?"));
+    Some(format!("`{key}` is no key{}", near.unwrap_or_default()))
+}
+
 impl Match {
+    /// What is wrong, with its key.
     fn to_core(&self) -> Result<relay::SpanMatch, String> {
         let glob = |text: &Option<String>| text.as_deref().map(Glob::new);
-        let attributes = pairs("filter.attributes", &self.attributes)?;
+        let attributes = pairs("attributes", &self.attributes)?;
         Ok(relay::SpanMatch {
             service: glob(&self.service),
             name: glob(&self.name),
@@ -297,9 +324,19 @@ mod tests {
         assert_eq!("{service: shop*, status: error, duration: 2s, attributes: [a=b]}".parse(), Ok(wanted.clone()));
         let text = serde_json::to_string(&wanted).expect("JSON");
         assert_eq!(serde_json::from_str::<Match>(&text).expect("the same"), wanted);
-        for (wrong, part) in
-            [("servce: shop", "servce"), ("status: bad", "bad"), ("attributes: [a]", "key=value"), ("x", "")]
-        {
+        for (wrong, part) in [
+            ("servce: shop", "`servce` is no key, did you mean `service`?; a condition is written as 'service: shop*,"),
+            ("service:x", "`service:x` is no condition, did you mean 'service: x'?; a condition is written as"),
+            ("service=x", "`service=x` is no condition, did you mean 'service: x'?"),
+            ("service: x, status=error", "`status=error` is no condition, did you mean 'status: error'?"),
+            ("x", "`x` is no key; a condition is written as"),
+            ("status: bad", "`status`: is `bad`, expected one of unset, ok, error; a condition"),
+            ("duration: 5", "`duration`: `5` is not a duration"),
+            ("service: a, service: b", "`service`: is given twice"),
+            ("attributes: a=b", "`attributes`: is a text, expected a list ([A, B])"),
+            ("[service: x]", "with any of the keys service, name, kind, status, duration, attributes"),
+            ("attributes: [a]", "attributes: `a` is not key=value"),
+        ] {
             let error = wrong.parse::<Match>().expect_err("unusable");
             assert!(error.contains(part), "{wrong}: {error}");
         }

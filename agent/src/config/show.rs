@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, sync::OnceLock};
 
-use schemars::{Schema, generate::SchemaSettings};
+use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde_json::Value;
 
 use super::{Config, HeaderValue, Loaded, Source, Transport};
@@ -12,12 +12,19 @@ use super::{Config, HeaderValue, Loaded, Source, Transport};
 /// JSON Schema of the configuration file.
 pub fn schema() -> &'static Schema {
     static SCHEMA: OnceLock<Schema> = OnceLock::new();
-    SCHEMA.get_or_init(|| {
-        SchemaSettings::draft2020_12()
-            .with(|settings| settings.inline_subschemas = true)
-            .into_generator()
-            .into_root_schema_for::<Config>()
-    })
+    SCHEMA.get_or_init(generate::<Config>)
+}
+
+/// JSON Schema of a part of it.
+pub(super) fn schema_of<T: JsonSchema>() -> Value {
+    generate::<T>().to_value()
+}
+
+fn generate<T: JsonSchema>() -> Schema {
+    SchemaSettings::draft2020_12()
+        .with(|settings| settings.inline_subschemas = true)
+        .into_generator()
+        .into_root_schema_for::<T>()
 }
 
 /// The effective configuration as YAML, each value with its source in a comment.

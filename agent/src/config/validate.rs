@@ -21,10 +21,10 @@ pub(super) fn validate(config: &Config, sources: &BTreeMap<String, Source>) -> R
     check.rules("capture.select", &config.capture.select);
     check.rules("capture.exclude", &config.capture.exclude);
     for (path, problem) in config.receive.problems() {
-        check.require(false, path, || problem);
+        check.require(false, &path, || problem);
     }
     if let Err(problem) = config.relay.to_core() {
-        check.require(false, "relay", || problem);
+        check.keyed("", &problem);
     }
     check.destinations(&config.export.destinations);
     check.on_symptom(&config.export);
@@ -45,6 +45,13 @@ impl Check<'_> {
         let list = path.split('[').next().unwrap_or(path);
         let source = self.sources.get(list).cloned().unwrap_or_default();
         self.problems.push(format!("{path} ({source}): {}", problem()));
+    }
+
+    /// A problem that begins with its key below `at`.
+    fn keyed(&mut self, at: &str, problem: &str) {
+        let (key, what) = problem.split_once(": ").unwrap_or(("", problem));
+        let path = [at, key].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(".");
+        self.require(false, &path, || what.to_owned());
     }
 
     fn positive(&mut self, path: &str, interval: Interval) {
@@ -156,8 +163,8 @@ pub(super) mod tests {
         check("capture: { exclude: { cgroup: [a/b] } }", &["capture.exclude.cgroup[0]", "not an absolute path"]);
         check("log: { relayed_percent_max: 101 }", &["from 0 to 100"]);
         check("relay: { sampling_ratio: 0.5 }", &[]);
-        check("relay: { sampling_ratio: 2 }", &["relay (", "sampling_ratio: 2 is not from 0 to 1"]);
-        check("relay: { attributes: [x] }", &["`x` is not key=value"]);
+        check("relay: { sampling_ratio: 2 }", &["relay.sampling_ratio (file", "2 is not from 0 to 1"]);
+        check("relay: { attributes: [x] }", &["relay.attributes (file", "`x` is not key=value"]);
         check("capture: { max_cpu_percent: 101 }", &["capture.max_cpu_percent (file", "at most 100"]);
         for ring in ["3MiB", "32KiB", "2GiB", "0"] {
             check(&format!("capture: {{ ring_bytes: {ring} }}"), &["capture.ring_bytes (file", "power of two"]);

@@ -90,7 +90,7 @@ impl From<&Destination> for Target {
 
 impl Asked {
     fn to_core(&self) -> Result<Late, LateError> {
-        let include = config::matches(&self.matches).map_err(LateError::Unusable)?;
+        let include = config::matches("where", &self.matches).map_err(LateError::Unusable)?;
         Ok(Late {
             filter: Filter { include, exclude: Vec::new() },
             since_unix_ns: self.since_unix_ns,

@@ -13,11 +13,11 @@ impl Check<'_> {
     pub(super) fn destinations(&mut self, all: &[Destination]) {
         for (index, destination) in all.iter().enumerate() {
             let same = all[..index].iter().any(|other| other.name == destination.name);
-            self.require(!same, "export.destinations", || {
+            self.require(!same, &format!("export.destinations[{index}].name"), || {
                 format!("two destinations are named `{}`; give each its own `name`", destination.name)
             });
             let same_file = |other: &Destination| destination.is_file() && other.url == destination.url;
-            self.require(!all[..index].iter().any(same_file), "export.destinations", || {
+            self.require(!all[..index].iter().any(same_file), &format!("export.destinations[{index}].url"), || {
                 format!("two destinations write to {}", destination.url.without_query())
             });
             self.destination(&format!("export.destinations[{index}]"), destination);
@@ -69,7 +69,7 @@ impl Check<'_> {
         });
         let Sampling { ratio, keep_errors, .. } = destination.sampling;
         if let Err(problem) = crate::config::shape(&destination.filter, ratio, keep_errors) {
-            self.require(false, at, || problem);
+            self.keyed(at, &problem);
         }
         self.sampling(&path("sampling"), &destination.sampling);
         self.headers(&path("headers"), destination);
@@ -104,7 +104,7 @@ impl Check<'_> {
         self.require(tail.bytes_max.0 >= 1 << 20, &path("bytes_max"), || "must be at least 1MiB".into());
         self.require(tail.decisions_max > 0, &path("decisions_max"), || "must be at least 1".into());
         if let Err(problem) = sampling.tail_config() {
-            self.require(false, &path("matches"), || problem);
+            self.keyed(at.strip_suffix(".sampling").unwrap_or(at), &problem);
         }
     }
 
