@@ -53,6 +53,28 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Every one, in the order of their declaration.
+    pub const ALL: [Self; 18] = [
+        Self::Http1,
+        Self::Http2,
+        Self::Grpc,
+        Self::Postgres,
+        Self::Mysql,
+        Self::Redis,
+        Self::Memcached,
+        Self::Kafka,
+        Self::Mongodb,
+        Self::Amqp,
+        Self::Nats,
+        Self::Mqtt,
+        Self::FastCgi,
+        Self::Cassandra,
+        Self::Tls,
+        Self::Dns,
+        Self::Tcp,
+        Self::Udp,
+    ];
+
     /// Whether its peers put many messages into one call without being asked for each, so that a call hardly ever begins with one.
     pub const fn packs_messages(self) -> bool {
         matches!(self, Self::Amqp | Self::Nats | Self::Mqtt)
@@ -194,6 +216,13 @@ mod tests {
 
     fn check(client: &[u8], server: &[u8], expected: Verdict) {
         assert_eq!(detect(client, server), expected, "{} / {}", client.escape_ascii(), server.escape_ascii());
+    }
+
+    #[test]
+    fn all_are_listed() {
+        let places: Vec<usize> = Protocol::ALL.iter().map(|protocol| *protocol as usize).collect();
+        // The last one that is declared.
+        assert_eq!(places, (0..=Protocol::Udp as usize).collect::<Vec<_>>());
     }
 
     #[test]

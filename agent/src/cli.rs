@@ -4,8 +4,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use agent_core::cause::Cause;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use agent_core::{cause::Cause, span::Protocol};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 
 use crate::{
     config::{Match, RunArgs},
@@ -107,14 +107,14 @@ pub struct FilterArgs {
     /// Only this outcome
     #[arg(long)]
     pub status: Option<Outcome>,
-    /// Only this protocol, as `spans` shows it (http, grpc, postgresql, tcp)
-    #[arg(long, value_name = "NAME")]
+    /// Only this protocol of captured spans (http, grpc, postgresql, tcp)
+    #[arg(long, value_name = "NAME", value_parser = protocols(), hide_possible_values = true)]
     pub protocol: Option<String>,
     /// Only this peer: an address, or ADDRESS:PORT
     #[arg(long, value_name = "ADDRESS")]
     pub peer: Option<String>,
     /// Only this cause, by its id (docs/causes.md), as `spans` shows it: what only `why` can tell, from other spans, is not looked for
-    #[arg(long, value_name = "ID", value_parser = parse_cause)]
+    #[arg(long, value_name = "ID", value_parser = causes(), hide_possible_values = true)]
     pub cause: Option<String>,
     /// Only with this attribute of the span or its resource, for example k8s.pod.name=checkout-*; repeated: all of them
     #[arg(long = "attribute", value_name = "KEY=GLOB", value_parser = parse_attribute)]
@@ -223,7 +223,7 @@ pub struct ExportArgs {
 /// `spantap export ...`
 #[derive(Clone, Debug, Subcommand)]
 pub enum ExportCommand {
-    /// Send one span to a destination and tell what becomes of it; the agent need not run
+    /// Send one span to a destination and tell what becomes of it (a file is only looked at); the agent need not run
     Test {
         /// Configuration file (YAML)
         #[arg(long, value_name = "FILE", env = "SPANTAP_CONFIG")]
@@ -377,10 +377,14 @@ pub enum Since {
     At(std::time::SystemTime),
 }
 
-/// The id of a cause. An id that the catalogue does not have would silently match nothing.
-fn parse_cause(text: &str) -> Result<String, String> {
-    let known = || Cause::ALL.iter().map(|cause| cause.id()).collect::<Vec<_>>().join(", ");
-    Cause::from_id(text).map(|cause| cause.id().to_owned()).ok_or_else(|| format!("there are {}", known()))
+/// Ids of causes. One that the catalogue does not have would silently match nothing.
+fn causes() -> PossibleValuesParser {
+    Cause::ALL.iter().map(|cause| cause.id()).into()
+}
+
+/// Names of protocols, likewise.
+fn protocols() -> PossibleValuesParser {
+    Protocol::ALL.map(Protocol::name).into()
 }
 
 fn parse_attribute(text: &str) -> Result<AttributeMatch, String> {
@@ -439,9 +443,21 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_is_one_of_the_catalogue() {
-        assert_eq!(parse_cause("remote_slow"), Ok("remote_slow".to_owned()));
-        assert!(parse_cause("remote").is_err_and(|message| message.contains("remote_slow")));
+    fn what_is_one_of_a_few_is_checked_and_the_nearest_is_told() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' ')).map_err(|error| error.to_string());
+        for (right, wrong, near) in [
+            ("--cause remote_slow", "--cause remote_slo", "remote_slow"),
+            ("--protocol http", "--protocol htp", "http"),
+            ("--protocol postgresql", "--protocol postgres", "postgresql"),
+            ("--kind server", "--kind sever", "server"),
+            ("--status error", "--status eror", "error"),
+        ] {
+            for command in ["spans", "slow"] {
+                assert!(parse(&format!("spantap {command} {right}")).is_ok(), "{right}");
+                let error = parse(&format!("spantap {command} {wrong}")).expect_err("not one of them");
+                assert!(error.contains("possible values: ") && error.contains(&format!("exists: '{near}'")), "{error}");
+            }
+        }
     }
 
     #[test]
