@@ -4,7 +4,7 @@ use super::{
     Cause, Names, View,
     decide::{self, Decision, decide},
     view::{Sums, grades, only_measured},
-    words::{bytes, ms, percent, short},
+    words::{bytes, counted, ms, percent, short, verb},
 };
 use crate::span::{
     By,
@@ -112,13 +112,16 @@ fn specific(view: &View<'_>, decision: Decision, words: &mut Vec<String>) {
         AcceptQueueFull | AcceptQueueWait => {
             say_count(view, words, "spantap.connect.syn_retransmits", "SYN retransmit", "SYN retransmits");
             if let Some((backlog, max)) = decide::accept_queue(view) {
-                words.push(format!("beside it {backlog} connections waited to be accepted, at most {max} may"));
+                words.push(format!(
+                    "beside it {} waited to be accepted, at most {max} may",
+                    counted(backlog, "connection")
+                ));
             }
         }
         DnsSlow | DnsTimeout | DnsError => {
             if let Some((lookup, unanswered)) = view.around.lookup {
                 words.push(format!("the slowest lookup was {lookup}"));
-                words.extend(counted(unanswered, "unanswered query", "unanswered queries"));
+                words.extend(if_any(unanswered, "unanswered query", "unanswered queries"));
             } else {
                 say_text(view, words, "dns.question.name", "asked for ");
             }
@@ -179,11 +182,11 @@ fn say_text(view: &View<'_>, words: &mut Vec<String>, key: &str, before: &str) {
 }
 
 fn say_count(view: &View<'_>, words: &mut Vec<String>, key: &str, one: &str, many: &str) {
-    words.extend(view.int(key).and_then(|count| counted(count, one, many)));
+    words.extend(view.int(key).and_then(|count| if_any(count, one, many)));
 }
 
-fn counted(count: u64, one: &str, many: &str) -> Option<String> {
-    (count > 0).then(|| format!("{count} {}", if count == 1 { one } else { many }))
+fn if_any(count: u64, one: &str, many: &str) -> Option<String> {
+    (count > 0).then(|| format!("{count} {}", verb(count, one, many)))
 }
 
 fn say_ns(view: &View<'_>, words: &mut Vec<String>, key: &str, what: &str) {
@@ -202,7 +205,7 @@ fn sending(view: &View<'_>, words: &mut Vec<String>) {
     if view.is("spantap.tcp.cwnd_limited") == Some(true) {
         words.push("the congestion window was full".to_owned());
     }
-    let size = view.int("spantap.tcp.cwnd").and_then(|count| counted(count, "segment", "segments"));
+    let size = view.int("spantap.tcp.cwnd").and_then(|count| if_any(count, "segment", "segments"));
     words.extend(size.map(|size| format!("a congestion window of {size}")));
     if let (Some(rate), Some(ns), Some(count)) =
         (view.int("spantap.tcp.pacing_rate"), decide::paced_ns(view), view.leaving_bytes())
@@ -401,7 +404,11 @@ fn not_seen(view: &View<'_>, sums: &Sums) -> Vec<String> {
     let lost = view.segments.iter().map(|segment| u64::from(segment.lost_records)).sum::<u64>();
     let lost = lost.max(view.int("spantap.lost_records").unwrap_or(0));
     if lost > 0 {
-        words.push(format!("{lost} kernel records were lost while this span ran"));
+        words.push(format!(
+            "{} {} lost while this span ran",
+            counted(lost, "kernel record"),
+            verb(lost, "was", "were")
+        ));
     }
     words
 }

@@ -1,4 +1,4 @@
-//! Durations, shares and rates for people.
+//! Durations, shares, rates and counts for people.
 
 use super::view::grades;
 use crate::span::{Evidence, Segment, SegmentName};
@@ -35,6 +35,16 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
+/// `1 span`, `2 spans`: `one` is the noun of one, whose plural has an `s` more.
+pub fn counted(count: u64, one: &str) -> String {
+    format!("{count} {one}{}", if count == 1 { "" } else { "s" })
+}
+
+/// The word that goes with so many: `was` or `were`.
+pub fn verb<'a>(count: u64, of_one: &'a str, of_many: &'a str) -> &'a str {
+    if count == 1 { of_one } else { of_many }
+}
+
 /// `measured`, or with shares if the tiles under a name are known differently.
 pub fn evidence(segments: &[Segment], name: SegmentName) -> String {
     let grades = grades(segments, name);
@@ -48,5 +58,16 @@ pub fn evidence(segments: &[Segment], name: SegmentName) -> String {
             let share = |it: &Evidence| format!("{} {}", percent(grades[*it as usize], whole), it.name());
             many.iter().map(share).collect::<Vec<_>>().join(", ")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_told_without_an_s() {
+        let told = [0, 1, 2].map(|count| format!("{} {}", counted(count, "span"), verb(count, "was", "were")));
+        assert_eq!(told, ["0 spans were", "1 span was", "2 spans were"]);
     }
 }

@@ -132,7 +132,8 @@ fn render(report: &Report, colour: bool) -> String {
     let verdict = match (report.can_run(), degraded) {
         (true, 0) => "the agent can run here".to_owned(),
         (true, count) => {
-            format!("the agent can run here, degraded in {count} ways: each line above says what is missing")
+            let ways = text::counted(count as u64, "way");
+            format!("the agent can run here, degraded in {ways}: each line above says what is missing")
         }
         (false, _) => "the agent cannot run here: each line with `missing` says what to do".to_owned(),
     };
@@ -159,7 +160,7 @@ mod tests {
     fn the_verdict_tells_degraded_from_impossible() {
         assert!(render(&report(&[("BTF", true, true)]), false).ends_with("\nthe agent can run here\n"));
         assert!(
-            render(&report(&[("BTF", true, true), ("cgroup", false, false)]), false).contains("degraded in 1 ways")
+            render(&report(&[("BTF", true, true), ("cgroup", false, false)]), false).contains("degraded in 1 way:")
         );
         assert!(render(&report(&[("BTF", false, true)]), false).contains("cannot run here"));
     }

@@ -58,9 +58,9 @@ pub(super) async fn export(args: &ExportArgs, output: &mut Output) -> Done {
                 return Ok(ExitCode::SUCCESS);
             }
             output.line(&format!(
-                "{} of spans in {} requests written to {}",
+                "{} of spans in {} written to {}",
                 text::bytes(lines.bytes),
-                lines.count,
+                text::counted(lines.count, "request"),
                 path.display()
             ))?;
         }
@@ -122,16 +122,20 @@ fn json_line_of(to: &str, report: &SendLateReport) -> String {
 
 fn render(to: &str, report: &SendLateReport) -> String {
     let SendLateReport { id, matched, sent, waiting, queued, bytes } = *report;
-    let mut words = format!("{matched} spans match");
-    for (count, what) in [(sent, "were sent before"), (waiting, "are sent anyway")] {
+    let mut words = format!("{} {}", text::counted(matched, "span"), text::verb(matched, "matches", "match"));
+    let (was, is) = (text::verb(sent, "was", "were"), text::verb(waiting, "is", "are"));
+    for (count, verb, what) in [(sent, was, "sent before"), (waiting, is, "sent anyway")] {
         if count > 0 {
-            words.push_str(&format!(", {count} {what}"));
+            words.push_str(&format!(", {count} {verb} {what}"));
         }
     }
     let bytes = text::bytes(bytes);
     match id {
         0 => format!("{words}; {queued} ({bytes}) would be sent to {to}"),
-        _ => format!("{words}; {queued} ({bytes}) are queued for {to} as request {id}: see spantap status"),
+        _ => {
+            let are = text::verb(queued, "is", "are");
+            format!("{words}; {queued} ({bytes}) {are} queued for {to} as request {id}: see spantap status")
+        }
     }
 }
 
@@ -157,8 +161,10 @@ mod tests {
         let report = SendLateReport { id: 3, matched: 10, sent: 2, waiting: 1, queued: 7, bytes: 2_048 };
         assert_eq!(
             render("backend", &report),
-            "10 spans match, 2 were sent before, 1 are sent anyway; 7 (2.0 KiB) are queued for backend as request 3: see spantap status"
+            "10 spans match, 2 were sent before, 1 is sent anyway; 7 (2.0 KiB) are queued for backend as request 3: see spantap status"
         );
+        let one = SendLateReport { id: 3, matched: 1, sent: 0, waiting: 0, queued: 1, bytes: 2_048 };
+        assert!(render("backend", &one).starts_with("1 span matches; 1 (2.0 KiB) is queued for"));
         let counted = SendLateReport { id: 0, matched: 7, queued: 7, ..report };
         assert!(render("backend", &SendLateReport { sent: 0, waiting: 0, ..counted }).contains("would be sent"));
         assert!(json_line_of("backend", &counted).contains("\"request\":null"));

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-pub(super) use agent_core::cause::words::{ms, percent};
+pub(super) use agent_core::cause::words::{counted, ms, percent, verb};
 
 use crate::{
     cli::SOCKET_DEFAULT,

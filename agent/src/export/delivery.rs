@@ -13,6 +13,7 @@ use std::{
 };
 
 use agent_core::{
+    cause::words::{counted, verb},
     relay::{Choice, Threshold},
     wire::{self, Shape},
 };
@@ -223,9 +224,11 @@ impl Line {
             match self.request(&part, stop).await? {
                 Outcome::Delivered { rejected: 0, .. } => return Some(Ok(())),
                 Outcome::Delivered { rejected, message } => {
-                    return Some(Err(format!("{rejected} spans refused: {message}")));
+                    return Some(Err(format!("{} refused: {message}", counted(rejected, "span"))));
                 }
-                Outcome::Partly { spans, cause, .. } => return Some(Err(format!("{spans} spans refused: {cause}"))),
+                Outcome::Partly { spans, cause, .. } => {
+                    return Some(Err(format!("{} refused: {cause}", counted(spans, "span"))));
+                }
                 Outcome::Never { cause } | Outcome::TooLarge { cause } => return Some(Err(cause)),
                 Outcome::Again { .. } => {}
             }
@@ -239,7 +242,11 @@ impl Line {
                 Outcome::Delivered { rejected, message } => {
                     let rejected = rejected.min(part.spans);
                     if rejected > 0 {
-                        let reason = format!("{rejected} of {} spans were refused: {message}", part.spans);
+                        let reason = format!(
+                            "{rejected} of {} {} refused: {message}",
+                            counted(part.spans, "span"),
+                            verb(rejected, "was", "were")
+                        );
                         self.trouble(&reason);
                         self.bury(part, rejected, &reason, stop).await?;
                     }
@@ -346,7 +353,9 @@ impl Line {
             }
             before_stop(stop, sleep(backoff.wait(None))).await?;
         }
-        self.trouble(&format!("{spans} spans were refused for good and are kept as a dead letter: {reason}"));
+        let refused = format!("{} {} refused", counted(spans, "span"), verb(spans, "was", "were"));
+        let kept = verb(spans, "is", "are");
+        self.trouble(&format!("{refused} for good and {kept} kept as a dead letter: {reason}"));
         self.stats.count_dead(spans);
         Some(())
     }

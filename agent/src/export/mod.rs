@@ -15,7 +15,10 @@ use std::{
     time::Duration,
 };
 
-use agent_core::relay::Choice;
+use agent_core::{
+    cause::words::{counted, verb},
+    relay::Choice,
+};
 use bytes::Bytes;
 use tokio::{
     sync::watch,
@@ -313,7 +316,11 @@ impl Exporter {
         let running = std::mem::take(&mut self.running);
         let (stay, go) = running.into_iter().partition(|running| export.destinations.contains(&running.config));
         self.running = stay;
-        stop(go, self.shutdown_timeout).await;
+        stop(go, self.shutdown_timeout, |config| {
+            let comes_back = export.destinations.iter().any(|to| to.name == config.name);
+            comes_back.then_some(COMES_BACK)
+        })
+        .await;
         let result = self.run(lines, open);
         let order = |running: &Running| export.destinations.iter().position(|to| *to == running.config);
         self.running.sort_by_key(order);
@@ -368,7 +375,7 @@ impl Exporter {
 
     /// Sends what waits, for as long as the configuration allows, and stops. What is left waits in the log.
     pub async fn shutdown(self) {
-        stop(self.running, self.shutdown_timeout).await;
+        stop(self.running, self.shutdown_timeout, |_| Some(AT_NEXT_START)).await;
     }
 }
 
@@ -388,7 +395,11 @@ async fn blocking<T: Send + 'static, E: std::fmt::Display + Send + 'static>(
     done.map_err(|error| error.to_string())
 }
 
-async fn stop(running: Vec<Running>, within: Duration) {
+/// What becomes of spans that a stopped destination has not got.
+const AT_NEXT_START: &str = "in the log for the next start";
+const COMES_BACK: &str = "in the log until it goes on with its new configuration, at once";
+/// `left`: where, and for what, the spans wait that a destination has not got; `None`: of one that is gone the log tells.
+async fn stop(running: Vec<Running>, within: Duration, left: impl Fn(&config::Destination) -> Option<&'static str>) {
     let deadline = Instant::now() + within;
     for running in &running {
         // No receiver means that the task has ended.
@@ -401,6 +412,11 @@ async fn stop(running: Vec<Running>, within: Duration) {
             // Its place in the log is free only when it is gone, and what it does with files is not stopped by that.
             let _ = running.task.await;
             tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        let queued = running.stats.counts().queued;
+        if let Some(left) = left(&running.config).filter(|_| queued > 0) {
+            let (spans, wait) = (counted(queued, "span"), verb(queued, "waits", "wait"));
+            tracing::warn!(destination = running.config.name, "{spans} {wait} {left}");
         }
     }
 }

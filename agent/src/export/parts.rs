@@ -2,6 +2,8 @@
 
 use std::{collections::VecDeque, sync::Mutex};
 
+use agent_core::cause::words::{counted, verb};
+
 use super::{
     format::{Post, Posts},
     retry::Outcome,
@@ -65,7 +67,11 @@ impl Parts {
         }
         let mut messages = self.messages;
         if self.left_out > 0 {
-            messages.push(format!("{} spans have no valid ids", self.left_out));
+            messages.push(format!(
+                "{} {} no valid ids",
+                counted(self.left_out, "span"),
+                verb(self.left_out, "has", "have")
+            ));
         }
         Outcome::Delivered { rejected: self.rejected + self.left_out, message: messages.join("; ") }
     }

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use agent_core::symptom::{Symptom, SymptomConfig, SymptomKind, Watch};
+use agent_core::{
+    cause::words::{counted, verb},
+    symptom::{Symptom, SymptomConfig, SymptomKind, Watch},
+};
 use tokio::task::JoinHandle;
 
 use super::{
@@ -176,9 +179,11 @@ impl Watching {
             tracing::warn!(
                 destination = target.name,
                 request,
-                "{words}: {} spans of the last {} that were left out are sent, and those of the next {}",
-                found.queued,
+                "{words}: {} of the last {} that {} left out {} sent, and those of the next {}",
+                counted(found.queued, "span"),
                 self.config.keep,
+                verb(found.queued, "was", "were"),
+                verb(found.queued, "is", "are"),
                 self.config.after
             );
         }
@@ -194,7 +199,7 @@ fn words(symptom: &Symptom, config: &OnSymptom) -> String {
     let service = if symptom.service.is_empty() { "a service without name" } else { &symptom.service };
     match &symptom.kind {
         SymptomKind::Errors { errors, spans } => {
-            format!("errors of {service}: {errors} of {spans} spans within {}", config.window)
+            format!("errors of {service}: {errors} of {} within {}", counted(*spans, "span"), config.window)
         }
         SymptomKind::Slow { name, p99_ns, limit_ns } => format!(
             "slow requests of {service}: p99 of {name} is {:?} within {}, above {:?}",

@@ -11,7 +11,6 @@ use tokio::{
     task::{self, JoinError, JoinSet},
     time::{Instant, sleep, sleep_until},
 };
-use tracing::warn;
 
 use super::{
     Batch, BatchSource, DestinationStats, Limits, blocking,
@@ -120,9 +119,6 @@ impl<S: BatchSource> Worker<S> {
         self.work().await;
         let left = self.source.queued().spans;
         self.line.stats.set_queued(left);
-        if left > 0 {
-            warn!(destination = self.line.stats.name(), "{left} spans wait in the log for the next start");
-        }
     }
 
     async fn work(&mut self) {

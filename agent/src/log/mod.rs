@@ -42,7 +42,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use agent_core::redact::{SafeBatch, SafeSpan};
+use agent_core::{
+    cause::words::counted,
+    redact::{SafeBatch, SafeSpan},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -426,10 +429,12 @@ impl SpanLog {
         };
         for (name, next) in self.inner.store.places().unwrap_or_default() {
             let spans = end.saturating_sub(next);
-            if !open.contains(&name) && next > first && spans > 0 {
+            if !open.contains(&name) && next >= first && spans > 0 {
                 tracing::warn!(
                     destination = name,
-                    "no destination has this name any more, and {spans} spans came since it was given its last; one that has it goes on from there"
+                    "no destination has this name any more: nobody gets the {} since its last, and the log deletes what is old as if they were \
+                     sent; a destination that has this name again goes on from there",
+                    counted(spans, "span")
                 );
             }
         }

@@ -6,6 +6,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status};
 
+use agent_core::cause::words::{counted, verb};
+
 use super::api::{LateSpans, Live, SendLateReport, SendLateRequest, SpanBytes};
 use crate::{
     export::late::{self, LateError},
@@ -34,8 +36,10 @@ pub(super) fn send(log: &SpanLog, live: &dyn Live, request: &SendLateRequest) ->
     tracing::info!(
         destination = target.name,
         request = id,
-        "{} spans that were left out are sent on request",
-        found.queued
+        "{} that {} left out {} sent on request",
+        counted(found.queued, "span"),
+        verb(found.queued, "was", "were"),
+        verb(found.queued, "is", "are")
     );
     Ok(SendLateReport::new(id, found))
 }
