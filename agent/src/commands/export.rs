@@ -56,6 +56,10 @@ fn find(config: Option<std::path::PathBuf>, wanted: &str) -> anyhow::Result<Dest
 }
 
 fn render(destination: &Destination, probe: &Probe) -> String {
+    if !probe.is_sent {
+        let would = if probe.is_taken { "would take spans" } else { "would take no spans" };
+        return format!("{} {would}: {}; nothing was written", destination.name, probe.message);
+    }
     let took = format!("{:.1} ms", probe.took.as_secs_f64() * 1e3);
     if probe.is_taken {
         let says = if probe.message.is_empty() { String::new() } else { format!("; it says: {}", probe.message) };

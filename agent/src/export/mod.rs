@@ -61,6 +61,7 @@ pub mod symptom;
 mod tail;
 mod taken;
 mod worker;
+mod writable;
 
 #[cfg(test)]
 mod credentials;

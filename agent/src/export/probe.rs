@@ -1,6 +1,6 @@
-//! One span to a destination, to see whether it would take spans: for `spantap export test`.
+//! One span to a destination, to see whether it would take spans: for `spantap export test`. A file is only looked at.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest,
@@ -14,8 +14,12 @@ use super::{
     ExportError,
     client::Client,
     retry::{AgainKind, Outcome},
+    writable,
 };
-use crate::{config::Destination, run::unix_ns};
+use crate::{
+    config::{Destination, Transport},
+    run::unix_ns,
+};
 
 /// Name of the span.
 pub const NAME: &str = "spantap export test";
@@ -23,8 +27,10 @@ pub const NAME: &str = "spantap export test";
 /// What became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
-    /// Whether the destination took it.
+    /// Whether the destination took it, or would.
     pub is_taken: bool,
+    /// Whether a span was sent at all.
+    pub is_sent: bool,
     /// What the trouble is about, in a word: `unavailable`, `timeout`, `credentials`, `quota`, `address`, `refused`, `size`; empty if
     /// there is none.
     pub trouble: &'static str,
@@ -41,6 +47,13 @@ pub struct Probe {
 pub async fn probe(destination: &Destination) -> Result<Probe, ExportError> {
     let client = Client::new(destination)?;
     let began = std::time::Instant::now();
+    if destination.url.transport == Transport::File {
+        let checked = writable::check(Path::new(&destination.url.path));
+        let trouble = if checked.is_ok() { "" } else { "unavailable" };
+        let (is_taken, took) = (checked.is_ok(), began.elapsed());
+        let message = checked.unwrap_or_else(|cause| cause);
+        return Ok(Probe { is_taken, is_sent: false, trouble, message, took });
+    }
     let outcome = client.send(request().encode_to_vec().into(), &format!("probe-{}", unix_ns())).await;
     let (is_taken, trouble, message) = match outcome {
         Outcome::Delivered { rejected: 0, message } => (true, "", message),
@@ -50,7 +63,7 @@ pub async fn probe(destination: &Destination) -> Result<Probe, ExportError> {
         Outcome::TooLarge { cause } => (false, "size", cause),
         Outcome::Again { kind, cause, .. } => (false, word(kind), cause),
     };
-    Ok(Probe { is_taken, trouble, message, took: began.elapsed() })
+    Ok(Probe { is_taken, is_sent: true, trouble, message, took: began.elapsed() })
 }
 
 fn word(kind: AgainKind) -> &'static str {
