@@ -99,7 +99,7 @@ fn json(report: &SelfReport) -> Value {
 fn render(report: &SelfReport, colour: bool) -> String {
     let sums = Sums::of(report);
     let seconds = report.window_ns as f64 / 1e9;
-    let title = format!("{seconds:.1} s on {} CPUs", report.cpus);
+    let title = format!("{seconds:.1} s on {}", text::counted(report.cpus, "CPU"));
     let mut out = format!("{}\n\n", text::bold(&title, colour));
     out.push_str(&programs(&sums));
     let mut field = |name: &str, value: String| out.push_str(&format!("{name:<13} {}\n", text::clean(&value)));
@@ -118,9 +118,11 @@ fn render(report: &SelfReport, colour: bool) -> String {
     let memory = text::bytes(report.agent_memory_bytes);
     field("agent", format!("{:.3} % of all CPUs, {memory} resident", sums.percent(report.agent_cpu_ns)));
     field("spans", spans_words(&sums));
-    field("ring", format!("{:.1} % full at most, {} records", report.ring_percent, report.records));
-    if let Some(budget) = &report.budget {
-        field("budget", budget_words(budget));
+    field("ring", format!("{:.1} % full at most, {}", report.ring_percent, text::counted(report.records, "record")));
+    // Without programs there is nothing to leave out.
+    if let Some(budget) = report.budget.as_ref().filter(|_| !report.programs.is_empty()) {
+        let both_ns = sums.kernel_ns.saturating_add(report.agent_cpu_ns);
+        field("budget", budget_words(budget, report.not_counted.is_empty().then(|| sums.percent(both_ns))));
     }
     out.push('\n');
     out.push_str(&maps(&sums));

@@ -91,17 +91,23 @@ pub(super) fn budget_json(budget: &BudgetStatus) -> Value {
     })
 }
 
-pub(super) fn budget_words(budget: &BudgetStatus) -> String {
+/// `here`: what it is in the window that is told of beside it.
+pub(super) fn budget_words(budget: &BudgetStatus, here: Option<f64>) -> String {
     if budget.cpu_percent_max == 0 {
         return "none (capture.max_cpu_percent is 0)".to_owned();
     }
     let (cost, max) = (budget.cpu_percent, budget.cpu_percent_max);
-    let mut words = format!("{cost:.2} % of at most {max} % of all CPUs");
+    let looked = format!("{cost:.2} % in the second that it last looked at");
+    let mut words = match here {
+        Some(here) => format!("{here:.2} % of at most {max} % of all CPUs; {looked}"),
+        None => format!("{looked}, of at most {max} % of all CPUs"),
+    };
     if !budget.left_out.is_empty() {
         words.push_str(&format!("; left out: {}", budget.left_out.join(", ")));
     }
     if budget.sheds > 0 {
-        words.push_str(&format!("; {} steps taken, {} taken back since the start", budget.sheds, budget.restores));
+        let steps = text::counted(budget.sheds, "step");
+        words.push_str(&format!("; {steps} taken, {} taken back since the start", budget.restores));
     }
     words
 }
@@ -123,7 +129,7 @@ fn render(report: &StatusReport, now_unix_ns: u64, colour: bool) -> String {
         field("connections", report.connections.to_string());
         field("spans", report.spans_total.to_string());
         if let Some(budget) = &report.budget {
-            field("budget", budget_words(budget));
+            field("budget", budget_words(budget, None));
         }
     }
     if let Some(relay) = &report.relay {
@@ -189,13 +195,13 @@ fn symptom_words(symptoms: &SymptomStatus) -> String {
 }
 
 fn relay_words(relay: &RelayStatus) -> String {
-    let mut words = format!("{} spans acknowledged", relay.accepted);
+    let mut words = format!("{} acknowledged", text::counted(relay.accepted, "span"));
     for (count, what) in [
         (relay.local, "kept here by sampling"),
         (relay.rejected, "rejected for good"),
         (relay.skewed, "with impossible times"),
-        (relay.redacted, "values redacted"),
-        (relay.refused, "requests told to come again"),
+        (relay.redacted, text::verb(relay.redacted, "value redacted", "values redacted")),
+        (relay.refused, text::verb(relay.refused, "request told to come again", "requests told to come again")),
     ] {
         if count > 0 {
             words.push_str(&format!(", {count} {what}"));
@@ -223,7 +229,7 @@ fn log_words(log: &LogStatus) -> String {
     let since =
         if log.oldest_unix_ns == 0 { "empty".to_owned() } else { format!("since {}", text::time(log.oldest_unix_ns)) };
     let (used, most) = (text::bytes(log.bytes), text::bytes(log.bytes_max));
-    format!("{used} of {most} in {} segments, {since}, in {}", log.segments, log.path)
+    format!("{used} of {most} in {}, {since}, in {}", text::counted(log.segments, "segment"), log.path)
 }
 
 fn destinations(list: &[DestinationStatus]) -> String {

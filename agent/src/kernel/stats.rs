@@ -46,12 +46,20 @@ pub struct MapMemory {
     pub name: String,
     /// Bytes in use, as the kernel accounts them (before Linux 6.4: most that it can use).
     pub bytes: u64,
-    /// Most bytes that it can come to use: entries of key, value and [`ENTRY_BYTES`] each; a ring buffer's size.
+    /// Most bytes that it can come to use, what the kernel adds to its entries included.
     pub bytes_max: u64,
 }
 
-/// What the kernel adds to an entry of a hash: its element header, and pointers of its bucket.
-const ENTRY_BYTES: u64 = 48;
+/// What the kernel adds to an entry of a hash: its header (`struct htab_elem`), and a link while it is free.
+const ENTRY_BYTES: u64 = 48 + 8;
+/// A bucket of a hash (`struct bucket`), of which there are as many as entries, rounded up to a power of two.
+const BUCKET_BYTES: u64 = 16;
+/// Locks of a hash and a spare entry's pointer, of each CPU.
+const CPU_BYTES: u64 = 4 * 8 + 8;
+/// A map's own description; that of a hash is the largest.
+const MAP_BYTES: u64 = 1024;
+/// Pages of a ring buffer beside its data: positions of reader and writer, and its description.
+const RING_PAGES: u64 = 3;
 
 impl Programs {
     pub(super) fn new(ebpf: &Ebpf, hooks: &[HookState], empty_run_ns: Option<u64>) -> Self {
@@ -125,27 +133,46 @@ mod map_type {
     pub const PERCPU_HASH: u64 = 5;
     pub const PERCPU_ARRAY: u64 = 6;
     pub const LRU_PERCPU_HASH: u64 = 10;
+    pub const HASH: u64 = 1;
     pub const ARRAY: u64 = 2;
+    pub const LRU_HASH: u64 = 9;
     pub const RINGBUF: u64 = 27;
 }
 
 fn map_memory(fd: RawFd, text: &str) -> MapMemory {
     let get = |name| field(text, name).unwrap_or(0);
     let (kind, key, value, entries) = (get("map_type"), get("key_size"), get("value_size"), get("max_entries"));
-    let copies = match kind {
-        map_type::PERCPU_ARRAY | map_type::PERCPU_HASH | map_type::LRU_PERCPU_HASH => possible_cpus(),
-        _ => 1,
-    };
-    let bytes_max = match kind {
-        map_type::RINGBUF => entries,
-        map_type::ARRAY | map_type::PERCPU_ARRAY => entries * value.next_multiple_of(8) * copies,
-        _ => entries * (key + value * copies + ENTRY_BYTES),
-    };
+    let bytes = get("memlock");
     MapMemory {
         name: map_name(fd).unwrap_or_else(|| format!("map {}", get("map_id"))),
-        bytes: get("memlock"),
-        bytes_max,
+        bytes,
+        // What is in use is no more than can be, however much this kernel adds.
+        bytes_max: bytes_max(kind, key, value, entries, possible_cpus()).max(bytes),
     }
+}
+
+/// As the kernel accounts it (`map_mem_usage` of each type, since Linux 6.4), rounded up.
+fn bytes_max(kind: u64, key: u64, value: u64, entries: u64, cpus: u64) -> u64 {
+    let (key, value) = (key.next_multiple_of(8), value.next_multiple_of(8));
+    let hash = |each: u64| {
+        let elements = entries.saturating_add(cpus).saturating_mul(key + each + ENTRY_BYTES);
+        elements + entries.next_power_of_two() * BUCKET_BYTES + cpus * CPU_BYTES
+    };
+    let content = match kind {
+        map_type::RINGBUF => entries + RING_PAGES * page_bytes(),
+        map_type::ARRAY => entries * value,
+        map_type::PERCPU_ARRAY => entries * (value * cpus + 8),
+        map_type::HASH | map_type::LRU_HASH => hash(value),
+        map_type::PERCPU_HASH | map_type::LRU_PERCPU_HASH => hash(value * cpus + 16),
+        // Of programs and the like: a pointer each.
+        _ => entries * value.max(8),
+    };
+    content + MAP_BYTES
+}
+
+fn page_bytes() -> u64 {
+    // SAFETY: takes no pointers.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }
 
 /// Name of a map: `bpf_map_info.name`, 16 bytes after six words.
@@ -233,8 +260,7 @@ pub fn own_cpu_ns() -> u64 {
 pub fn own_memory_bytes() -> u64 {
     let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = text.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
-    // SAFETY: takes no pointers.
-    pages * u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+    pages * page_bytes()
 }
 
 /// CPUs of the host.
@@ -260,6 +286,15 @@ mod tests {
         let text = "pos:\t0\nmap_type:\t27\nmax_entries:\t4096\nmemlock:\t8536\nrun_time_ns:\t7\n";
         let found = ["map_type", "memlock", "run_time_ns", "run_time", "key_size"].map(|name| field(text, name));
         assert_eq!(found, [Some(27), Some(8536), Some(7), None, None]);
+    }
+
+    #[test]
+    fn a_map_may_use_what_its_entries_take_with_all_that_the_kernel_adds() {
+        // A hash of 1000 entries of 8 and 20 bytes, on 4 CPUs: 1004 elements, 1024 buckets.
+        assert_eq!(bytes_max(map_type::HASH, 8, 20, 1000, 4), 1004 * (8 + 24 + 56) + 1024 * 16 + 4 * 40 + 1024);
+        let on = |kind| bytes_max(kind, 4, 100, 10, 4);
+        assert!(on(map_type::PERCPU_HASH) > on(map_type::HASH) && on(map_type::PERCPU_ARRAY) >= 10 * 104 * 4);
+        assert!(bytes_max(map_type::RINGBUF, 0, 0, 4096, 4) >= 8536, "as a kernel says of such a ring");
     }
 
     #[test]
