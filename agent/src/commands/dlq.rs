@@ -41,28 +41,59 @@ pub(super) async fn dlq(command: &DlqCommand, output: &mut Output) -> Done {
         DlqCommand::Show { read, id } => {
             let which = LetterArgs { ids: vec![*id], ..LetterArgs::default() };
             let letters = letters(&read.socket, &which, 1, true).await?;
-            let letter =
-                letters.first().with_context(|| format!("there is no dead letter {id}: see `spantap dlq ls`"))?;
+            let letter = letters.first().with_context(|| none_of(&which, &read.socket))?;
             show(letter, read.json, output)?;
         }
         DlqCommand::Replay { read, which } => {
             let count = settle(&read.socket, which, Settlement::Replay).await?;
-            output.line(&format!(
-                "{count} dead letters are sent again; those that are refused again stay: spantap dlq ls"
-            ))?;
+            let are = text::verb(count, "is", "are");
+            let ls = text::ask("spantap dlq ls", &read.socket);
+            output.line(&format!("{} {are} sent again; what is refused again stays: {ls}", letters_of(count)))?;
         }
         DlqCommand::Drop { read, which } => {
             let count = settle(&read.socket, which, Settlement::Drop).await?;
-            output.line(&format!("{count} dead letters were dropped"))?;
+            output.line(&format!("{} {} dropped", letters_of(count), text::verb(count, "was", "were")))?;
         }
         DlqCommand::Export { read, which, file } => {
             let written = export(&read.socket, which, file).await?;
-            output
-                .line(&format!("{written} dead letters were written to {}; they stay until dropped", file.display()))?;
+            let (were, stay) = (text::verb(written, "was", "were"), text::verb(written, "it stays", "they stay"));
+            let path = file.display();
+            output.line(&format!("{} {were} written to {path}; {stay} until dropped", letters_of(written)))?;
         }
     }
     output.flush()?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn letters_of(count: u64) -> String {
+    text::counted(count, "dead letter")
+}
+
+/// The letters that are meant are there: each that is named, and any if the others are described.
+async fn ensure(socket: &Path, which: &LetterArgs) -> anyhow::Result<usize> {
+    let found = letters(socket, which, 0, false).await?;
+    let missing: Vec<u64> =
+        which.ids.iter().copied().filter(|id| !found.iter().any(|letter| letter.id == *id)).collect();
+    let is_for_all = LetterArgs { all: true, ..LetterArgs::default() } == LetterArgs { all: true, ..which.clone() };
+    if !missing.is_empty() {
+        let is_partly = missing.len() < which.ids.len();
+        let none = none_of(&LetterArgs { ids: missing, ..which.clone() }, socket);
+        anyhow::bail!("{none}{}", if is_partly { "; nothing was done with the others" } else { "" });
+    }
+    anyhow::ensure!(!found.is_empty() || is_for_all, none_of(which, socket));
+    Ok(found.len())
+}
+
+/// Says that there are no such letters.
+fn none_of(which: &LetterArgs, socket: &Path) -> String {
+    let ids: Vec<String> = which.ids.iter().map(u64::to_string).collect();
+    let described = *which != LetterArgs { ids: which.ids.clone(), all: which.all, ..LetterArgs::default() };
+    let fits = if described { " that fits" } else { "" };
+    let ls = text::ask("spantap dlq ls", socket);
+    match ids.as_slice() {
+        [] => format!("there is no dead letter{fits}: {ls} lists all"),
+        ids => format!("there is no dead letter {}{fits}: {ls} lists all", ids.join(" and no ")),
+    }
 }
 
 async fn letters(socket: &Path, which: &LetterArgs, limit: u64, with_spans: bool) -> anyhow::Result<Vec<LetterView>> {
@@ -81,6 +112,7 @@ async fn settle(socket: &Path, which: &LetterArgs, settlement: Settlement) -> an
         which.all || *which != LetterArgs::default(),
         "say which: IDs, --destination, --reason, --since, or --all"
     );
+    ensure(socket, which).await?;
     let request = SettleRequest { which: Some(wanted(which)), settlement: settlement.into() };
     Ok(Client::connect(socket).await?.settle_dead_letters(request).await?.letters)
 }
@@ -126,6 +158,7 @@ fn show(letter: &LetterView, as_json: bool, output: &mut Output) -> anyhow::Resu
 
 /// The requests one after the other are one request. The spans are for those only who may read the log.
 async fn export(socket: &Path, which: &LetterArgs, file: &Path) -> anyhow::Result<u64> {
+    anyhow::ensure!(ensure(socket, which).await? > 0, none_of(which, socket));
     let cannot = || format!("cannot write {}", file.display());
     let mut out = OpenOptions::new().write(true).create_new(true).mode(0o640).open(file).with_context(cannot)?;
     let request = DeadLettersRequest { which: Some(wanted(which)), limit: 0, with_spans: true };
@@ -171,6 +204,19 @@ fn render(letters: &[LetterView]) -> String {
 mod tests {
     use super::*;
     use crate::commands::fixtures;
+
+    #[test]
+    fn letters_that_are_not_there_are_named() {
+        let socket = Path::new(crate::cli::SOCKET_DEFAULT);
+        let of = |ids: &[u64], destination: Option<&str>| {
+            let which =
+                LetterArgs { ids: ids.to_vec(), destination: destination.map(str::to_owned), ..Default::default() };
+            none_of(&which, socket)
+        };
+        assert_eq!(of(&[77], None), "there is no dead letter 77: spantap dlq ls lists all");
+        assert!(of(&[7, 8], Some("a")).starts_with("there is no dead letter 7 and no 8 that fits:"));
+        assert_eq!(of(&[], Some("a")), "there is no dead letter that fits: spantap dlq ls lists all");
+    }
 
     #[test]
     fn letters_are_one_aligned_line_each() {
