@@ -171,18 +171,60 @@ fn render(span: &SpanView, others: &[SpanView], missing: &[HookStatus], socket: 
 
 fn head(span: &SpanView, colour: bool) -> String {
     let title = format!("{} {} of {}", span.kind, text::clean(&span.name), text::or_dash(&span.service));
-    let pid = if span.pid == 0 { "unknown".to_owned() } else { span.pid.to_string() };
+    let whence = if verdict::is_foreign(span) { foreign(span) } else { captured(span) };
     format!(
-        "{}\n{} at {}, {}\npid {pid}, {} to {}, span {}, trace {}\n\n",
+        "{}\n{} at {}, {}\n{}, span {}, trace {}\n\n",
         text::bold(&title, colour),
         text::ms(span.duration_ns),
         text::time(span.start_unix_ns),
         span.status,
-        text::or_dash(&span.local),
-        text::or_dash(&span.peer),
+        text::clean(&whence),
         hex(&span.span_id),
         hex(&span.trace_id),
     )
+}
+
+fn captured(span: &SpanView) -> String {
+    let pid = if span.pid == 0 { "unknown".to_owned() } else { span.pid.to_string() };
+    format!("pid {pid}, {} to {}", text::or_dash(&span.local), text::or_dash(&span.peer))
+}
+
+/// What a span that was sent to the agent says of its process and of whom it spoke with.
+fn foreign(span: &SpanView) -> String {
+    let sdk: Vec<&str> =
+        ["telemetry.sdk.name", "telemetry.sdk.language"].iter().filter_map(|key| span.text(key)).collect();
+    let mut words = match sdk.as_slice() {
+        [] => "sent by a program, not captured".to_owned(),
+        sdk => format!("sent by an SDK ({}), not captured", sdk.join(" ")),
+    };
+    if span.pid != 0 {
+        words.push_str(&format!(", pid {}", span.pid));
+    }
+    if let Some(host) = span.text("host.name") {
+        words.push_str(&format!(", on {host}"));
+    }
+    if let Some(peer) = named_peer(span) {
+        words.push_str(&format!(", peer {peer}"));
+    }
+    words
+}
+
+/// The other end, as the semantic conventions of today or before name it.
+fn named_peer(span: &SpanView) -> Option<String> {
+    if !span.peer.is_empty() {
+        return Some(span.peer.clone());
+    }
+    let keys = match span.kind.as_str() {
+        "server" | "consumer" => [("client.address", "client.port"), ("net.peer.ip", "net.peer.port")],
+        _ => [("server.address", "server.port"), ("net.peer.name", "net.peer.port")],
+    };
+    let named = |(address, port): (&str, &str)| {
+        let address = span.text(address)?;
+        Some(span.int(port).map_or_else(|| address.to_owned(), |port| format!("{address}:{port}")))
+    };
+    let service = || span.text("peer.service").map(str::to_owned);
+    let known = keys.into_iter().find_map(named).or_else(service);
+    known.or_else(|| span.text("messaging.destination.name").map(str::to_owned))
 }
 
 fn row(part: &Part, whole_ns: u64) -> String {
@@ -231,6 +273,25 @@ mod tests {
         span.segments.clear();
         let text = render(&span, std::slice::from_ref(&span), &[], Path::new(SOCKET_DEFAULT), false);
         assert!(text.contains("nothing was observed"), "{text}");
+    }
+
+    #[test]
+    fn a_span_of_an_sdk_shows_what_it_says_of_itself() {
+        let mut span = fixtures::trace().remove(0);
+        (span.pid, span.protocol) = (0, String::new());
+        (span.local, span.peer) = (String::new(), String::new());
+        span.segments.clear();
+        span.attributes = vec![
+            fixtures::text("telemetry.sdk.name", "opentelemetry"),
+            fixtures::text("telemetry.sdk.language", "python"),
+            fixtures::text("host.name", "web-1"),
+            fixtures::text("server.address", "orders.example"),
+            fixtures::int("server.port", 443),
+        ];
+        let show = |span: &SpanView| render(span, std::slice::from_ref(span), &[], Path::new(SOCKET_DEFAULT), false);
+        fixtures::check_golden("why_sdk.txt", &show(&span));
+        span.attributes.clear();
+        assert!(show(&span).contains("\nsent by a program, not captured, span a1a1"), "{}", show(&span));
     }
 
     #[test]

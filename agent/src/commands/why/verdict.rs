@@ -37,10 +37,10 @@ impl Verdict {
         let also = also(span, finding.as_ref());
         let next = match &finding {
             Some(finding) => next(span, finding, others),
-            None if span.pid == 0 => filled("spantap trace {trace}   (what belongs to it)", span),
+            None if is_foreign(span) => filled("spantap trace {trace}   (what belongs to it)", span),
             None => "spantap check   (what is attached)".to_owned(),
         };
-        Self { finding, also, next, is_foreign: span.pid == 0 }
+        Self { finding, also, next, is_foreign: is_foreign(span) }
     }
 
     /// Id of the cause.
@@ -64,6 +64,11 @@ impl Verdict {
         }
         words
     }
+}
+
+/// Whether a program sent the span: those that an agent captured say of which protocol they are.
+pub(super) fn is_foreign(span: &SpanView) -> bool {
+    span.protocol.is_empty()
 }
 
 /// Judges a span as it is shown.
