@@ -127,7 +127,7 @@ pub static EMPTY_TASK: Array<Task> = Array::with_max_entries(1, 0);
 pub static SELECT_PID: HashMap<u32, u32> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
 /// Modes by cgroup v2 id.
 #[map]
-pub static SELECT_CGROUP: HashMap<u64, u32> = HashMap::with_max_entries(256, BPF_F_NO_PREALLOC);
+pub static SELECT_CGROUP: HashMap<u64, u32> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 /// Modes by executable file.
 #[map]
 pub static SELECT_EXE: HashMap<ExeKey, u32> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);

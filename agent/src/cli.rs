@@ -58,6 +58,11 @@ pub enum Command {
     Config(ConfigCommand),
     /// Turn a recorded event stream into spans, without a kernel or an agent
     ReplayEvents(ReplayArgs),
+    /// Print what a shell completes: source <(spantap completions bash)
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Shared by the commands that ask a running agent.

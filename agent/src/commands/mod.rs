@@ -27,6 +27,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use clap::CommandFactory;
+
 use crate::{
     cli::{Cli, Command, FilterArgs, Kind, Outcome, Since},
     config::RunArgs,
@@ -44,6 +46,7 @@ pub fn execute(cli: Cli, run: impl FnOnce(RunArgs) -> anyhow::Result<()>) -> Exi
         Command::Run(args) => run(*args).map(|()| ExitCode::SUCCESS),
         Command::Check(args) => check::check(&args, &mut output),
         Command::Config(command) => config::config(command, &mut output),
+        Command::Completions { shell } => completions(shell, &mut output),
         Command::ReplayEvents(args) => replay_events::replay_events(&args, &mut output),
         Command::Status(args) => ask(status::status(&args, &mut output)),
         Command::Conns(args) => ask(conns::conns(&args, &mut output)),
@@ -65,6 +68,15 @@ pub fn execute(cli: Cli, run: impl FnOnce(RunArgs) -> anyhow::Result<()>) -> Exi
             ExitCode::FAILURE
         }
     }
+}
+
+fn completions(shell: clap_complete::Shell, output: &mut Output) -> Done {
+    // Into memory first: writing to a pipe may fail, which this would panic of.
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "spantap", &mut text);
+    output.text(&String::from_utf8_lossy(&text))?;
+    output.flush()?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn ask(command: impl Future<Output = Done>) -> Done {
