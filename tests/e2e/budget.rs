@@ -13,11 +13,12 @@ use spantap_tests::{
     nginx::Nginx,
     span::Span,
     stats::assert_within,
-    tools::wrk,
+    tools::{wrk, wrk_meanwhile},
     traced::Traced,
 };
 
 const BOUND: Duration = Duration::from_secs(90);
+const LOAD_BOUND: Duration = Duration::from_secs(60);
 /// Six steps back, each after at most 48 calm seconds.
 const CALM_BOUND: Duration = Duration::from_secs(300);
 
@@ -35,20 +36,19 @@ fn detail_is_left_out_step_by_step_and_comes_back() {
     let url = format!("http://{}/", nginx.address);
     let cgroup = &traced.cgroup;
     let mut levels = vec![0];
-    std::thread::scope(|scope| {
-        let load = scope.spawn(|| wrk(Place::cgroup(cgroup), &url, 8, Duration::from_secs(40)));
-        clock::wait_for("the last level", BOUND, || {
-            let now = level(&traced.agent);
-            if levels.last() != Some(&now) {
-                levels.push(now);
-            }
-            (now == 6 || load.is_finished()).then_some(())
-        });
-        let status = traced.agent.status();
-        assert_eq!(levels, [0, 1, 2, 3, 4, 5, 6], "one step at a time: {status}\n{}", traced.agent.messages());
-        let left_out = ["what is not selected", "payload", "run_queue and off_cpu times", "7 of 8 new connections"];
-        assert_eq!(status["budget"]["left_out"], serde_json::json!(left_out));
+    let load = wrk_meanwhile(Place::cgroup(cgroup), &url, 8, Duration::from_secs(60));
+    clock::poll(LOAD_BOUND, || {
+        let now = level(&traced.agent);
+        if levels.last() != Some(&now) {
+            levels.push(now);
+        }
+        (now == 6).then_some(())
     });
+    let status = traced.agent.status();
+    drop(load);
+    assert_eq!(levels, [0, 1, 2, 3, 4, 5, 6], "one step at a time: {status}\n{}", traced.agent.messages());
+    let left_out = ["what is not selected", "payload", "run_queue and off_cpu times", "7 of 8 new connections"];
+    assert_eq!(status["budget"]["left_out"], serde_json::json!(left_out));
     assert!(traced.agent.losses().contains_key("payload_shed"), "{:?}", traced.agent.losses());
 
     // What else the host does may cost the budget meanwhile: then a step is taken once more, and taken back later.

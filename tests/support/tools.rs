@@ -58,7 +58,16 @@ pub fn curl_exit(place: Place, args: &[&str]) -> Option<i32> {
 
 /// Runs wrk without a limit on its rate, for `length`, on `connections` connections.
 pub fn wrk(place: Place, url: &str, connections: u32, length: Duration) -> String {
+    launch_wrk(place, url, connections, length).run()
+}
+
+/// The same, until the guard goes, and at most for `length`.
+pub fn wrk_meanwhile(place: Place, url: &str, connections: u32, length: Duration) -> Process {
+    launch_wrk(place, url, connections, length).stdout_piped().spawn()
+}
+
+fn launch_wrk(place: Place, url: &str, connections: u32, length: Duration) -> Launch {
     let seconds = format!("{}s", length.as_secs());
     let connections = connections.to_string();
-    place.apply(Launch::new(tool("wrk")).args(["-t", "1", "-c", &connections, "-d", &seconds, url])).run()
+    place.apply(Launch::new(tool("wrk")).args(["-t", "1", "-c", &connections, "-d", &seconds, url]))
 }
