@@ -29,6 +29,8 @@ use crate::{
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 const ECONNRESET: i32 = 104;
+/// `sk_shutdown`: of both directions (include/net/sock.h).
+const SHUTDOWN_MASK: u8 = 3;
 
 /// TCP states (include/net/tcp_states.h).
 pub mod tcp {
@@ -152,8 +154,12 @@ pub fn on_state<M: Memory>(sk: u64, old: u8, new: u8) {
         (tcp::SYN_SENT, tcp::ESTABLISHED) => established::<M>(sk),
         (tcp::SYN_RECV, tcp::ESTABLISHED) => opened_by_peer::<M>(sk),
         (tcp::SYN_SENT, tcp::CLOSE) => connect_failed::<M>(sk),
-        (_, tcp::CLOSE_WAIT) => changed::<M>(sk, change::REMOTE_CLOSED, old, new),
-        (_, tcp::FIN_WAIT1 | tcp::LAST_ACK) => changed::<M>(sk, change::LOCAL_CLOSED, old, new),
+        (_, tcp::CLOSE_WAIT) => remote_closed::<M>(sk, old, new),
+        // From a state to the same: the application closes what it had shut down before. To `CLOSE`: it closes with bytes that it
+        // had not read, or with `SO_LINGER` 0, and no FIN leaves.
+        (_, tcp::FIN_WAIT1 | tcp::LAST_ACK)
+        | (tcp::FIN_WAIT2, tcp::FIN_WAIT2)
+        | (tcp::ESTABLISHED | tcp::CLOSE_WAIT, tcp::CLOSE) => local_closed::<M>(sk, old, new),
         (_, tcp::CLOSE) => note_reset::<M>(sk),
         _ => {}
     }
@@ -253,6 +259,28 @@ fn tell_failed<M: Memory>(tcp: u64, conn: &mut Conn, errno: u32) {
     }
 }
 
+/// The application closed the socket or shut down its sending side; or, from a state in which data moves to `CLOSE`, the connection
+/// ended otherwise.
+#[inline(always)]
+fn local_closed<M: Memory>(sk: u64, old: u8, new: u8) {
+    if new == tcp::CLOSE {
+        note_reset::<M>(sk);
+    }
+    let Some(conn) = announced(sk) else { return };
+    let Some(tcp) = M::tcp(sk) else { return };
+    // `close` and `shutdown` note what they shut before they change the state, all else afterwards. 0: not known.
+    let shut = M::read_bits(tcp, &offsets::SK_SHUTDOWN, &offsets::SK_SHUTDOWN_BITS);
+    // The peer's FIN had shut the other direction, whatever shuts this one.
+    let whole = shut == SHUTDOWN_MASK && (old, new) != (tcp::CLOSE_WAIT, tcp::LAST_ACK);
+    if whole {
+        message::tell_unread::<M>(tcp, conn);
+    } else if new == tcp::CLOSE {
+        return;
+    }
+    let flags = if whole { wire::CLOSED_WHOLE } else { 0 };
+    emit_change::<M>(tcp, conn, Change { flags, ..Change::new(change::LOCAL_CLOSED, old, new) });
+}
+
 #[inline(always)]
 fn note_reset<M: Memory>(sk: u64) {
     if let Some(conn) = find(sk)
@@ -274,14 +302,18 @@ pub fn on_reset(sk: u64, by: u32) {
 }
 
 #[inline(always)]
-fn changed<M: Memory>(sk: u64, what: u8, old: u8, new: u8) {
-    let Some(conn) = find(sk) else { return };
-    if conn.flags & flag::ANNOUNCED == 0 {
-        return;
+fn remote_closed<M: Memory>(sk: u64, old: u8, new: u8) {
+    if let Some(conn) = announced(sk)
+        && let Some(tcp) = M::tcp(sk)
+    {
+        emit_change::<M>(tcp, conn, Change::new(change::REMOTE_CLOSED, old, new));
     }
-    if let Some(tcp) = M::tcp(sk) {
-        emit_change::<M>(tcp, conn, Change::new(what, old, new));
-    }
+}
+
+/// The connection, if the agent was told of it.
+#[inline(always)]
+fn announced(sk: u64) -> Option<&'static mut Conn> {
+    find(sk).filter(|conn| conn.flags & flag::ANNOUNCED != 0)
 }
 
 /// `tcp_destroy_sock`: the socket goes; what is still open is told.
@@ -367,12 +399,14 @@ struct Change {
     old: u8,
     new: u8,
     errno: u32,
+    /// Bits of [`wire`] that are of this change alone.
+    flags: u16,
 }
 
 impl Change {
     #[inline(always)]
     fn new(what: u8, old: u8, new: u8) -> Self {
-        Self { what, old, new, errno: 0 }
+        Self { what, old, new, errno: 0, flags: 0 }
     }
 }
 
@@ -380,7 +414,7 @@ impl Change {
 fn emit_change<M: Memory>(tcp: u64, conn: &mut Conn, change: Change) -> bool {
     let time_ns = now();
     let selected = if conn.generation != 0 && conn.mode == mode::PAYLOAD { wire::SELECTED } else { 0 };
-    let flags = selected | (conn.flags & flag::TOLD) as u16;
+    let flags = selected | (conn.flags & flag::TOLD) as u16 | change.flags;
     let preexisting = conn.flags & flag::PREEXISTING != 0;
     let send_end = M::read(tcp, &offsets::TCP_WRITE_SEQ);
     let receive_end = M::read(tcp, &offsets::TCP_COPIED_SEQ);

@@ -556,6 +556,27 @@ fn describe_arrival(task: &mut Task, connection_id: u64, slot: &RxSlot) {
     if slot.end == task.arrival_end {
         return; // the same slot, at the next firing of the same call
     }
+    tell_arrival(connection_id, slot, slot.start);
+}
+
+/// The application closes: tells when the first bytes arrived that it did not read, if there are any.
+#[inline(always)]
+pub fn tell_unread<M: Memory>(tcp: u64, conn: &mut Conn) {
+    let copied = M::read::<u32>(tcp, &offsets::TCP_COPIED_SEQ);
+    forget_arrivals(conn, copied);
+    if conn.rx_tail == conn.rx_head {
+        return;
+    }
+    let slot = conn.rx[(conn.rx_tail & MASK) as usize];
+    // Before a hole nothing could be read.
+    if !reached(slot.start, M::read(tcp, &offsets::TCP_RCV_NXT)) {
+        tell_arrival(conn.id, &slot, if reached(copied, slot.start) { copied } else { slot.start });
+    }
+}
+
+/// The arrival of the slot's bytes from `start` on.
+#[inline(always)]
+fn tell_arrival(connection_id: u64, slot: &RxSlot, start: u32) {
     let header = emit::header(kind::ARRIVAL, now());
     emit::record::<ArrivalRecord>(|record| {
         let value = ArrivalRecord {
@@ -564,7 +585,7 @@ fn describe_arrival(task: &mut Task, connection_id: u64, slot: &RxSlot) {
             softirq_ns: slot.softirq_ns,
             first_ns: slot.first_ns,
             last_ns: slot.last_ns,
-            start: slot.start,
+            start,
             end: slot.end,
             flags: slot.flags as u16,
             padding: [0; 3],

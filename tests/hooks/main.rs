@@ -3,6 +3,7 @@
 //! Needs root. Run with `-- --test-threads=1`.
 
 mod attach_ladder;
+mod closes;
 mod devices;
 mod mutation;
 mod process;

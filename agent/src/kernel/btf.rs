@@ -341,6 +341,7 @@ const OPTIONAL_FIELDS: &[(&str, &str, &[&str])] = &[
 
 /// Likewise, narrower than a byte: global of the byte's offset, global of the place within it, and the field.
 const BIT_FIELDS: &[(&str, &str, &str, &str)] = &[
+    ("SK_SHUTDOWN", "SK_SHUTDOWN_BITS", "sock", "sk_shutdown"),
     ("TCP_CHRONO_TYPE", "TCP_CHRONO_TYPE_BITS", "tcp_sock", "chrono_type"),
     ("TCP_CWND_LIMITED", "TCP_CWND_LIMITED_BITS", "tcp_sock", "is_cwnd_limited"),
     ("ICSK_CA_STATE", "ICSK_CA_STATE_BITS", "inet_connection_sock", "icsk_ca_state"),
