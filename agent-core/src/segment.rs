@@ -72,6 +72,9 @@ pub struct Parts<'a> {
     pub direct: bool,
     /// When the exchange was given up, if its end was not seen.
     pub cut_ns: Option<u64>,
+    /// Client: if its application closed the connection before it had the whole answer, the offset of the first byte that it did not
+    /// read.
+    pub unread_from: Option<u64>,
     /// Whether both ranges are known for sure; if not, nothing is `measured`.
     pub exact: bool,
 }

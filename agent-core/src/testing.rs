@@ -231,6 +231,25 @@ impl End {
         }
     }
 
+    /// The application closes the socket, or both directions; what becomes of the connection is told later.
+    pub fn close_whole(&self, kernel: &mut Kernel, time: u64) {
+        let mut record = self.connection(kernel, time, what::LOCAL_CLOSED);
+        record.flags |= connection_flag::CLOSED_WHOLE;
+        kernel.emit(&record, &[]);
+    }
+
+    /// The peer's FIN arrives.
+    pub fn peer_closes(&self, kernel: &mut Kernel, time: u64) {
+        let record = self.connection(kernel, time, what::REMOTE_CLOSED);
+        kernel.emit(&record, &[]);
+    }
+
+    /// A reset arrived, as the end of the connection tells.
+    pub fn reset_by_peer(&self, kernel: &mut Kernel, time: u64) {
+        self.reset(kernel, time);
+        change(kernel, |record: &mut ConnectionRecord| record.flags |= connection_flag::RESET_RECEIVED);
+    }
+
     /// Reset.
     pub fn reset(&self, kernel: &mut Kernel, time: u64) {
         let mut record = self.connection(kernel, time, what::CLOSED);

@@ -168,6 +168,12 @@ catalogue! {
     ResetByLocal: "reset_by_local", "this end reset the connection",
         "the status is not `ok` and `spantap.tcp.reset_by` is `local`",
         "spantap spans --peer {address} --status error";
+    RequestAbandoned: "request_abandoned", "the application gave up: it closed the connection before it had the whole answer",
+        "a client's status is `error` and its `error.type` is `request_abandoned`",
+        "spantap slow --peer {address}   (is every request to it slow?)";
+    ClientGone: "client_gone", "the client had closed the connection before it had the whole answer",
+        "a server's status is `error` and its `error.type` is `client_gone`",
+        "spantap slow --kind server   (were others answered as late?)";
     Unexplained: "unexplained", "nothing that was observed says where the time went",
         "`unexplained` is the largest segment",
         "spantap check   (which hooks are missing), and spantap losses";

@@ -52,8 +52,11 @@ fn error(view: &View<'_>) -> Option<Cause> {
     }
     let failed = view.status == Status::Error;
     let error_type = if failed { view.text("error.type") } else { None };
-    if error_type.as_deref() == Some("connect_abandoned") {
-        return Some(Cause::ConnectAbandoned);
+    match error_type.as_deref() {
+        Some("connect_abandoned") => return Some(Cause::ConnectAbandoned),
+        Some("request_abandoned") => return Some(Cause::RequestAbandoned),
+        Some("client_gone") => return Some(Cause::ClientGone),
+        _ => {}
     }
     if view.protocol == "dns" && failed {
         return Some(if error_type.as_deref() == Some("timeout") { Cause::DnsTimeout } else { Cause::DnsError });

@@ -52,12 +52,27 @@ pub fn explain(view: &View<'_>, names: Names<'_>) -> Option<Finding> {
 fn sentence(view: &View<'_>, names: Names<'_>, decision: Decision) -> String {
     let meaning = meaning(decision.cause, names);
     let Some(segment) = decision.segment else { return meaning };
+    if decision.cause == Cause::RequestAbandoned {
+        return gave_up(view, meaning, segment, decision.duration_ns);
+    }
     format!(
         "{meaning}: {} took {} of {}, {} ({})",
         segment.name(),
         ms(decision.duration_ns),
         ms(view.duration_ns),
         percent(decision.duration_ns, view.duration_ns),
+        super::words::evidence(view.segments, segment),
+    )
+}
+
+/// When it was given up, and what took most of the time until then.
+fn gave_up(view: &View<'_>, meaning: String, segment: SegmentName, ns: u64) -> String {
+    format!(
+        "{}; until then {} were {}, {} ({})",
+        meaning.replacen("gave up", &format!("gave up after {}", ms(view.duration_ns)), 1),
+        ms(ns),
+        segment.name(),
+        percent(ns, view.duration_ns),
         super::words::evidence(view.segments, segment),
     )
 }
@@ -82,6 +97,9 @@ fn meaning(cause: Cause, names: Names<'_>) -> String {
 fn evidence(view: &View<'_>, sums: &Sums, decision: Decision) -> Vec<String> {
     let mut words = Vec::new();
     specific(view, decision, &mut words);
+    if view.text("spantap.tcp.closed_by").as_deref() == Some("peer") {
+        closed(view, &mut words, "the peer's close was seen");
+    }
     if let Some((name, ns)) = second(sums, decision)
         && u128::from(ns) * 100 >= u128::from(decision.duration_ns) * u128::from(CLOSE_PERCENT)
     {
@@ -173,12 +191,23 @@ fn specific(view: &View<'_>, decision: Decision, words: &mut Vec<String>) {
             say_text(view, words, "error.type", "ended with ");
         }
         ResetByPeer | ResetByLocal => say_text(view, words, "error.type", "ended with "),
+        RequestAbandoned => {
+            closed(view, words, "the application's close was seen");
+            if decision.segment == Some(Remote) && grades(view.segments, Remote)[0] == 0 {
+                round_trip(view, words);
+            }
+        }
         _ => {}
     }
 }
 
 fn say_text(view: &View<'_>, words: &mut Vec<String>, key: &str, before: &str) {
     words.extend(view.text(key).map(|text| format!("{before}{text}")));
+}
+
+fn closed(view: &View<'_>, words: &mut Vec<String>, what: &str) {
+    let after = view.int("spantap.tcp.closed_after_ns");
+    words.extend(after.map(|ns| format!("{what} {} after the begin of the request", ms(ns))));
 }
 
 fn say_count(view: &View<'_>, words: &mut Vec<String>, key: &str, one: &str, many: &str) {
@@ -362,8 +391,10 @@ fn network(view: &View<'_>, took: &str) -> String {
     let legs = view.segments.iter().filter(|segment| segment.name == Network && segment.duration_ns > 0).count();
     let mut words = match legs {
         // Two tiles are the ways there and back, each seen at both ends. One is up to the acknowledgement, with which the
-        // peer's time is measured too; else it is the way there alone.
-        1 if only_measured(view.segments, &[Remote]) => vec![format!("ACK {took} after the last byte left")],
+        // peer's time is measured too; else it is the way there alone, as where no answer came.
+        1 if only_measured(view.segments, &[Remote]) && view.text("spantap.tcp.closed_by").is_none() => {
+            vec![format!("ACK {took} after the last byte left")]
+        }
         1 => vec![format!("the last byte was at the other end {took} after it left")],
         _ => vec![format!("{took} there and back, seen at both ends")],
     };

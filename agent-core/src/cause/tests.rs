@@ -205,6 +205,10 @@ fn cases() -> Vec<(Case, &'static str)> {
         (unwatched, "application_unwatched"),
         (reset("peer"), "reset_by_peer"),
         (reset("local"), "reset_by_local"),
+        (failed("request_abandoned").text("spantap.tcp.closed_by", "local"), "request_abandoned"),
+        (failed("client_gone").server().text("spantap.tcp.closed_by", "peer"), "client_gone"),
+        // The whole answer was written, though nobody was there any more: it took its time like any other.
+        (case(OffCpu).server().by(By::Sleep).text("spantap.tcp.closed_by", "peer"), "blocked_sleep"),
         // A server may reset after the whole answer: that is not why it took long.
         (case(Remote).text("spantap.tcp.reset_by", "peer"), "remote_slow"),
         // An answer that says error took its time like any other.
@@ -289,6 +293,24 @@ fn the_network_is_ruled_out_by_its_acknowledgement() {
         ]
     );
     assert_eq!(finding.not_seen, Vec::<String>::new());
+}
+
+#[test]
+fn who_gave_up_says_when_and_what_it_had_waited_for() {
+    let parts = [(Send, MS, Measured), (Remote, 99 * MS, Measured)];
+    let given_up = Case { segments: tiles(&parts), ..failed("request_abandoned") };
+    let finding =
+        given_up.text("spantap.tcp.closed_by", "local").int("spantap.tcp.closed_after_ns", 100 * MS as i64).finding();
+    assert_eq!(
+        finding.sentence,
+        "shop gave up after 100.000 ms: it closed the connection before it had the whole answer; until then 99.000 ms were remote, 99.0 % (measured)"
+    );
+    assert_eq!(finding.evidence, ["the application's close was seen 100.000 ms after the begin of the request"]);
+    let gone = Case { segments: tiles(&[(Application, 90 * MS, Derived)]), ..failed("client_gone") }.server();
+    let finding =
+        gone.text("spantap.tcp.closed_by", "peer").int("spantap.tcp.closed_after_ns", 90 * MS as i64).finding();
+    assert!(finding.sentence.starts_with("the client had closed the connection before"), "{finding:?}");
+    assert_eq!(finding.evidence[0], "the peer's close was seen 90.000 ms after the begin of the request");
 }
 
 #[test]

@@ -3,12 +3,27 @@
 use std::ops::Range;
 
 use super::Context;
-use crate::flow::connection::{Connection, Role};
+use crate::flow::connection::{Connection, Ending, Role};
 
 /// `error.type` of what a reset ended.
 pub(super) const RESET: &str = "connection_reset";
 /// `error.type` of what the peer's close ended.
 pub(super) const CLOSED: &str = "connection_closed";
+/// `error.type` of what the own application gave up: it closed before the whole answer.
+pub(super) const ABANDONED: &str = "request_abandoned";
+/// The same as the server saw it.
+pub(super) const CLIENT_GONE: &str = "client_gone";
+
+/// `error.type` of a request that has no whole answer; `None`: nothing says that it failed. `begun`: a part of the answer was seen.
+pub(super) fn error_type(ending: Ending, role: Role, begun: bool) -> Option<&'static str> {
+    match (ending, role) {
+        (Ending::Reset, _) => Some(RESET),
+        (Ending::LocalClosed, Role::Client) => Some(ABANDONED),
+        (Ending::PeerClosed, Role::Server) => Some(CLIENT_GONE),
+        (Ending::PeerClosed, Role::Client) if !begun => Some(CLOSED),
+        _ => None,
+    }
+}
 
 /// When the last byte of what this end sent, or read, of a request was seen to move.
 pub(super) fn last_seen_ns(connection: &Connection, role: Role, request: Range<u64>) -> u64 {
@@ -31,7 +46,7 @@ pub(super) fn lost_since(
 }
 
 /// Whether the answers' side went further than was seen.
-pub(super) fn hides_answers(connection: &Connection) -> bool {
+pub(crate) fn hides_answers(connection: &Connection) -> bool {
     let answers = connection.answers();
     answers.ended_at > answers.stream.next()
 }

@@ -18,6 +18,7 @@ pub mod tls;
 use agent_protocol::traceparent::TraceParent;
 
 use self::datagram::Answered;
+pub(crate) use self::ending::hides_answers;
 use crate::{
     config::PipelineConfig,
     correlate::RequestKey,

@@ -166,7 +166,7 @@ impl Opaque {
             protocol: if label.is_some() { Protocol::Tls } else { Protocol::Tcp },
             name: if label.is_some() { "tls" } else { "tcp" }.into(),
             status: if reset { Status::Error } else { Status::Unknown },
-            reset,
+            ended_by: reset.then_some(Ending::Reset),
             attributes,
             trace_context: None,
             request: current.request,

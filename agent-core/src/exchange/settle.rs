@@ -7,13 +7,18 @@
 
 use std::{collections::VecDeque, ops::Range};
 
+use agent_common::message::flag;
 use agent_protocol::traceparent::TraceParent;
 
-use super::{Context, Draft, semconv, tcp};
+use super::{
+    Context, Draft,
+    semconv::{self, Attributes},
+    tcp,
+};
 use crate::{
     config::PipelineConfig,
     flow::{
-        connection::{Connection, Direction, Role},
+        connection::{Connection, Direction, Ending, ResetBy, Role},
         timing::{CallTiming, Moment, Timings},
     },
     loss::Loss,
@@ -43,8 +48,8 @@ pub struct Paired {
     pub name: Text,
     /// Outcome.
     pub status: Status,
-    /// Whether it ended by a reset.
-    pub reset: bool,
+    /// How the connection ended it, if that is the error.
+    pub ended_by: Option<Ending>,
     /// Attributes of the protocol and the connection.
     pub attributes: Vec<(&'static str, Value)>,
     /// What the request says about its trace.
@@ -126,6 +131,7 @@ impl Paired {
             other_end: OtherEnd::default(),
             direct: connection.facts.is_direct(),
             cut_ns: self.cut_ns,
+            unread_from: (self.ended_by == Some(Ending::LocalClosed)).then(|| connection.answers().stream.next()),
             exact: self.exact,
         }
     }
@@ -237,7 +243,9 @@ fn is_complete(connection: &Connection, paired: &Paired, other: Option<&Connecti
 
 /// What the server's end saw of an exchange whose response came back at `back_ns`.
 fn seen_by(server: &Connection, paired: &Paired, back_ns: u64) -> OtherEnd {
-    let Some(response) = &paired.response else { return OtherEnd::default() };
+    let Some(response) = &paired.response else {
+        return OtherEnd { arrived: server.receive.timings.arrival_of_last(paired.request.end), left: None };
+    };
     let kept = server.unsettled.points.iter().rev().find(|points| points.request_end == paired.request.end);
     let now = || points(server, &paired.request, response);
     let points = kept.filter(|points| points.response_start == response.start).copied().unwrap_or_else(now);
@@ -282,8 +290,8 @@ fn settle_oldest(connection: &mut Connection, other: Option<&Connection>, contex
     if first && paired.role == Role::Server {
         parts.accepted_ns = Some(connection.facts.accepted_ns);
     }
-    if let (Some(other), Some(response), Role::Client) = (other, &paired.response, paired.role) {
-        let back = parts.response_side.arrival_of_first(response.start);
+    if let (Some(other), Role::Client) = (other, paired.role) {
+        let back = paired.response.as_ref().and_then(|response| parts.response_side.arrival_of_first(response.start));
         parts.other_end = seen_by(other, &paired, back.map_or(0, |back| back.ns));
     }
     let timeline = match paired.role {
@@ -297,9 +305,7 @@ fn settle_oldest(connection: &mut Connection, other: Option<&Connection>, contex
     }
     facts.tell(&mut attributes);
     semconv::evidence(&mut attributes, &parts, &timeline);
-    if let Some(by) = connection.reset_by.filter(|_| paired.reset) {
-        attributes.push(("spantap.tcp.reset_by", semconv::word(by.name())));
-    }
+    ended(&mut attributes, connection, &paired, timeline.start_ns);
     context.drafts.push(Draft {
         facts: connection.facts.clone(),
         role: paired.role,
@@ -319,6 +325,33 @@ fn settle_oldest(connection: &mut Connection, other: Option<&Connection>, contex
     let response_end = paired.response.map_or(0, |response| response.end);
     connection.trim(requests, paired.request.end);
     connection.trim(requests.other(), response_end);
+}
+
+/// Who ended the connection before the exchange was over, and for a close when that was.
+fn ended(attributes: &mut Attributes, connection: &Connection, paired: &Paired, start_ns: u64) {
+    let (by, ns) = match paired.ended_by {
+        Some(Ending::Reset) => {
+            let by = connection.reset_by.map(|by| ("spantap.tcp.reset_by", semconv::word(by.name())));
+            return attributes.extend(by);
+        }
+        Some(Ending::LocalClosed) => (ResetBy::Local, connection.local_closed_ns),
+        Some(Ending::PeerClosed) => (ResetBy::Peer, connection.peer_closed_ns.or(connection.receive.ended_ns)),
+        _ => (ResetBy::Peer, answered_to_nobody(connection, paired)),
+    };
+    if let Some(ns) = ns {
+        attributes.push(("spantap.tcp.closed_by", semconv::word(by.name())));
+        attributes.push(("spantap.tcp.closed_after_ns", semconv::int(ns.saturating_sub(start_ns))));
+    }
+}
+
+/// When the client had closed, if a server's whole answer was written later and never acknowledged.
+fn answered_to_nobody(connection: &Connection, paired: &Paired) -> Option<u64> {
+    let response = paired.response.as_ref().filter(|_| paired.role == Role::Server && paired.cut_ns.is_none())?;
+    let closed_ns = connection.peer_closed_ns?;
+    let write = connection.send.timings.calls.holding(response.end.checked_sub(1)?)?;
+    let sent = connection.send.timings.sends.holding(response.end - 1)?;
+    let lost = sent.record.acked_ns == 0 && sent.record.flags & flag::DESTROYED != 0;
+    (lost && closed_ns <= write.return_ns).then_some(closed_ns)
 }
 
 fn push_bounded<T>(queue: &mut VecDeque<T>, value: T, max: usize) {

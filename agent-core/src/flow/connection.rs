@@ -198,6 +198,13 @@ pub struct Side {
     pub end_told: bool,
 }
 
+impl Side {
+    /// The stream's bytes go up to `sequence`. Its end takes a number of its own (RFC 9293, 3.4): `fin` is 1 if that may be counted.
+    pub fn goes_to(&mut self, sequence: u32, fin: u64) {
+        self.ended_at = self.stream.next() + self.stream.ahead(sequence).saturating_sub(fin);
+    }
+}
+
 /// A connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -211,6 +218,10 @@ pub struct Connection {
     pub reset_ns: Option<u64>,
     /// Which end sent the reset, if that was seen.
     pub reset_by: Option<ResetBy>,
+    /// When this end's application closed it whole: it reads nothing more.
+    pub local_closed_ns: Option<u64>,
+    /// When the peer's FIN arrived before this end had closed: it writes nothing more, and may read or not.
+    pub peer_closed_ns: Option<u64>,
     /// When the socket went away.
     pub closed_ns: Option<u64>,
     /// Whether it never came to be.
@@ -274,7 +285,9 @@ impl ResetBy {
 pub enum Ending {
     /// By a reset.
     Reset,
-    /// The peer closed its direction.
+    /// The application closed it.
+    LocalClosed,
+    /// The peer closed its direction; a client that asked and did so is gone.
     PeerClosed,
     /// The socket is gone, or is no longer watched.
     Gone,
@@ -298,6 +311,8 @@ impl Connection {
             send,
             reset_ns: None,
             reset_by: None,
+            local_closed_ns: None,
+            peer_closed_ns: None,
             closed_ns: None,
             failed: false,
             exchanges: 0,

@@ -16,6 +16,7 @@
 pub mod call;
 pub mod clock;
 pub mod connection;
+mod ending;
 pub mod life;
 mod secret;
 pub mod stream;
@@ -230,10 +231,20 @@ impl Flow {
         if record.flags & connection_flag::RESET != 0 || by.is_some() {
             connection.reset_ns.get_or_insert(changed_ns);
         }
+        // Who has closed resets what still comes: the kernel tells that as if a reset had arrived.
+        let by = by.filter(|by| *by == ResetBy::Local || connection.local_closed_ns.is_none());
         connection.reset_by = connection.reset_by.or(by);
         match record.change {
             change::LOCAL_CLOSED => {
                 connection.send.ended_ns.get_or_insert(changed_ns);
+                if record.flags & connection_flag::CLOSED_WHOLE != 0 {
+                    connection.local_closed_ns.get_or_insert(changed_ns);
+                    let fin = u64::from(connection.peer_closed_ns.is_some());
+                    connection.receive.goes_to(record.receive_end, fin);
+                }
+            }
+            change::REMOTE_CLOSED => {
+                connection.peer_closed_ns.get_or_insert(changed_ns);
             }
             change::CLOSED | change::CONNECT_FAILED => {
                 connection.closed_ns.get_or_insert(changed_ns);
@@ -253,8 +264,7 @@ impl Flow {
         if record.flags & flag::END_OF_STREAM != 0 && direction == Direction::Receive {
             let side = &mut self.connection.receive;
             side.ended_ns.get_or_insert(record.header.time_ns);
-            // The end of a stream takes a sequence number of its own (RFC 9293, 3.4), which may be counted here.
-            side.ended_at = side.stream.next() + side.stream.ahead(record.start).saturating_sub(1);
+            side.goes_to(record.start, 1);
         }
         if record.start == record.end {
             return;
@@ -368,7 +378,7 @@ impl Flow {
         self.pump(Direction::Send, context);
         self.pump(Direction::Receive, context);
         self.tell_ends(context);
-        let ending = self.ending(context);
+        let ending = self.connection.ending(self.is_done(context), context.now_ns);
         match &self.kind {
             Kind::Undecided(_) if ending.is_some() => self.become_opaque(false, context),
             // Too few bytes to tell, and none come: their exchange is told, and later ones may still show what it is.
@@ -428,7 +438,9 @@ impl Flow {
 
     /// Tells the parser of ends that nothing can come before any more.
     fn tell_ends(&mut self, context: &mut Context<'_>) {
-        let gone = self.is_done(context) || self.connection.reset_ns.is_some();
+        let given_up =
+            matches!(self.connection.ending(self.is_done(context), context.now_ns), Some((Ending::LocalClosed, _)));
+        let gone = self.is_done(context) || self.connection.reset_ns.is_some() || given_up;
         let Kind::Http(http) = &mut self.kind else { return };
         for direction in [Direction::Send, Direction::Receive] {
             let is_request = self.connection.facts.request_direction() == Some(direction);
@@ -441,20 +453,6 @@ impl Flow {
                 http.end(is_request, orderly && !reset, &mut self.connection, context);
             }
         }
-    }
-
-    /// How the connection ended for those who still wait for an answer.
-    fn ending(&self, context: &Context<'_>) -> Option<(Ending, u64)> {
-        let connection = &self.connection;
-        if let Some(ns) = connection.reset_ns {
-            return Some((Ending::Reset, ns));
-        }
-        let waits = connection.receive.stream.waiting_since_ns().is_some();
-        if let Some(ns) = connection.receive.ended_ns.filter(|_| !waits && connection.facts.role == Some(Role::Client))
-        {
-            return Some((Ending::PeerClosed, ns));
-        }
-        self.is_done(context).then(|| (Ending::Gone, connection.closed_ns.unwrap_or(context.now_ns)))
     }
 
     /// Which protocol is it?

@@ -7,7 +7,7 @@ use crate::{
     flow::timing::{CallTiming, Moment},
     span::{
         Evidence::{self, Derived, Measured},
-        SegmentName::{Application, Held, Network, Queue, ReceiveBuffer, Remote, Send, Unexplained},
+        SegmentName::{self, Application, Held, Network, Queue, ReceiveBuffer, Remote, Send, Transfer, Unexplained},
     },
 };
 
@@ -60,12 +60,18 @@ pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
         Sent { record: &send.record, alone: send.end == parts.request.end, until_ns }
     });
     leaving(&mut tiles, &last, sent.as_ref(), parts.direct);
-    if let (Some(answer), Some(arrived)) = (answer, arrived) {
+    // Of a request that was not sent whole the peer need not have made anything.
+    if let (None, Some(unread_from)) = (answer, parts.unread_from.filter(|_| parts.exact)) {
+        abandoned(&mut tiles, parts, sent.as_ref(), (unread_from, end_ns));
+    } else if let (Some(answer), Some(arrived)) = (answer, arrived) {
         round_trip(&mut tiles, parts, sent.as_ref(), arrived, parts.response_side.softirq_of_first(answer.start));
         if let Some(last) = parts.response_side.arrival_of_last(answer.end) {
             tiles.transferring(parts.response_side, answer, (arrived.exact, last), ReceiveBuffer);
             if let Some(read) = last_read {
                 tiles.reading(read, last.exact);
+            }
+            if let Some(unread_from) = parts.unread_from {
+                unread(&mut tiles, parts, (unread_from, end_ns), (Transfer, Derived));
             }
         }
     }
@@ -175,25 +181,62 @@ fn round_trip(tiles: &mut Tiles, parts: &Parts<'_>, sent: Option<&Sent<'_>>, arr
         let rtt_ns = sent.and_then(|sent| rtt_ns(sent.record));
         return both_ends(tiles, (left_ns, rtt_ns), there, parts.other_end.left, (arrived, softirq_ns));
     }
-    let Some(&Sent { record: sent, alone, .. }) = sent else {
+    let Some(sent) = sent else { return tiles.until(arrived.ns, Unexplained, Derived) };
+    let Some((there_ns, evidence)) = way_there(parts, sent, tiles.now_ns(), arrived.ns) else {
         return tiles.until(arrived.ns, Unexplained, Derived);
     };
-    let rtt_ns = rtt_ns(sent);
+    tiles.until(there_ns, Network, evidence);
+    tiles.arriving(arrived, softirq_ns, Remote, evidence);
+}
+
+/// Until when the network had a request that left at `now_ns`, and how that is known: by its acknowledgement, else by the round-trip
+/// time. At most until `end_ns`.
+fn way_there(parts: &Parts<'_>, sent: &Sent<'_>, now_ns: u64, end_ns: u64) -> Option<(u64, Evidence)> {
+    let &Sent { record: sent, alone, .. } = sent;
+    let rtt_ns = rtt_ns(sent)?;
     let observed = alone && sent.transmitted_ns != 0 && sent.acked_ns != 0 && sent.flags & flag::PIGGYBACKED == 0;
     // What was lost on the way is there only after it was sent again.
-    let again_ns = left_again(parts, arrived.ns).unwrap_or(0);
+    let again_ns = left_again(parts, end_ns).unwrap_or(0);
     let ack_ns = sent.acked_ns.saturating_sub(sent.transmitted_ns.max(again_ns));
     let slack_ns = (u64::from(sent.tcp.rttvar_us) * 4000).clamp(ACK_SLACK_NS.0, ACK_SLACK_NS.1);
-    let prompt = rtt_ns.is_some_and(|rtt_ns| ack_ns <= rtt_ns + slack_ns);
-    if observed && prompt && sent.acked_ns >= tiles.now_ns() && sent.acked_ns < arrived.ns {
-        tiles.until(sent.acked_ns, Network, Measured);
-        tiles.arriving(arrived, softirq_ns, Remote, Measured);
-    } else if let Some(rtt_ns) = rtt_ns {
-        let left_ns = tiles.now_ns().max(again_ns);
-        tiles.until(left_ns.saturating_add(rtt_ns).min(arrived.ns), Network, Derived);
-        tiles.arriving(arrived, softirq_ns, Remote, Derived);
-    } else {
-        tiles.until(arrived.ns, Unexplained, Derived);
+    let prompt = ack_ns <= rtt_ns + slack_ns;
+    if observed && prompt && (now_ns..end_ns).contains(&sent.acked_ns) {
+        return Some((sent.acked_ns, Measured));
+    }
+    Some((now_ns.max(again_ns).saturating_add(rtt_ns).min(end_ns), Derived))
+}
+
+/// From the request's last byte leaving (now) to the close of an application that waited for the answer, or had it and did not read.
+fn abandoned(tiles: &mut Tiles, parts: &Parts<'_>, sent: Option<&Sent<'_>>, (unread_from, end_ns): (u64, u64)) {
+    if parts.direct {
+        return unread(tiles, parts, (unread_from, end_ns), (Remote, Measured));
+    }
+    let arrived = parts.response_side.arrival_of_first(unread_from).map_or(end_ns, |arrived| arrived.ns.min(end_ns));
+    let left_ns = sent.filter(|sent| sent.alone).map_or(0, Sent::left_ns);
+    let there = match parts.other_end.arrived.filter(|there| there.ns <= arrived) {
+        Some(there) => (there.ns, if there.exact && left_ns != 0 && left_ns <= there.ns { Measured } else { Derived }),
+        None => match sent.and_then(|sent| way_there(parts, sent, tiles.now_ns(), arrived)) {
+            Some(there) => there,
+            None => return tiles.until(end_ns, Unexplained, Derived),
+        },
+    };
+    tiles.until(there.0.min(arrived), Network, there.1);
+    unread(tiles, parts, (unread_from, end_ns), (Remote, there.1));
+}
+
+/// Up to the close, time went to what the application waited for; but bytes that it did not read were here.
+fn unread(
+    tiles: &mut Tiles,
+    parts: &Parts<'_>,
+    (unread_from, end_ns): (u64, u64),
+    (awaited, evidence): (SegmentName, Evidence),
+) {
+    match parts.response_side.arrival_of_first(unread_from) {
+        Some(arrived) => {
+            tiles.until(arrived.ns, awaited, if arrived.exact { evidence } else { Derived });
+            tiles.until(end_ns, ReceiveBuffer, if arrived.exact { Measured } else { Derived });
+        }
+        None => tiles.until(end_ns, awaited, evidence),
     }
 }
 

@@ -588,7 +588,8 @@ proptest! {
         (request_side, response_side) in (timings(), timings()),
         (request, response) in ((0_u64..20, 0_u64..8), prop::option::of((0_u64..20, 0_u64..8))),
         (before, accepted_ns, other_end) in ([step(), step(), step()], prop::option::of(time()), [moment(), moment()]),
-        (cut_ns, exact, direct) in (prop::option::of(time()), any::<bool>(), prop::bool::weighted(0.1)),
+        ((cut_ns, unread_from), exact, direct) in
+            ((prop::option::of(time()), prop::option::of(0_u64..28)), any::<bool>(), prop::bool::weighted(0.1)),
     ) {
         let parts = Parts {
             request: request.0..request.0 + request.1,
@@ -600,6 +601,7 @@ proptest! {
             other_end: OtherEnd { arrived: other_end[0], left: other_end[1] },
             direct,
             cut_ns,
+            unread_from,
             exact,
         };
         let timelines = [client(&parts), server(&parts)];

@@ -17,8 +17,7 @@ use super::{
 };
 use crate::{
     exchange::{
-        Context,
-        ending::RESET,
+        Context, ending,
         semconv::{self, Attributes, int, text, word},
         settle::{self, Paired},
     },
@@ -77,21 +76,15 @@ impl DnsStream {
 
     /// Ends what waits, if the connection ended.
     pub fn advance(&mut self, connection: &mut Connection, ending: Option<(Ending, u64)>, context: &mut Context<'_>) {
-        let Some((ending, ns)) = ending else { return };
+        let (Some((ending, ns)), Some(role)) = (ending, connection.facts.role) else { return };
+        let error = ending::error_type(ending, role, true);
         for (asked, request) in std::mem::take(&mut self.waiting) {
-            let reset = ending == Ending::Reset;
             let mut attributes = attributes(&asked, None);
-            if reset {
-                attributes.push(("error.type", word(RESET)));
-            }
-            let status = if reset { Status::Error } else { Status::Unknown };
-            pair(
-                connection,
-                &asked,
-                request,
-                Outcome { response: None, cut_ns: Some(ns), status, attributes },
-                context,
-            );
+            attributes.extend(error.map(|error| ("error.type", word(error))));
+            let status = if error.is_some() { Status::Error } else { Status::Unknown };
+            let ended_by = error.map(|_| ending);
+            let outcome = Outcome { response: None, cut_ns: Some(ns), status, ended_by, attributes };
+            pair(connection, &asked, request, outcome, context);
         }
     }
 
@@ -127,7 +120,13 @@ impl DnsStream {
             attributes.extend(error_type(answer.rcode).map(|error| ("error.type", text(error))));
         }
         attributes.push(("spantap.response.bytes", int(range.end - range.start)));
-        pair(connection, &asked, request, Outcome { response: Some(range), cut_ns: None, status, attributes }, context);
+        pair(
+            connection,
+            &asked,
+            request,
+            Outcome { response: Some(range), cut_ns: None, status, ended_by: None, attributes },
+            context,
+        );
     }
 
     /// Forgets the timings of what is over.
@@ -143,12 +142,14 @@ struct Outcome {
     response: Option<Range<u64>>,
     cut_ns: Option<u64>,
     status: Status,
+    /// How the connection ended it, if that is the error.
+    ended_by: Option<Ending>,
     attributes: Attributes,
 }
 
 fn pair(connection: &mut Connection, asked: &Asked, request: Range<u64>, outcome: Outcome, context: &mut Context<'_>) {
     let Some(role) = connection.facts.role else { return };
-    let Outcome { response, cut_ns, status, mut attributes } = outcome;
+    let Outcome { response, cut_ns, status, ended_by, mut attributes } = outcome;
     attributes.push(("spantap.request.bytes", int(request.end - request.start)));
     semconv::server(&mut attributes, connection, role, None);
     semconv::connection(&mut attributes, connection, role);
@@ -160,7 +161,7 @@ fn pair(connection: &mut Connection, asked: &Asked, request: Range<u64>, outcome
         protocol: Protocol::Dns,
         name: name(asked).into(),
         status,
-        reset: status == Status::Error && response.is_none(),
+        ended_by,
         attributes,
         trace_context: None,
         request,

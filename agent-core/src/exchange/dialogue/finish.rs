@@ -8,7 +8,7 @@ use super::{Dialogue, waiting::Exchange};
 use crate::{
     exchange::{
         Context,
-        ending::{self, CLOSED, RESET, last_seen_ns},
+        ending::{self, last_seen_ns},
         semconv::{self, Attributes},
         settle::{self, Paired},
     },
@@ -25,20 +25,22 @@ struct Result {
     cut_ns: Option<u64>,
     /// Whether how it ended was not seen.
     unseen: bool,
+    /// How the connection ended it, if that is the error.
+    ended_by: Option<Ending>,
 }
 
 impl Result {
     fn unknown(cut_ns: u64) -> Self {
-        Self { status: Status::Unknown, error_type: None, cut_ns: Some(cut_ns), unseen: false }
+        Self { status: Status::Unknown, error_type: None, cut_ns: Some(cut_ns), unseen: false, ended_by: None }
     }
 
     fn error(error_type: impl Into<Cow<'static, str>>, cut_ns: Option<u64>) -> Self {
-        Self { status: Status::Error, error_type: Some(error_type.into()), cut_ns, unseen: false }
+        Self { status: Status::Error, error_type: Some(error_type.into()), cut_ns, unseen: false, ended_by: None }
     }
 
     /// As the answer says.
     fn of(outcome: Option<Outcome>, role: Role) -> Self {
-        let ok = || Self { status: Status::Ok, error_type: None, cut_ns: None, unseen: false };
+        let ok = || Self { status: Status::Ok, error_type: None, cut_ns: None, unseen: false, ended_by: None };
         match outcome {
             None => Self { status: Status::Unknown, ..ok() },
             Some(Outcome::Ok) => ok(),
@@ -94,7 +96,7 @@ impl Dialogue {
     /// The connection ended before the answer did.
     pub(super) fn finish_unanswered(
         &self,
-        exchange: Exchange,
+        mut exchange: Exchange,
         (ending, ns): (Ending, u64),
         connection: &mut Connection,
         context: &mut Context<'_>,
@@ -110,10 +112,13 @@ impl Dialogue {
             context.losses.add(Loss::MessageLost, 1);
             return self.finish_cut(exchange, connection, context);
         }
-        let result = match (ending, role) {
-            (Ending::Reset, _) => Result::error(RESET, Some(ns)),
-            (Ending::PeerClosed, Role::Client) if exchange.response.is_none() => Result::error(CLOSED, Some(ns)),
-            _ => Result::unknown(ns),
+        exchange.exact &= exchange.request_last || ending != Ending::LocalClosed;
+        // Who waits for messages gives no request up when it ends.
+        let consumes = ending == Ending::LocalClosed && exchange.facts.kind == Kind::Consume;
+        let error = ending::error_type(ending, role, exchange.response.is_some()).filter(|_| !consumes);
+        let result = match error {
+            Some(error) => Result { ended_by: Some(ending), ..Result::error(error, Some(ns)) },
+            None => Result::unknown(ns),
         };
         self.draft(exchange, role, result, connection, context);
     }
@@ -176,7 +181,7 @@ impl Dialogue {
             protocol,
             name: name.unwrap_or(protocol.name().into()),
             status: result.status,
-            reset: result.error_type.as_deref() == Some(RESET),
+            ended_by: result.ended_by,
             attributes,
             trace_context: trace,
             request,

@@ -6,7 +6,7 @@ use super::{Http, Message, Progress, refine};
 use crate::{
     exchange::{
         Context,
-        ending::{self, CLOSED, RESET, last_seen_ns},
+        ending::{self, ABANDONED, last_seen_ns},
         semconv::{self, Attributes, int, text},
         settle::{self, Paired},
     },
@@ -21,14 +21,20 @@ struct Outcome {
     error_type: Option<String>,
     /// How it ended was not seen: nothing after the request's last byte is known to be part of it.
     cut: bool,
+    /// How the connection ended it, if that is the error.
+    ended_by: Option<Ending>,
 }
 
 impl Outcome {
-    const UNKNOWN: Self = Self { status: Status::Unknown, error_type: None, cut: false };
+    const UNKNOWN: Self = Self { status: Status::Unknown, error_type: None, cut: false, ended_by: None };
     const CUT: Self = Self { cut: true, ..Self::UNKNOWN };
 
     fn error(error_type: impl Into<String>) -> Self {
-        Self { status: Status::Error, error_type: Some(error_type.into()), cut: false }
+        Self { status: Status::Error, error_type: Some(error_type.into()), ..Self::UNKNOWN }
+    }
+
+    fn ended(error_type: &str, ended_by: Option<Ending>) -> Self {
+        Self { ended_by, ..Self::error(error_type) }
     }
 
     /// Semantic conventions: 4xx is an error to who asked, not to who answered.
@@ -55,14 +61,19 @@ impl Http {
         context: &mut Context<'_>,
     ) {
         let (Some(request), Some(answer)) = (self.asked.pop(), self.answered.pop()) else { return };
-        let reset =
-            matches!(ending, Some((Ending::Reset, _))) && !lost_since(connection, role, &request, ending, context);
-        let outcome = match answer.progress {
-            Progress::Ended(_) => Outcome::of_status(answer.head.status, role),
-            _ if reset => Outcome::error(RESET),
-            _ => Outcome::UNKNOWN,
-        };
         let whole = matches!(answer.progress, Progress::Ended(_));
+        let said = Outcome::of_status(answer.head.status, role);
+        let seen = |_: &(Ending, u64)| {
+            !ending::hides_answers(connection) && !lost_since(connection, role, &request, ending, context)
+        };
+        let ended_by = ending.filter(|_| !whole).filter(seen).map(|(ending, _)| ending);
+        let outcome = match ended_by.and_then(|ending| ending::error_type(ending, role, true)) {
+            _ if whole => said,
+            // Who was told of an error may not care for its page.
+            Some(ABANDONED) if said.status == Status::Error => said,
+            Some(error) => Outcome::ended(error, ended_by),
+            None => Outcome::UNKNOWN,
+        };
         let cut_ns = if whole { None } else { Some(ending.map_or(answer.noticed_ns, |(_, ns)| ns)) };
         self.draft(connection, role, &request, Some(&answer), cut_ns, outcome, context);
     }
@@ -99,11 +110,8 @@ impl Http {
         }
         let silent = answers.stream.next() <= self.answered.done_end.max(self.answered.base.unwrap_or(0));
         let Some(request) = self.asked.pop() else { return false };
-        let outcome = match (ending, role) {
-            (Ending::Reset, _) => Outcome::error(RESET),
-            (Ending::PeerClosed, Role::Client) if silent => Outcome::error(CLOSED),
-            _ => Outcome::UNKNOWN,
-        };
+        let error = ending::error_type(ending, role, !silent);
+        let outcome = error.map_or(Outcome::UNKNOWN, |error| Outcome::ended(error, Some(ending)));
         self.draft(connection, role, &request, None, Some(ns), outcome, context);
         true
     }
@@ -139,7 +147,7 @@ impl Http {
             protocol: Protocol::Http1,
             name: refined.name.unwrap_or(semconv::http_name(head).into()),
             status: outcome.status,
-            reset: outcome.error_type.as_deref() == Some(RESET),
+            ended_by: outcome.ended_by,
             attributes,
             trace_context: head.trace,
             request: request.range(),

@@ -220,6 +220,7 @@ fn follow(inner: &mut Connection, outer: &Connection) {
     inner.facts.pid = outer.facts.pid;
     inner.exchanges = inner.exchanges.max(outer.exchanges);
     (inner.reset_ns, inner.reset_by, inner.closed_ns) = (outer.reset_ns, outer.reset_by, outer.closed_ns);
+    (inner.local_closed_ns, inner.peer_closed_ns) = (outer.local_closed_ns, outer.peer_closed_ns);
     for direction in [Direction::Receive, Direction::Send] {
         let ended_ns = outer.side(direction).ended_ns;
         let side = inner.side_mut(direction);

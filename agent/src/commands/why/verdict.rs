@@ -151,7 +151,9 @@ fn next(span: &SpanView, finding: &Finding, others: &[SpanView]) -> String {
         | HeldPeerWindow
         | ConnectSlow
         | AcceptQueueFull
-        | ResetByPeer => {
+        | ResetByPeer
+        | RequestAbandoned
+        | ClientGone => {
             if let Some(other) = other_end(span, others) {
                 return why(other, if other.kind == "server" { "what the server did" } else { "what the client did" });
             }

@@ -1,0 +1,39 @@
+//! How a connection ended for those who still wait for an answer: what came first decides, not what came of it.
+//!
+//! In: a [`Connection`]. Out: an [`Ending`] and when it was. Called by [`super::Flow`].
+
+use super::connection::{Connection, Ending, ResetBy, Role};
+use crate::exchange::hides_answers;
+
+impl Connection {
+    /// How it ended, if it did. `is_done`: it is gone and its last records have had their time.
+    pub(super) fn ending(&self, is_done: bool, now_ns: u64) -> Option<(Ending, u64)> {
+        let waits = self.receive.stream.waiting_since_ns().is_some();
+        if let Some(ns) = self.given_up_ns() {
+            // What it had read by then, and is not told of yet, may be the answer.
+            let heard_all = !waits && !hides_answers(self);
+            return (heard_all || is_done).then_some((Ending::LocalClosed, ns));
+        }
+        // Who writes to a client that has closed is reset; that it had closed is what ended the exchange.
+        let client_closed_ns = self.peer_closed_ns.filter(|_| self.facts.role == Some(Role::Server));
+        if let Some(ns) = self.reset_ns {
+            let closed_ns = client_closed_ns.filter(|_| self.reset_by == Some(ResetBy::Peer));
+            return Some(closed_ns.map_or((Ending::Reset, ns), |ns| (Ending::PeerClosed, ns)));
+        }
+        if let Some(ns) = self.receive.ended_ns.filter(|_| !waits && self.facts.role == Some(Role::Client)) {
+            return Some((Ending::PeerClosed, ns));
+        }
+        if !is_done {
+            return None;
+        }
+        let gone = (Ending::Gone, self.closed_ns.unwrap_or(now_ns));
+        Some(client_closed_ns.map_or(gone, |ns| (Ending::PeerClosed, ns)))
+    }
+
+    /// When a client's application closed it, if nothing had ended it before.
+    fn given_up_ns(&self) -> Option<u64> {
+        let was_open = |ns: &u64| self.reset_ns.is_none_or(|reset_ns| *ns < reset_ns);
+        let asks = self.facts.role == Some(Role::Client) && self.receive.ended_ns.is_none();
+        self.local_closed_ns.filter(was_open).filter(|_| asks)
+    }
+}
