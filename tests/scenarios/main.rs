@@ -90,6 +90,8 @@ scenarios! {
     keepalive_10ms
     keepalive_60ms
     reset_by_peer
+    request_abandoned
+    client_gone
     io_uring
     sendfile
     splice

@@ -176,8 +176,10 @@ impl Answering {
     /// Adds what the server says of each request that it answered.
     fn tell(&self, requests: &mut [Request]) {
         let Self::Own(server) = self else { return };
-        let answered =
-            requests.iter().filter(|request| request.facts.get("client.status").is_some_and(|&code| code > 0));
+        let fact = |request: &Request, name| request.facts.get(name).copied().unwrap_or_default();
+        // Who gave up is answered nevertheless.
+        let gave_up = |request| fact(request, "client.errno") == i64::from(libc::EAGAIN);
+        let answered = requests.iter().filter(|request| fact(request, "client.status") > 0 || gave_up(request));
         for line in server.lines(answered.count()).iter().chain(&server.lines_so_far()) {
             let fields = object(line);
             let path = fields.get("path").and_then(Value::as_str).unwrap_or_default();

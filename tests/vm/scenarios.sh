@@ -206,6 +206,11 @@ reset_by_peer() {
     serve server traced 127.0.0.1:8132 log=1
     client traced address=127.0.0.1:8132 path=/reset/ fresh=1 fails=1
 }
+# The server takes 900 ms, and the client waits for 300.
+request_abandoned() {
+    serve server other 127.0.0.1:8135 log=1
+    client traced address=127.0.0.1:8135 path=/sleep/900/ fresh=1 fails=1 patience_ms=300
+}
 
 # The name server is 300 ms away; who is asked for is here.
 dns_slow() {

@@ -17,7 +17,8 @@
 //! after writing; with `half_close=1` it ends its side after the last write. With `linger_ms` the connection stays open that long after the last answer. With `gate=FOLDER` the client makes the
 //! file `connected` there and writes nothing until there is a file `go`. With `connections=N` that many threads do the same on
 //! a connection each; request n of thread c goes to `<path>c<c>-<n>`. With `fresh=1` each request of `steady` has a
-//! connection of its own. With `fails=1` a connection that cannot be opened or breaks gives a line too, with `errno`. With
+//! connection of its own. With `fails=1` a connection that cannot be opened or breaks gives a line too, with `errno`; so does one on which
+//! nothing came for `patience_ms`, and which it then closes. With
 //! `schedstat=1` lines have `waited_ns`: for how long the thread was runnable and not running during the request; and
 //! `write_waited_ns`, the same during its writes.
 
@@ -87,7 +88,8 @@ fn run_connection(arguments: &Arguments, path: &str, first: u64, count: u64) -> 
         Err(error) if fails => return vec![failure(&format!("{path}{first}"), &times, 0, &error)],
         Err(error) => panic!("connect to {address}: {error}"),
     };
-    stream.set_read_timeout(Some(READ_TIMEOUT)).expect("SO_RCVTIMEO");
+    let patience = arguments.get("patience_ms", READ_TIMEOUT.as_millis() as u64);
+    stream.set_read_timeout(Some(Duration::from_millis(patience))).expect("SO_RCVTIMEO");
     gate(arguments.get("gate", String::new()).as_ref());
     let mut client = Client::new(arguments, stream, times, path.to_owned());
     let start = clock::monotonic_ns();
