@@ -12,7 +12,7 @@ use std::ops::Range;
 use crate::{
     flow::{
         connection::Role,
-        timing::{Moment, Timings},
+        timing::{CallTiming, Moment, Timings},
     },
     span::{
         Evidence::{self, Derived},
@@ -75,6 +75,8 @@ pub struct Parts<'a> {
     /// Client: if its application closed the connection before it had the whole answer, the offset of the first byte that it did not
     /// read.
     pub unread_from: Option<u64>,
+    /// The last call that moved nothing.
+    pub moved_nothing: Option<CallTiming>,
     /// Whether both ranges are known for sure; if not, nothing is `measured`.
     pub exact: bool,
 }

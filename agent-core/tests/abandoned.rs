@@ -5,6 +5,7 @@ use agent_common::{
     connection::{ConnectionRecord, change as what, flag as connection_flag},
     header::kind,
     message::{ArrivalRecord, CallRecord, SendRecord, flag},
+    sched::Blocked,
 };
 use agent_core::{
     loss::Loss,
@@ -221,6 +222,30 @@ fn a_server_whose_client_had_closed_was_not_reset() {
     server.reset(&mut kernel, 4_000_000);
     change(&mut kernel, |record: &mut ConnectionRecord| record.flags |= connection_flag::RESET_SENT);
     assert_eq!(told(only(&kernel.run())).2, Some("reset_by_local"));
+}
+
+#[test]
+fn a_server_that_gave_no_answer_slept_nevertheless() {
+    // It slept for 900 ms, and its write fails.
+    let (mut kernel, mut server) = served();
+    server.slept[Blocked::Sleep as usize] += 900_000;
+    server.write(&mut kernel, 3_000_000, 3_000_010, b"");
+    change(&mut kernel, |record: &mut CallRecord| record.result = -104);
+    let run = kernel.run();
+    assert_eq!(text(only(&run), "spantap.tcp.reset_by"), Some("peer"));
+    let expected =
+        "receive_buffer:10:measured application:99990:measured off_cpu/sleep:900000:measured application:10:derived";
+    assert_eq!(segments(only(&run)), expected);
+    // The client had closed after 400 ms: of the sleep, 600 ms may have been later.
+    let (mut kernel, mut server) = served();
+    server.peer_closes(&mut kernel, 2_400_000);
+    server.slept[Blocked::Sleep as usize] += 900_000;
+    server.read_end(&mut kernel, 3_000_001);
+    server.close(&mut kernel, 3_000_100);
+    let run = kernel.run();
+    assert_eq!((only(&run).cause, only(&run).duration_ns), (Some("client_gone"), 400_000_000));
+    let expected = "receive_buffer:10:measured application:99990:derived off_cpu/sleep:300000:derived";
+    assert_eq!(segments(only(&run)), expected);
 }
 
 #[test]

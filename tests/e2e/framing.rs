@@ -2,10 +2,11 @@
 //!
 //! Truth: what the tests' client and server say they sent and got, and what curl and nginx say.
 
-use std::time::Duration;
+use std::{io::Write, net::TcpStream, time::Duration};
 
 use serde_json::Value;
 use spantap_tests::{
+    clock,
     http::{Exchange, Server, request},
     nginx::{BIG_BYTES, Nginx},
     span::{Span, only},
@@ -184,14 +185,30 @@ fn a_request_that_was_not_finished_is_not_a_success() {
 }
 
 #[test]
-fn an_answer_that_was_not_read_is_unknown_to_its_client() {
+fn an_answer_that_was_not_read_was_given_up_by_its_client() {
     let traced = Traced::new("abort-answer");
     let server = Server::start(traced.place());
     request(traced.place(), &server.address, &["mode=abort_response", "path=/big/8000000/"]);
     let spans = traced.agent.wait_for_http(2, BOUND);
     let client = only(&spans, "client", "/big/8000000/0");
-    assert_ne!(client.status, "ok", "{client:?}");
+    assert_eq!((client.status.as_str(), client.attribute("error.type")), ("error", Some(&"request_abandoned".into())));
     assert_eq!(spans.len(), 2);
+}
+
+#[test]
+fn a_server_that_is_reset_before_its_answer_slept_nevertheless() {
+    let traced = Traced::new("reset-asleep");
+    let server = Server::start(traced.place());
+    let mut stream = TcpStream::connect(&server.address).expect("connect");
+    stream.write_all(b"GET /sleep/600/ HTTP/1.1\r\nHost: test\r\n\r\n").expect("ask");
+    clock::pace(Duration::from_millis(200));
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
+    drop(stream);
+    let spans = traced.agent.wait_for_http(1, BOUND);
+    let server = only(&spans, "server", "/sleep/600/");
+    let error = server.attribute("spantap.tcp.reset_by");
+    assert_eq!((server.status.as_str(), error), ("error", Some(&"peer".into())), "{server:?}");
+    assert!(server.total_by_ns("off_cpu", "sleep") >= 500_000_000, "{server:?}");
 }
 
 #[test]

@@ -132,6 +132,7 @@ impl Paired {
             direct: connection.facts.is_direct(),
             cut_ns: self.cut_ns,
             unread_from: (self.ended_by == Some(Ending::LocalClosed)).then(|| connection.answers().stream.next()),
+            moved_nothing: connection.moved_nothing,
             exact: self.exact,
         }
     }

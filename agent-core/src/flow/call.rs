@@ -88,6 +88,16 @@ impl Waits {
         self.off_cpu_ns.iter().fold(awake_ns, |sum, ns| sum.saturating_add(*ns))
     }
 
+    /// What of each is left if so much of any was elsewhere.
+    pub fn less(&self, ns: u64) -> Self {
+        Self {
+            off_cpu_ns: self.off_cpu_ns.map(|off_cpu_ns| off_cpu_ns.saturating_sub(ns)),
+            run_queue_ns: self.run_queue_ns.saturating_sub(ns),
+            throttled_ns: self.throttled_ns.saturating_sub(ns),
+            unseen_ns: self.unseen_ns.saturating_sub(ns),
+        }
+    }
+
     fn plus(&self, other: &Self) -> Self {
         let mut sum = *self;
         for (ns, more) in sum.off_cpu_ns.iter_mut().zip(other.off_cpu_ns) {

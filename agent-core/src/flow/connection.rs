@@ -222,6 +222,8 @@ pub struct Connection {
     pub local_closed_ns: Option<u64>,
     /// When the peer's FIN arrived before this end had closed: it writes nothing more, and may read or not.
     pub peer_closed_ns: Option<u64>,
+    /// The last call that moved nothing: it failed, or met the end.
+    pub moved_nothing: Option<CallTiming>,
     /// When the socket went away.
     pub closed_ns: Option<u64>,
     /// Whether it never came to be.
@@ -313,6 +315,7 @@ impl Connection {
             reset_by: None,
             local_closed_ns: None,
             peer_closed_ns: None,
+            moved_nothing: None,
             closed_ns: None,
             failed: false,
             exchanges: 0,

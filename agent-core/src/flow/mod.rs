@@ -267,6 +267,7 @@ impl Flow {
             side.goes_to(record.start, 1);
         }
         if record.start == record.end {
+            self.connection.moved_nothing = Some(CallTiming::new(0, 0, record));
             return;
         }
         let range = self.timed(direction, record);

@@ -42,9 +42,9 @@ pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
         tiles.writing(&write);
         before = Some(write);
     }
-    if last_write.is_none() && last_read.is_some() && parts.exact {
+    if let (None, Some(read), true) = (last_write, last_read, parts.exact) {
         // Given up without an answer: the application had the request all the while.
-        tiles.until(end_ns, Application, Derived);
+        tiles.unanswered(read, parts.moved_nothing.as_ref());
     }
     let exact_start = arrived.is_some_and(|moment| moment.exact);
     Some(tiles.finish(if exact_start { Measured } else { Derived }))

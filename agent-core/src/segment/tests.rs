@@ -602,6 +602,7 @@ proptest! {
             direct,
             cut_ns,
             unread_from,
+            moved_nothing: response_side.calls.first().copied(),
             exact,
         };
         let timelines = [client(&parts), server(&parts)];

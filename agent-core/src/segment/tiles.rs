@@ -253,6 +253,18 @@ impl Tiles {
         }
     }
 
+    /// In the application, from a call to the end, without another one that moved bytes. If the thread made one that moved nothing, what it
+    /// waited for until then is known; of a wait that may have been later, only what cannot have been.
+    pub(crate) fn unanswered(&mut self, from: &CallTiming, next: Option<&CallTiming>) {
+        let next = next.filter(|next| next.enter_ns >= from.return_ns);
+        if let Some((next, waits)) = next.and_then(|next| Some((next, from.waits_until(next)?))) {
+            let later_ns = next.enter_ns.saturating_sub(self.end_ns);
+            let evidence = if later_ns == 0 { Measured } else { Derived };
+            self.until_waits(next.enter_ns, Application, evidence, &waits.less(later_ns));
+        }
+        self.until(self.end_ns, Application, Derived);
+    }
+
     /// Up to the arrival of a message's first byte, time went to `name`, but for the delivery from the softirq's raise
     /// on. How long the raise is ago is the most that the packet may have waited: others may have come before it. Within
     /// the accuracy that is promised that makes no difference. If it is most of the time, it is told as what it was
