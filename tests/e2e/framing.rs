@@ -196,6 +196,24 @@ fn an_answer_that_was_not_read_was_given_up_by_its_client() {
 }
 
 #[test]
+fn curl_that_gives_up_is_not_reset_by_its_server() {
+    let traced = Traced::new("max-time");
+    let server = Server::start(traced.place());
+    let url = format!("http://{}/sleep/900/", server.address);
+    assert_eq!(curl_exit(traced.place(), &["--max-time", "0.3", &url]), Some(28), "curl: timed out");
+    let spans = traced.agent.wait_for_http(2, BOUND);
+    let (client, server) = (only(&spans, "client", "/sleep/900/"), only(&spans, "server", "/sleep/900/"));
+    assert_eq!(client.attribute("error.type"), Some(&"request_abandoned".into()), "{client:?}");
+    assert!((280_000_000..400_000_000).contains(&client.duration_ns), "{client:?}");
+    assert!(client.total_ns("remote") >= 250_000_000, "{client:?}");
+    for span in [client, server] {
+        assert_eq!(span.attribute("spantap.tcp.reset_by"), None, "{span:?}");
+    }
+    let (status, closed_by) = (server.status.as_str(), server.attribute("spantap.tcp.closed_by"));
+    assert_eq!((status, closed_by), ("ok", Some(&"peer".into())), "it wrote its whole answer: {server:?}");
+}
+
+#[test]
 fn a_server_that_is_reset_before_its_answer_slept_nevertheless() {
     let traced = Traced::new("reset-asleep");
     let server = Server::start(traced.place());
