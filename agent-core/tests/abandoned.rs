@@ -141,6 +141,31 @@ fn a_part_of_the_answer_is_none() {
 }
 
 #[test]
+fn who_leaves_a_stream_may_have_had_all_that_it_wanted() {
+    for head in ["Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n", "\r\nhi"] {
+        let (mut kernel, mut client) = asked();
+        client.read_at(&mut kernel, 2_500_000, format!("HTTP/1.1 200 OK\r\n{head}").as_bytes());
+        client.close_whole(&mut kernel, 3_000_000);
+        client.close(&mut kernel, 3_000_200);
+        let run = kernel.run();
+        assert_eq!((only(&run).status, text(only(&run), "error.type")), (Status::Unknown, None), "{head}");
+    }
+}
+
+#[test]
+fn who_takes_leave_waits_for_no_answer() {
+    let (mut kernel, mut client) = open(End::client());
+    client.write(&mut kernel, 2_000_000, 2_000_030, b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n");
+    client.read_at(&mut kernel, 2_100_000, b"$1\r\nb\r\n");
+    client.write(&mut kernel, 2_200_000, 2_200_030, b"*1\r\n$4\r\nQUIT\r\n");
+    client.close_whole(&mut kernel, 2_300_000);
+    client.reset_by_peer(&mut kernel, 2_400_000);
+    let run = kernel.run();
+    let seen: Vec<_> = run.spans.iter().map(|span| (span.name.as_str(), span.status)).collect();
+    assert_eq!(seen, [("GET", Status::Ok), ("QUIT", Status::Unknown)]);
+}
+
+#[test]
 fn what_was_read_before_the_close_and_is_told_later_counts() {
     let (mut kernel, mut client) = asked();
     client.moved[1] = OK.len() as u32;

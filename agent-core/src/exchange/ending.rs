@@ -25,6 +25,11 @@ pub(super) fn error_type(ending: Ending, role: Role, begun: bool) -> Option<&'st
     }
 }
 
+/// Whether the client is who ended it.
+pub(super) fn is_given_up(error_type: &str) -> bool {
+    matches!(error_type, ABANDONED | CLIENT_GONE)
+}
+
 /// When the last byte of what this end sent, or read, of a request was seen to move.
 pub(super) fn last_seen_ns(connection: &Connection, role: Role, request: Range<u64>) -> u64 {
     let (side, _) = connection.timings(role);

@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 
-use agent_protocol::session::{Facts, Kind, Outcome, Part, Side, Text, Value};
+use agent_protocol::session::{Facts, Kind, Outcome, Part, Protocol, Side, Text, Value};
 
 use super::{Dialogue, waiting::Exchange};
 use crate::{
     exchange::{
         Context,
-        ending::{self, last_seen_ns},
+        ending::{self, is_given_up, last_seen_ns},
         semconv::{self, Attributes},
         settle::{self, Paired},
     },
@@ -113,14 +113,23 @@ impl Dialogue {
             return self.finish_cut(exchange, connection, context);
         }
         exchange.exact &= exchange.request_last || ending != Ending::LocalClosed;
-        // Who waits for messages gives no request up when it ends.
-        let consumes = ending == Ending::LocalClosed && exchange.facts.kind == Kind::Consume;
-        let error = ending::error_type(ending, role, exchange.response.is_some()).filter(|_| !consumes);
+        let begun = exchange.response.is_some();
+        let error = ending::error_type(ending, role, begun);
+        let error = error.filter(|error| !is_given_up(error) || self.asks_for_all(&exchange, begun));
         let result = match error {
             Some(error) => Result { ended_by: Some(ending), ..Result::error(error, Some(ns)) },
             None => Result::unknown(ns),
         };
         self.draft(exchange, role, result, connection, context);
+    }
+
+    /// Whether who asked lacks something if it goes before the whole answer is there. Not who waits for messages, had a stream begin, of which nobody
+    /// says when it has what it wanted, or only takes leave.
+    fn asks_for_all(&self, exchange: &Exchange, begun: bool) -> bool {
+        let protocol = exchange.facts.protocol.unwrap_or(self.protocol);
+        let streams = begun && matches!(protocol, Protocol::Http2 | Protocol::Grpc);
+        let leaves = protocol == Protocol::Redis && exchange.facts.name.as_deref() == Some("QUIT");
+        exchange.facts.kind != Kind::Consume && !streams && !leaves
     }
 
     /// A request or a message that nobody answers: whoever sent it is its client.

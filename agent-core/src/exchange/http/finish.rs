@@ -6,7 +6,7 @@ use super::{Http, Message, Progress, refine};
 use crate::{
     exchange::{
         Context,
-        ending::{self, ABANDONED, last_seen_ns},
+        ending::{self, ABANDONED, CLIENT_GONE, last_seen_ns},
         semconv::{self, Attributes, int, text},
         settle::{self, Paired},
     },
@@ -71,6 +71,8 @@ impl Http {
             _ if whole => said,
             // Who was told of an error may not care for its page.
             Some(ABANDONED) if said.status == Status::Error => said,
+            // Of a stream it may have had all that it wanted: nobody says when that is.
+            Some(ABANDONED | CLIENT_GONE) if answer.head.content_length.is_none() => Outcome::UNKNOWN,
             Some(error) => Outcome::ended(error, ended_by),
             None => Outcome::UNKNOWN,
         };
