@@ -126,7 +126,7 @@ pub fn workload<'a>(pod: &'a str, node_name: Option<&str>) -> &'a str {
     }
     // ReplicaSet of a Deployment: a hash. Job of a CronJob: minutes since 1970. DaemonSet, Job, ReplicaSet: neither.
     match split(owner) {
-        Some((name, middle)) if is_random(middle, 8..=10) || is_number(middle, 8..=10) => name,
+        Some((name, middle)) if is_random(middle, 6..=10) || is_number(middle, 8..=10) => name,
         _ => owner,
     }
 }
@@ -244,6 +244,7 @@ mod tests {
         let check = |pod: &str, expected: &str| assert_eq!(workload(pod, Some("node-1")), expected, "{pod}");
         check("checkout-7d9f8b6c5d-x2x4z", "checkout");
         check("cart-redis-5f4b6c7d8f-zz2k9", "cart-redis");
+        check("checkout-7d9f8b-x2x4z", "checkout");
         check("fluent-bit-x7k2p", "fluent-bit");
         check("postgres-0", "postgres");
         check("postgres-12345", "postgres");

@@ -20,8 +20,8 @@ use crate::{
     span::ProcessFacts,
 };
 
-/// Processes whose facts others wait for.
-const HEIRS_MAX: usize = 256;
+/// Processes that wait for their parent's facts.
+const HEIRS_MAX: usize = 1_024;
 
 #[derive(Debug)]
 struct Entry {
@@ -166,15 +166,20 @@ impl Processes {
         let Some((parent, command)) = entry.parent.clone() else { return };
         let seen_ns = entry.seen_ns;
         if self.known.get(&parent).is_none_or(|entry| !entry.read) {
-            if self.heirs.len() < HEIRS_MAX && parent != 0 {
-                self.heirs.entry(parent).or_default().insert(pid);
-                self.see(parent, 0, losses);
+            if parent == 0 {
+                return;
             }
+            if self.heirs.values().map(BTreeSet::len).sum::<usize>() >= HEIRS_MAX {
+                losses.add(Loss::ProcessEvicted, 1);
+                return;
+            }
+            self.heirs.entry(parent).or_default().insert(pid);
+            self.see(parent, 0, losses);
             return;
         }
         let Some(parent) = self.known.get(&parent) else { return };
         let is_same = parent.facts.command.as_ref() == Some(&command) && parent.since_ns <= seen_ns;
-        let facts = ProcessFacts { pid, ..(*parent.facts).clone() };
+        let facts = ProcessFacts { pid, inherited: true, ..(*parent.facts).clone() };
         if let Some(entry) = self.known.get_mut(&pid) {
             entry.gone = false;
             if is_same {
@@ -221,7 +226,10 @@ impl Processes {
             losses.add(Loss::ProcessEvicted, u64::from(alive));
         }
         self.wanted.retain(|pid| self.known.contains_key(pid));
-        self.heirs.retain(|pid, _| self.known.contains_key(pid));
+        self.heirs.retain(|pid, children| {
+            children.retain(|child| self.known.contains_key(child));
+            self.known.contains_key(pid) && !children.is_empty()
+        });
     }
 }
 
@@ -340,7 +348,7 @@ mod tests {
             processes.see(8, 20, &mut losses);
             order.iter().for_each(|tell| tell(&mut processes, &mut losses));
             let facts = processes.get(8);
-            assert_eq!((facts.pid, facts.service_name.as_deref()), (8, Some("web")));
+            assert_eq!((facts.pid, facts.service_name.as_deref(), facts.inherited), (8, Some("web"), true));
             assert!(!processes.is_awaited(8));
         }
     }

@@ -232,6 +232,8 @@ fn read_facts(bytes: &[u8]) -> Option<ProcessFacts> {
         pid: u32::from_le_bytes(*pid),
         service_declared: *declared != 0,
         command: None,
+        inherited: false,
+        service_inferred: false,
         executable_name: text()?,
         executable_path: text()?,
         service_name: text()?,

@@ -156,6 +156,10 @@ pub struct ProcessFacts {
     pub executable_path: Option<String>,
     /// What the kernel calls it (`comm`), which a child has too until it executes something else. Not exported.
     pub command: Option<String>,
+    /// Whether this is what was known of its parent, since it had ended itself before it could be read.
+    pub inherited: bool,
+    /// Whether `service_name` is what the pod's name looks like.
+    pub service_inferred: bool,
     /// `service.name`, from the environment, else the container's workload, else the executable or script.
     pub service_name: Option<String>,
     /// Whether `service_name` was declared by `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES`.

@@ -141,6 +141,16 @@ fn a_part_of_the_answer_is_none() {
 }
 
 #[test]
+fn a_server_that_closed_first_cut_its_answer() {
+    let (mut kernel, mut client) = asked();
+    client.read_at(&mut kernel, 2_500_000, b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\nhi");
+    client.peer_closes(&mut kernel, 2_600_000);
+    client.close_whole(&mut kernel, 3_000_000);
+    client.close(&mut kernel, 3_000_200);
+    assert_ne!(text(only(&kernel.run()), "error.type"), Some("request_abandoned"));
+}
+
+#[test]
 fn who_leaves_a_stream_may_have_had_all_that_it_wanted() {
     for head in ["Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n", "\r\nhi"] {
         let (mut kernel, mut client) = asked();
@@ -232,11 +242,15 @@ fn a_server_whose_client_had_closed_was_not_reset() {
     let span = only(&run);
     assert_eq!(told(span), (GONE.0, GONE.1, GONE.2, GONE.3, GONE.4, 1_500));
     assert_eq!(int(span, "spantap.tcp.closed_after_ns"), Some(1_000_000_000));
-    // None was: it noticed, and closed.
+    // None was, and it closed: the client may have ended its sending side only, and waited.
     let (mut kernel, server) = served();
     server.peer_closes(&mut kernel, 3_000_000);
-    server.close(&mut kernel, 3_000_100);
-    assert_eq!(told(only(&kernel.run())), GONE);
+    server.close(&mut kernel, 4_000_000);
+    let run = kernel.run();
+    let span = only(&run);
+    assert_eq!((span.status, text(span, "error.type"), span.duration_ns), (Status::Unknown, None, 2_000_000_000));
+    assert_eq!(text(span, "spantap.tcp.closed_by"), Some("peer"), "which is what was seen");
+    assert_eq!(int(span, "spantap.tcp.closed_after_ns"), Some(1_000_000_000));
     // Without a close of the client it is a reset.
     let (mut kernel, server) = served();
     server.reset_by_peer(&mut kernel, 4_000_000);
@@ -266,7 +280,7 @@ fn a_server_that_gave_no_answer_slept_nevertheless() {
     server.peer_closes(&mut kernel, 2_400_000);
     server.slept[Blocked::Sleep as usize] += 900_000;
     server.read_end(&mut kernel, 3_000_001);
-    server.close(&mut kernel, 3_000_100);
+    server.reset_by_peer(&mut kernel, 3_000_100);
     let run = kernel.run();
     assert_eq!((only(&run).cause, only(&run).duration_ns), (Some("client_gone"), 400_000_000));
     let expected = "receive_buffer:10:measured application:99990:derived off_cpu/sleep:300000:derived";

@@ -172,6 +172,7 @@ async fn supervise(mut reloader: Reloader, changing: &mut Changing<'_>) -> Resul
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut look = tokio::time::interval(LOOK_INTERVAL);
     changing.live.reloads().hash = reloader.running().hash();
+    let mut failed = None;
     loop {
         let is_asked = tokio::select! {
             _ = terminate.recv() => return Ok(()),
@@ -181,7 +182,7 @@ async fn supervise(mut reloader: Reloader, changing: &mut Changing<'_>) -> Resul
         };
         if let Some(capturing) = changing.capturing {
             anyhow::ensure!(capturing.looping.is_running(), "the capture loop ended; see the messages above");
-            follow(reloader.running(), capturing, changing.live);
+            tokio::task::block_in_place(|| follow(reloader.running(), capturing, changing.live, &mut failed));
         }
         let has_changed = reloader.has_changed();
         let is_due = changing.stopped.as_ref().is_some_and(|(_, at)| *at <= Instant::now());
@@ -243,24 +244,36 @@ async fn reload(reloader: &mut Reloader, changing: &mut Changing<'_>) -> Result<
     Ok(())
 }
 
-/// Selects what stands at the paths of the selection by now.
-fn follow(config: &Config, capturing: &Capturing, live: &LiveFacts) {
-    let followed = lock(&capturing.selection).follow();
+/// Selects what stands at the paths of the selection by now, and the containers that it names. `failed`: why that failed the last time.
+fn follow(config: &Config, capturing: &Capturing, live: &LiveFacts, failed: &mut Option<String>) {
+    let applied = lock(&capturing.selection).applied();
+    let Some(wanted) = applied else { return };
+    // Found without the lock: the capture loop waits for it.
+    let followed = wanted.find().and_then(|found| lock(&capturing.selection).follow(&wanted, found));
+    let error = followed.as_ref().err().map(ToString::to_string);
     match followed {
         Ok(false) => {}
         Ok(true) => {
-            tracing::info!("what the selection names by its path is another by now, and is followed");
+            tracing::info!("what the selection names is another by now, and is followed");
             live.set_selection(selected_anew(config, capturing));
         }
-        // Told once: with the configuration, or when it is applied the next time.
-        Err(error) => tracing::debug!(%error, "the selection cannot be followed"),
+        Err(_) if *failed == error => {}
+        Err(error) => tracing::error!(%error, "what the selection names by now cannot be selected, or excluded"),
     }
+    *failed = error;
 }
+
+/// What stands behind the name of a container that no container has.
+const NONE_THERE: &str = " (none there)";
 
 /// Applies the selection. On error the previous one is restored.
 fn reselect(config: &Config, capturing: &Capturing) -> Result<(Vec<String>, Unselected)> {
     lock(&capturing.selection).replace(&wanted(config))?;
-    Ok(selected_anew(config, capturing))
+    let words = selected_anew(config, capturing);
+    for vain in words.0.iter().filter(|words| words.starts_with("--exclude") && words.ends_with(NONE_THERE)) {
+        tracing::warn!("{vain}: what is named so now, if anything, has no name that the agent knows, and is recorded");
+    }
+    Ok(words)
 }
 
 /// Has the TLS libraries looked at of what is selected by now; gives the selection in words.
@@ -382,8 +395,15 @@ fn selection_words(config: &Config) -> Vec<String> {
         words.extend(rules.exe.iter().map(|value| format!("--{verb}-exe {value}")));
         words.extend(rules.port.iter().map(|value| format!("--{verb}-port {value}")));
         words.extend(rules.netns.iter().map(|value| format!("--{verb}-netns {}", path(value))));
-        words.extend(rules.container.iter().map(|value| format!("--{verb}-container {value}")));
-        words.extend(rules.pod.iter().map(|value| format!("--{verb}-pod {value}")));
+        let found = |rules: Rules| match rules.cgroup_folders().len() {
+            0 => NONE_THERE.to_owned(),
+            1 => " (1 container)".to_owned(),
+            count => format!(" ({count} containers)"),
+        };
+        let container = |value: &String| found(Rules { containers: vec![value.clone()], ..Rules::default() });
+        let pod = |value: &String| found(Rules { pods: vec![value.clone()], ..Rules::default() });
+        words.extend(rules.container.iter().map(|value| format!("--{verb}-container {value}{}", container(value))));
+        words.extend(rules.pod.iter().map(|value| format!("--{verb}-pod {value}{}", pod(value))));
     }
     words
 }

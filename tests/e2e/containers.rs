@@ -54,12 +54,17 @@ fn a_pod_that_starts_later_is_selected_and_named() {
             ("k8s.pod.name", POD),
             ("k8s.pod.uid", POD_UID),
             ("process.executable.name", "actor"),
+            ("spantap.service.evidence", "inferred"),
         ];
         assert_eq!(span.service, "checkout", "the workload");
         for (key, value) in named {
             assert_eq!(span.text(key), value, "{key}");
         }
         assert_eq!(span.attribute("container.image.tags"), Some(&serde_json::json!(["2.1"])));
+    }
+    let selected = agent.answer(["status"]);
+    for words in ["--select-pod shop/checkout-* (1 container)", "--select-container no-such-container (none there)"] {
+        assert!(selected.contains(words), "{selected}");
     }
     let found = agent.spans_where(&["--attribute", "k8s.pod.name=checkout-*"]);
     assert!(found.len() >= spans.len(), "spans are found by their pod");
@@ -82,7 +87,7 @@ fn a_pod_is_excluded_although_its_port_is_selected() {
 fn a_container_is_selected_by_the_beginning_of_its_identifier() {
     let containerd = Containerd::start();
     let (container, address) = server(&containerd);
-    let agent = Agent::start(&AgentOptions::none().flag("--select-container", &container.id));
+    let agent = Agent::start(&AgentOptions::none().flag("--select-container", &container.id[..12]));
     request(Place::default(), &address, &["path=/by-id/"]);
     let spans = agent.wait_for("the server's span", BOUND, |spans| !spans.is_empty());
     assert_eq!((spans[0].kind.as_str(), spans[0].text("container.id")), ("server", container.id.as_str()));

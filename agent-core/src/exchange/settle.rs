@@ -337,12 +337,17 @@ fn ended(attributes: &mut Attributes, connection: &Connection, paired: &Paired, 
         }
         Some(Ending::LocalClosed) => (ResetBy::Local, connection.local_closed_ns),
         Some(Ending::PeerClosed) => (ResetBy::Peer, connection.peer_closed_ns.or(connection.receive.ended_ns)),
-        _ => (ResetBy::Peer, answered_to_nobody(connection, paired)),
+        _ => (ResetBy::Peer, answered_to_nobody(connection, paired).or_else(|| unanswered(connection, paired))),
     };
     if let Some(ns) = ns {
         attributes.push(("spantap.tcp.closed_by", semconv::word(by.name())));
         attributes.push(("spantap.tcp.closed_after_ns", semconv::int(ns.saturating_sub(start_ns))));
     }
+}
+
+/// When the client had ended its side, if a server gave no answer at all.
+fn unanswered(connection: &Connection, paired: &Paired) -> Option<u64> {
+    connection.peer_closed_ns.filter(|_| paired.role == Role::Server && paired.response.is_none())
 }
 
 /// When the client had closed, if a server's whole answer was written later and never acknowledged.

@@ -23,17 +23,15 @@ impl Connection {
         if let Some(ns) = self.receive.ended_ns.filter(|_| !waits && self.facts.role == Some(Role::Client)) {
             return Some((Ending::PeerClosed, ns));
         }
-        if !is_done {
-            return None;
-        }
-        let gone = (Ending::Gone, self.closed_ns.unwrap_or(now_ns));
-        Some(client_closed_ns.map_or(gone, |ns| (Ending::PeerClosed, ns)))
+        // A client that sends no more may still wait: that a server which closes then had nobody to answer is not known.
+        is_done.then(|| (Ending::Gone, self.closed_ns.unwrap_or(now_ns)))
     }
 
     /// When a client's application closed it, if nothing had ended it before.
     fn given_up_ns(&self) -> Option<u64> {
         let was_open = |ns: &u64| self.reset_ns.is_none_or(|reset_ns| *ns < reset_ns);
         let asks = self.facts.role == Some(Role::Client) && self.receive.ended_ns.is_none();
-        self.local_closed_ns.filter(was_open).filter(|_| asks)
+        let was_first = |ns: &u64| self.peer_closed_ns.is_none_or(|peer_ns| *ns < peer_ns);
+        self.local_closed_ns.filter(was_open).filter(was_first).filter(|_| asks)
     }
 }

@@ -1,6 +1,9 @@
 //! Facts about what runs on the host, gathered from outside the kernel programs.
 
-use std::sync::{Arc, LazyLock, Mutex};
+use std::{
+    sync::{Arc, LazyLock, Mutex},
+    time::Instant,
+};
 
 use agent_core::container::ContainerFacts;
 
@@ -16,5 +19,5 @@ static RUNTIMES: LazyLock<Mutex<Runtimes>> = LazyLock::new(Mutex::default);
 
 /// The container whose cgroup this is, or that of something in it.
 pub fn container(cgroup: &str) -> Option<Arc<ContainerFacts>> {
-    lock(&RUNTIMES).of_cgroup(cgroup)
+    lock(&RUNTIMES).of_cgroup(cgroup, Instant::now())
 }

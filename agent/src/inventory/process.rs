@@ -71,7 +71,10 @@ fn cgroups(text: &[u8]) -> Vec<String> {
 fn deploy(facts: &mut ProcessFacts, node_name: Option<&str>) {
     let Some(container) = &facts.container else { return };
     let own = |text: &str| Some(text.to_owned());
-    facts.service_name = facts.service_name.take().or_else(|| container.service_name(node_name).and_then(own));
+    if facts.service_name.is_none() {
+        facts.service_name = container.service_name(node_name).and_then(own);
+        facts.service_inferred = facts.service_name.is_some() && container.pod_name.is_some();
+    }
     facts.service_namespace = facts.service_namespace.take().or_else(|| container.service_namespace().and_then(own));
     let version = container.image_tag.as_deref().filter(|_| container.is_in_pod());
     facts.service_version = facts.service_version.take().or_else(|| version.and_then(own));
@@ -361,13 +364,18 @@ mod tests {
             image_tag: Some("7".into()),
             ..ContainerFacts::default()
         };
-        let deployed = |name: Option<&str>| {
+        let with = |name: Option<&str>| {
             let service_name = name.map(str::to_owned);
             let mut facts = ProcessFacts { service_name, container: Some(Arc::new(pod.clone())), ..Default::default() };
             deploy(&mut facts, None);
+            facts
+        };
+        let deployed = |name: Option<&str>| {
+            let facts = with(name);
             [facts.service_name, facts.service_namespace, facts.service_version].map(Option::unwrap_or_default)
         };
         assert_eq!(deployed(Some("declared")), ["declared", "shop", "7"]);
         assert_eq!(deployed(None), ["cart", "shop", "7"]);
+        assert!(!with(Some("declared")).service_inferred && with(None).service_inferred);
     }
 }

@@ -29,6 +29,8 @@ pub struct FactsReader {
     /// Handed over and not answered yet.
     open: usize,
     unread: u64,
+    /// Those for which there was no room: nobody shall wait for them.
+    dropped: Vec<ProcessFacts>,
 }
 
 impl FactsReader {
@@ -41,7 +43,7 @@ impl FactsReader {
         let (answering, answers) = channel();
         // Not joined: it may be stuck, and ends with the channel.
         std::thread::Builder::new().name("facts".into()).spawn(move || answer(&asked, &answering, read))?;
-        Ok(Self { asking, answers, queue: VecDeque::new(), open: 0, unread: 0 })
+        Ok(Self { asking, answers, queue: VecDeque::new(), open: 0, unread: 0, dropped: Vec::new() })
     }
 
     /// Asks for the facts of these processes. Never waits.
@@ -51,6 +53,7 @@ impl FactsReader {
                 self.queue.push_back(pid);
             } else {
                 self.unread += 1;
+                self.dropped.push(ProcessFacts { pid, ..ProcessFacts::default() });
             }
         }
         self.hand_over();
@@ -58,9 +61,10 @@ impl FactsReader {
 
     /// What was read since the last call. Never waits.
     pub fn answers(&mut self) -> Vec<ProcessFacts> {
-        let answers: Vec<ProcessFacts> = self.answers.try_iter().collect();
+        let mut answers: Vec<ProcessFacts> = self.answers.try_iter().collect();
         self.open -= answers.len();
         self.hand_over();
+        answers.extend(self.dropped.drain(..));
         answers
     }
 
@@ -140,8 +144,12 @@ mod tests {
         // These calls return although nothing is ever answered meanwhile.
         let too_many = (QUEUE_MAX + CHANNEL_MAX + 10) as u32;
         reader.ask(0..too_many);
-        assert_eq!(pids(&reader.answers()), [0; 0]);
-        assert!(reader.unread() > 0, "what does not fit is counted");
+        let dropped = reader.answers();
+        assert!(
+            !dropped.is_empty() && dropped.iter().all(|facts| *facts == self::facts(facts.pid)),
+            "nobody waits for them"
+        );
+        assert_eq!(reader.unread(), dropped.len() as u64, "what does not fit is counted");
         assert_eq!(pids(&reader.last_answers(Duration::ZERO)), [0; 0]);
         assert_eq!(reader.unread(), u64::from(too_many), "and so is what never came");
         drop(release);

@@ -11,6 +11,7 @@ use std::{
     io::{BufReader, Read},
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use agent_core::container::ContainerFacts;
@@ -30,15 +31,24 @@ const BUNDLES: &[&str] = &[
 const DOCKER: &[&str] = &["var/lib/docker/containers", "var/snap/docker/common/var-lib-docker/containers"];
 /// Most bytes of a file that are read: a bundle has the environment and every mount.
 const FILE_BYTES_MAX: u64 = 4 << 20;
-/// Containers that are remembered; then all are read anew.
-const CONTAINERS_MAX: usize = 1_024;
+/// How long it is remembered what is written down about a container, which may be renamed; and that nothing is.
+const WRITTEN_FOR: Duration = Duration::from_secs(60);
+const UNWRITTEN_FOR: Duration = Duration::from_secs(5);
+/// Containers that are remembered; of more, those whose time is over are forgotten, and if there are none, all.
+const CONTAINERS_MAX: usize = 4_096;
 
 /// Reads facts of containers.
 #[derive(Debug)]
 pub struct Runtimes {
     /// The root of the host's file system.
     root: PathBuf,
-    known: HashMap<String, Arc<ContainerFacts>>,
+    known: HashMap<String, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    facts: Arc<ContainerFacts>,
+    until: Instant,
 }
 
 /// An OCI runtime's configuration (`config.json`).
@@ -79,21 +89,20 @@ impl Runtimes {
     }
 
     /// The facts of the container whose cgroup this is, or that of something in it.
-    pub fn of_cgroup(&mut self, path: &str) -> Option<Arc<ContainerFacts>> {
-        let place = ContainerFacts::of_cgroup(path)?;
-        if let Some(known) = self.known.get(&place.id) {
-            return Some(Arc::clone(known));
+    pub fn of_cgroup(&mut self, path: &str, now: Instant) -> Option<Arc<ContainerFacts>> {
+        let mut facts = ContainerFacts::of_cgroup(path)?;
+        if let Some(known) = self.known.get(&facts.id).filter(|known| now < known.until) {
+            return Some(Arc::clone(&known.facts));
         }
-        let mut facts = place.clone();
-        let is_written = self.read(&mut facts);
+        let lasts = if self.read(&mut facts) { WRITTEN_FOR } else { UNWRITTEN_FOR };
+        if self.known.len() >= CONTAINERS_MAX {
+            self.known.retain(|_, known| now < known.until);
+        }
+        if self.known.len() >= CONTAINERS_MAX {
+            self.known.clear();
+        }
         let facts = Arc::new(facts);
-        // Of what is not written down yet it is asked again.
-        if is_written {
-            if self.known.len() >= CONTAINERS_MAX {
-                self.known.clear();
-            }
-            self.known.insert(place.id, Arc::clone(&facts));
-        }
+        self.known.insert(facts.id.clone(), Known { facts: Arc::clone(&facts), until: now + lasts });
         Some(facts)
     }
 
@@ -153,7 +162,7 @@ mod tests {
     }
 
     fn facts(root: &TempDir) -> Arc<ContainerFacts> {
-        Runtimes::below(root.path()).of_cgroup(&format!("/x/{ID}")).unwrap()
+        Runtimes::below(root.path()).of_cgroup(&format!("/x/{ID}"), Instant::now()).unwrap()
     }
 
     #[test]
@@ -193,11 +202,14 @@ mod tests {
         let root = host(&[(path.clone(), r#"{"annotations":{"io.kub"#)]);
         let mut runtimes = Runtimes::below(root.path());
         let cgroup = format!("/docker/{ID}");
-        let name = |runtimes: &mut Runtimes| runtimes.of_cgroup(&cgroup).unwrap().name.clone();
-        assert_eq!(name(&mut runtimes), None);
+        let begin = Instant::now();
+        let mut name = |after| runtimes.of_cgroup(&cgroup, begin + after).unwrap().name.clone();
+        assert_eq!(name(Duration::ZERO), None);
         fs::write(root.path().join(&path), r#"{"annotations":{"io.kubernetes.cri.container-name":"server"}}"#).unwrap();
-        assert_eq!(name(&mut runtimes).as_deref(), Some("server"));
+        assert_eq!(name(Duration::ZERO), None, "a moment ago there was nothing");
+        assert_eq!(name(UNWRITTEN_FOR).as_deref(), Some("server"));
         fs::remove_file(root.path().join(&path)).unwrap();
-        assert_eq!(name(&mut runtimes).as_deref(), Some("server"), "it is remembered");
+        assert_eq!(name(WRITTEN_FOR).as_deref(), Some("server"), "it is remembered");
+        assert_eq!(name(WRITTEN_FOR + UNWRITTEN_FOR), None, "for a while");
     }
 }

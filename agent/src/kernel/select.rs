@@ -78,9 +78,17 @@ impl Wanted {
     /// # Errors
     /// The first rule that cannot be applied.
     pub fn check(&self) -> Result<(), SelectError> {
-        Named::of(self)?;
+        self.find()?;
         self.exclude.cgroups.iter().try_for_each(|path| cgroup_id(path).map(drop))?;
         self.exclude.netns.iter().try_for_each(|path| netns_inode(path).map(drop))
+    }
+
+    /// What stands at the paths of rules by now. Reads files, and so may wait: not to be called while the selection is locked.
+    ///
+    /// # Errors
+    /// A path that cannot be looked at.
+    pub fn find(&self) -> Result<Named, SelectError> {
+        Named::of(self)
     }
 
     fn settings(&self) -> Settings {
@@ -155,8 +163,8 @@ struct Target {
 }
 
 /// What stands at the paths of rules. A path is the same rule whatever stands there: a service that is started again has another cgroup.
-#[derive(Default, PartialEq, Eq)]
-struct Named {
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Named {
     cgroup: BTreeMap<u64, u32>,
     netns: BTreeMap<u32, u32>,
 }
@@ -251,17 +259,30 @@ impl Selection {
         result
     }
 
-    /// Whether something else stands at the paths of rules by now; then it is selected, or excluded.
-    pub fn follow(&mut self) -> Result<bool, SelectError> {
-        let Some(wanted) = self.applied.clone() else { return Ok(false) };
-        if Named::of(&wanted)? == self.target.named {
+    /// What is applied.
+    pub fn applied(&self) -> Option<Wanted> {
+        self.applied.clone()
+    }
+
+    /// Selects, or excludes, what `found` of `wanted`, if that is still applied; false: that is so already.
+    pub fn follow(&mut self, wanted: &Wanted, found: Named) -> Result<bool, SelectError> {
+        if self.applied.as_ref() != Some(wanted) || found == self.target.named {
             return Ok(false);
         }
-        self.change(&wanted).map(|()| true)
+        let changed = self.change_to(wanted, found);
+        if changed.is_err() {
+            // What is in force is not known: the next time it is tried again, whatever is found.
+            self.target.named = Named::default();
+        }
+        changed.map(|()| true)
     }
 
     fn change(&mut self, wanted: &Wanted) -> Result<(), SelectError> {
-        self.target = self.resolve(wanted)?;
+        self.change_to(wanted, wanted.find()?)
+    }
+
+    fn change_to(&mut self, wanted: &Wanted, named: Named) -> Result<(), SelectError> {
+        self.target = self.resolve(wanted, named);
         self.lineage.name(wanted, &Processes::now());
         let selects = wanted.select != Rules::default();
         // What the budget leaves out of both the old and the new selection, and only that, is left out meanwhile.
@@ -281,8 +302,8 @@ impl Selection {
     }
 
     /// What the rules name now.
-    fn resolve(&mut self, wanted: &Wanted) -> Result<Target, SelectError> {
-        let mut target = Target { named: Named::of(wanted)?, ..Target::default() };
+    fn resolve(&mut self, wanted: &Wanted, named: Named) -> Target {
+        let mut target = Target { named, ..Target::default() };
         self.exe_patterns.clear();
         // Exclusion wins: it comes last.
         for (set, value) in [(&wanted.select, mode::PAYLOAD), (&wanted.exclude, mode::EXCLUDE)] {
@@ -290,7 +311,7 @@ impl Selection {
             self.exe_patterns.extend(set.exes.iter().map(|pattern| (pattern.clone(), value)));
         }
         target.exe = self.executables();
-        Ok(target)
+        target
     }
 
     /// Those that patterns name: what runs, what is there by a pattern's path, and what was seen before and is there still.

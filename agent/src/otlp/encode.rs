@@ -15,6 +15,9 @@ use super::{
     SEGMENTS, SERVICE_NAME, STATUS, fragments::FRAGMENTS, segments, wire::Wire,
 };
 
+/// How process and service are known, if they were neither read nor declared.
+const PROCESS_EVIDENCE: &str = "spantap.process.evidence";
+const SERVICE_EVIDENCE: &str = "spantap.service.evidence";
 /// Room for a span; larger ones make the buffer grow.
 const SPAN_BYTES: usize = 2048;
 
@@ -113,6 +116,12 @@ impl Encoder {
         }
         if facts.pid != 0 {
             wire.int_pair(1, PID, i64::from(facts.pid));
+        }
+        if facts.inherited {
+            wire.text_pair(1, PROCESS_EVIDENCE, Evidence::Derived.name());
+        }
+        if facts.service_inferred {
+            wire.text_pair(1, SERVICE_EVIDENCE, Evidence::Inferred.name());
         }
         if let Some(container) = &facts.container {
             container_attributes(wire, container);

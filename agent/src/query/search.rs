@@ -34,15 +34,22 @@ pub fn matches(request: &SpansRequest, span: &SpanView) -> bool {
 fn has(span: &SpanView, wanted: &AttributeMatch) -> bool {
     let glob = Glob::new(&wanted.glob);
     let is_like = |text: &str| glob.matches(text.as_bytes());
-    match span.attribute(&wanted.key) {
-        Some(AttributeValue::Text(text)) => is_like(text),
-        Some(AttributeValue::Int(number)) => is_like(&number.to_string()),
-        Some(AttributeValue::Bool(truth)) => is_like(&truth.to_string()),
-        Some(AttributeValue::Real(number)) => is_like(&number.to_string()),
-        Some(AttributeValue::Texts(texts)) => texts.values.iter().any(|text| is_like(text)),
-        // It has a field of its own in a view.
-        None => wanted.key == "service.name" && is_like(&span.service),
+    // These have fields of their own in a view.
+    match wanted.key.as_str() {
+        "service.name" => return is_like(&span.service),
+        "process.pid" => return span.pid != 0 && is_like(&span.pid.to_string()),
+        "spantap.protocol" => return is_like(&span.protocol),
+        "spantap.status" => return is_like(&span.status),
+        _ => {}
     }
+    let values = span.attributes.iter().filter(|attribute| attribute.key == wanted.key);
+    values.filter_map(|attribute| attribute.value.as_ref()).any(|value| match value {
+        AttributeValue::Text(text) => is_like(text),
+        AttributeValue::Int(number) => is_like(&number.to_string()),
+        AttributeValue::Bool(truth) => is_like(&truth.to_string()),
+        AttributeValue::Real(number) => is_like(&number.to_string()),
+        AttributeValue::Texts(texts) => texts.values.iter().any(|text| is_like(text)),
+    })
 }
 
 /// `peer` is `ip:port` or `unix:path`; `wanted` is the same or only the address, with or without the brackets of IPv6.
@@ -193,6 +200,7 @@ mod tests {
         let texts = Texts { values: vec!["2.1".into(), "latest".into()] };
         let span = SpanView {
             service: "checkout".into(),
+            pid: 42,
             attributes: vec![
                 attribute("k8s.pod.name", AttributeValue::Text("checkout-7d9f8b6c5d-x2x4z".into())),
                 attribute("http.response.status_code", AttributeValue::Int(503)),
@@ -210,6 +218,7 @@ mod tests {
         check("container.image.tags", "2.1", true);
         check("container.image.tags", "2.2", false);
         check("service.name", "check*", true);
+        check("process.pid", "42", true);
         check("absent", "*", false);
     }
 

@@ -14,7 +14,7 @@ use agent_core::container::ContainerFacts;
 use super::Rules;
 use crate::inventory::container;
 
-/// cgroup folders that are entered; a container of Kubernetes is the fourth, one more if Kubernetes itself runs in a container.
+/// cgroup folders that are entered; a container of Kubernetes is the fourth, twice that if Kubernetes itself runs in a container.
 const LEVELS_MAX: usize = 10;
 
 impl Rules {
@@ -62,12 +62,12 @@ fn look(
         // Without folders in it, and no container: most are.
         let has_folders = fs::symlink_metadata(&path).is_ok_and(|folder| folder.nlink() != 2);
         let below = path.strip_prefix(mount).unwrap_or(&path).to_string_lossy();
-        // What is below a container is that container.
+        // What is below a container that is named is named with it.
         match container(&format!("/{below}")) {
             Some(facts) if named(&facts) => found.push(path),
-            Some(_) => {}
-            None if levels > 0 && has_folders => look(mount, &path, levels - 1, named, found),
-            None => {}
+            // Containers run in containers.
+            _ if levels > 0 && has_folders => look(mount, &path, levels - 1, named, found),
+            _ => {}
         }
     }
 }
