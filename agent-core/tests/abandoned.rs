@@ -151,6 +151,16 @@ fn a_server_that_closed_first_cut_its_answer() {
 }
 
 #[test]
+fn a_server_that_resets_within_its_answer_did_so() {
+    let (mut kernel, mut server) = served();
+    server.write(&mut kernel, 3_000_000, 3_000_010, b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\nhi");
+    server.reset(&mut kernel, 4_000_000);
+    change(&mut kernel, |record: &mut ConnectionRecord| record.flags |= connection_flag::RESET_SENT);
+    let run = kernel.run();
+    assert_eq!(told(only(&run)).2, Some("reset_by_local"), "{}", segments(only(&run)));
+}
+
+#[test]
 fn who_leaves_a_stream_may_have_had_all_that_it_wanted() {
     for head in ["Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n", "\r\nhi"] {
         let (mut kernel, mut client) = asked();

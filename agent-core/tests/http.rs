@@ -367,7 +367,7 @@ fn who_has_no_answer_is_told_why_only_if_that_was_seen() {
             end.read_end(kernel, 2_005_000);
             end.close(kernel, 2_006_000);
         }),
-        &["GET /a unknown 200"],
+        &["GET /a error 200 connection_closed"],
     );
     // The client itself went away.
     check(

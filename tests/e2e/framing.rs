@@ -211,6 +211,9 @@ fn curl_that_gives_up_is_not_reset_by_its_server() {
     }
     let (status, closed_by) = (server.status.as_str(), server.attribute("spantap.tcp.closed_by"));
     assert_eq!((status, closed_by), ("ok", Some(&"peer".into())), "it wrote its whole answer: {server:?}");
+    assert_eq!(server.parent_span_id.as_ref(), Some(&client.span_id), "though the client was long gone");
+    let why = traced.agent.why(client);
+    assert!(why.contains(&format!("next: spantap why {}", server.span_id)), "{why}");
 }
 
 #[test]

@@ -168,6 +168,9 @@ catalogue! {
     ResetByLocal: "reset_by_local", "this end reset the connection",
         "the status is not `ok` and `spantap.tcp.reset_by` is `local`",
         "spantap spans --peer {address} --status error";
+    ClosedByPeer: "closed_by_peer", "the peer closed the connection before it had sent the whole answer",
+        "a client's status is `error` and its `error.type` is `connection_closed`",
+        "spantap spans --peer {address} --status error";
     RequestAbandoned: "request_abandoned", "the application gave up: it closed the connection before it had the whole answer",
         "a client's status is `error` and its `error.type` is `request_abandoned`",
         "spantap slow --peer {address}   (is every request to it slow?)";

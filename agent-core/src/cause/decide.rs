@@ -56,6 +56,7 @@ fn error(view: &View<'_>) -> Option<Cause> {
         Some("connect_abandoned") => return Some(Cause::ConnectAbandoned),
         Some("request_abandoned") => return Some(Cause::RequestAbandoned),
         Some("client_gone") => return Some(Cause::ClientGone),
+        Some("connection_closed") if view.protocol != "tls" => return Some(Cause::ClosedByPeer),
         _ => {}
     }
     if view.protocol == "dns" && failed {
@@ -223,7 +224,7 @@ fn off_cpu(view: &View<'_>) -> Cause {
         By::Socket => Cause::BlockedDownstream,
         By::Sleep => Cause::BlockedSleep,
         // Whoever waits for many things at once may wait for a call of its own.
-        By::Poll if view.around.downstream.is_some_and(|(_, overlap)| overlap.saturating_mul(2) >= ns) => {
+        By::Poll if view.around.downstream.is_some_and(|(_, [_, most])| most.saturating_mul(2) >= ns) => {
             Cause::BlockedDownstream
         }
         By::Poll => Cause::BlockedPoll,

@@ -271,8 +271,9 @@ fn blocked(view: &View<'_>, decision: Decision, words: &mut Vec<String>) {
     parts.retain(|(_, ns)| *ns > 0 && !is_below(*ns, MENTIONED_PERCENT, decision.duration_ns));
     parts.sort_by_key(|(_, ns)| std::cmp::Reverse(*ns));
     words.extend(parts.into_iter().map(|(by, ns)| format!("{} {}", waited(by), ms(ns))));
-    if let Some((what, overlap)) = view.around.downstream {
-        words.push(format!("of that {} during its call {what}", ms(overlap)));
+    if let Some((what, [least, most])) = view.around.downstream {
+        let at_most = if is_below(most - least, MENTIONED_PERCENT, most) { "" } else { "at most " };
+        words.push(format!("of that {at_most}{} during its call {what}", ms(most)));
     }
 }
 

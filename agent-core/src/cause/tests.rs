@@ -127,7 +127,7 @@ fn cases() -> Vec<(Case, &'static str)> {
     let errno = |errno: &str| failed(errno).text("spantap.connect.errno", errno);
     let syn = || case(Connect).int("spantap.connect.syn_retransmits", 1);
     let mut polling = case(OffCpu).by(By::Poll);
-    polling.around.downstream = Some(("GET /stock", 80 * MS));
+    polling.around.downstream = Some(("GET /stock", [80 * MS, 80 * MS]));
     let mut full = syn();
     full.around.accept_queue = Some((5, 5));
     let mut unanswered = case(Dns);
@@ -205,6 +205,7 @@ fn cases() -> Vec<(Case, &'static str)> {
         (unwatched, "application_unwatched"),
         (reset("peer"), "reset_by_peer"),
         (reset("local"), "reset_by_local"),
+        (failed("connection_closed").text("spantap.tcp.closed_by", "peer"), "closed_by_peer"),
         (failed("request_abandoned").text("spantap.tcp.closed_by", "local"), "request_abandoned"),
         (failed("client_gone").server().text("spantap.tcp.closed_by", "peer"), "client_gone"),
         // The whole answer was written, though nobody was there any more: it took its time like any other.

@@ -32,8 +32,8 @@ pub struct Around<'a> {
     /// The slowest lookup that this process made while the span waited for its name, and how many queries of all of them
     /// stayed unanswered.
     pub lookup: Option<(&'a str, u64)>,
-    /// The call of this process that overlaps most of the time in which it was blocked, and that overlap.
-    pub downstream: Option<(&'a str, u64)>,
+    /// The call of this process during which it may have been blocked the longest, and for how long: at least and at most.
+    pub downstream: Option<(&'a str, [u64; 2])>,
 }
 
 /// Names for the words.

@@ -112,6 +112,11 @@ impl Unsettled {
         self.waiting.iter().filter_map(|waiting| of(&waiting.paired)).min()
     }
 
+    /// Where the requests began that have a span.
+    pub fn into_told(self) -> VecDeque<u64> {
+        self.told
+    }
+
     /// Whether a span of the request that begins at `offset` exists or will.
     pub fn has_request(&self, offset: u64) -> bool {
         self.told.contains(&offset)
@@ -131,7 +136,8 @@ impl Paired {
             other_end: OtherEnd::default(),
             direct: connection.facts.is_direct(),
             cut_ns: self.cut_ns,
-            unread_from: (self.ended_by == Some(Ending::LocalClosed)).then(|| connection.answers().stream.next()),
+            unread_from: matches!(self.ended_by, Some(Ending::LocalClosed | Ending::PeerClosed))
+                .then(|| connection.answers().stream.next()),
             moved_nothing: connection.moved_nothing,
             exact: self.exact,
         }
@@ -178,13 +184,13 @@ pub fn settle(
     forced: bool,
     context: &mut Context<'_>,
 ) {
-    if let Some((_, client)) = other {
-        for waiting in connection.unsettled.waiting.iter_mut().rev() {
-            if waiting.client_traced || waiting.paired.role == Role::Client {
-                break;
-            }
-            waiting.client_traced = client(waiting.paired.request.start);
+    for waiting in connection.unsettled.waiting.iter_mut().rev() {
+        if waiting.client_traced || waiting.paired.role == Role::Client {
+            break;
         }
+        let start = waiting.paired.request.start;
+        let has_span = connection.client_told.contains(&start);
+        waiting.client_traced = has_span || other.is_some_and(|(_, client)| client(start));
     }
     let other = other.map(|(other, _)| other);
     while let Some(waiting) = connection.unsettled.waiting.front() {

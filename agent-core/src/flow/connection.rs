@@ -3,7 +3,7 @@
 //! In: connection records and the positions and timings of data. Out: what pairing and segments ask. Called by
 //! [`crate::flow::Flow`] and [`crate::exchange`].
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use agent_common::{
     connection::{ConnectionRecord, flag, role},
@@ -238,6 +238,8 @@ pub struct Connection {
     pub life: Life,
     /// The connection's other end, if it is on this host as well.
     pub other_end: Option<u64>,
+    /// Server: where requests began of which the client had a span, if that end is forgotten already.
+    pub client_told: VecDeque<u64>,
     /// The first byte of each direction, received and sent, whose timings exchanges in progress need.
     pub open_from: [u64; 2],
     /// Only of what is inside a TLS connection: exchanges that were paired, whose times are those of the outer one.
@@ -323,6 +325,7 @@ impl Connection {
             resolution: None,
             life: Life::default(),
             other_end: None,
+            client_told: VecDeque::new(),
             open_from: [u64::MAX; 2],
             inner: None,
             tls: None,

@@ -11,6 +11,7 @@ use foldhash::fast::RandomState;
 use super::{
     Flow,
     clock::ClockOffset,
+    connection::Role,
     view::{Closed, ConnectionView},
 };
 use crate::{
@@ -232,6 +233,11 @@ impl Table {
         let endpoints = (flow.connection.facts.local, flow.connection.facts.peer);
         if self.by_endpoints.get(&endpoints) == Some(&id) {
             self.by_endpoints.remove(&endpoints);
+        }
+        // A client that gave up is gone before its server answers.
+        let other = flow.connection.other_end.filter(|_| flow.connection.facts.role == Some(Role::Client));
+        if let Some(server) = other.and_then(|other| self.flows.get_mut(&other)) {
+            server.connection.client_told = flow.connection.unsettled.into_told();
         }
     }
 }

@@ -177,16 +177,42 @@ fn head(span: &SpanView, colour: bool) -> String {
         text::bold(&title, colour),
         text::ms(span.duration_ns),
         text::time(span.start_unix_ns),
-        span.status,
+        outcome(span),
         text::clean(&whence),
         hex(&span.span_id),
         hex(&span.trace_id),
     )
 }
 
+/// The status, and of an error its type.
+fn outcome(span: &SpanView) -> String {
+    let code = span.int("http.response.status_code").map(|code| format!("HTTP {code}"));
+    let kind =
+        span.text("error.type").map(str::to_owned).or_else(|| span.text("rpc.grpc.status_code").map(str::to_owned));
+    match (span.status.as_str(), code, kind) {
+        ("error", Some(code), Some(kind)) if !code.ends_with(&kind) => {
+            format!("error ({}, {code})", text::clean(&kind))
+        }
+        ("error", Some(code), _) => format!("error ({code})"),
+        ("error", None, Some(kind)) => format!("error ({})", text::clean(&kind)),
+        (status, _, _) => status.to_owned(),
+    }
+}
+
 fn captured(span: &SpanView) -> String {
     let pid = if span.pid == 0 { "unknown".to_owned() } else { span.pid.to_string() };
-    format!("pid {pid}, {} to {}", text::or_dash(&span.local), text::or_dash(&span.peer))
+    format!("pid {pid}{}, {} to {}", place(span), text::or_dash(&span.local), text::or_dash(&span.peer))
+}
+
+/// Its pod and container.
+fn place(span: &SpanView) -> String {
+    let name = span.text("k8s.container.name").or_else(|| span.text("container.name"));
+    let container = name.or_else(|| span.text("container.id").map(|id| &id[..id.floor_char_boundary(12)]));
+    let container = container.map_or_else(String::new, |name| format!(" in container {name}"));
+    match (span.text("k8s.namespace.name"), span.text("k8s.pod.name")) {
+        (Some(namespace), Some(pod)) => format!("{container} of pod {namespace}/{pod}"),
+        _ => container,
+    }
 }
 
 /// What a span that was sent to the agent says of its process and of whom it spoke with.

@@ -6,7 +6,7 @@ use super::{Http, Message, Progress, refine};
 use crate::{
     exchange::{
         Context,
-        ending::{self, ABANDONED, CLIENT_GONE, last_seen_ns},
+        ending::{self, ABANDONED, CLIENT_GONE, CLOSED, last_seen_ns},
         semconv::{self, Attributes, int, text},
         settle::{self, Paired},
     },
@@ -74,6 +74,10 @@ impl Http {
             // Of a stream it may have had all that it wanted: nobody says when that is.
             Some(ABANDONED | CLIENT_GONE) if answer.head.content_length.is_none() => Outcome::UNKNOWN,
             Some(error) => Outcome::ended(error, ended_by),
+            // RFC 9112, 8: an answer that ends before its length, or its last chunk, is incomplete.
+            None if ended_by == Some(Ending::PeerClosed) && role == Role::Client && !answer.head.until_close => {
+                if said.status == Status::Error { said } else { Outcome::ended(CLOSED, ended_by) }
+            }
             None => Outcome::UNKNOWN,
         };
         let cut_ns = if whole { None } else { Some(ending.map_or(answer.noticed_ns, |(_, ns)| ns)) };

@@ -42,20 +42,46 @@ fn overlap(span: &SpanView, from_unix_ns: u64, to_unix_ns: u64) -> u64 {
     span.end_unix_ns().min(to_unix_ns).saturating_sub(span.start_unix_ns.max(from_unix_ns))
 }
 
-/// Words for a call, and how long the span was blocked during it.
-pub(super) fn downstream(span: &SpanView, spans: &[SpanView]) -> Option<(String, u64)> {
+/// Words for a call, and how long the span was blocked during it: at least and at most, since of what a thread did between two calls on
+/// the span's own connection how long each took is known, and not in which order.
+pub(super) fn downstream(span: &SpanView, spans: &[SpanView]) -> Option<(String, [u64; 2])> {
+    let handling = handling(span);
     let blocked = |call: &SpanView| {
-        let tiles = span.segments.iter().filter(|tile| tile.name == "off_cpu");
-        let during = |tile: &SegmentView| {
-            let start = span.start_unix_ns.saturating_add(tile.start_ns);
-            overlap(call, start, start.saturating_add(tile.duration_ns))
-        };
-        tiles.map(during).fold(0_u64, u64::saturating_add)
+        handling.iter().fold([0_u64; 2], |[least, most], part| {
+            let during = overlap(call, part.start_unix_ns, part.start_unix_ns.saturating_add(part.duration_ns));
+            let elsewhere = part.duration_ns.saturating_sub(during);
+            [least + part.off_cpu_ns.saturating_sub(elsewhere), most + part.off_cpu_ns.min(during)]
+        })
     };
-    let (call, ns) = called_by(span, spans).map(|call| (call, blocked(call))).max_by_key(|(_, ns)| *ns)?;
+    let (call, blocked) = called_by(span, spans).map(|call| (call, blocked(call))).max_by_key(|(_, ns)| ns[1])?;
     let by = if call.parent_span_id == span.span_id { "" } else { ", known by process and time" };
     let words = format!("{} to {} (span {}{by})", call.name, call.peer, hex(&call.span_id));
-    (ns > 0).then_some((words, ns))
+    (blocked[1] > 0).then_some((words, blocked))
+}
+
+/// Neighbouring tiles of one thread's doing: their order says nothing.
+struct Handling {
+    start_unix_ns: u64,
+    duration_ns: u64,
+    off_cpu_ns: u64,
+}
+
+fn handling(span: &SpanView) -> Vec<Handling> {
+    let is_own =
+        |tile: &&SegmentView| ["application", "off_cpu", "run_queue", "unexplained"].contains(&tile.name.as_str());
+    let mut parts: Vec<Handling> = Vec::new();
+    for tile in span.segments.iter().filter(is_own) {
+        let start_unix_ns = span.start_unix_ns.saturating_add(tile.start_ns);
+        let off_cpu_ns = if tile.name == "off_cpu" { tile.duration_ns } else { 0 };
+        match parts.last_mut().filter(|last| last.start_unix_ns.saturating_add(last.duration_ns) == start_unix_ns) {
+            Some(last) => {
+                last.duration_ns += tile.duration_ns;
+                last.off_cpu_ns += off_cpu_ns;
+            }
+            None => parts.push(Handling { start_unix_ns, duration_ns: tile.duration_ns, off_cpu_ns }),
+        }
+    }
+    parts
 }
 
 /// The fullest that the listener's accept queue was seen while this client waited to be connected.
@@ -119,7 +145,7 @@ pub(super) struct Words {
 
 /// All of it, for a cause.
 pub(super) fn around<'a>(span: &SpanView, spans: &[SpanView], words: &'a mut Words) -> Around<'a> {
-    fn keep((text, count): (String, u64), place: &mut String) -> (&str, u64) {
+    fn keep<T>((text, count): (String, T), place: &mut String) -> (&str, T) {
         *place = text;
         (place, count)
     }
@@ -143,6 +169,23 @@ mod tests {
         assert_eq!(other(0), Some(trace[1].span_id.clone()));
         assert_eq!(other(1), Some(trace[0].span_id.clone()), "not the server's own call");
         assert_eq!(other(2), None);
+    }
+
+    #[test]
+    fn how_much_of_a_wait_was_a_call_is_within_bounds() {
+        let mut trace = fixtures::trace();
+        let at = trace[1].start_unix_ns;
+        let tiles = [("application", 160, "measured"), ("off_cpu", 300, "measured"), ("run_queue", 10, "measured")];
+        trace[1].segments = fixtures::tiles(&tiles);
+        let mut check = |start: u64, duration_ns: u64, expected: [u64; 2]| {
+            (trace[2].start_unix_ns, trace[2].duration_ns) = (at + start, duration_ns);
+            assert_eq!(downstream(&trace[1], &trace).map(|(_, ns)| ns), Some(expected), "{start} {duration_ns}");
+        };
+        // Wherever the computing was drawn: the call may have been first, or last.
+        check(0, 302, [132, 300]);
+        check(168, 302, [132, 300]);
+        check(0, 470, [300, 300]);
+        check(0, 100, [0, 100]);
     }
 
     #[test]

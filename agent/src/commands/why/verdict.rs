@@ -152,6 +152,7 @@ fn next(span: &SpanView, finding: &Finding, others: &[SpanView]) -> String {
         | ConnectSlow
         | AcceptQueueFull
         | ResetByPeer
+        | ClosedByPeer
         | RequestAbandoned
         | ClientGone => {
             if let Some(other) = other_end(span, others) {
