@@ -97,6 +97,9 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
         selection_words(&config),
         &config.capture,
     ));
+    if capturing.is_some() {
+        warn_of_vain(&selection_words(&config));
+    }
     let budget = capturing.as_ref().and_then(|capturing| keep_budget(&live, &capturing.selection));
     let (stop, stopped) = watch::channel(false);
     let answering = tokio::spawn(socket.serve(log.clone(), Arc::clone(&live) as _, ended(stopped.clone())));
@@ -263,17 +266,23 @@ fn follow(config: &Config, capturing: &Capturing, live: &LiveFacts, failed: &mut
     *failed = error;
 }
 
-/// What stands behind the name of a container that no container has.
+/// What stands behind a name that no container has, and behind a path at which nothing is.
 const NONE_THERE: &str = " (none there)";
+const NOT_THERE: &str = " (not there)";
 
 /// Applies the selection. On error the previous one is restored.
 fn reselect(config: &Config, capturing: &Capturing) -> Result<(Vec<String>, Unselected)> {
     lock(&capturing.selection).replace(&wanted(config))?;
     let words = selected_anew(config, capturing);
-    for vain in words.0.iter().filter(|words| words.starts_with("--exclude") && words.ends_with(NONE_THERE)) {
-        tracing::warn!("{vain}: what is named so now, if anything, has no name that the agent knows, and is recorded");
-    }
+    warn_of_vain(&words.0);
     Ok(words)
+}
+
+/// What the selection names and is not there may be misspelt.
+fn warn_of_vain(words: &[String]) {
+    for vain in words.iter().filter(|words| words.ends_with(NONE_THERE) || words.ends_with(NOT_THERE)) {
+        tracing::warn!("{vain}: looked for again each second");
+    }
 }
 
 /// Has the TLS libraries looked at of what is selected by now; gives the selection in words.
@@ -389,7 +398,7 @@ fn selection_words(config: &Config) -> Vec<String> {
         words.push("--select-all".to_owned());
     }
     for (verb, rules) in [("select", &config.capture.select), ("exclude", &config.capture.exclude)] {
-        let path = |path: &PathBuf| format!("{}{}", path.display(), if path.exists() { "" } else { " (not there)" });
+        let path = |path: &PathBuf| format!("{}{}", path.display(), if path.exists() { "" } else { NOT_THERE });
         words.extend(rules.cgroup.iter().map(|value| format!("--{verb}-cgroup {}", path(value))));
         words.extend(rules.pid.iter().map(|value| format!("--{verb}-pid {value}")));
         words.extend(rules.exe.iter().map(|value| format!("--{verb}-exe {value}")));

@@ -80,6 +80,7 @@ const STEADY_SCENARIOS: &[&str] = &[
     "cause::keepalive_0ms",
     "cause::reader_busy",
     "cause::remote_slow",
+    "cause::request_abandoned",
     "cause::send_buffer_full_peer_window",
     "cause::unix_socket",
 ];

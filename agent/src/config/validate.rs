@@ -111,7 +111,9 @@ impl Check<'_> {
             }
         }
         for (index, pattern) in rules.pod.iter().enumerate() {
-            self.require(pattern.matches('/').count() == 1, &format!("{path}.pod[{index}]"), || {
+            let parts: Vec<&str> = pattern.split('/').collect();
+            let is_pod = parts.len() == 2 && !parts.contains(&"");
+            self.require(is_pod, &format!("{path}.pod[{index}]"), || {
                 format!("`{pattern}` names no pod; write NAMESPACE/POD, for example shop/checkout-* or kube-system/*")
             });
         }
@@ -159,6 +161,7 @@ pub(super) mod tests {
         check("capture: { max_cpu_percent: 0 }", &[]);
         check("capture: { select: { exe: ['['] } }", &["capture.select.exe[0]", "is no pattern"]);
         check("capture: { select: { pod: [checkout] } }", &["capture.select.pod[0]", "NAMESPACE/POD"]);
+        check("capture: { select: { pod: [shop/] } }", &["capture.select.pod[0]", "NAMESPACE/POD"]);
         check("capture: { exclude: { container: ['['] } }", &["capture.exclude.container[0]", "is no pattern"]);
         check("capture: { exclude: { cgroup: [a/b] } }", &["capture.exclude.cgroup[0]", "not an absolute path"]);
         check("log: { relayed_percent_max: 101 }", &["from 0 to 100"]);

@@ -64,7 +64,7 @@ impl FactsReader {
         let mut answers: Vec<ProcessFacts> = self.answers.try_iter().collect();
         self.open -= answers.len();
         self.hand_over();
-        answers.extend(self.dropped.drain(..));
+        answers.append(&mut self.dropped);
         answers
     }
 
