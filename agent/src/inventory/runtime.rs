@@ -1,6 +1,6 @@
 //! What container runtimes write down about the containers that run.
 //!
-//! In: the identifier of a container, from the cgroup of one of its processes. Out: its facts. Called by [`super::Inventory`] and by
+//! In: the identifier of a container, from the cgroup of one of its processes. Out: its facts. Called for processes ([`super::process`]) and by
 //! the selection. Read are the bundles of containerd and CRI-O, of which only the annotations, and Docker's file of a container, of
 //! which only name, image and labels are looked at. No runtime and no API server is asked: this needs no credentials, works while
 //! either is down, and costs a file once per container. A container of which nothing is written down is known by its identifier.
