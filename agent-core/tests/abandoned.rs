@@ -283,7 +283,7 @@ fn a_server_that_gave_no_answer_slept_nevertheless() {
     let run = kernel.run();
     assert_eq!(text(only(&run), "spantap.tcp.reset_by"), Some("peer"));
     let expected =
-        "receive_buffer:10:measured application:99990:measured off_cpu/sleep:900000:measured application:10:derived";
+        "receive_buffer:10:measured application:99990:derived off_cpu/sleep:900000:derived application:10:derived";
     assert_eq!(segments(only(&run)), expected);
     // The client had closed after 400 ms: of the sleep, 600 ms may have been later.
     let (mut kernel, mut server) = served();

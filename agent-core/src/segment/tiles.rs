@@ -259,8 +259,8 @@ impl Tiles {
         let next = next.filter(|next| next.enter_ns >= from.return_ns);
         if let Some((next, waits)) = next.and_then(|next| Some((next, from.waits_until(next)?))) {
             let later_ns = next.enter_ns.saturating_sub(self.end_ns);
-            let evidence = if later_ns == 0 { Measured } else { Derived };
-            self.until_waits(next.enter_ns, Application, evidence, &waits.less(later_ns));
+            // Not measured: that there was no answer meanwhile is what nobody saw.
+            self.until_waits(next.enter_ns, Application, Derived, &waits.less(later_ns));
         }
         self.until(self.end_ns, Application, Derived);
     }
