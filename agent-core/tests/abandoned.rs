@@ -169,6 +169,7 @@ fn who_leaves_a_stream_may_have_had_all_that_it_wanted() {
         client.close(&mut kernel, 3_000_200);
         let run = kernel.run();
         assert_eq!((only(&run).status, text(only(&run), "error.type")), (Status::Unknown, None), "{head}");
+        assert_eq!(text(only(&run), "spantap.tcp.closed_by"), Some("local"), "{head}");
     }
 }
 

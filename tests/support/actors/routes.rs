@@ -3,7 +3,7 @@
 //! `/sleep/MS…` waits, `/poll/MS…` waits in `poll`, `/spin/US…` burns that much CPU time, `/lock/MS…` waits for a mutex that
 //! another thread holds so long, `/disk/N…` reads N blocks of `disk` with `O_DIRECT`, `/call/PATH…` asks `downstream` for
 //! `/PATH…`, `/stall/MS…` waits before it reads the body. `/big/N…` answers N bytes, `/sendfile/N…` and `/splice/N…` do
-//! so by these calls, `/chunked…` answers in chunks, `/drip/MS…` does so with a pause before each, as long as somebody takes them, `/continue…` sends `100 Continue` first, `/close…` closes without an answer,
+//! so by these calls, `/chunked…` answers in chunks, `/drip/MS…` in pieces with a pause before each, as long as somebody takes them, `/continue…` sends `100 Continue` first, `/close…` closes without an answer,
 //! `/reset…` resets, `/rest/N…` answers N bytes that end with the connection, anything else answers `ok`.
 
 use std::{
@@ -95,9 +95,9 @@ impl<'a> Handler<'a> {
             ("splice", Some(length)) => return self.send_spliced(length).map(|()| Some(0)),
             ("rest", Some(length)) => return self.answer_to_the_end(length).map(|()| None),
             ("continue", _) => self.write(b"HTTP/1.1 100 Continue\r\n\r\n")?,
-            ("chunked", _) => return self.answer_in_chunks(Duration::ZERO).map(|()| Some(0)),
+            ("chunked", _) => return self.answer_in_chunks().map(|()| Some(0)),
             ("drip", Some(ms)) => {
-                let _ = self.answer_in_chunks(Duration::from_millis(ms));
+                let _ = self.answer_by_drops(Duration::from_millis(ms));
                 return Ok(Some(0));
             }
             _ => {}
@@ -126,11 +126,16 @@ impl<'a> Handler<'a> {
         self.write(&vec![b'x'; length.min(BODY_MAX) as usize])
     }
 
-    fn answer_in_chunks(&mut self, pause: Duration) -> io::Result<()> {
+    fn answer_in_chunks(&mut self) -> io::Result<()> {
         self.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
-        ["5\r\nfirst\r\n", "6\r\nsecond\r\n", "0\r\n\r\n"].iter().try_for_each(|chunk| {
+        ["5\r\nfirst\r\n", "6\r\nsecond\r\n", "0\r\n\r\n"].iter().try_for_each(|chunk| self.write(chunk.as_bytes()))
+    }
+
+    fn answer_by_drops(&mut self, pause: Duration) -> io::Result<()> {
+        self.write(b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n")?;
+        ["first", "and", "another"].iter().try_for_each(|drop| {
             clock::pace(pause);
-            self.write(chunk.as_bytes())
+            self.write(drop.as_bytes())
         })
     }
 

@@ -132,10 +132,11 @@ impl Dialogue {
         exchange.exact &= exchange.request_last || ending != Ending::LocalClosed;
         let begun = exchange.response.is_some();
         let error = ending::error_type(ending, role, begun);
-        let error = error.filter(|error| !is_given_up(error) || self.asks_for_all(&exchange, begun));
+        let given_up = error.is_some_and(is_given_up);
+        let error = error.filter(|_| !given_up || self.asks_for_all(&exchange, begun));
         let result = match error {
             Some(error) => Result { ended_by: Some(ending), ..Result::error(error, Some(ns)) },
-            None => Result::unknown(ns),
+            None => Result { ended_by: given_up.then_some(ending), ..Result::unknown(ns) },
         };
         self.draft(exchange, role, result, connection, context);
     }

@@ -21,7 +21,7 @@ struct Outcome {
     error_type: Option<String>,
     /// How it ended was not seen: nothing after the request's last byte is known to be part of it.
     cut: bool,
-    /// How the connection ended it, if that is the error.
+    /// How the connection ended it, if that is the error, or would be one if more had been wanted.
     ended_by: Option<Ending>,
 }
 
@@ -72,7 +72,9 @@ impl Http {
             // Who was told of an error may not care for its page.
             Some(ABANDONED) if said.status == Status::Error => said,
             // Of a stream it may have had all that it wanted: nobody says when that is.
-            Some(ABANDONED | CLIENT_GONE) if answer.head.content_length.is_none() => Outcome::UNKNOWN,
+            Some(ABANDONED | CLIENT_GONE) if answer.head.content_length.is_none() => {
+                Outcome { ended_by, ..Outcome::UNKNOWN }
+            }
             Some(error) => Outcome::ended(error, ended_by),
             // RFC 9112, 8: an answer that ends before its length, or its last chunk, is incomplete.
             None if ended_by == Some(Ending::PeerClosed) && role == Role::Client && !answer.head.until_close => {
