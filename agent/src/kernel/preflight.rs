@@ -6,7 +6,7 @@ use super::{
     attach::{AttachOptions, HookState},
     btf::{self, Btf},
     load::{self, LoadError, LoadOptions},
-    object,
+    object, select,
 };
 
 /// One thing that was looked at.
@@ -137,14 +137,8 @@ fn type_information() -> Finding {
 }
 
 fn cgroup_v2() -> Finding {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let mount = mounts.lines().find_map(|line| {
-        let mut words = line.split(' ');
-        let (_, path, kind) = (words.next()?, words.next()?, words.next()?);
-        (kind == "cgroup2").then(|| path.to_owned())
-    });
-    let (ok, detail) = match mount {
-        Some(path) => (true, format!("mounted at {path}")),
+    let (ok, detail) = match select::cgroup_mounts().first() {
+        Some(path) => (true, format!("mounted at {}", path.display())),
         None => {
             (false, "not mounted: selection by cgroup is not available; mount -t cgroup2 none /sys/fs/cgroup".into())
         }

@@ -21,11 +21,11 @@ use aya::{
     maps::{Array, HashMap, MapData, MapError},
 };
 
-pub(super) use self::executable::matches;
 use self::{
     change::{Maps, Step, Table, apply, step},
     lineage::{Lineage, Processes},
 };
+pub(super) use self::{containers::cgroup_mounts, executable::matches};
 use super::{
     budget::Detail,
     load::{LoadError, PodSettings, take},

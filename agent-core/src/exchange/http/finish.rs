@@ -67,19 +67,18 @@ impl Http {
             !ending::hides_answers(connection) && !lost_since(connection, role, &request, ending, context)
         };
         let ended_by = ending.filter(|_| !whole).filter(seen).map(|(ending, _)| ending);
-        let outcome = match ended_by.and_then(|ending| ending::error_type(ending, role, true)) {
+        // RFC 9112, 8: an answer that ends before its length, or its last chunk, is incomplete.
+        let is_short = ended_by == Some(Ending::PeerClosed) && role == Role::Client && !answer.head.until_close;
+        let error = ended_by.and_then(|ending| ending::error_type(ending, role, true));
+        let outcome = match error.or(is_short.then_some(CLOSED)) {
             _ if whole => said,
-            // Who was told of an error may not care for its page.
-            Some(ABANDONED) if said.status == Status::Error => said,
+            // Of an error that was told, whether all of its page came is no matter.
+            Some(ABANDONED | CLOSED) if said.status == Status::Error => said,
             // Of a stream it may have had all that it wanted: nobody says when that is.
             Some(ABANDONED | CLIENT_GONE) if answer.head.content_length.is_none() => {
                 Outcome { ended_by, ..Outcome::UNKNOWN }
             }
             Some(error) => Outcome::ended(error, ended_by),
-            // RFC 9112, 8: an answer that ends before its length, or its last chunk, is incomplete.
-            None if ended_by == Some(Ending::PeerClosed) && role == Role::Client && !answer.head.until_close => {
-                if said.status == Status::Error { said } else { Outcome::ended(CLOSED, ended_by) }
-            }
             None => Outcome::UNKNOWN,
         };
         let cut_ns = if whole { None } else { Some(ending.map_or(answer.noticed_ns, |(_, ns)| ns)) };

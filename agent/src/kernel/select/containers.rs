@@ -23,7 +23,7 @@ impl Rules {
         let mut folders = self.cgroups.clone();
         if !self.containers.is_empty() || !self.pods.is_empty() {
             let named = |facts: &ContainerFacts| self.names(facts);
-            mounts().iter().for_each(|mount| look(mount, mount, LEVELS_MAX, &named, &mut folders));
+            cgroup_mounts().iter().for_each(|mount| look(mount, mount, LEVELS_MAX, &named, &mut folders));
         }
         folders
     }
@@ -37,7 +37,7 @@ impl Rules {
 }
 
 /// Where cgroup v2 is mounted.
-fn mounts() -> Vec<PathBuf> {
+pub(in crate::kernel) fn cgroup_mounts() -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let mount = |line: &str| {
         let mut words = line.split(' ').skip(1);
