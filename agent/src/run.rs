@@ -13,6 +13,7 @@ use std::{
 };
 
 use agent_core::{
+    cause::words::counted,
     config::PipelineConfig,
     naming::Route,
     redact::{KeyPolicy, PathPolicy, RedactConfig},
@@ -90,16 +91,17 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
     // From here on nothing returns before the loop was stopped: what it has not finished would be lost.
     let intake = Intake::new(log.clone(), relay, config.relay.durability);
     let receivers = receivers.serve(intake.clone());
+    let selection = selection_words(&config);
+    if capturing.is_some() {
+        warn_of_vain(&selection);
+    }
     let live = Arc::new(LiveFacts::new(
         attached.zip(capturing.as_ref()),
         Arc::clone(exporter.stats()),
         (log.clone(), intake.clone(), Arc::clone(receivers.stats())),
-        selection_words(&config),
+        selection,
         &config.capture,
     ));
-    if capturing.is_some() {
-        warn_of_vain(&selection_words(&config));
-    }
     let budget = capturing.as_ref().and_then(|capturing| keep_budget(&live, &capturing.selection));
     let (stop, stopped) = watch::channel(false);
     let answering = tokio::spawn(socket.serve(log.clone(), Arc::clone(&live) as _, ended(stopped.clone())));
@@ -406,8 +408,7 @@ fn selection_words(config: &Config) -> Vec<String> {
         words.extend(rules.netns.iter().map(|value| format!("--{verb}-netns {}", path(value))));
         let found = |rules: Rules| match rules.cgroup_folders().len() {
             0 => NONE_THERE.to_owned(),
-            1 => " (1 container)".to_owned(),
-            count => format!(" ({count} containers)"),
+            count => format!(" ({})", counted(count as u64, "container")),
         };
         let container = |value: &String| found(Rules { containers: vec![value.clone()], ..Rules::default() });
         let pod = |value: &String| found(Rules { pods: vec![value.clone()], ..Rules::default() });
