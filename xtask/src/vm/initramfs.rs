@@ -14,6 +14,7 @@ const REGULAR: u32 = 0o100_000;
 const CHARACTER_DEVICE: u32 = 0o020_000;
 
 /// An archive under construction.
+#[derive(Clone)]
 pub struct Initramfs {
     bytes: Vec<u8>,
     seen: BTreeSet<String>,

@@ -227,7 +227,7 @@ fn one(
         end.keep(&folder.join(&kernel.series))?;
     }
     if end.code != 0 {
-        eprintln!("--- end of the guest's console\n{}", end.console_tail());
+        eprintln!("--- end of the guest's console\n{}", end.console_end());
         // Exit codes are one byte; an unexpected one must not turn into success.
         let code = u8::try_from(end.code).unwrap_or(1);
         return Err(GuestFailed { code, what: format!("vm {}: {}", kernel.series, end.describe()) }.into());

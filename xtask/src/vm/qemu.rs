@@ -62,6 +62,14 @@ const MARK: &str = "@@exit ";
 /// What the guest's first process writes on the console.
 const BOOTED: &str = "@@booted";
 
+/// A panic ends the machine instead of hanging it, and so does a processor that is stuck for a minute, after what all of them do was
+/// told: an agent or a program of it that stops a kernel has to be seen as that.
+const KERNEL_ARGUMENTS: &str = "console=ttyS0,115200 loglevel=7 mitigations=off tsc=reliable panic=-1 watchdog_thresh=30 \
+                                softlockup_panic=1 softlockup_all_cpu_backtrace=1";
+
+/// What the kernel's first line of trouble has in it.
+const TROUBLE: &[&str] = &["BUG: ", "Oops", "Kernel panic", "self-detected stall", "detected stalls"];
+
 /// An emulated kernel that has not come to its first process by then has stopped for good: seen once in some twenty boots.
 const BOOT_MAX: Duration = Duration::from_secs(120);
 const BOOTS_MAX: u32 = 3;
@@ -100,8 +108,19 @@ poweroff -f
 "#;
 
 impl Machine<'_> {
-    /// Boots, runs the command, and waits for the end.
+    /// Boots, runs the command, and waits for the end. Does it again where the emulator left a processor behind, and says so.
     pub fn run(&self, files: Initramfs, command: &str) -> Result<End> {
+        for _ in 1..BOOTS_MAX {
+            let end = self.start(files.clone(), command)?.end(self.timeout)?;
+            if !lost_processor(&end.console) {
+                return Ok(end);
+            }
+            println!(
+                "{}--- the emulator runs a processor no more; again, from the boot on\n{}",
+                end.output,
+                end.console_end()
+            );
+        }
         self.start(files, command)?.end(self.timeout)
     }
 
@@ -136,8 +155,7 @@ impl Machine<'_> {
         qemu.args(["-M", "q35", "-cpu", "max", "-accel", "tcg,thread=multi,tb-size=512", "-m", "1536", "-smp", "2"]);
         qemu.args(["-nographic", "-monitor", "none", "-nodefaults", "-no-reboot", "-nic", "none"]);
         qemu.arg("-kernel").arg(self.image).arg("-initrd").arg(initrd);
-        // panic=-1: a panic ends the machine instead of hanging it.
-        qemu.args(["-append", "console=ttyS0,115200 panic=-1 loglevel=4 mitigations=off tsc=reliable"]);
+        qemu.args(["-append", KERNEL_ARGUMENTS]);
         for line in ["console", "output", "files.tar"] {
             qemu.arg("-serial").arg(format!("file:{}", folder.join(line).display()));
         }
@@ -201,9 +219,9 @@ impl End {
         }
     }
 
-    /// The last lines of the kernel's console.
-    pub fn console_tail(&self) -> String {
-        tail(&self.console, 40)
+    /// The kernel's console from its first line of trouble on, or its last lines.
+    pub fn console_end(&self) -> String {
+        from_trouble(&self.console).unwrap_or_else(|| tail(&self.console, 40))
     }
 
     /// Puts the files that the command left in `/out` into a folder.
@@ -253,10 +271,34 @@ fn comes_up(machine: &mut Child, folder: &Folder) -> Result<bool> {
     Ok(true)
 }
 
-/// The last lines, without the escape sequences of the firmware that would change the reader's terminal.
+/// The last lines.
 fn tail(console: &str, count: usize) -> String {
     let lines: Vec<_> = console.lines().collect();
-    lines[lines.len().saturating_sub(count)..].join("\n").replace('\x1b', "")
+    printable(&lines[lines.len().saturating_sub(count)..])
+}
+
+/// The first line of trouble with what follows: the registers and stacks of each processor.
+fn from_trouble(console: &str) -> Option<String> {
+    let lines: Vec<_> = console.lines().collect();
+    let first = lines.iter().position(|line| TROUBLE.iter().any(|sign| line.contains(sign)))?;
+    Some(printable(&lines[first..lines.len().min(first + 200)]))
+}
+
+/// Whether one processor waits in vain for another to answer its call, although that one has nothing to do, or answers not even
+/// what cannot be masked. No kernel program does that; a deadlock in one would show the other processor in its stack.
+fn lost_processor(console: &str) -> bool {
+    let Some(trouble) = console.find("BUG: soft lockup").map(|at| &console[at..]) else { return false };
+    let Some((stuck, others)) = trouble.split_once("Sending NMI from CPU") else { return false };
+    // As in "Sending NMI from CPU 1 to CPUs 0:".
+    let Some((call, answers)) = others.split_once(':') else { return false };
+    let other = call.split_whitespace().last().unwrap_or_default();
+    let answered = answers.lines().any(|line| line.ends_with(&format!("NMI backtrace for cpu {other}")));
+    stuck.contains("RIP: 0010:smp_call_function") && !answered
+}
+
+/// Without the escape sequences of the firmware, which would change the reader's terminal.
+fn printable(lines: &[&str]) -> String {
+    lines.join("\n").replace('\x1b', "")
 }
 
 /// Takes the closing mark off the output.
@@ -290,6 +332,36 @@ impl Drop for Folder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_console_is_told_from_its_first_trouble_on() {
+        let stuck = "[    1.2] rcu: Preemptible\n[   99.1] watchdog: BUG: soft lockup - CPU#1 stuck\n[   99.2] RIP: 0010:smp_call";
+        assert_eq!(from_trouble(stuck).as_deref(), Some(&stuck[stuck.find("[   99.1").unwrap()..]));
+        assert_eq!(from_trouble("[    1.2] rcu: Preemptible"), None);
+    }
+
+    #[test]
+    fn a_processor_that_does_not_answer_is_the_emulators_and_one_that_is_busy_is_not() {
+        let stuck = |rip: &str, other: &str| {
+            format!(
+                "[   99.1] watchdog: BUG: soft lockup - CPU#1 stuck for 67s! [spantap:397]\n[   99.2] RIP: 0010:{rip}\n\
+                 [   99.3] Sending NMI from CPU 1 to CPUs 0:\n{other}[   99.9] Kernel panic - not syncing: softlockup: hung tasks\n"
+            )
+        };
+        let waits = "smp_call_function_many_cond+0x12b/0x560";
+        let idle = "[   99.4] NMI backtrace for cpu 0 skipped: idling at native_safe_halt+0xb/0x10\n";
+        let busy =
+            "[   99.4] NMI backtrace for cpu 0\n[   99.4] RIP: 0010:native_queued_spin_lock_slowpath+0x13f/0x2a0\n";
+        for (rip, other, lost) in [
+            (waits, idle, true),
+            (waits, "", true),
+            (waits, busy, false),
+            ("native_queued_spin_lock_slowpath+0x13f/0x2a0", idle, false),
+        ] {
+            assert_eq!(lost_processor(&stuck(rip, other)), lost, "{rip} {other}");
+        }
+        assert!(!lost_processor("[    1.2] rcu: Preemptible"));
+    }
 
     #[test]
     fn the_exit_code_is_taken_from_the_last_mark() {
