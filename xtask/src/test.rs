@@ -157,17 +157,19 @@ impl Step {
             // The same profile as the unit tests: a release build would take CI several minutes more and show nothing else.
             Self::Object => build::build(repo, &BuildArgs { release: false, toolchain: None }),
             Self::Privileged => {
-                let others = ["--lib", "--bins", "--test", "e2e", "--test", "hooks", "--test", "delivery"];
+                let traced = ["--lib", "--bins", "--test", "e2e", "--test", "hooks"];
                 let skipped: Vec<&str> = LEFT_TO_REST.iter().flat_map(|name| ["--skip", name]).collect();
-                privileged(repo, &others, &skipped)?;
-                privileged(repo, &["--test", "scenarios"], STEADY_SCENARIOS)
+                privileged(repo, &traced, 1, &skipped)?;
+                // These trace nothing, and wait for most of their time.
+                privileged(repo, &["--test", "delivery"], 2, &[])?;
+                privileged(repo, &["--test", "scenarios"], 1, STEADY_SCENARIOS)
             }
-            Self::Scenarios => privileged(repo, &["--test", "scenarios"], &[]),
+            Self::Scenarios => privileged(repo, &["--test", "scenarios"], 1, &[]),
             Self::Servers => {
                 setup::servers(repo)?;
-                privileged(repo, &["--test", "servers"], &[])
+                privileged(repo, &["--test", "servers"], 1, &[])
             }
-            Self::Rest => privileged(repo, &["--test", "e2e", "--test", "hooks"], LEFT_TO_REST),
+            Self::Rest => privileged(repo, &["--test", "e2e", "--test", "hooks"], 1, LEFT_TO_REST),
             Self::Fuzz => fuzz::fixed(repo),
             Self::Vm => vm::for_ci(repo),
         }
@@ -189,13 +191,14 @@ fn format(repo: &Repo) -> Result<()> {
     Ok(())
 }
 
-/// Missing privilege fails; it never skips.
-fn privileged(repo: &Repo, targets: &[&str], filter: &[&str]) -> Result<()> {
+/// Runs so many tests at once. Missing privilege fails; it never skips.
+fn privileged(repo: &Repo, targets: &[&str], at_once: usize, filter: &[&str]) -> Result<()> {
     if !shell::is_root() {
         bail!("these tests load kernel programs and need root: {}", shell::as_root("test"));
     }
     let mut command = shell::cargo();
-    command.args(["test", "-p", "spantap-tests"]).args(targets).args(["--", "--test-threads=1"]).args(filter);
+    command.args(["test", "-p", "spantap-tests"]).args(targets);
+    command.arg("--").arg(format!("--test-threads={at_once}")).args(filter);
     command.env("SPANTAP_BIN", repo.agent_binary("debug"));
     shell::run(command.current_dir(&repo.root))
 }
