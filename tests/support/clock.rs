@@ -8,10 +8,19 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, the clock of the agent's kernel side.
 pub fn monotonic_ns() -> u64 {
+    now_ns(libc::CLOCK_MONOTONIC)
+}
+
+/// Nanoseconds for which the calling thread has run so far.
+pub fn thread_ran_ns() -> u64 {
+    now_ns(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+fn now_ns(clock: libc::clockid_t) -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is a valid timespec to write to.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
-    assert_eq!(result, 0, "clock_gettime(CLOCK_MONOTONIC) failed");
+    let result = unsafe { libc::clock_gettime(clock, &mut now) };
+    assert_eq!(result, 0, "clock_gettime({clock}) failed");
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 

@@ -25,12 +25,24 @@ pub struct Times {
     pub resolve_ns: u64,
     /// After it was.
     pub resolved_ns: u64,
+    /// For how long the thread ran meanwhile.
+    pub resolve_ran_ns: u64,
     /// Before `connect`.
     pub connect_ns: u64,
     /// After it, whatever it gave.
     pub connected_ns: u64,
     /// For how long the thread was runnable and not running meanwhile.
     pub connect_waited_ns: u64,
+}
+
+impl Times {
+    /// As members of a JSON object.
+    pub fn json(&self) -> String {
+        let Self { resolve_ns, resolved_ns, resolve_ran_ns, connect_ns, connected_ns, connect_waited_ns } = self;
+        format!(
+            r#""resolve_ns":{resolve_ns},"resolved_ns":{resolved_ns},"resolve_ran_ns":{resolve_ran_ns},"connect_ns":{connect_ns},"connected_ns":{connected_ns},"connect_waited_ns":{connect_waited_ns}"#
+        )
+    }
 }
 
 /// Opens a connection; the times tell how far it came.
@@ -54,8 +66,10 @@ fn unix(path: &str, times: &mut Times) -> io::Result<TcpStream> {
 }
 
 fn internet(address: &str, arguments: &Arguments, times: &mut Times) -> io::Result<TcpStream> {
+    let ran = clock::thread_ran_ns();
     let found = address.to_socket_addrs();
     times.resolved_ns = clock::monotonic_ns();
+    times.resolve_ran_ns = clock::thread_ran_ns() - ran;
     let address = found?.next().ok_or(io::ErrorKind::NotFound)?;
     let waited = schedstat::own_run_delay_ns();
     times.connect_ns = clock::monotonic_ns();
