@@ -104,6 +104,10 @@ const LEFT_TO_REST: &[&str] = &[
     "without::unix_sockets",
 ];
 
+/// Parts of the names of end-to-end tests that run alone, since they are about time or rates. Of the others two run at once: each has
+/// an agent and programs of its own, and mostly waits for them.
+const ALONE: &[&str] = &["budget::", "follow_idle::", "http_exact::", "lossy::", "segments::", "wrk_unthrottled::"];
+
 /// Runs the steps.
 pub fn test(repo: &Repo, args: &TestArgs) -> Result<()> {
     let mut times: Vec<(Step, Duration)> = Vec::new();
@@ -157,10 +161,13 @@ impl Step {
             // The same profile as the unit tests: a release build would take CI several minutes more and show nothing else.
             Self::Object => build::build(repo, &BuildArgs { release: false, toolchain: None }),
             Self::Privileged => {
-                let traced = ["--lib", "--bins", "--test", "e2e", "--test", "hooks"];
-                let skipped: Vec<&str> = LEFT_TO_REST.iter().flat_map(|name| ["--skip", name]).collect();
-                privileged(repo, &traced, 1, &skipped)?;
-                // These trace nothing, and wait for most of their time.
+                let skipped =
+                    |names: &[&'static str]| names.iter().flat_map(|name| ["--skip", name]).collect::<Vec<_>>();
+                let rest = skipped(LEFT_TO_REST);
+                privileged(repo, &["--lib", "--bins", "--test", "hooks"], 1, &rest)?;
+                privileged(repo, &["--test", "e2e"], 1, &[ALONE, &rest].concat())?;
+                privileged(repo, &["--test", "e2e"], 2, &[skipped(ALONE), rest].concat())?;
+                // These trace nothing.
                 privileged(repo, &["--test", "delivery"], 2, &[])?;
                 privileged(repo, &["--test", "scenarios"], 1, STEADY_SCENARIOS)
             }
