@@ -17,6 +17,7 @@ use crate::{
     flow::{
         connection::{Facts, Role},
         table::Table,
+        thread::Threads,
     },
     loss::{Loss, Losses},
     naming::Names,
@@ -41,6 +42,7 @@ pub struct Pipeline {
     numbering: Numbering,
     reorder: Reorder,
     table: Table,
+    threads: Threads,
     datagrams: Datagrams,
     correlator: Correlator,
     processes: Processes,
@@ -65,6 +67,7 @@ impl Pipeline {
             numbering: Numbering::default(),
             reorder: Reorder::default(),
             table: Table::default(),
+            threads: Threads::default(),
             datagrams: Datagrams::default(),
             correlator: Correlator::new(config.seed),
             processes: Processes::new(config.processes_max),
@@ -209,6 +212,9 @@ impl Pipeline {
     }
 
     fn assemble(&mut self, event: Event) {
+        if let Event::Call(call) = &event {
+            self.threads.called(&call.record);
+        }
         let (table, datagrams, mut context) = self.parts(self.now_ns);
         let id = match &event {
             Event::Connection(record) => record.connection_id,
@@ -242,6 +248,7 @@ impl Pipeline {
         let context = Context {
             config: &self.config,
             numbering: &self.numbering,
+            threads: &self.threads,
             losses: &mut self.losses,
             clock: self.clock,
             now_ns,

@@ -4,14 +4,15 @@
 //! end, and segments that touch each other and sum to the duration, by construction. Called by [`crate::exchange`].
 //! Never: gives time that nothing observed to a neighbour's `measured`; such time is `unexplained` or `derived`.
 //!
-//! Two conventions: time that is known only as an amount (sleep and run-queue time between two observed points) is placed
-//! at the end of its interval; and beyond [`TILES_MAX`] tiles those in the middle are summed by kind.
+//! Two conventions: time that is known only as an amount (sleep and run-queue time between two observed points, the nearest that
+//! there are) is placed at the end of its interval; and beyond [`TILES_MAX`] tiles those in the middle are summed by kind.
 
 use std::ops::Range;
 
 use crate::{
     flow::{
         connection::Role,
+        thread::Waypoint,
         timing::{CallTiming, Moment, Timings},
     },
     span::{
@@ -77,6 +78,8 @@ pub struct Parts<'a> {
     pub unread_from: Option<u64>,
     /// The last call that moved nothing.
     pub moved_nothing: Option<CallTiming>,
+    /// Server: what the thread that handled it did on other connections meanwhile, in order.
+    pub waypoints: &'a [Waypoint],
     /// Whether both ranges are known for sure; if not, nothing is `measured`.
     pub exact: bool,
 }
@@ -117,6 +120,11 @@ pub fn is_timed(parts: &Parts<'_>, role: Role) -> bool {
         Role::Client => client::is_timed(parts),
         Role::Server => server::is_timed(parts),
     }
+}
+
+/// Whose waypoints say in which order an exchange was handled, and within which time, if anybody's do.
+pub fn handling(parts: &Parts<'_>, role: Role) -> Option<(u32, Range<u64>)> {
+    if role == Role::Server { server::handling(parts) } else { None }
 }
 
 /// The time of an exchange as its client saw it; `None` if not even its start is known.

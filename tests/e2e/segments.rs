@@ -102,6 +102,35 @@ fn a_slow_server_is_remote_to_its_client_and_off_cpu_to_itself() {
     assert!(hidden.len() <= 1, "more than one sleep was not seen: {hidden:#?}");
 }
 
+/// Truth: the route's own CPU time before and after it asks the other server, which sleeps.
+#[test]
+fn a_handlers_waiting_lies_where_its_call_was() {
+    const COMPUTES_NS: u64 = 30_000_000;
+    let traced = Traced::new("order");
+    let place = traced.first_place();
+    let behind = Server::start_with(place, "127.0.0.1:0", &[]);
+    let downstream = format!("downstream={}", behind.address);
+    let server = Server::start_with(place, "127.0.0.1:0", &[&downstream]);
+    let own = request(place, &server.address, &["count=5", "path=/around/30000/sleep/60/"]);
+    let spans = traced.agent.wait_for_http(4 * own.len(), BOUND);
+    for (number, exchange) in own.iter().enumerate() {
+        let handler = only(&spans, "server", &exchange.path);
+        let call = only(&spans, "client", &format!("/sleep/60/{number}"));
+        let waits = handler.tiles("off_cpu").max_by_key(|segment| segment.duration_ns).expect("it waited");
+        let (begin, end) = (waits.start_ns, waits.start_ns + waits.duration_ns);
+        // What is before and after it holds the CPU time of the route, and nothing else that is as long.
+        for (what, around) in [("before", begin), ("after", handler.duration_ns - end)] {
+            assert!(around * 10 >= COMPUTES_NS * 9, "{around} ns {what} the call: {handler:#?}");
+        }
+        let called = call.start_unix_ns - handler.start_unix_ns;
+        let returned = called + call.duration_ns;
+        assert!(
+            begin >= called && end <= returned,
+            "waited {begin} to {end}, called {called} to {returned}: {handler:#?}"
+        );
+    }
+}
+
 #[test]
 fn a_slow_server_behind_a_slow_path_is_told_from_the_path() {
     let (client, server) = (Namespace::new(), Namespace::new());

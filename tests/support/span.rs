@@ -112,7 +112,8 @@ impl Span {
         largest.map_or("", |segment| segment.name.as_str())
     }
 
-    fn tiles(&self, name: &str) -> impl Iterator<Item = &Segment> {
+    /// The tiles of this name.
+    pub fn tiles(&self, name: &str) -> impl Iterator<Item = &Segment> {
         self.segments.iter().filter(move |segment| segment.name == name)
     }
 

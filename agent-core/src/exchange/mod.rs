@@ -25,6 +25,7 @@ use crate::{
     flow::{
         clock::ClockOffset,
         connection::{Facts, Role},
+        thread::Threads,
     },
     loss::Losses,
     reorder::Numbering,
@@ -39,6 +40,8 @@ pub struct Context<'a> {
     pub config: &'a PipelineConfig,
     /// Which records did not arrive.
     pub numbering: &'a Numbering,
+    /// What threads did last.
+    pub threads: &'a Threads,
     /// Counters.
     pub losses: &'a mut Losses,
     /// To wall-clock time.

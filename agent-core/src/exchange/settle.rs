@@ -19,6 +19,7 @@ use crate::{
     config::PipelineConfig,
     flow::{
         connection::{Connection, Direction, Ending, ResetBy, Role},
+        thread::Waypoint,
         timing::{CallTiming, Moment, Timings},
     },
     loss::Loss,
@@ -74,6 +75,8 @@ struct Waiting {
     first: bool,
     since_ns: u64,
     client_traced: bool,
+    /// What the thread that handled it did on other connections meanwhile.
+    waypoints: Vec<Waypoint>,
 }
 
 /// When bytes of an exchange passed the server's end.
@@ -124,7 +127,7 @@ impl Unsettled {
 }
 
 impl Paired {
-    fn parts<'a>(&self, connection: &'a Connection, before: Before) -> Parts<'a> {
+    fn parts<'a>(&self, connection: &'a Connection, before: Before, waypoints: &'a [Waypoint]) -> Parts<'a> {
         let (request_side, response_side) = connection.timings(self.role);
         Parts {
             request: self.request.clone(),
@@ -139,6 +142,7 @@ impl Paired {
             unread_from: matches!(self.ended_by, Some(Ending::LocalClosed | Ending::PeerClosed))
                 .then(|| connection.answers().stream.next()),
             moved_nothing: connection.moved_nothing,
+            waypoints,
             exact: self.exact,
         }
     }
@@ -160,16 +164,26 @@ pub fn pair(connection: &mut Connection, paired: Paired, context: &mut Context<'
         Role::Client if connection.exchanges == 0 => connection.before(&paired.first_write(connection)),
         _ => Before::default(),
     };
-    if !segment::is_timed(&paired.parts(connection, before), paired.role) {
+    let parts = paired.parts(connection, before, &[]);
+    if !segment::is_timed(&parts, paired.role) {
         return context.losses.add(Loss::MessageLost, 1);
     }
+    let handling = segment::handling(&parts, paired.role);
+    let waypoints = handling.map(|(tid, time)| context.threads.waypoints(tid, &time)).unwrap_or_default();
     if paired.role == Role::Client {
         push_bounded(&mut connection.unsettled.told, paired.request.start, TOLD_MAX);
     }
     let first = connection.exchanges == 0 && !connection.facts.preexisting;
     connection.exchanges += 1;
     let since_ns = context.now_ns;
-    connection.unsettled.waiting.push_back(Waiting { paired, before, first, since_ns, client_traced: false });
+    connection.unsettled.waiting.push_back(Waiting {
+        paired,
+        before,
+        first,
+        since_ns,
+        client_traced: false,
+        waypoints,
+    });
     if connection.unsettled.waiting.len() > context.config.pending_exchanges_max {
         context.losses.add(Loss::SettledEarly, 1);
         settle_oldest(connection, None, context);
@@ -284,7 +298,7 @@ fn points(server: &Connection, request: &Range<u64>, response: &Range<u64>) -> P
 
 fn settle_oldest(connection: &mut Connection, other: Option<&Connection>, context: &mut Context<'_>) {
     let Some(waiting) = connection.unsettled.waiting.pop_front() else { return };
-    let Waiting { mut paired, before, first, client_traced, .. } = waiting;
+    let Waiting { mut paired, before, first, client_traced, waypoints, .. } = waiting;
     if paired.role == Role::Server
         && connection.other_end.is_some()
         && let Some(response) = &paired.response
@@ -293,7 +307,7 @@ fn settle_oldest(connection: &mut Connection, other: Option<&Connection>, contex
         push_bounded(&mut connection.unsettled.points, points, POINTS_MAX);
     }
     let facts = tcp::Facts::take(connection, &paired);
-    let mut parts = paired.parts(connection, before);
+    let mut parts = paired.parts(connection, before, &waypoints);
     if first && paired.role == Role::Server {
         parts.accepted_ns = Some(connection.facts.accepted_ns);
     }

@@ -202,6 +202,16 @@ impl CallTiming {
         (inside_ns == 0).then_some(slept_ns)
     }
 
+    /// What the thread waited for inside `next`, its next call: as for [`CallTiming::waits_until`].
+    pub fn waits_inside(&self, next: &Self) -> Option<Waits> {
+        let before = self.slept_until(next)?;
+        let mut inside = next.run_queue_inside()?;
+        for (index, ns) in inside.off_cpu_ns.iter_mut().enumerate() {
+            *ns = next.off_cpu_ns[index].checked_sub(self.off_cpu_ns[index])?.checked_sub(before[index])?;
+        }
+        (inside.total_ns() <= next.return_ns.saturating_sub(next.enter_ns)).then_some(inside)
+    }
+
     /// Time of the thread on run queues within this call, likewise; and the throttled part of it. Not what it slept:
     /// that is what the call is for.
     pub fn run_queue_inside(&self) -> Option<Waits> {

@@ -21,6 +21,7 @@ pub mod life;
 mod secret;
 pub mod stream;
 pub mod table;
+pub mod thread;
 pub mod timing;
 pub mod view;
 

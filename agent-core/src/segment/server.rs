@@ -1,5 +1,7 @@
 //! The server's view: accept queue, transfer, reading, application, send.
 
+use std::ops::Range;
+
 use super::{Parts, Tiles, Timeline};
 use crate::{
     flow::timing::CallTiming,
@@ -15,6 +17,13 @@ pub(super) fn is_timed(parts: &Parts<'_>) -> bool {
         side.arrival_of_first(parts.request.start).is_some() || side.calls.holding(parts.request.start).is_some();
     let written = || parts.response.clone().and_then(|response| parts.response_side.first_write(response)).is_some();
     starts && (parts.cut_ns.is_some() || written())
+}
+
+/// Whose time it was between the request and its answer, and when that was, if it was one thread's that is known.
+pub(super) fn handling(parts: &Parts<'_>) -> Option<(u32, Range<u64>)> {
+    let read = parts.request_side.calls.holding(parts.request.end.saturating_sub(1))?;
+    let write = parts.response_side.writes(parts.response.clone()?).last()?;
+    (read.sched && read.tid != 0).then_some((read.tid, read.return_ns..write.enter_ns))
 }
 
 pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
@@ -36,7 +45,7 @@ pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
     let mut before = last_read.copied();
     for write in writes() {
         match &before {
-            Some(before) => tiles.application(before, &write),
+            Some(before) => tiles.application(before, &write, parts.waypoints),
             None => tiles.unexplained(write.enter_ns),
         }
         tiles.writing(&write);

@@ -1,19 +1,18 @@
 use std::collections::BTreeMap;
 
+use super::*;
+use crate::{
+    span::{Evidence::Measured, SegmentName::*, Span, SpanKind},
+    testing::{End, Kernel, Read, change, segments, total},
+};
 use agent_common::{
-    connection::{ConnectionRecord, TcpSnapshot, change, role},
+    connection::{ConnectionRecord, change, role},
     header::kind,
     message::{CallRecord, SendRecord, flag},
     sched::{Blocked, NEVER_SLEPT},
 };
-use proptest::prelude::*;
 
-use super::*;
-use crate::{
-    flow::timing::{Arrival, CallTiming, Resent, SendTiming, Waits},
-    span::{Evidence::Measured, SegmentName::*, Span},
-    testing::{End, Kernel, Read, segments, total},
-};
+mod random;
 
 const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: shop.test\r\n\r\n";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
@@ -450,6 +449,65 @@ fn a_reader_that_pauses_while_bytes_lie_ready_is_no_slow_transfer() {
     assert!(text.starts_with(expected), "{text}");
 }
 
+/// A handler that computes for 300 us, asks another server, which takes 5 ms, and the thread another 40 us to get a CPU, computes for
+/// 700 us, and waits for a lock for 200 us. What it asks tells of `more_ns` more sleep than there was.
+fn handler(asks: bool, more_ns: u64) -> Kernel {
+    let (mut kernel, mut server) = (Kernel::default(), End::server());
+    server.open(&mut kernel, 1_000_000);
+    let mut behind = End { id: 7, local: 50_000, peer: 5_432, pid: server.pid, ..End::client() };
+    behind.open(&mut kernel, 1_000_100);
+    server.read_at(&mut kernel, 2_000_000, GET);
+    behind.queued = server.queued;
+    let asleep = Blocked::Socket as usize;
+    if asks {
+        behind.write(&mut kernel, 2_000_300, 2_000_310, b"?");
+        behind.slept[asleep] += 5_000;
+        let read = Read {
+            enter: 2_000_320,
+            arrived: (2_005_320, 2_005_320),
+            woken: 2_005_320,
+            running: 2_005_360,
+            returned: 2_005_370,
+            ..Read::default()
+        };
+        behind.read(&mut kernel, read, b"!");
+        change(&mut kernel, |record: &mut CallRecord| {
+            record.off_cpu_inside_ns = 5_000_000;
+            record.off_cpu_ns[asleep] += more_ns;
+        });
+    } else {
+        behind.slept[asleep] += 5_000;
+        behind.queued += 40;
+    }
+    (server.slept, server.queued) = (behind.slept, behind.queued);
+    server.slept[Blocked::Lock as usize] += 200;
+    server.write(&mut kernel, 2_006_270, 2_006_280, OK);
+    kernel
+}
+
+fn handled(kernel: &Kernel) -> Span {
+    let spans = kernel.run().spans;
+    spans.into_iter().find(|span| span.kind == SpanKind::Server).expect("the handler's span")
+}
+
+#[test]
+fn what_a_handler_did_comes_in_the_order_in_which_it_did_it() {
+    let told = |asks| segments(&handled(&handler(asks, 0))).replace(":measured", "");
+    // The call itself takes ten microseconds, as do the moments before and after it.
+    let in_order = "application:330 off_cpu/socket:5000 run_queue:40 application:700 off_cpu/lock:200";
+    // What nothing is known of but the sums.
+    let summed = "application:1030 off_cpu/lock:200 off_cpu/socket:5000 run_queue:40";
+    assert!(told(true).contains(in_order), "{}", told(true));
+    assert!(told(false).contains(summed), "{}", told(false));
+}
+
+/// The read from the other server claims more sleep than the whole handler had.
+#[test]
+fn waypoints_that_contradict_the_calls_change_nothing() {
+    let told = segments(&handled(&handler(true, 1_000_000)));
+    assert!(told.contains("off_cpu/lock:200:measured off_cpu/socket:5000:measured run_queue:40"), "{told}");
+}
+
 #[test]
 fn different_threads_make_the_application_derived() {
     let (mut kernel, mut server) = (Kernel::default(), End::server());
@@ -485,138 +543,4 @@ fn a_connect_is_only_that_of_the_role_that_connects() {
     server.read_at(&mut kernel, 1_000_300, GET);
     server.write(&mut kernel, 1_000_400, 1_000_410, OK);
     assert!(!segments(&only(&kernel).unwrap()).contains("connect"));
-}
-
-fn time() -> impl Strategy<Value = u64> {
-    prop_oneof![Just(0), 1000_u64..2000, any::<u64>()]
-}
-
-fn timings() -> impl Strategy<Value = Timings> {
-    let ranges = || (0_u64..20, 1_u64..8);
-    let totals = || prop_oneof![Just(0), 0_u64..300, any::<u64>()];
-    let call = (
-        ranges(),
-        prop::array::uniform4(time()),
-        prop::array::uniform4(totals()),
-        prop::array::uniform6(totals()),
-        any::<(bool, bool)>(),
-        (0_u32..3, 0_u8..7),
-        prop::array::uniform5(totals()),
-    );
-    let call =
-        call.prop_map(|((start, length), times, queued, off_cpu_ns, (sched, outside), (tid, slept_in), more)| {
-            let [enter_ns, return_ns, woken_ns, running_ns] = times;
-            let [between_ns, run_queue_ns, throttled_ns, transmitted_ns, off_cpu_inside_ns] = more;
-            CallTiming {
-                start,
-                end: start + length,
-                enter_ns,
-                return_ns,
-                woken_ns,
-                running_ns,
-                run_queue_ns: [queued[0], queued[1]],
-                throttled_ns: [queued[2], queued[3]],
-                off_cpu_ns,
-                off_cpu_inside_ns,
-                transmitted_ns,
-                sched,
-                outside,
-                tid,
-                slept_in,
-                between_ns,
-                between: Waits { run_queue_ns, throttled_ns, ..Waits::default() },
-                ..CallTiming::default()
-            }
-        });
-    let send =
-        (ranges(), prop::array::uniform6(time()), prop::array::uniform2(totals()), any::<[u32; 2]>(), any::<u16>());
-    let send = send.prop_map(|((start, length), times, queue_ns, [srtt_us, min_rtt_us], flags)| {
-        let [locked_ns, locked_last_ns, done_ns, queued_ns, transmitted_ns, acked_ns] = times;
-        let record = SendRecord {
-            locked_ns,
-            locked_last_ns,
-            done_ns,
-            queued_ns,
-            queue_ns: queue_ns[0],
-            queue_before_last_ns: queue_ns[1],
-            transmitted_ns,
-            acked_ns,
-            tcp: TcpSnapshot { srtt_us, min_rtt_us, ..Default::default() },
-            flags,
-            ..Default::default()
-        };
-        SendTiming { start, end: start + length, record }
-    });
-    let arrival = (ranges(), prop::array::uniform3(time()))
-        .prop_map(|((start, length), times)| Arrival::new(start, start + length, times, 0));
-    let again = (ranges(), time()).prop_map(|((start, length), time_ns)| Resent {
-        start,
-        end: start + length,
-        time_ns,
-        segments: 1,
-        reason: 0,
-    });
-    let several = (
-        prop::collection::vec(call, 0..5),
-        prop::collection::vec(send, 0..4),
-        prop::collection::vec(arrival, 0..4),
-        prop::collection::vec(again, 0..2),
-    );
-    several.prop_map(|(calls, sends, arrivals, again)| {
-        let mut timings = Timings::default();
-        calls.into_iter().for_each(|call| timings.calls.insert(call));
-        sends.into_iter().for_each(|send| timings.sends.insert(send));
-        arrivals.into_iter().for_each(|arrival| timings.arrivals.insert(arrival));
-        again.into_iter().for_each(|resent| timings.resent.insert(resent));
-        timings
-    })
-}
-
-fn step() -> impl Strategy<Value = Option<Step>> {
-    prop::option::of((time(), time()).prop_map(|(start_ns, end_ns)| Step { start_ns, end_ns, evidence: Measured }))
-}
-
-fn moment() -> impl Strategy<Value = Option<Moment>> {
-    prop::option::of((time(), any::<bool>()).prop_map(|(ns, exact)| Moment { ns, exact }))
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn tiles_cover_every_span_exactly_whatever_the_times_say(
-        (request_side, response_side) in (timings(), timings()),
-        (request, response) in ((0_u64..20, 0_u64..8), prop::option::of((0_u64..20, 0_u64..8))),
-        (before, accepted_ns, other_end) in ([step(), step(), step()], prop::option::of(time()), [moment(), moment()]),
-        ((cut_ns, unread_from), exact, direct) in
-            ((prop::option::of(time()), prop::option::of(0_u64..28)), any::<bool>(), prop::bool::weighted(0.1)),
-    ) {
-        let parts = Parts {
-            request: request.0..request.0 + request.1,
-            response: response.map(|(start, length)| start..start + length),
-            request_side: &request_side,
-            response_side: &response_side,
-            before: Before { dns: before[0], connect: before[1], tls: before[2] },
-            accepted_ns,
-            other_end: OtherEnd { arrived: other_end[0], left: other_end[1] },
-            direct,
-            cut_ns,
-            unread_from,
-            moved_nothing: response_side.calls.first().copied(),
-            exact,
-        };
-        let timelines = [client(&parts), server(&parts)];
-        prop_assert_eq!(timelines[0].is_some(), is_timed(&parts, Role::Client));
-        prop_assert_eq!(timelines[1].is_some(), is_timed(&parts, Role::Server));
-        for timeline in timelines.into_iter().flatten() {
-            let mut at = 0;
-            for segment in &timeline.segments {
-                prop_assert_eq!(segment.offset_ns, at);
-                prop_assert!(segment.duration_ns > 0);
-                at += segment.duration_ns;
-            }
-            prop_assert_eq!(at, timeline.end_ns - timeline.start_ns);
-            prop_assert!(timeline.segments.len() <= TILES_MAX);
-        }
-    }
 }

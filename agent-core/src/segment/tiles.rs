@@ -6,7 +6,10 @@ use agent_common::sched::{BLOCKED, Blocked};
 
 use super::{Timeline, merged, shortened};
 use crate::{
-    flow::timing::{CallTiming, Moment, Timings, Waits},
+    flow::{
+        thread::Waypoint,
+        timing::{CallTiming, Moment, Timings, Waits},
+    },
     span::{
         By,
         Evidence::{self, Derived, Measured},
@@ -236,20 +239,21 @@ impl Tiles {
     /// nothing is known.
     pub(crate) fn between(&mut self, from: &CallTiming, to: &CallTiming) {
         if from.end == to.start {
-            return self.application(from, to);
+            return self.application(from, to, &[]);
         }
         self.until(to.begin_ns(), Application, Derived);
     }
 
     /// In the application, between two calls. If the next one's entry was not seen, that call's tile covers it; outside
-    /// of calls, the time at which the kernel took the bytes is as near.
-    pub(crate) fn application(&mut self, from: &CallTiming, to: &CallTiming) {
+    /// of calls, the time at which the kernel took the bytes is as near. `waypoints`: what the thread did on other connections
+    /// meanwhile, which says when it waited.
+    pub(crate) fn application(&mut self, from: &CallTiming, to: &CallTiming, waypoints: &[Waypoint]) {
         if to.outside {
             return self.until(to.begin_ns(), Application, Derived);
         }
-        match from.waits_until(to) {
-            Some(waits) => self.until_waits(to.enter_ns, Application, Measured, &waits),
-            None => self.until(to.enter_ns, Application, Derived),
+        let Some(whole) = from.waits_until(to) else { return self.until(to.enter_ns, Application, Derived) };
+        for (ns, waits) in by_waypoints(from, to, waypoints).unwrap_or_else(|| vec![(to.enter_ns, whole)]) {
+            self.until_waits(ns, Application, Measured, &waits);
         }
     }
 
@@ -290,4 +294,25 @@ impl Tiles {
         let segments = shortened(merged(self.segments));
         Timeline { start_ns: self.start_ns, end_ns: self.end_ns, start, segments }
     }
+}
+
+/// What a thread waited for between two of its calls on one connection: up to each entry and each return of those that it made on
+/// others in between. `None` if it made none, or if one contradicts another.
+fn by_waypoints(from: &CallTiming, to: &CallTiming, waypoints: &[Waypoint]) -> Option<Vec<(u64, Waits)>> {
+    let mut parts = Vec::new();
+    let mut before = *from;
+    for waypoint in waypoints {
+        if !waypoint.is_within(&(before.return_ns..to.enter_ns)) {
+            continue;
+        }
+        let call = waypoint.as_call();
+        parts.push((call.enter_ns, before.waits_until(&call)?));
+        parts.push((call.return_ns, before.waits_inside(&call)?));
+        before = call;
+    }
+    if parts.is_empty() {
+        return None;
+    }
+    parts.push((to.enter_ns, before.waits_until(to)?));
+    Some(parts)
 }

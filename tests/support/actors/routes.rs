@@ -2,7 +2,7 @@
 //!
 //! `/sleep/MS…` waits, `/poll/MS…` waits in `poll`, `/spin/US…` burns that much CPU time, `/lock/MS…` waits for a mutex that
 //! another thread holds so long, `/disk/N…` reads N blocks of `disk` with `O_DIRECT`, `/call/PATH…` asks `downstream` for
-//! `/PATH…`, `/stall/MS…` waits before it reads the body. `/big/N…` answers N bytes, `/sendfile/N…` and `/splice/N…` do
+//! `/PATH…`, `/around/US/PATH…` burns CPU time before that and as much after it, `/stall/MS…` waits before it reads the body. `/big/N…` answers N bytes, `/sendfile/N…` and `/splice/N…` do
 //! so by these calls, `/chunked…` answers in chunks, `/drip/MS…` in pieces with a pause before each, as long as somebody takes them, `/continue…` sends `100 Continue` first, `/close…` closes without an answer,
 //! `/reset…` resets, `/rest/N…` answers N bytes that end with the connection, anything else answers `ok`.
 
@@ -89,7 +89,12 @@ impl<'a> Handler<'a> {
             ("spin", Some(us)) => spin(Duration::from_micros(us)),
             ("lock", Some(ms)) => blocked_ns = wait_for_lock(Duration::from_millis(ms)),
             ("disk", Some(blocks)) => self.read_disk(blocks)?,
-            ("call", _) => self.call(head.request().1)?,
+            ("call", _) => self.call(behind(head, "/call"))?,
+            ("around", Some(us)) => {
+                spin(Duration::from_micros(us));
+                self.call(behind(head, &format!("/around/{us}")))?;
+                spin(Duration::from_micros(us));
+            }
             ("big", Some(length)) => body = vec![b'x'; length.min(BODY_MAX) as usize],
             ("sendfile", Some(length)) => return self.send_file(length).map(|()| Some(0)),
             ("splice", Some(length)) => return self.send_spliced(length).map(|()| Some(0)),
@@ -216,7 +221,6 @@ impl<'a> Handler<'a> {
                 (stream, reader)
             }
         };
-        let target = target.strip_prefix("/call").unwrap_or(target);
         stream.write_all(format!("GET {target} HTTP/1.1\r\nHost: downstream\r\n\r\n").as_bytes())?;
         let head = reader.head()?.ok_or(io::ErrorKind::UnexpectedEof)?;
         reader.body(&head, false)?;
@@ -229,6 +233,12 @@ impl<'a> Handler<'a> {
 fn route(head: &Head) -> (&str, Option<u64>) {
     let mut parts = head.request().1.split('/').skip(1);
     (parts.next().unwrap_or(""), parts.next().and_then(|text| text.parse().ok()))
+}
+
+/// The rest of a path.
+fn behind<'a>(head: &'a Head, route: &str) -> &'a str {
+    let path = head.request().1;
+    path.strip_prefix(route).unwrap_or(path)
 }
 
 fn response_head(length: u64) -> Vec<u8> {

@@ -107,7 +107,7 @@ pub(super) fn served(request: &Packet, answer: Option<&Packet>) -> Timeline {
         if answer.call.outside {
             tiles.until(end_ns, Application, Derived);
         } else {
-            tiles.application(&request.call, &answer.call);
+            tiles.application(&request.call, &answer.call, &[]);
             tiles.writing(&answer.call);
         }
     }
