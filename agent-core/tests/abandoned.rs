@@ -275,6 +275,43 @@ fn a_server_whose_client_had_closed_was_not_reset() {
 }
 
 #[test]
+fn a_server_that_closes_before_the_whole_answer_left_its_client() {
+    const LEFT: Told<'static> =
+        (Status::Error, Some("connection_closed"), Some("closed_by_local"), None, Some("local"), 1_000);
+    // What comes of it is told much later, or never.
+    let closes = |answer: &[u8]| {
+        let (mut kernel, mut server) = served();
+        if !answer.is_empty() {
+            server.write(&mut kernel, 2_500_000, 2_500_010, answer);
+        }
+        server.close_whole(&mut kernel, 3_000_000);
+        kernel.run()
+    };
+    let run = closes(b"");
+    assert_eq!(told(only(&run)), LEFT);
+    assert_eq!(int(only(&run), "spantap.tcp.closed_after_ns"), Some(1_000_000_000));
+    for head in ["Content-Length: 9000\r\n\r\nhi", "Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n"] {
+        assert_eq!(told(only(&closes(format!("HTTP/1.1 200 OK\r\n{head}").as_bytes()))), LEFT, "{head}");
+    }
+    for whole in ["HTTP/1.1 200 OK\r\n\r\nhi", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"] {
+        assert_eq!(only(&closes(whole.as_bytes())).status, Status::Ok, "{whole}");
+    }
+    // It closed with a reset, which is told just after.
+    let (mut kernel, server) = served();
+    server.close_whole(&mut kernel, 3_000_000);
+    server.reset(&mut kernel, 3_000_020);
+    change(&mut kernel, |record: &mut ConnectionRecord| record.flags |= connection_flag::RESET_SENT);
+    assert_eq!(told(only(&kernel.run())).2, Some("reset_by_local"));
+    // What it had written, and is not told, may have been the answer.
+    let (mut kernel, mut server) = served();
+    server.moved[0] = OK.len() as u32;
+    server.close_whole(&mut kernel, 3_000_000);
+    let run = kernel.run();
+    assert_eq!((only(&run).status, text(only(&run), "error.type")), (Status::Unknown, None));
+    assert_eq!(run.losses.get(Loss::MessageLost), 1);
+}
+
+#[test]
 fn a_server_that_gave_no_answer_slept_nevertheless() {
     // It slept for 900 ms, and its write fails.
     let (mut kernel, mut server) = served();

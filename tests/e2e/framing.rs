@@ -2,14 +2,16 @@
 //!
 //! Truth: what the tests' client and server say they sent and got, and what curl and nginx say.
 
-use std::{io::Write, net::TcpStream, time::Duration};
+use std::{fs, io::Write, net::TcpStream, time::Duration};
 
 use serde_json::Value;
 use spantap_tests::{
     clock,
     http::{Exchange, Server, request},
     nginx::{BIG_BYTES, Nginx},
+    process::{Launch, tool},
     span::{Span, only},
+    temp::TempDir,
     tools::{PythonServer, curl, curl_exit},
     traced::Traced,
 };
@@ -239,11 +241,41 @@ fn a_server_that_closes_without_an_answer_gave_none() {
     let url = format!("http://{}/close/1", server.address);
     assert_eq!(curl_exit(traced.place(), &[&url]), Some(52), "curl: empty reply from server");
     let spans = traced.agent.wait_for_http(2, BOUND);
-    for kind in ["client", "server"] {
+    for (kind, by) in [("client", "peer"), ("server", "local")] {
         let span = only(&spans, kind, "/close/1");
-        assert!(span.status != "ok" && span.http_status().is_none(), "{span:?}");
+        assert!(span.status == "error" && span.http_status().is_none(), "{span:?}");
+        assert_eq!(
+            (span.text("error.type"), span.text("spantap.tcp.closed_by")),
+            ("connection_closed", by),
+            "{span:?}"
+        );
+        let why = traced.agent.why(span);
+        assert!(why.contains(&format!("verdict: closed_by_{by}: ")), "{why}");
     }
     assert_eq!(spans.len(), 2);
+}
+
+/// The kernel closes for a process that ends.
+#[test]
+fn a_server_that_is_killed_within_its_answer_left_its_client() {
+    let traced = Traced::new("killed");
+    let server = Server::start(traced.place());
+    let folder = TempDir::new("killed");
+    let body = folder.join("body");
+    let url = format!("http://{}/drip/400", server.address);
+    let launch = Launch::new(tool("curl")).args(["-sS", "--no-buffer", "--max-time", "20", "-o"]).arg(&body).arg(&url);
+    let mut curl = traced.place().apply(launch.stderr_to(&folder.join("stderr"))).spawn();
+    let begun = || fs::read(&body).is_ok_and(|body| !body.is_empty()).then_some(());
+    clock::wait_for("a part of the answer", BOUND, begun);
+    server.signal(libc::SIGKILL);
+    assert_eq!(curl.wait(BOUND).code(), Some(18), "curl: partial file");
+    let spans = traced.agent.wait_for_http(2, BOUND);
+    for (kind, cause) in [("client", "closed_by_peer"), ("server", "closed_by_local")] {
+        let span = only(&spans, kind, "/drip/400");
+        assert_eq!((span.status.as_str(), span.text("error.type")), ("error", "connection_closed"), "{span:?}");
+        let why = traced.agent.why(span);
+        assert!(why.contains(&format!("verdict: {cause}: ")), "{why}");
+    }
 }
 
 #[test]

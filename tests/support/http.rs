@@ -160,6 +160,11 @@ impl Server {
         self.process.pid()
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: i32) {
+        self.process.signal(signal);
+    }
+
     /// The next `count` requests that it served; it must run with `log=1`.
     pub fn served(&self, count: usize) -> Vec<Served> {
         let parse = |line: String| {

@@ -171,6 +171,9 @@ catalogue! {
     ClosedByPeer: "closed_by_peer", "the peer closed the connection before it had sent the whole answer",
         "a client's status is `error` and its `error.type` is `connection_closed`",
         "spantap spans --peer {address} --status error";
+    ClosedByLocal: "closed_by_local", "the application closed the connection, or ended, before it had sent the whole answer",
+        "a server's status is `error` and its `error.type` is `connection_closed`",
+        "ls -d /proc/{pid}   (does it still run?)";
     RequestAbandoned: "request_abandoned", "the application gave up: it closed the connection before it had the whole answer",
         "a client's status is `error` and its `error.type` is `request_abandoned`",
         "spantap slow --peer {address}   (is every request to it slow?)";

@@ -56,7 +56,10 @@ fn error(view: &View<'_>) -> Option<Cause> {
         Some("connect_abandoned") => return Some(Cause::ConnectAbandoned),
         Some("request_abandoned") => return Some(Cause::RequestAbandoned),
         Some("client_gone") => return Some(Cause::ClientGone),
-        Some("connection_closed") if view.protocol != "tls" => return Some(Cause::ClosedByPeer),
+        Some("connection_closed") if view.protocol != "tls" => {
+            let local = view.text("spantap.tcp.closed_by").as_deref() == Some("local");
+            return Some(if local { Cause::ClosedByLocal } else { Cause::ClosedByPeer });
+        }
         _ => {}
     }
     if view.protocol == "dns" && failed {

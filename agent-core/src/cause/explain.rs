@@ -190,6 +190,7 @@ fn specific(view: &View<'_>, decision: Decision, words: &mut Vec<String>) {
             say_text(view, words, "tls.client.server_name", "for ");
             say_text(view, words, "error.type", "ended with ");
         }
+        ClosedByLocal => closed(view, words, "its close was seen"),
         ResetByPeer | ResetByLocal => say_text(view, words, "error.type", "ended with "),
         RequestAbandoned => {
             closed(view, words, "the application's close was seen");

@@ -206,6 +206,7 @@ fn cases() -> Vec<(Case, &'static str)> {
         (reset("peer"), "reset_by_peer"),
         (reset("local"), "reset_by_local"),
         (failed("connection_closed").text("spantap.tcp.closed_by", "peer"), "closed_by_peer"),
+        (failed("connection_closed").server().text("spantap.tcp.closed_by", "local"), "closed_by_local"),
         (failed("request_abandoned").text("spantap.tcp.closed_by", "local"), "request_abandoned"),
         (failed("client_gone").server().text("spantap.tcp.closed_by", "peer"), "client_gone"),
         // The whole answer was written, though nobody was there any more: it took its time like any other.

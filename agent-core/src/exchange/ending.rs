@@ -7,7 +7,7 @@ use crate::flow::connection::{Connection, Ending, Role};
 
 /// `error.type` of what a reset ended.
 pub(super) const RESET: &str = "connection_reset";
-/// `error.type` of what the peer's close ended.
+/// `error.type` of what the server's close ended.
 pub(super) const CLOSED: &str = "connection_closed";
 /// `error.type` of what the own application gave up: it closed before the whole answer.
 pub(super) const ABANDONED: &str = "request_abandoned";
@@ -20,9 +20,14 @@ pub(super) fn error_type(ending: Ending, role: Role, begun: bool) -> Option<&'st
         (Ending::Reset, _) => Some(RESET),
         (Ending::LocalClosed, Role::Client) => Some(ABANDONED),
         (Ending::PeerClosed, Role::Server) => Some(CLIENT_GONE),
-        (Ending::PeerClosed, Role::Client) if !begun => Some(CLOSED),
+        _ if !begun && is_left(ending, role) => Some(CLOSED),
         _ => None,
     }
+}
+
+/// Whether the server is who ended it.
+pub(super) fn is_left(ending: Ending, role: Role) -> bool {
+    matches!((ending, role), (Ending::PeerClosed, Role::Client) | (Ending::LocalClosed, Role::Server))
 }
 
 /// Whether the client is who ended it.

@@ -6,8 +6,8 @@ use super::connection::{Connection, Ending, ResetBy, Role};
 use crate::exchange::hides_answers;
 
 impl Connection {
-    /// How it ended, if it did. `is_done`: it is gone and its last records have had their time.
-    pub(super) fn ending(&self, is_done: bool, now_ns: u64) -> Option<(Ending, u64)> {
+    /// How it ended, if it did. `is_done`: it is gone and its last records have had their time, which is `hold_ns`.
+    pub(super) fn ending(&self, is_done: bool, hold_ns: u64, now_ns: u64) -> Option<(Ending, u64)> {
         let waits = self.receive.stream.waiting_since_ns().is_some();
         if let Some(ns) = self.given_up_ns() {
             // What it had read by then, and is not told of yet, may be the answer.
@@ -23,8 +23,21 @@ impl Connection {
         if let Some(ns) = self.receive.ended_ns.filter(|_| !waits && self.facts.role == Some(Role::Client)) {
             return Some((Ending::PeerClosed, ns));
         }
+        // Whether its close was a reset is told just after it.
+        if let Some(ns) = self.left_ns()
+            && (is_done || (!waits && ns.saturating_add(hold_ns) <= now_ns))
+        {
+            return Some((Ending::LocalClosed, ns));
+        }
         // A client that sends no more may still wait: that a server which closes then had nobody to answer is not known.
         is_done.then(|| (Ending::Gone, self.closed_ns.unwrap_or(now_ns)))
+    }
+
+    /// When a server's application closed it, or its process ended, if the client had not ended its side before.
+    pub(super) fn left_ns(&self) -> Option<u64> {
+        let was_first = |ns: &u64| self.peer_closed_ns.is_none_or(|peer_ns| *ns < peer_ns);
+        let answers = self.facts.role == Some(Role::Server) && self.receive.ended_ns.is_none();
+        self.local_closed_ns.filter(was_first).filter(|_| answers)
     }
 
     /// When a client's application closed it, if nothing had ended it before.

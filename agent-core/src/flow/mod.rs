@@ -201,8 +201,16 @@ impl Flow {
             _ => None,
         };
         let closed = self.connection.closed_ns.map(|closed_ns| closed_ns.saturating_add(config.closed_hold_ns));
+        let left = self.connection.left_ns().map(|left_ns| left_ns.saturating_add(config.closed_hold_ns));
+        let left = left.filter(|due_ns| *due_ns > context.now_ns);
         let settled = settle::next_due_ns(&self.connection, config);
-        [hole(&self.connection.send), hole(&self.connection.receive), kind, closed, settled].into_iter().flatten().min()
+        let holes = [hole(&self.connection.send), hole(&self.connection.receive)];
+        holes.into_iter().chain([kind, closed, left, settled]).flatten().min()
+    }
+
+    /// How it ended, as far as can be said by now.
+    fn ending(&self, context: &Context<'_>) -> Option<(Ending, u64)> {
+        self.connection.ending(self.is_done(context), context.config.closed_hold_ns, context.now_ns)
     }
 
     /// Whether the connection is gone and its last records have had their time.
@@ -242,6 +250,7 @@ impl Flow {
                     connection.local_closed_ns.get_or_insert(changed_ns);
                     let fin = u64::from(connection.peer_closed_ns.is_some());
                     connection.receive.goes_to(record.receive_end, fin);
+                    connection.send.goes_to(record.send_end, 1);
                 }
             }
             change::REMOTE_CLOSED => {
@@ -380,7 +389,7 @@ impl Flow {
         self.pump(Direction::Send, context);
         self.pump(Direction::Receive, context);
         self.tell_ends(context);
-        let ending = self.connection.ending(self.is_done(context), context.now_ns);
+        let ending = self.ending(context);
         match &self.kind {
             Kind::Undecided(_) if ending.is_some() => self.become_opaque(false, context),
             // Too few bytes to tell, and none come: their exchange is told, and later ones may still show what it is.
@@ -440,8 +449,11 @@ impl Flow {
 
     /// Tells the parser of ends that nothing can come before any more.
     fn tell_ends(&mut self, context: &mut Context<'_>) {
-        let given_up =
-            matches!(self.connection.ending(self.is_done(context), context.now_ns), Some((Ending::LocalClosed, _)));
+        let ending = self.ending(context);
+        if self.connection.left_ns().is_some() && ending.is_none() {
+            return;
+        }
+        let given_up = matches!(ending, Some((Ending::LocalClosed, _)));
         let gone = self.is_done(context) || self.connection.reset_ns.is_some() || given_up;
         let Kind::Http(http) = &mut self.kind else { return };
         for direction in [Direction::Send, Direction::Receive] {

@@ -132,11 +132,11 @@ impl Dialogue {
         exchange.exact &= exchange.request_last || ending != Ending::LocalClosed;
         let begun = exchange.response.is_some();
         let error = ending::error_type(ending, role, begun);
-        let given_up = error.is_some_and(is_given_up);
-        let error = error.filter(|_| !given_up || self.asks_for_all(&exchange, begun));
+        let on_purpose = error.is_some_and(is_given_up) || ending == Ending::LocalClosed;
+        let error = error.filter(|_| !on_purpose || self.asks_for_all(&exchange, begun));
         let result = match error {
             Some(error) => Result { ended_by: Some(ending), ..Result::error(error, Some(ns)) },
-            None => Result { ended_by: given_up.then_some(ending), ..Result::unknown(ns) },
+            None => Result { ended_by: on_purpose.then_some(ending), ..Result::unknown(ns) },
         };
         self.draft(exchange, role, result, connection, context);
     }

@@ -68,7 +68,7 @@ impl Http {
         };
         let ended_by = ending.filter(|_| !whole).filter(seen).map(|(ending, _)| ending);
         // RFC 9112, 8: an answer that ends before its length, or its last chunk, is incomplete.
-        let is_short = ended_by == Some(Ending::PeerClosed) && role == Role::Client && !answer.head.until_close;
+        let is_short = ended_by.is_some_and(|ending| ending::is_left(ending, role)) && !answer.head.until_close;
         let error = ended_by.and_then(|ending| ending::error_type(ending, role, true));
         let outcome = match error.or(is_short.then_some(CLOSED)) {
             _ if whole => said,
