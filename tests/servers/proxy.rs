@@ -51,7 +51,8 @@ impl Proxy {
         let log = folder.join("log");
         let admin = format!("127.0.0.1:{}", free_port());
         let config = folder.write("envoy.json", envoy_configuration(&folder, [&address, &admin], server, tls));
-        let launch = Launch::new(packaged("envoy/_bin/envoy")).arg("-c").arg(config);
+        // A hot restart would keep memory in /dev/shm.
+        let launch = Launch::new(packaged("envoy/_bin/envoy")).arg("--disable-hot-restart").arg("-c").arg(config);
         let launch = launch.args(["--concurrency", "2", "--base-id-path"]).arg(folder.join("id"));
         let launch = launch.args(["--use-dynamic-base-id", "--file-flush-interval-msec", "100"]);
         let launch = launch.stdout_to(&folder.join("stdout")).stderr_to(&folder.join("stderr"));

@@ -53,6 +53,8 @@ impl Postgres {
             .args(setting(&format!("unix_socket_directories={}", folder.path().display())))
             .args(setting("shared_preload_libraries=pg_stat_statements"))
             .args(setting("max_connections=80"))
+            // In the folder, which goes with the guard; /dev/shm would keep it.
+            .args(setting("dynamic_shared_memory_type=mmap"))
             .args(setting("fsync=off"));
         if tls {
             let (key, certificate) = certificate(&folder);

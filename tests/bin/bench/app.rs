@@ -60,6 +60,8 @@ fn postgres(place: Place, folder: &TempDir) -> (Process, u16) {
     let setting = |name: &str, value: &str| ["-c".to_owned(), format!("{name}={value}")];
     let launch = as_user("postgres").arg("-D").arg(&data).args(["-p", &port.to_string(), "-h", "127.0.0.1"]);
     let launch = launch.args(setting("unix_socket_directories", "")).args(setting("fsync", "off"));
+    // In the folder, which goes with the guard; /dev/shm would keep it.
+    let launch = launch.args(setting("dynamic_shared_memory_type", "mmap"));
     let process = place.apply(launch.stderr_to(&folder.join("pg.log"))).spawn();
     let psql = |sql: &str| {
         let port = port.to_string();
