@@ -152,6 +152,18 @@ fn accept_default_of_the_whole_benchmark(bencher: Bencher<'_, '_>) {
 }
 
 #[divan::bench]
+fn accept_enriched_sampled_of_the_whole_benchmark(bencher: Bencher<'_, '_>) {
+    let added = [("deployment.environment.name", "production"), ("host.name", "bench"), ("cloud.region", "none")];
+    let config = RelayConfig {
+        resource_attributes: added.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+        sampling: Some(HeadSampling { threshold: Threshold::from_probability(0.5), keep_errors: true }),
+        renames: Renames { semantic_conventions: true, keys: vec![] },
+        ..RelayConfig::default()
+    };
+    accept(bencher, &request_of(bench_span), config);
+}
+
+#[divan::bench]
 fn accept_three_redactions_enriched_sampled(bencher: Bencher<'_, '_>) {
     let config = RelayConfig {
         redact: Redaction { deny: vec![("enduser.*".into(), Action::Hash)], ..Redaction::default() },

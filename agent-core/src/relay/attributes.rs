@@ -14,7 +14,9 @@ use super::{
     statement::{Normalised, Statements},
     url,
 };
-use crate::wire::{Editor, Field, Fields, Malformed, PlainPair, Value, field_number as number, pair, put_bytes};
+use crate::wire::{
+    Editor, Field, Fields, Malformed, PlainPair, Value, field_number as number, is_short_pair, pair, put_bytes,
+};
 
 /// Arrays and pairs within each other.
 pub const NESTED_MAX: usize = 32;
@@ -100,6 +102,17 @@ impl<'a, 'r> Walker<'a, 'r> {
             redacted: 0,
             scratch: [vec![], vec![]],
         }
+    }
+
+    /// All attributes of a list that has nothing but [short](Fields::next_short) ones with this tag.
+    pub fn run(&mut self, editor: &mut Editor<'a>, tag: u8, list: &mut List<'a>) -> Result<(), Malformed> {
+        let mut fields = Fields::new(self.request, list.body.clone());
+        while let Some(field) = fields.next_short(tag) {
+            if !(self.is_idle && is_short_pair(&self.request[field.bytes()?])) {
+                self.attribute(editor, &field, list)?;
+            }
+        }
+        Ok(())
     }
 
     /// One attribute of a list.
@@ -232,6 +245,9 @@ impl<'a, 'r> Walker<'a, 'r> {
     #[inline]
     pub fn text(&mut self, editor: &mut Editor<'a>, field: &Field) -> Result<(), Malformed> {
         let range = field.bytes()?;
+        if self.is_idle {
+            return Ok(());
+        }
         let text = &self.request[range.clone()];
         let place = (text.len() ^ usize::from(text.last().copied().unwrap_or_default())) % TEXTS;
         if self.clean[place] == text {

@@ -8,7 +8,8 @@ use std::{borrow::Cow, ops::Range};
 use super::attributes::{List, Walker};
 use super::resource::{Added, ResourceEdits};
 use crate::wire::{
-    Editor, Field, Fields, Kind, Malformed, SpanView, Summary, field_number as number, put_true_attribute,
+    ATTRIBUTE_TAG, Editor, Field, Fields, Kind, Malformed, SpanView, Summary, field_number as number,
+    put_true_attribute,
 };
 
 /// What becomes of a span.
@@ -217,6 +218,9 @@ impl<'a, 'r, J: Judge<'a>> Rewriter<'a, 'r, J> {
 
     fn span_fields(&mut self, span: &SpanView<'a>, edits: &SpanEdits) -> Result<(), Malformed> {
         let server = matches!(span.kind, Kind::Server | Kind::Consumer);
+        if span.is_plain && (edits.trace_state.is_none() || span.trace_state_field.is_none()) {
+            return self.plain_fields(span, server);
+        }
         let mut list = List::new(span.body.clone(), number::span::ATTRIBUTES, server);
         let mut fields = Fields::new(self.request, span.body.clone());
         while let Some(field) = fields.next()? {
@@ -235,6 +239,16 @@ impl<'a, 'r, J: Judge<'a>> Rewriter<'a, 'r, J> {
             }
         }
         Ok(())
+    }
+
+    /// The same for a span that [is plain](SpanView::is_plain), whose fields are known.
+    fn plain_fields(&mut self, span: &SpanView<'a>, server: bool) -> Result<(), Malformed> {
+        let Some(walker) = &mut self.walker else { return Ok(()) };
+        if let Some(name) = &span.name_field {
+            walker.text(&mut self.editor, name)?;
+        }
+        let mut list = List::new(span.attributes.clone(), number::span::ATTRIBUTES, server);
+        walker.run(&mut self.editor, ATTRIBUTE_TAG, &mut list)
     }
 
     /// A message with attributes in its field `attributes`, and perhaps a text in its field `text`.

@@ -16,8 +16,8 @@ mod traces;
 
 pub(crate) use self::{
     edit::Editor,
-    field::{Field, Fields, PlainPair, Wire, put_bytes, put_text_attribute, put_true_attribute, varint},
-    span::{next_message, pair, resource_pieces},
+    field::{Field, Fields, PlainPair, Wire, is_short_pair, put_bytes, put_text_attribute, put_true_attribute, varint},
+    span::{ATTRIBUTE_TAG, next_message, pair, resource_pieces},
 };
 pub use self::{
     field::{GROUP_DEPTH_MAX, Malformed},

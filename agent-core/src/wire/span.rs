@@ -63,12 +63,21 @@ pub struct SpanView<'a> {
     pub(crate) body: Range<usize>,
     /// The last `trace_state` field.
     pub(crate) trace_state_field: Option<Range<usize>>,
+    /// The name's field; several are [`Self::is_plain`] not.
+    pub(crate) name_field: Option<Field>,
+    /// Where its attributes stand.
+    pub(crate) attributes: Range<usize>,
+    /// Of what a relay looks into there is at most a name and then attributes that follow each other, all
+    /// [short](Fields::next_short).
+    pub(crate) is_plain: bool,
 }
 
+/// The tag of an attribute.
+pub(crate) const ATTRIBUTE_TAG: u8 = (number::span::ATTRIBUTES << 3 | 2) as u8;
+
 impl<'a> SpanView<'a> {
-    /// Reads the span at `body`.
-    pub(crate) fn read(request: &'a [u8], body: Range<usize>) -> Result<Self, Malformed> {
-        let mut span = Self {
+    fn new(request: &'a [u8], body: Range<usize>) -> Self {
+        Self {
             trace_id: &[],
             span_id: &[],
             parent_span_id: &[],
@@ -79,9 +88,36 @@ impl<'a> SpanView<'a> {
             end_unix_ns: 0,
             status: StatusCode::Unset,
             request,
-            body: body.clone(),
             trace_state_field: None,
-        };
+            name_field: None,
+            attributes: body.start..body.start,
+            is_plain: true,
+            body,
+        }
+    }
+
+    /// Reads the span at `body`.
+    pub(crate) fn read(request: &'a [u8], body: Range<usize>) -> Result<Self, Malformed> {
+        let mut span = Self::new(request, body.clone());
+        let mut fields = Fields::new(request, body);
+        span.read_usual(&mut fields);
+        loop {
+            let run = fields.run(ATTRIBUTE_TAG);
+            if !run.is_empty() {
+                span.is_plain &= span.attributes.is_empty();
+                span.attributes = run;
+            }
+            match fields.next()? {
+                Some(field) => span.field(&field)?,
+                None => return Ok(span),
+            }
+        }
+    }
+
+    /// One field after the other.
+    #[cfg(test)]
+    pub(crate) fn read_slowly(request: &'a [u8], body: Range<usize>) -> Result<Self, Malformed> {
+        let mut span = Self::new(request, body.clone());
         let mut fields = Fields::new(request, body);
         while let Some(field) = fields.next()? {
             span.field(&field)?;
@@ -89,11 +125,44 @@ impl<'a> SpanView<'a> {
         Ok(span)
     }
 
+    /// The fields that nearly all spans begin with, in their usual order, as long as they are those.
+    #[inline(always)]
+    fn read_usual(&mut self, fields: &mut Fields<'a>) {
+        const fn tag(number: u32, wire_type: u32) -> u8 {
+            (number << 3 | wire_type) as u8
+        }
+        const TRACE_ID: u8 = tag(number::span::TRACE_ID, 2);
+        const SPAN_ID: u8 = tag(number::span::SPAN_ID, 2);
+        const PARENT_SPAN_ID: u8 = tag(number::span::PARENT_SPAN_ID, 2);
+        const NAME: u8 = tag(number::span::NAME, 2);
+        const KIND: u8 = tag(number::span::KIND, 0);
+        const START_TIME: u8 = tag(number::span::START_TIME, 1);
+        const END_TIME: u8 = tag(number::span::END_TIME, 1);
+        let ids = fields.next_if::<28>(|ids| ids[..2] == [TRACE_ID, 16] && ids[18..20] == [SPAN_ID, 8]);
+        if let Some(ids) = ids {
+            (self.trace_id, self.span_id) = (&ids[2..18], &ids[20..]);
+        }
+        if let Some(parent) = fields.next_if::<10>(|parent| parent[..2] == [PARENT_SPAN_ID, 8]) {
+            self.parent_span_id = &parent[2..];
+        }
+        if let Some(name) = fields.next_short(NAME) {
+            self.name = name.bytes().map_or(&[], |range| &self.request[range]);
+            self.name_field = Some(name);
+        }
+        let times = fields
+            .next_if::<20>(|times| matches!(times, [KIND, ..0x80, START_TIME, _, _, _, _, _, _, _, _, END_TIME, ..]));
+        if let Some([_, kind, _, times @ ..]) = times {
+            let time = |at: usize| times[at..].first_chunk().map_or(0, |time| u64::from_le_bytes(*time));
+            self.kind = Kind::from_number(u64::from(*kind));
+            (self.start_unix_ns, self.end_unix_ns) = (time(0), time(9));
+        }
+    }
+
     #[inline]
     fn field(&mut self, field: &Field) -> Result<(), Malformed> {
         let bytes = |field: &Field| field.bytes().map(|range| &self.request[range]);
         match field.number {
-            number::span::ATTRIBUTES => {}
+            number::span::ATTRIBUTES | number::span::EVENTS | number::span::LINKS => self.is_plain = false,
             number::span::TRACE_ID => self.trace_id = bytes(field)?,
             number::span::SPAN_ID => self.span_id = bytes(field)?,
             number::span::PARENT_SPAN_ID => self.parent_span_id = bytes(field)?,
@@ -101,7 +170,11 @@ impl<'a> SpanView<'a> {
                 self.trace_state = bytes(field)?;
                 self.trace_state_field = Some(field.range());
             }
-            number::span::NAME => self.name = bytes(field)?,
+            number::span::NAME => {
+                self.name = bytes(field)?;
+                self.is_plain &= self.name_field.is_none() && self.attributes.is_empty();
+                self.name_field = Some(*field);
+            }
             number::span::KIND => self.kind = Kind::from_number(field.varint()?),
             number::span::START_TIME => self.start_unix_ns = field.fixed64()?,
             number::span::END_TIME => self.end_unix_ns = field.fixed64()?,
@@ -114,8 +187,10 @@ impl<'a> SpanView<'a> {
     fn read_status(&mut self, body: Range<usize>) -> Result<(), Malformed> {
         let mut fields = Fields::new(self.request, body);
         while let Some(field) = fields.next()? {
-            if field.number == number::status::CODE {
-                self.status = StatusCode::from_number(field.varint()?);
+            match field.number {
+                number::status::CODE => self.status = StatusCode::from_number(field.varint()?),
+                number::status::MESSAGE => self.is_plain = false,
+                _ => {}
             }
         }
         Ok(())

@@ -4,6 +4,7 @@ use opentelemetry_proto::tonic::{
     resource::v1::Resource,
     trace::v1::{ResourceSpans, ScopeSpans, Span, Status},
 };
+use proptest::prelude::*;
 use prost::Message;
 
 use super::*;
@@ -139,6 +140,98 @@ fn what_is_cut_off_or_garbled_is_never_a_panic() {
             let mut garbled = bytes.clone();
             garbled[end] ^= flip;
             let _ = (summary(&garbled), split(&garbled, 2));
+        }
+    }
+}
+
+/// Fields of spans: usual ones, others, and what is wrong.
+fn pieces() -> Vec<Vec<u8>> {
+    let field = |number: u32, value: &[u8]| {
+        let mut bytes = Vec::new();
+        put_bytes(&mut bytes, number, value);
+        bytes
+    };
+    let time = |tag: u8, time: u64| [&[tag][..], &time.to_le_bytes()].concat();
+    let usual = [field(1, &[1; 16]), field(2, &[2; 8]), field(4, &[3; 8]), field(5, b"GET")];
+    let times = [vec![0x30, 3], time(0x39, 100), time(0x41, 200)];
+    let attributes = [field(9, b"a"), field(9, &[7; 200]), field(9, &[7; 20_000])];
+    let others = [field(1, &[1; 15]), field(2, &[]), field(3, b"a=b"), field(4, &[4; 9]), field(5, &[b'x'; 300])];
+    let more = [field(11, &[]), field(13, &[]), field(15, &[]), field(15, &[0x18, 2]), field(15, &[0x12, 1, b'm'])];
+    let odd = [
+        vec![0x30, 0x83, 0],
+        vec![0x85, 2, 1, 1, 0, 0],
+        vec![0x48, 1],
+        vec![0x4a, 3, 1],
+        vec![0x0a, 16, 1],
+        vec![0x39, 1],
+    ];
+    [&usual[..], &times, &attributes, &others, &more, &odd].concat()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn fields_that_are_read_at_once_are_read_as_all_are(
+        begins in 0..8_usize,
+        rest in prop::collection::vec(prop::sample::select(pieces()), 0..9),
+    ) {
+        let body = [pieces()[..begins].concat(), rest.concat()].concat();
+        let (read, slowly) = (SpanView::read(&body, 0..body.len()), SpanView::read_slowly(&body, 0..body.len()));
+        prop_assert_eq!(slowly.clone().err(), read.clone().err());
+        let (Ok(read), Ok(slowly)) = (read, slowly) else { return Ok(()) };
+        let (mut fields, mut seen) = (Fields::new(&body, 0..body.len()), Vec::new());
+        while let Some(field) = fields.next().unwrap() {
+            let is_message = || field.bytes().is_ok_and(|range| body[range].first() == Some(&0x12));
+            if matches!(field.number, 5 | 9 | 11 | 13) || (field.number == 15 && is_message()) {
+                seen.push(field);
+            }
+        }
+        if read.is_plain {
+            let name = seen.first().filter(|field| field.number == 5).copied();
+            let attributes = &seen[usize::from(name.is_some())..];
+            prop_assert_eq!(read.name_field, name);
+            prop_assert!(attributes.iter().all(|field| field.number == 9 && field.bytes().is_ok()));
+            prop_assert!(attributes.windows(2).all(|pair| pair[0].end == pair[1].start));
+            let range = attributes.first().zip(attributes.last()).map(|(first, last)| first.start..last.end);
+            prop_assert_eq!(read.attributes.clone(), range.unwrap_or_default());
+        }
+        let said = |mut span: SpanView<'_>| {
+            (span.is_plain, span.name_field, span.attributes) = (true, None, 0..0);
+            format!("{span:?}")
+        };
+        prop_assert_eq!(said(read), said(slowly));
+    }
+}
+
+#[test]
+fn a_pair_that_is_known_at_a_glance_is_one_by_the_long_way() {
+    let pairs: [&[u8]; 5] = [
+        b"\x0a\x01a\x12\x03\x0a\x01b",
+        b"\x0a\x00\x12\x02\x0a\x00",
+        b"\x0a\x01a\x12\x02\x18\x07",
+        b"\x0a\x01a\x12\x03\x18\xc8\x01",
+        b"\x0a\x01a\x12\x02\x10\x01",
+    ];
+    for bytes in pairs {
+        assert!(is_short_pair(bytes));
+        for at in 0..bytes.len() {
+            for other in 0..=u8::MAX {
+                let mut changed = bytes.to_vec();
+                changed[at] = other;
+                for end in 0..=changed.len() {
+                    let changed = &changed[..end];
+                    if is_short_pair(changed) {
+                        assert!(PlainPair::read(changed, 0..end).is_some());
+                        let (_, value) = pair(changed, 0..end).unwrap();
+                        let value = Value::read(changed, value.unwrap().bytes().unwrap()).unwrap();
+                        assert!(
+                            matches!(value, Value::Text(_) | Value::Bool(_) | Value::Int(0..16_384)),
+                            "{changed:?}"
+                        );
+                    }
+                }
+            }
         }
     }
 }

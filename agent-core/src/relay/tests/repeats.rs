@@ -3,6 +3,7 @@
 use agent_protocol::fuzzing::Random;
 
 use super::*;
+use crate::wire;
 
 const KEYS: &[&str] = &[
     "a",
@@ -79,6 +80,56 @@ fn a_span_becomes_the_same_whatever_came_before_it() {
             let alone: Vec<_> = spans.into_iter().map(|span| accept(vec![span])).collect();
             assert_eq!(found, alone.iter().map(first_span).collect::<Vec<_>>());
             assert_eq!(together.redacted, alone.iter().map(|relayed| relayed.redacted).sum::<u64>());
+        }
+    }
+}
+
+/// A link, even an empty one, makes the relay read a span field by field.
+#[test]
+fn a_span_that_is_read_at_once_becomes_what_it_becomes_field_by_field() {
+    const LINK: &[u8] = &[0x6a, 0];
+    let (mut random, values) = (Random::new(11), values());
+    let renames = Renames { semantic_conventions: true, keys: vec![("a".into(), "b".into())] };
+    let sampling = Some(HeadSampling { threshold: Threshold::from_probability(0.5), keep_errors: true });
+    let everything = RelayConfig { renames, sampling, ..RelayConfig::default() };
+    let bytes = |spans: &[Vec<u8>]| {
+        let (mut scope, mut resource, mut request) = (Vec::new(), Vec::new(), Vec::new());
+        spans.iter().for_each(|span| wire::put_bytes(&mut scope, 2, span));
+        wire::put_bytes(&mut resource, 2, &scope);
+        wire::put_bytes(&mut request, 1, &resource);
+        request
+    };
+    for config in [RelayConfig::untouched(), RelayConfig::default(), everything] {
+        let relay = Relay::new(config).unwrap();
+        let accept = |spans: &[Vec<u8>]| relay.accept(&bytes(spans), NOW);
+        let kept = |batch: &Option<SafeBatch>| -> Vec<Vec<u8>> {
+            let Some(batch) = batch else { return vec![] };
+            wire::spans(batch.bytes()).map(|span| batch.bytes()[span.unwrap().body].to_vec()).collect()
+        };
+        for turn in 0..2_000 {
+            let mut spans: Vec<Vec<u8>> = spans(&mut random, &values).iter().map(Span::encode_to_vec).collect();
+            for span in &mut spans {
+                let at = random.below(span.len());
+                if turn % 2 == 1 && random.below(8) == 0 {
+                    span[at] ^= 1 << random.below(8);
+                }
+            }
+            let linked: Vec<Vec<u8>> = spans.iter().map(|span| [LINK, span].concat()).collect();
+            let (Ok(plain), Ok(other)) = (accept(&spans), accept(&linked)) else {
+                assert_eq!(accept(&spans).is_err(), accept(&linked).is_err());
+                continue;
+            };
+            // A trace state that is new stands before all.
+            let without = |mut spans: Vec<Vec<u8>>| {
+                for span in &mut spans {
+                    let at = if span.starts_with(LINK) { 0 } else { 2 + usize::from(span[1]) };
+                    assert!(span.drain(at..at + LINK.len()).eq(LINK.iter().copied()));
+                }
+                spans
+            };
+            assert_eq!(kept(&plain.kept), without(kept(&other.kept)));
+            assert_eq!(kept(&plain.local), without(kept(&other.local)));
+            assert_eq!((plain.redacted, plain.rejected), (other.redacted, other.rejected));
         }
     }
 }
