@@ -118,7 +118,7 @@ impl<'a, 'r> Walker<'a, 'r> {
     /// One attribute of a list.
     #[inline]
     pub fn attribute(&mut self, editor: &mut Editor<'a>, field: &Field, list: &mut List<'a>) -> Result<(), Malformed> {
-        let (length, body) = field.message()?;
+        let body = field.bytes()?;
         list.at = field.end;
         let place = list.seen % REPEATS;
         list.seen += 1;
@@ -131,7 +131,7 @@ impl<'a, 'r> Walker<'a, 'r> {
         }
         let became = match PlainPair::read(self.request, body.clone()) {
             Some(plain) if self.is_idle => scalar(&plain.member)?,
-            Some(plain) => self.plain(editor, (field, length, &body), &plain, list)?,
+            Some(plain) => self.plain(editor, field, &plain, list)?,
             None => Became::Unread,
         };
         match became {
@@ -150,7 +150,7 @@ impl<'a, 'r> Walker<'a, 'r> {
     fn plain(
         &mut self,
         editor: &mut Editor<'a>,
-        (field, length, body): (&Field, usize, &Range<usize>),
+        field: &Field,
         plain: &PlainPair,
         list: &mut List<'a>,
     ) -> Result<Became, Malformed> {
@@ -172,11 +172,8 @@ impl<'a, 'r> Walker<'a, 'r> {
             return scalar(member);
         }
         if self.is_secret(member.bytes()?, place, rule.form, list)? {
-            editor.enter(length, body);
-            editor.enter(plain.value_length, &plain.value);
-            self.put_found(editor, member);
-            editor.leave();
-            editor.leave();
+            self.redacted += 1;
+            editor.replace_text(field, plain, &self.scratch[0]);
             return Ok(Became::Other);
         }
         // What a statement says depends on whose SQL it is.
@@ -494,6 +491,9 @@ impl<'a, 'r> Walker<'a, 'r> {
                 continue;
             }
             let body = field.bytes()?;
+            if is_short_pair(&self.request[body.clone()]) && !self.has_key_as_long_as_a_system(&body) {
+                continue;
+            }
             let key = match PlainPair::read(self.request, body.clone()) {
                 Some(plain) => plain.key,
                 None => pair(self.request, body.clone())?.0,
@@ -505,6 +505,12 @@ impl<'a, 'r> Walker<'a, 'r> {
         }
         list.system = Some(found);
         Ok(found)
+    }
+
+    /// Of a [short pair](is_short_pair).
+    fn has_key_as_long_as_a_system(&self, body: &Range<usize>) -> bool {
+        let length = self.request.get(body.start + 1).map_or(0, |length| usize::from(*length));
+        SYSTEM_KEYS.iter().any(|known| known.len() == length)
     }
 
     /// The value of the `KeyValue` at `body`.

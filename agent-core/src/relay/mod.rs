@@ -49,7 +49,7 @@ use bytes::Bytes;
 
 use self::{
     attributes::Walker,
-    judge::{Checks, Side},
+    judge::Checks,
     patterns::Patterns,
     resource::ResourceEdits,
     rewrite::{Rewriter, Rewritten},
@@ -112,8 +112,12 @@ impl Relay {
     /// Handles the request of a sender that proved to be `tenant`: every resource gets that as [`TENANT`], whatever it said itself. Of a
     /// request that stays as it is no copy is made.
     pub fn accept_from(&self, request: &Bytes, tenant: Option<&str>, now: UnixNs) -> Result<Relayed, Malformed> {
-        let mut checks = Checks::new(self.sampling.as_ref(), self.clock, now, Side::Kept);
-        let kept = self.rewrite(request, tenant, &mut checks)?;
+        let mut checks = Checks::new(self.sampling.as_ref(), self.clock, now);
+        let walker = Walker::new(request, &self.rules, &self.patterns);
+        let resources = ResourceEdits { attributes: &self.resource_attributes, tenant };
+        let rewriter = Rewriter::new(request, &mut checks, Some(walker), resources);
+        // Without sampling no span stays here.
+        let (kept, local) = if self.sampling.is_some() { rewriter.run_both()? } else { (rewriter.run()?, None) };
         let mut relayed = Relayed {
             rejected: checks.rejected(),
             reason: checks.reason(),
@@ -121,25 +125,8 @@ impl Relay {
             ..Relayed::default()
         };
         relayed.kept = relayed.add(request, kept);
-        if checks.local_count > 0 {
-            let local = Side::Local(checks.local.into_iter());
-            let mut checks = Checks::new(self.sampling.as_ref(), self.clock, now, local);
-            let local = self.rewrite(request, tenant, &mut checks)?;
-            relayed.local = relayed.add(request, local);
-            relayed.skewed += checks.skewed;
-        }
+        relayed.local = local.and_then(|local| relayed.add(request, local));
         Ok(relayed)
-    }
-
-    fn rewrite<'a>(
-        &self,
-        request: &'a [u8],
-        tenant: Option<&str>,
-        checks: &mut Checks<'_>,
-    ) -> Result<Rewritten<'a>, Malformed> {
-        let walker = Walker::new(request, &self.rules, &self.patterns);
-        let resources = ResourceEdits { attributes: &self.resource_attributes, tenant };
-        Rewriter::new(request, checks, Some(walker), resources).run()
     }
 }
 

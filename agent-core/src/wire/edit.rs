@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::{put_bytes, varint};
+use super::{Field, PlainPair, Wire, put_bytes, put_varint, varint, varint_bytes};
 
 /// An enclosing message.
 #[derive(Clone, Debug)]
@@ -65,7 +65,16 @@ impl<'a> Editor<'a> {
         self.written -= 1;
         self.copy_to(message.end);
         let length_out = message.body_out - message.length.len();
-        let (length, bytes) = varint((self.out.len() - message.body_out) as u64);
+        let length = self.out.len() - message.body_out;
+        // Nearly all are as long as they were.
+        match &mut self.out[length_out..message.body_out] {
+            [only] if length < 0x80 => return *only = length as u8,
+            [low, high] if (0x80..0x4000).contains(&length) => {
+                return (*low, *high) = (length as u8 | 0x80, (length >> 7) as u8);
+            }
+            _ => {}
+        }
+        let (length, bytes) = varint(length as u64);
         let length = &length[..bytes];
         if length.len() == message.length.len() {
             self.out[length_out..message.body_out].copy_from_slice(length);
@@ -80,6 +89,19 @@ impl<'a> Editor<'a> {
         self.copy_to(range.start);
         self.out.extend_from_slice(new);
         self.copied = self.copied.max(range.end);
+    }
+
+    /// Puts another text in the place of that of a `KeyValue`, which is the field `pair` and was not entered.
+    pub fn replace_text(&mut self, pair: &Field, plain: &PlainPair, text: &[u8]) {
+        let Wire::Bytes { length, body } = pair.wire else { return };
+        let member = 1 + varint_bytes(text.len()) + text.len();
+        self.replace(length..body, &[]);
+        let key = &self.request[body..plain.value_length];
+        put_varint(&mut self.out, (key.len() + varint_bytes(member) + member) as u64);
+        self.out.extend_from_slice(key);
+        put_varint(&mut self.out, member as u64);
+        put_bytes(&mut self.out, plain.member.number, text);
+        self.copied = pair.end;
     }
 
     /// Puts a length-delimited field in the place of a range.
@@ -127,12 +149,15 @@ impl<'a> Editor<'a> {
         if self.out.capacity() == 0 {
             self.out.reserve(self.request.len() + self.request.len() / 16 + 64);
         }
-        while let Some(message) = self.open.get(self.written) {
-            let body = message.length.end;
-            self.copy_to(body);
-            self.open[self.written].body_out = self.out.len();
-            self.written += 1;
+        // What is not copied yet goes there in one piece.
+        let (out, copied) = (self.out.len(), self.copied);
+        let mut end = copied;
+        for message in &mut self.open[self.written..] {
+            end = message.length.end;
+            message.body_out = out + end.saturating_sub(copied);
         }
+        self.written = self.open.len();
+        self.copy_to(end);
     }
 
     fn copy_to(&mut self, end: usize) {
@@ -146,6 +171,7 @@ impl<'a> Editor<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{Fields, pair as pair_of, put_text_attribute};
 
     /// A message in a message: field 1 { field 1 { "abc" } field 2: 7 }.
     const NESTED: &[u8] = &[0x0a, 7, 0x0a, 3, b'a', b'b', b'c', 0x10, 7];
@@ -181,6 +207,31 @@ mod tests {
         let long = [b'x'; 300];
         let expected = [&[0x0a, 0xb4, 2, 0x0a, 0xaf, 2][..], &long, b"abc", &[0x10, 7]].concat();
         assert_eq!(edited(|editor| editor.insert(4, &long)), Some(expected));
+    }
+
+    #[test]
+    fn a_text_that_is_replaced_is_as_if_its_messages_had_been_entered() {
+        let long = |bytes: usize| "y".repeat(bytes);
+        for before in [1, 100, 118, 125, 300] {
+            let mut request = vec![0x08, 1];
+            put_text_attribute(&mut request, 9, "key", &long(before));
+            request.extend([0x10, 2]);
+            let mut fields = Fields::new(&request, 2..request.len());
+            let pair = fields.next().unwrap().unwrap();
+            let (length, body) = pair.message().unwrap();
+            let plain = PlainPair::read(&request, body.clone()).unwrap();
+            for after in [0, 1, 100, 118, 119, 120, 125, 127, 128, 300, 17_000] {
+                let (mut at_once, mut entered) = (Editor::new(&request), Editor::new(&request));
+                at_once.replace_text(&pair, &plain, long(after).as_bytes());
+                entered.enter(length, &body);
+                let (length, body) = pair_of(&request, body.clone()).unwrap().1.unwrap().message().unwrap();
+                entered.enter(length, &body);
+                entered.replace_field(plain.member.range(), plain.member.number, long(after).as_bytes());
+                entered.leave();
+                entered.leave();
+                assert_eq!(at_once.finish(), entered.finish(), "{before} {after}");
+            }
+        }
     }
 
     #[test]

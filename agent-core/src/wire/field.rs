@@ -243,9 +243,8 @@ impl<'a> Fields<'a> {
 #[derive(Clone, Debug)]
 pub(crate) struct PlainPair {
     pub key: Range<usize>,
-    /// Where the value's length stands, and the value.
+    /// Where the value's length stands.
     pub value_length: usize,
-    pub value: Range<usize>,
     /// The member of the value.
     pub member: Field,
 }
@@ -273,7 +272,7 @@ impl PlainPair {
             Some(text) => text,
             None => fields.next().ok()??,
         };
-        (member.end == value.end).then_some(Self { value_length: key.end + 1, key, value, member })
+        (member.end == value.end).then_some(Self { value_length: key.end + 1, key, member })
     }
 }
 
@@ -308,9 +307,24 @@ pub(crate) fn varint(mut value: u64) -> ([u8; 10], usize) {
     (bytes, count + 1)
 }
 
-fn put_varint(out: &mut Vec<u8>, value: u64) {
-    let (bytes, count) = varint(value);
-    out.extend_from_slice(&bytes[..count]);
+pub(crate) fn put_varint(out: &mut Vec<u8>, value: u64) {
+    match value {
+        0..0x80 => out.push(value as u8),
+        0x80..0x4000 => out.extend_from_slice(&[value as u8 | 0x80, (value >> 7) as u8]),
+        _ => {
+            let (bytes, count) = varint(value);
+            out.extend_from_slice(&bytes[..count]);
+        }
+    }
+}
+
+/// Bytes of a varint.
+pub(crate) fn varint_bytes(value: usize) -> usize {
+    match value {
+        0..0x80 => 1,
+        0x80..0x4000 => 2,
+        _ => varint(value as u64).1,
+    }
 }
 
 /// Writes a length-delimited field.

@@ -15,8 +15,11 @@ mod split;
 mod traces;
 
 pub(crate) use self::{
-    edit::Editor,
-    field::{Field, Fields, PlainPair, Wire, is_short_pair, put_bytes, put_text_attribute, put_true_attribute, varint},
+    edit::{Checkpoint, Editor},
+    field::{
+        Field, Fields, PlainPair, Wire, is_short_pair, put_bytes, put_text_attribute, put_true_attribute, put_varint,
+        varint, varint_bytes,
+    },
     span::{ATTRIBUTE_TAG, next_message, pair, resource_pieces},
 };
 pub use self::{

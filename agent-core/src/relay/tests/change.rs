@@ -175,3 +175,59 @@ fn a_resource_without_spans_left_goes_with_them() {
     let resources = |batch: &Option<SafeBatch>| decode(batch.as_ref().unwrap()).resource_spans.len();
     assert_eq!((resources(&relayed.kept), resources(&relayed.local)), (1, 1));
 }
+
+/// The request with the spans that `stays` is true of; a scope or resource that has lost all of its spans is left out.
+fn only(request: &ExportTraceServiceRequest, stays: impl Fn(&Span) -> bool) -> ExportTraceServiceRequest {
+    let mut request = request.clone();
+    request.resource_spans.retain_mut(|resource| {
+        let before: usize = resource.scope_spans.iter().map(|scope| scope.spans.len()).sum();
+        resource.scope_spans.retain_mut(|scope| {
+            let before = scope.spans.len();
+            scope.spans.retain(&stays);
+            before == 0 || !scope.spans.is_empty()
+        });
+        before == 0 || resource.scope_spans.iter().any(|scope| !scope.spans.is_empty())
+    });
+    request
+}
+
+#[test]
+fn each_of_two_batches_is_what_a_request_of_its_spans_alone_becomes() {
+    let mut random = agent_protocol::fuzzing::Random::new(3);
+    let half = HeadSampling { threshold: Threshold::from_probability(0.5), keep_errors: true };
+    let (alone, both) = (enriching(), RelayConfig { sampling: Some(half), ..enriching() });
+    for _ in 0..500 {
+        let mut one = || {
+            let secrets = texts(&[("password", "x"), ("to", "jane@example.com"), ("n", "1")]);
+            let times = if random.below(8) == 0 { (1, 2) } else { (NOW.0, NOW.0) };
+            let id = if random.below(8) == 0 { 0 } else { 1 };
+            let random = [0x10, 0xf0][random.below(2)];
+            let trace_id = [&[id; 9][..], &[random * id], &[0; 6]].concat();
+            let (start_time_unix_nano, end_time_unix_nano) = times;
+            Span { trace_id, start_time_unix_nano, end_time_unix_nano, ..span(secrets) }
+        };
+        let mut all = request(vec![]);
+        for number in 0..3 {
+            let mut resource = request(vec![]).resource_spans.remove(0);
+            resource.resource.as_mut().unwrap().attributes.extend(texts(&[("token", "x"), ("n", "a@b.de")]));
+            resource.scope_spans = (0..2)
+                .map(|scope| {
+                    let spans = (0..(number + scope) % 4).map(|_| one()).collect();
+                    request(spans).resource_spans.remove(0).scope_spans.remove(0)
+                })
+                .collect();
+            all.resource_spans.push(resource);
+        }
+        let is_valid = |span: &Span| span.trace_id != [0; 16];
+        let is_local = |span: &Span| is_valid(span) && span.trace_id[9] < 0x80;
+        let relayed = accept(both.clone(), &all);
+        let local = accept(alone.clone(), &only(&all, is_local));
+        let kept = accept(both.clone(), &only(&all, |span| is_valid(span) && !is_local(span)));
+        assert_eq!((&relayed.kept, &relayed.local), (&kept.kept, &local.kept));
+        assert_eq!((kept.local, local.local), (None, None));
+        assert_eq!(relayed.skewed, kept.skewed + local.skewed);
+        let invalid =
+            all.resource_spans.iter().flat_map(|resource| &resource.scope_spans).flat_map(|scope| &scope.spans);
+        assert_eq!(relayed.rejected, invalid.filter(|span| !is_valid(span)).count() as u64);
+    }
+}
