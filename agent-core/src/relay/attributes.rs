@@ -78,6 +78,7 @@ pub(super) struct Walker<'a, 'r> {
     keys: KeyCache<'a>,
     repeats: [Repeat<'a>; REPEATS],
     statements: Statements,
+    names: url::Names<'a>,
     /// Texts in which there was nothing to hide.
     clean: [&'a [u8]; TEXTS],
     /// The same of a statement that has lost its literals: those with other literals become the same.
@@ -97,6 +98,7 @@ impl<'a, 'r> Walker<'a, 'r> {
             repeats: [Repeat::default(); REPEATS],
             keys: KeyCache::new(rules),
             statements: Statements::new(),
+            names: url::Names::default(),
             clean: [b""; TEXTS],
             clean_statement: vec![],
             redacted: 0,
@@ -424,7 +426,7 @@ impl<'a, 'r> Walker<'a, 'r> {
         formed.clear();
         let changed = match form {
             Form::Plain => false,
-            Form::Url | Form::Query => url::redact(text, form == Form::Query, formed),
+            Form::Url | Form::Query => url::redact(text, form == Form::Query, &mut self.names, formed),
             Form::Statement => match self.statements.normalise(text, system) {
                 Normalised::Clean => return false,
                 Normalised::Unknown => false,
@@ -486,12 +488,17 @@ impl<'a, 'r> Walker<'a, 'r> {
         }
         let mut found = list.system_so_far;
         let mut fields = Fields::new(self.request, list.at..list.body.end);
-        while let Some(field) = fields.next()? {
-            if field.number != list.number {
-                continue;
-            }
+        loop {
+            let field = match fields.next_short((list.number << 3 | 2) as u8) {
+                Some(field) => field,
+                None => match fields.next()? {
+                    Some(field) if field.number == list.number => field,
+                    Some(_) => continue,
+                    None => break,
+                },
+            };
             let body = field.bytes()?;
-            if is_short_pair(&self.request[body.clone()]) && !self.has_key_as_long_as_a_system(&body) {
+            if is_short_pair(&self.request[body.clone()]) && !self.has_system_key(&body) {
                 continue;
             }
             let key = match PlainPair::read(self.request, body.clone()) {
@@ -508,9 +515,10 @@ impl<'a, 'r> Walker<'a, 'r> {
     }
 
     /// Of a [short pair](is_short_pair).
-    fn has_key_as_long_as_a_system(&self, body: &Range<usize>) -> bool {
-        let length = self.request.get(body.start + 1).map_or(0, |length| usize::from(*length));
-        SYSTEM_KEYS.iter().any(|known| known.len() == length)
+    fn has_system_key(&self, body: &Range<usize>) -> bool {
+        let [_, length, rest @ ..] = &self.request[body.clone()] else { return false };
+        let key = rest.get(..usize::from(*length)).unwrap_or_default();
+        SYSTEM_KEYS.iter().any(|known| known.as_bytes() == key)
     }
 
     /// The value of the `KeyValue` at `body`.

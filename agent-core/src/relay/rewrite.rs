@@ -183,8 +183,13 @@ impl<'a, 'r, J: Judge<'a>> Rewriter<'a, 'r, J> {
     }
 
     fn scope_spans(&mut self, body: Range<usize>) -> Result<(), Malformed> {
+        const SPAN: u8 = (number::scope_spans::SPANS << 3 | 2) as u8;
         let mut fields = Fields::new(self.request, body);
-        while let Some(field) = fields.next()? {
+        loop {
+            while let Some(span) = fields.next_short(SPAN) {
+                self.span(&span)?;
+            }
+            let Some(field) = fields.next()? else { return Ok(()) };
             match field.number {
                 number::scope_spans::SPANS => self.span(&field)?,
                 number::scope_spans::SCOPE => {
@@ -197,7 +202,6 @@ impl<'a, 'r, J: Judge<'a>> Rewriter<'a, 'r, J> {
                 _ => {}
             }
         }
-        Ok(())
     }
 
     fn span(&mut self, field: &Field) -> Result<(), Malformed> {

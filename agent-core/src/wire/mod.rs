@@ -144,7 +144,13 @@ pub fn count_spans(request: &[u8]) -> Result<u64, Malformed> {
         let mut scopes = Fields::new(request, resource_spans);
         while let Some(scope_spans) = next_message(&mut scopes, field_number::resource_spans::SCOPE_SPANS)? {
             let mut fields = Fields::new(request, scope_spans);
-            while next_message(&mut fields, field_number::scope_spans::SPANS)?.is_some() {
+            loop {
+                while fields.next_short((field_number::scope_spans::SPANS << 3 | 2) as u8).is_some() {
+                    spans += 1;
+                }
+                if next_message(&mut fields, field_number::scope_spans::SPANS)?.is_none() {
+                    break;
+                }
                 spans += 1;
             }
         }

@@ -65,19 +65,19 @@ fn outline(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
     // What is before this is written, or left out.
     let (mut done, mut at) = (0, 0);
     while at < text.len() {
+        // Words, and what is between them, say nothing, but that digits in a word are a part of it.
+        at += run(&text[at..], |class| matches!(class, Class::Other | Class::Joins));
         match class(at) {
-            Class::Other => at += 1,
-            // A word, with the digits in it.
-            Class::Joins => at += run(&text[at..], |class| matches!(class, Class::Joins | Class::Digit)),
+            Class::Digit if at > 0 && class(at - 1) == Class::Joins => at = word_end(text, at),
             Class::Digit => {
-                let length = run(&text[at..], |class| class == Class::Digit);
-                if class(at + length) != Class::Joins {
+                let end = at + run(&text[at..], |class| class == Class::Digit);
+                if class(end) == Class::Joins {
+                    at = word_end(text, end);
+                } else {
                     out.extend_from_slice(&text[done..at]);
                     out.push(b'0');
-                    done = at + length;
+                    (done, at) = (end, end);
                 }
-                // Else the rest of it is a word to this loop.
-                at += length;
             }
             Class::Quote => {
                 let length = memchr::memchr(b'\'', &text[at + 1..]).unwrap_or(text.len() - at - 1);
@@ -89,12 +89,16 @@ fn outline(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
                 at = done + 1;
             }
             Class::Minus if class(at + 1) == Class::Minus => return None,
-            Class::Minus => at += 1,
             Class::Special => return None,
+            Class::Minus | Class::Other | Class::Joins => at += 1,
         }
     }
     out.extend_from_slice(text.get(done..).unwrap_or_default());
     Some(())
+}
+
+fn word_end(text: &[u8], at: usize) -> usize {
+    at + run(&text[at..], |class| matches!(class, Class::Joins | Class::Digit))
 }
 
 fn run(text: &[u8], is_part: impl Fn(Class) -> bool) -> usize {
