@@ -177,6 +177,9 @@ impl<'a> TraceState<'a> {
             out.extend_from_slice(b"ot=th:");
             out.extend_from_slice(&digits[..count]);
         }
+        if self.whole.is_empty() {
+            return out;
+        }
         let others = self.ot.unwrap_or_default().split(|byte| *byte == b';');
         for field in others.filter(|field| !field.is_empty() && !field.starts_with(b"th:")) {
             out.extend_from_slice(if out.is_empty() { b"ot=" } else { b";" });

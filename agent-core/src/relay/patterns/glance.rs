@@ -22,41 +22,53 @@ pub(super) struct Glance {
 impl Glance {
     #[inline]
     pub fn at(text: &[u8]) -> Self {
-        let mut glance = Self::default();
-        let mut is_marked = false;
         let (chunks, rest) = text.as_chunks::<CHUNK>();
-        // Two loops: with a length that is known, one instruction looks at a whole chunk.
+        let mut seen = Seen::default();
         for chunk in chunks {
-            let (at, digits, marks) = count(chunk);
-            glance.has_at |= at != 0;
-            glance.digits += usize::from(digits);
-            is_marked |= marks != 0;
+            seen.add(chunk);
         }
-        for byte in rest {
-            glance.has_at |= matches!(byte, b'@' | b'%');
-            glance.digits += usize::from(byte.is_ascii_digit());
-            is_marked |= MARKS.contains(byte);
+        if !rest.is_empty() {
+            // What is behind the text is none of what is looked for. With a length that is known, one instruction looks at a whole chunk.
+            let mut last = [0; CHUNK];
+            last[..rest.len()].copy_from_slice(rest);
+            seen.add(&last);
         }
-        glance.may_begin_token = is_marked && text.len() >= token::BYTES_MIN && may_begin_token(text);
-        glance
+        Self {
+            has_at: seen.at,
+            digits: seen.digits,
+            may_begin_token: seen.marks && text.len() >= token::BYTES_MIN && may_begin_token(text),
+        }
     }
 }
 
 /// Every beginning in [`token`] has one of these: what has none need not be looked at again.
 pub(super) const MARKS: [u8; 5] = *b"JA_- ";
 
-/// More than 0 if there is an `@` or `%`; how many digits; more than 0 if there is one of [`MARKS`].
-#[inline]
-fn count(chunk: &[u8; CHUNK]) -> (u8, u8, u8) {
-    let (mut at, mut digits, mut marks) = (0_u8, 0_u8, 0_u8);
-    for byte in chunk {
-        at |= u8::from(*byte == b'@') | u8::from(*byte == b'%');
-        digits += u8::from(byte.wrapping_sub(b'0') < 10);
-        for mark in MARKS {
-            marks |= u8::from(*byte == mark);
+/// What was in some chunks.
+#[derive(Default)]
+struct Seen {
+    /// An `@` or `%`.
+    at: bool,
+    digits: usize,
+    /// One of [`MARKS`].
+    marks: bool,
+}
+
+impl Seen {
+    #[inline]
+    fn add(&mut self, chunk: &[u8; CHUNK]) {
+        let (mut at, mut digits, mut marks) = (0_u8, 0_u8, 0_u8);
+        for byte in chunk {
+            at |= u8::from(*byte == b'@') | u8::from(*byte == b'%');
+            digits += u8::from(byte.wrapping_sub(b'0') < 10);
+            for mark in MARKS {
+                marks |= u8::from(*byte == mark);
+            }
         }
+        self.at |= at != 0;
+        self.digits += usize::from(digits);
+        self.marks |= marks != 0;
     }
-    (at, digits, marks)
 }
 
 /// Of a text of at least [`CHUNK`] bytes.
