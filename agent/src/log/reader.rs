@@ -83,7 +83,7 @@ pub struct Reader {
     /// For a reader of one segment: its number. Such a reader ends with the segment.
     only: Option<u64>,
     wanted: Wanted,
-    /// The last window, whose room is used again when nobody has a block of it any more.
+    /// The last window, whose room is used again when nobody has a block of it any more. It is longer than what was read last.
     window: Bytes,
 }
 
@@ -264,8 +264,9 @@ impl Reader {
             return Ok(false);
         }
         let spare = std::mem::take(&mut self.window);
-        let window = window(open, room.bytes.clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX), spare)?;
-        self.window = window.clone();
+        let (room_of_window, filled) = window(open, room.bytes.clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX), spare)?;
+        let window = room_of_window.slice(..filled);
+        self.window = room_of_window;
         let mut walk = Walk::new(&window);
         let mut taken = 0;
         let mut has_room = true;
@@ -314,39 +315,40 @@ impl SegmentMeta {
 
 /// Whether the next block, if there is a whole header, would be taken.
 fn has_room_for_next(open: &Open, wanted: &Wanted, room: &Room) -> Result<bool, LogError> {
-    let header = read_at(open, BLOCK_HEADER_BYTES, Bytes::new())?;
-    Ok(BlockHeader::parse(&header).is_none_or(|header| room.has(&header, wanted.wants(header.flags))))
+    let (header, filled) = read_at(open, BLOCK_HEADER_BYTES, Bytes::new())?;
+    Ok(BlockHeader::parse(&header[..filled]).is_none_or(|header| room.has(&header, wanted.wants(header.flags))))
 }
 
-/// Reads from the place on: `bytes`, and enough for at least one block, if a whole one is there.
-fn window(open: &Open, bytes: usize, spare: Bytes) -> Result<Bytes, LogError> {
+/// Reads from the place on: `bytes`, and enough for at least one block, if a whole one is there. Gives how much of what it gives was read.
+fn window(open: &Open, bytes: usize, spare: Bytes) -> Result<(Bytes, usize), LogError> {
     let rest = usize::try_from(open.meta.bytes.saturating_sub(open.offset)).unwrap_or(usize::MAX);
-    let bytes = read_at(open, rest.min(bytes), spare)?;
+    let (window, filled) = read_at(open, rest.min(bytes), spare)?;
+    let bytes = &window[..filled];
     // A block that is there as a whole is checked later, and need not be twice.
-    let begins_whole = BlockHeader::parse(&bytes)
+    let begins_whole = BlockHeader::parse(bytes)
         .is_some_and(|header| bytes.len() - BLOCK_HEADER_BYTES >= header.payload_bytes as usize);
-    if bytes.len() == rest || begins_whole || Walk::new(&bytes).next().is_some() {
-        return Ok(bytes);
+    if bytes.len() == rest || begins_whole || Walk::new(bytes).next().is_some() {
+        return Ok((window, filled));
     }
-    let wanted = match BlockHeader::parse(&bytes) {
+    let wanted = match BlockHeader::parse(bytes) {
         Some(header) => BLOCK_HEADER_BYTES + header.payload_bytes as usize,
         // Damage longer than the window: look as far as the largest block reaches.
         None => BLOCK_HEADER_BYTES + PAYLOAD_BYTES_MAX,
     };
-    read_at(open, rest.min(wanted), bytes)
+    read_at(open, rest.min(wanted), window)
 }
 
-/// Reads so many bytes, if there are, into the room of `spare`, if it has no other owner.
-fn read_at(open: &Open, bytes: usize, spare: Bytes) -> Result<Bytes, LogError> {
+/// Reads so many bytes, if there are, into the room of `spare`, if it has no other owner; gives how many there were. What is behind them
+/// is of no meaning: clearing it would cost as much as reading.
+fn read_at(open: &Open, bytes: usize, spare: Bytes) -> Result<(Bytes, usize), LogError> {
     let mut buffer = spare.try_into_mut().unwrap_or_default();
-    if buffer.capacity() < bytes {
+    if buffer.len() < bytes {
         buffer = BytesMut::zeroed(bytes);
     }
-    buffer.resize(bytes, 0);
     let mut filled = 0;
     while filled < bytes {
         let at = open.offset + filled as u64;
-        match open.file.read_at(&mut buffer[filled..], at) {
+        match open.file.read_at(&mut buffer[filled..bytes], at) {
             // Someone cut the file; what is missing is noticed by the span numbers.
             Ok(0) => break,
             Ok(count) => filled += count,
@@ -354,8 +356,7 @@ fn read_at(open: &Open, bytes: usize, spare: Bytes) -> Result<Bytes, LogError> {
             Err(cause) => return Err(LogError::Io { operation: "read", path: open.meta.path.clone(), cause }),
         }
     }
-    buffer.truncate(filled);
-    Ok(buffer.freeze())
+    Ok((buffer.freeze(), filled))
 }
 
 /// How much more may be read.

@@ -19,6 +19,7 @@ mod damage;
 mod full;
 mod open;
 pub(super) mod power;
+mod reading;
 mod tenants;
 
 struct Fixture {

@@ -101,8 +101,8 @@ impl Chunks {
         Ok(all.into_bytes())
     }
 
-    /// All bytes up to the end.
-    async fn all(&mut self, bytes_max: usize, place: &mut Place) -> Result<Bytes, Refused> {
+    /// All bytes up to the end. There is room for `announced`.
+    async fn all(&mut self, announced: usize, bytes_max: usize, place: &mut Place) -> Result<Bytes, Refused> {
         let mut all = Joined::default();
         while let Some(chunk) = self.next().await? {
             let length = all.len() + chunk.len();
@@ -110,7 +110,7 @@ impl Chunks {
                 return Err(Refused::TooLarge { bytes_max: bytes_max as u64 });
             }
             place.grow_to(length)?;
-            all.push(chunk, length);
+            all.push(chunk, length.max(announced));
         }
         Ok(all.into_bytes())
     }
@@ -171,7 +171,7 @@ pub(super) async fn read(
     let announced = hyper::body::Body::size_hint(&body.body).exact();
     let length = announced.map_or(UNKNOWN_BYTES.min(bytes_max), |length| usize::try_from(length).unwrap_or(usize::MAX));
     reserve(place, length, encoding, bytes_max).await?;
-    body.all(bytes_max, place).await
+    body.all(length, bytes_max, place).await
 }
 
 /// `work` within `limit`.
