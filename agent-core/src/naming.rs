@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use foldhash::fast::RandomState;
+use foldhash::quality::RandomState;
 
 use crate::{
     loss::{Loss, Losses},
@@ -87,13 +87,13 @@ impl Route {
 pub struct Names {
     names_max: usize,
     /// By service: hashes of names.
-    seen: HashMap<Option<String>, HashSet<u64, RandomState>>,
+    seen: HashMap<Option<String>, HashSet<u64, RandomState>, RandomState>,
 }
 
 impl Names {
     /// With a bound per service; 0 for none.
     pub fn new(names_max: usize) -> Self {
-        Self { names_max, seen: HashMap::new() }
+        Self { names_max, seen: HashMap::default() }
     }
 
     /// Takes a new name away from a span whose service has had as many as it may. `{other}` takes the place of what varies: all

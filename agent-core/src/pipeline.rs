@@ -86,13 +86,15 @@ impl Pipeline {
 
     /// Takes one ring-buffer record. Its length, kind and version are not trusted.
     pub fn record(&mut self, bytes: &[u8]) {
-        let event = match event::decode(bytes) {
+        // Events are large: moved once, to where they wait.
+        let decoded = event::decode(bytes);
+        let event = match &decoded {
             Ok(event) => event,
-            Err(loss) => return self.losses.add(loss, 1),
+            Err(loss) => return self.losses.add(*loss, 1),
         };
         self.numbering.see(event.header());
         self.now_ns = self.now_ns.max(event.header().time_ns);
-        match &event {
+        match event {
             // A connection is opened before anything about it, whatever the times say.
             Event::Connection(record) => {
                 // Told when the connection was first used, or went away: that need not be this process's doing.
@@ -115,7 +117,9 @@ impl Pipeline {
             }
             Event::Arrival(_) | Event::Retransmit(_) => {}
         }
-        self.reorder.push(event);
+        if let Ok(event) = decoded {
+            self.reorder.push(event);
+        }
         self.release(self.now_ns.saturating_sub(self.config.reorder_ns));
     }
 
@@ -195,28 +199,29 @@ impl Pipeline {
 
     /// Uses the events that nothing older is expected before.
     fn release(&mut self, until_ns: u64) {
+        // Events are large: they are used where they lie.
+        let mut reorder = std::mem::take(&mut self.reorder);
         loop {
-            let overflow = self.reorder.len() > self.config.reorder_records_max;
-            let Some(event) = self.reorder.pop(if overflow { u64::MAX } else { until_ns }) else { break };
+            let overflow = reorder.len() > self.config.reorder_records_max;
+            let until_ns = if overflow { u64::MAX } else { until_ns };
+            if !reorder.pop(until_ns, |event| self.assemble(event)) {
+                break;
+            }
             self.losses.add(Loss::ReorderOverflow, u64::from(overflow));
-            self.event(event);
+            for answered in std::mem::take(&mut self.answers) {
+                self.datagrams.learned(answered, &self.config);
+            }
         }
+        self.reorder = reorder;
         self.finish();
     }
 
-    fn event(&mut self, event: Event) {
-        self.assemble(event);
-        for answered in std::mem::take(&mut self.answers) {
-            self.datagrams.learned(answered, &self.config);
-        }
-    }
-
-    fn assemble(&mut self, event: Event) {
-        if let Event::Call(call) = &event {
+    fn assemble(&mut self, event: &mut Event) {
+        if let Event::Call(call) = event {
             self.threads.called(&call.record);
         }
         let (table, datagrams, mut context) = self.parts(self.now_ns);
-        let id = match &event {
+        let id = match event {
             Event::Connection(record) => record.connection_id,
             Event::Call(call) => {
                 datagrams.thread_went_on(call.record.tid, call.record.enter_ns);
@@ -235,7 +240,7 @@ impl Pipeline {
             }
         };
         // What was looked up before is known by the time at which the connection is first used.
-        if let Event::Connection(record) = &event
+        if let Event::Connection(record) = event
             && record.change == change::OPENED
             && let Some(resolution) = datagrams.resolution(&Facts::new(record), &context)
         {

@@ -24,10 +24,6 @@ impl Reorder {
     /// Adds an event.
     pub fn push(&mut self, event: Event) {
         let order_ns = event.order_ns();
-        let place = match self.order.back() {
-            Some((last, _)) if *last > order_ns => self.order.partition_point(|(other, _)| *other <= order_ns),
-            _ => self.order.len(),
-        };
         let index = match self.free.pop() {
             Some(index) => {
                 self.events[index as usize] = Some(event);
@@ -38,18 +34,24 @@ impl Reorder {
                 self.events.len() as u32 - 1
             }
         };
-        self.order.insert(place, (order_ns, index));
+        if self.order.back().is_none_or(|(last, _)| *last <= order_ns) {
+            self.order.push_back((order_ns, index));
+        } else {
+            let place = self.order.partition_point(|(other, _)| *other <= order_ns);
+            self.order.insert(place, (order_ns, index));
+        }
     }
 
-    /// The next event that is not younger than `until_ns`.
-    pub fn pop(&mut self, until_ns: u64) -> Option<Event> {
-        let (order_ns, index) = *self.order.front()?;
-        if order_ns > until_ns {
-            return None;
-        }
-        self.order.pop_front();
+    /// Gives the next event that is not younger than `until_ns` to `take`, where it lies, and answers whether there was one.
+    pub fn pop(&mut self, until_ns: u64, take: impl FnOnce(&mut Event)) -> bool {
+        let Some((_, index)) = self.order.pop_front_if(|(order_ns, _)| *order_ns <= until_ns) else { return false };
         self.free.push(index);
-        self.events[index as usize].take()
+        let place = &mut self.events[index as usize];
+        if let Some(event) = place {
+            take(event);
+        }
+        *place = None;
+        true
     }
 
     /// How many wait.
@@ -299,9 +301,10 @@ mod tests {
             reorder.push(event(time_ns, end));
         }
         let mut order = Vec::new();
-        while let Some(Event::Arrival(record)) = reorder.pop(7) {
-            order.push(record.end);
-        }
+        while reorder.pop(7, |event| match event {
+            Event::Arrival(record) => order.push(record.end),
+            other => panic!("{other:?}"),
+        }) {}
         assert_eq!(order, [4, 0, 2, 3]);
         assert_eq!(reorder.len(), 1);
     }

@@ -77,7 +77,7 @@ pub struct Parts<'a> {
     /// read.
     pub unread_from: Option<u64>,
     /// The last call that moved nothing.
-    pub moved_nothing: Option<CallTiming>,
+    pub moved_nothing: Option<&'a CallTiming>,
     /// Server: what the thread that handled it did on other connections meanwhile, in order.
     pub waypoints: &'a [Waypoint],
     /// Whether both ranges are known for sure; if not, nothing is `measured`.

@@ -90,16 +90,18 @@ impl Correlator {
 
     /// The place of a client's span.
     pub fn client(&self, key: &RequestKey, context: Option<&TraceParent>) -> Identity {
-        self.place(key, self.span_id(key, b"client"), context)
+        let hasher = self.hasher(key);
+        place(hasher, span_id(hasher, b"client"), context)
     }
 
     /// The place of a server's span. `client_traced`: this host makes a client span of the same request.
     pub fn server(&self, key: &RequestKey, context: Option<&TraceParent>, client_traced: bool) -> Identity {
-        let mut place = self.place(key, self.span_id(key, b"server"), context);
+        let hasher = self.hasher(key);
+        let mut place = place(hasher, span_id(hasher, b"server"), context);
         if !client_traced {
             return place;
         }
-        let client = self.span_id(key, b"client");
+        let client = span_id(hasher, b"client");
         if context.is_some() {
             place.links.push(Link { trace_id: place.trace_id, span_id: client, evidence: key.evidence() });
         } else {
@@ -108,27 +110,8 @@ impl Correlator {
         place
     }
 
-    fn place(&self, key: &RequestKey, span_id: SpanId, context: Option<&TraceParent>) -> Identity {
-        Identity {
-            trace_id: context.map_or_else(|| self.trace_id(key), |context| TraceId(context.trace_id)),
-            span_id,
-            parent_span_id: context.map(|context| SpanId(context.parent_id)),
-            parent_evidence: context.map(|_| TRACEPARENT),
-            links: Vec::new(),
-        }
-    }
-
-    fn trace_id(&self, key: &RequestKey) -> TraceId {
-        let hash = self.hash(key, b"trace");
-        TraceId(if hash == 0 { 1 } else { hash }.to_be_bytes())
-    }
-
-    fn span_id(&self, key: &RequestKey, role: &[u8]) -> SpanId {
-        let hash = self.hash(key, role) as u64;
-        SpanId(if hash == 0 { 1 } else { hash }.to_be_bytes())
-    }
-
-    fn hash(&self, key: &RequestKey, what: &[u8]) -> u128 {
+    /// Of what all ids of a request have in common.
+    fn hasher(&self, key: &RequestKey) -> SipHasher13 {
         let mut hasher = SipHasher13::new_with_key(&self.seed);
         for endpoint in [key.client, key.server] {
             write_endpoint(&mut hasher, endpoint);
@@ -145,9 +128,33 @@ impl Correlator {
             }
         }
         hasher.write_u64(key.offset);
-        hasher.write(what);
-        hasher.finish128().as_u128()
+        hasher
     }
+}
+
+fn place(hasher: SipHasher13, span_id: SpanId, context: Option<&TraceParent>) -> Identity {
+    Identity {
+        trace_id: context.map_or_else(|| trace_id(hasher), |context| TraceId(context.trace_id)),
+        span_id,
+        parent_span_id: context.map(|context| SpanId(context.parent_id)),
+        parent_evidence: context.map(|_| TRACEPARENT),
+        links: Vec::new(),
+    }
+}
+
+fn trace_id(hasher: SipHasher13) -> TraceId {
+    let hash = hash(hasher, b"trace");
+    TraceId(if hash == 0 { 1 } else { hash }.to_be_bytes())
+}
+
+fn span_id(hasher: SipHasher13, role: &[u8]) -> SpanId {
+    let hash = hash(hasher, role) as u64;
+    SpanId(if hash == 0 { 1 } else { hash }.to_be_bytes())
+}
+
+fn hash(mut hasher: SipHasher13, what: &[u8]) -> u128 {
+    hasher.write(what);
+    hasher.finish128().as_u128()
 }
 
 fn write_endpoint(hasher: &mut SipHasher13, endpoint: Endpoint) {

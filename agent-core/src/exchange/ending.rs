@@ -39,7 +39,7 @@ pub(super) fn is_given_up(error_type: &str) -> bool {
 pub(super) fn last_seen_ns(connection: &Connection, role: Role, request: Range<u64>) -> u64 {
     let (side, _) = connection.timings(role);
     let sent = side.sends.within(request.clone()).map(|send| send.record.transmitted_ns);
-    side.writes(request).map(|call| call.return_ns).chain(sent).max().unwrap_or(0)
+    side.writes(request, &mut Vec::new()).map(|call| call.return_ns).chain(sent).max().unwrap_or(0)
 }
 
 /// Whether records were lost between a request and the connection's end. `noticed_ns`: when it was heard of.

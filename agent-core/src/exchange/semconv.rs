@@ -1,6 +1,9 @@
 //! Attributes by OpenTelemetry's semantic conventions (HTTP, network: stable), and ours under `spantap.`.
 
-use std::{net::SocketAddr, ops::Range};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+};
 
 use agent_protocol::{
     http1::{RequestHead, ResponseHead, known_method},
@@ -8,7 +11,7 @@ use agent_protocol::{
 };
 
 use crate::{
-    endpoint::{Endpoint, IpText},
+    endpoint::Endpoint,
     flow::connection::{Connection, Role},
     segment::{Parts, Timeline},
     span::{Evidence, Text, Value},
@@ -83,7 +86,7 @@ pub(super) fn server(attributes: &mut Attributes, connection: &mut Connection, r
     let address = match (name, host, server) {
         (Some(name), Some(host), _) if name.len() == host.len() => Some(host.clone()),
         (Some(name), ..) => Some(connection.texts.text(name)),
-        (None, _, Endpoint::Inet(address)) => Some(connection.texts.text(IpText::new(address.ip()).as_str())),
+        (None, _, Endpoint::Inet(address)) => Some(connection.address(address.ip())),
         (None, _, Endpoint::Unix(_)) => connection.facts.unix_path.clone().map(Text::from),
     };
     attributes.extend(address.map(|address| ("server.address", Value::String(address))));
@@ -102,11 +105,11 @@ fn split_host(host: &str) -> (Option<&str>, Option<u16>) {
 
 /// Addresses, and what the connection has seen so far.
 pub(super) fn connection(attributes: &mut Attributes, connection: &mut Connection, role: Role) {
-    let facts = &connection.facts;
-    match facts.peer {
-        Endpoint::Inet(peer) => inet(attributes, peer, role, "tcp", |address| connection.texts.text(address)),
+    match connection.facts.peer {
+        Endpoint::Inet(peer) => inet(attributes, peer, role, "tcp", |address| connection.address(address)),
         Endpoint::Unix(_) => attributes.push(("network.transport", word("unix"))),
     }
+    let facts = &connection.facts;
     attributes.push(("spantap.connection.reused", Value::Bool(connection.exchanges > 0 || facts.preexisting)));
     if facts.preexisting {
         attributes.push(("spantap.connection.preexisting", Value::Bool(true)));
@@ -116,16 +119,16 @@ pub(super) fn connection(attributes: &mut Attributes, connection: &mut Connectio
     }
 }
 
-/// What the other end is, of whose address a copy is made; its address and port are the span's own fields, told as attributes where that is a client's.
+/// What the other end is, of whose address the `text` is asked for; its address and port are the span's own fields, told as attributes where that is a client's.
 pub(super) fn inet(
     attributes: &mut Attributes,
     peer: SocketAddr,
     role: Role,
     transport: &'static str,
-    copied: impl FnOnce(&str) -> Text,
+    text: impl FnOnce(IpAddr) -> Text,
 ) {
     if role == Role::Server {
-        attributes.push(("client.address", Value::String(copied(IpText::new(peer.ip()).as_str()))));
+        attributes.push(("client.address", Value::String(text(peer.ip()))));
         attributes.push(("client.port", Value::Int(i64::from(peer.port()))));
     }
     attributes.push(("network.transport", word(transport)));

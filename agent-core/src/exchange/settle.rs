@@ -120,9 +120,9 @@ impl Unsettled {
         self.told
     }
 
-    /// Whether a span of the request that begins at `offset` exists or will.
+    /// Whether a span of the request that begins at `offset` exists or will. Mostly one of the last is asked for.
     pub fn has_request(&self, offset: u64) -> bool {
-        self.told.contains(&offset)
+        self.told.iter().rev().any(|told| *told == offset)
     }
 }
 
@@ -141,7 +141,7 @@ impl Paired {
             cut_ns: self.cut_ns,
             unread_from: matches!(self.ended_by, Some(Ending::LocalClosed | Ending::PeerClosed))
                 .then(|| connection.answers().stream.next()),
-            moved_nothing: connection.moved_nothing,
+            moved_nothing: connection.moved_nothing.as_ref(),
             waypoints,
             exact: self.exact,
         }

@@ -3,7 +3,7 @@
 //! In: connection records and the positions and timings of data. Out: what pairing and segments ask. Called by
 //! [`crate::flow::Flow`] and [`crate::exchange`].
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, net::IpAddr, sync::Arc};
 
 use agent_common::{
     connection::{ConnectionRecord, flag, role},
@@ -19,14 +19,14 @@ use super::{
 };
 use crate::{
     correlate::Origin,
-    endpoint::{self, AF_UNIX, Endpoint},
+    endpoint::{self, AF_UNIX, Endpoint, IpText},
     exchange::{
         Context,
         datagram::Resolution,
         settle::{Paired, Unsettled},
     },
     segment::{Before, Step},
-    span::{Evidence, SpanKind},
+    span::{Evidence, SpanKind, Text},
 };
 
 /// Which end of a connection this is.
@@ -248,8 +248,10 @@ pub struct Connection {
     pub tls: Option<Seen>,
     /// Whether the rest of what its calls move was asked for.
     asked_whole: bool,
-    /// Texts of its spans that repeat: addresses.
+    /// Texts of its spans that repeat.
     pub texts: Texts,
+    /// Those of addresses.
+    addresses: [Option<(IpAddr, Text)>; 2],
     /// Exchanges that wait for their last facts, and what is kept of those that do not any more.
     pub unsettled: Unsettled,
 }
@@ -331,6 +333,7 @@ impl Connection {
             tls: None,
             asked_whole: false,
             texts: Texts::default(),
+            addresses: Default::default(),
             unsettled: Unsettled::default(),
         }
     }
@@ -394,6 +397,14 @@ impl Connection {
             dns.evidence = Evidence::Measured;
         }
         Before { dns, connect: observed.then_some(connect), tls }
+    }
+
+    /// The text of the address of one of its ends.
+    pub fn address(&mut self, address: IpAddr) -> Text {
+        let made = || Text::from(IpText::new(address).as_str().to_owned()).shared();
+        let mut places = self.addresses.iter_mut();
+        let known = places.find(|place| place.as_ref().is_none_or(|(known, _)| *known == address));
+        known.map_or_else(made, |place| place.get_or_insert_with(|| (address, made())).1.clone())
     }
 
     /// Asks, once, for as much of each of its calls as can be captured.

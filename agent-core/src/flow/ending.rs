@@ -8,6 +8,10 @@ use crate::exchange::hides_answers;
 impl Connection {
     /// How it ended, if it did. `is_done`: it is gone and its last records have had their time, which is `hold_ns`.
     pub(super) fn ending(&self, is_done: bool, hold_ns: u64, now_ns: u64) -> Option<(Ending, u64)> {
+        let signs = [self.local_closed_ns, self.reset_ns, self.receive.ended_ns];
+        if !is_done && signs.iter().all(Option::is_none) {
+            return None;
+        }
         let waits = self.receive.stream.waiting_since_ns().is_some();
         if let Some(ns) = self.given_up_ns() {
             // What it had read by then, and is not told of yet, may be the answer.

@@ -138,16 +138,16 @@ impl Flow {
         Self { connection, kind: Kind::Undecided(Vec::new()), late, misjudged: Vec::new(), active_ns: 0, due_ns: None }
     }
 
-    /// Takes a record of this connection.
-    pub fn event(&mut self, event: Event, context: &mut Context<'_>) {
+    /// Takes a record of this connection, and the payload out of it.
+    pub fn event(&mut self, event: &mut Event, context: &mut Context<'_>) {
         self.active_ns = self.active_ns.max(event.header().time_ns);
         match event {
-            Event::Connection(record) => self.changed(&record),
+            Event::Connection(record) => self.changed(record),
             Event::Call(call) => self.called(call, context),
-            Event::Send(record) => self.sent(&record, context),
-            Event::Arrival(record) => self.arrived(&record),
-            Event::Retransmit(record) => self.resent(&record, context),
-            Event::Plaintext(plaintext) => self.plaintext(*plaintext, context),
+            Event::Send(record) => self.sent(record, context),
+            Event::Arrival(record) => self.arrived(record),
+            Event::Retransmit(record) => self.resent(record, context),
+            Event::Plaintext(plaintext) => self.plaintext(plaintext, context),
             Event::Process(_) | Event::Datagram(_) => {}
         }
         self.advance(context);
@@ -264,7 +264,7 @@ impl Flow {
         }
     }
 
-    fn called(&mut self, call: Call, context: &mut Context<'_>) {
+    fn called(&mut self, call: &mut Call, context: &mut Context<'_>) {
         let record = &call.record;
         let direction = if record.direction == direction::SEND { Direction::Send } else { Direction::Receive };
         if record.result == ECONNRESET {
@@ -300,7 +300,7 @@ impl Flow {
             end: range.end,
             tail_len: usize::from(record.tail_len),
             time_ns: record.header.time_ns,
-            payload: call.payload,
+            payload: std::mem::take(&mut call.payload),
         };
         let bytes_max = context.config.stream_bytes_max;
         self.connection.side_mut(direction).stream.push(piece, bytes_max, context.losses);

@@ -49,7 +49,7 @@ impl Flow {
 
     /// What a TLS library gave or got. It says what the connection is, if it was joined too late to show that, or if its bytes moved
     /// inside the library's call. That a thread used a session next after a connection is not enough for one that did not begin as TLS.
-    pub(super) fn plaintext(&mut self, plaintext: Plaintext, context: &mut Context<'_>) {
+    pub(super) fn plaintext(&mut self, plaintext: &mut Plaintext, context: &mut Context<'_>) {
         if self.connection.tls == Some(Seen::Kernel) {
             return; // counted with the connection
         }

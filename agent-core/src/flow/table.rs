@@ -86,8 +86,8 @@ impl Table {
     }
 
     /// Takes a record of a connection.
-    pub fn event(&mut self, id: u64, event: Event, context: &mut Context<'_>) {
-        if let Event::Connection(record) = &event
+    pub fn event(&mut self, id: u64, event: &mut Event, context: &mut Context<'_>) {
+        if let Event::Connection(record) = event
             && record.change == change::CONNECT_FAILED
         {
             self.connect_failed(record, context);
@@ -97,7 +97,7 @@ impl Table {
             }
         }
         let Some(flow) = self.flows.get_mut(&id) else {
-            return context.losses.add(Loss::ConnectionUnknown, u64::from(moves_bytes(&event)));
+            return context.losses.add(Loss::ConnectionUnknown, u64::from(moves_bytes(event)));
         };
         flow.event(event, context);
         let other_end = flow.connection.other_end.filter(|other| *other != id);

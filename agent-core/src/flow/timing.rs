@@ -82,6 +82,10 @@ pub struct Moment {
     pub exact: bool,
 }
 
+/// Ranges hardly ever overlap: who asks for a byte looks at so many entries that begin before it. Mostly there are no more, and
+/// nothing is to be searched.
+const STEPS: usize = 4;
+
 /// Entries in order of their first byte.
 #[derive(Debug)]
 pub struct Ordered<T>(VecDeque<T>);
@@ -95,10 +99,10 @@ impl<T> Default for Ordered<T> {
 impl<T: Ranged> Ordered<T> {
     /// Adds an entry at its place.
     pub fn insert(&mut self, entry: T) {
-        let place = match self.0.back() {
-            Some(last) if last.start() > entry.start() => self.0.partition_point(|e| e.start() <= entry.start()),
-            _ => self.0.len(),
-        };
+        if self.0.back().is_none_or(|last| last.start() <= entry.start()) {
+            return self.0.push_back(entry);
+        }
+        let place = self.0.partition_point(|e| e.start() <= entry.start());
         self.0.insert(place, entry);
     }
 
@@ -109,16 +113,21 @@ impl<T: Ranged> Ordered<T> {
 
     /// The last entry in order that holds the byte at `offset`.
     pub fn holding(&self, offset: u64) -> Option<&T> {
-        let after = self.0.partition_point(|entry| entry.start() <= offset);
-        // Ranges hardly ever overlap: a few steps back are enough.
-        self.0.range(after.saturating_sub(4)..after).rev().find(|entry| entry.end() > offset)
+        let after =
+            if self.0.len() <= STEPS { self.0.len() } else { self.0.partition_point(|entry| entry.start() <= offset) };
+        let begun = self.0.range(..after).rev().skip_while(|entry| entry.start() > offset);
+        begun.take(STEPS).find(|entry| entry.end() > offset)
     }
 
     /// Entries that share bytes with `range`.
-    pub fn within(&self, range: Range<u64>) -> impl Iterator<Item = &T> + '_ {
-        let from = self.0.partition_point(|entry| entry.start() < range.start).saturating_sub(4);
-        let to = self.0.partition_point(|entry| entry.start() < range.end);
-        self.0.range(from..to.max(from)).filter(move |entry| entry.end() > range.start)
+    pub fn within(&self, range: Range<u64>) -> impl DoubleEndedIterator<Item = &T> + Clone + '_ {
+        let places = if self.0.len() <= STEPS {
+            0..self.0.len()
+        } else {
+            let from = self.0.partition_point(|entry| entry.start() < range.start).saturating_sub(STEPS);
+            from..self.0.partition_point(|entry| entry.start() < range.end).max(from)
+        };
+        self.0.range(places).filter(move |entry| entry.start() < range.end && entry.end() > range.start)
     }
 
     /// Forgets entries that end at or before `offset`.
@@ -199,17 +208,29 @@ impl Timings {
         (arrival.last_ns != 0).then_some(Moment { ns: arrival.last_ns, exact })
     }
 
-    /// Writes that hold bytes of `range`: calls, and for bytes without one, what TCP saw of it.
-    pub fn writes(&self, range: Range<u64>) -> impl Iterator<Item = CallTiming> + '_ {
-        let has_calls = self.calls.within(range.clone()).next().is_some();
-        let sends = self.sends.within(range.clone()).filter(move |_| !has_calls);
-        self.calls.within(range).copied().chain(sends.map(SendTiming::as_call))
+    /// Writes that hold bytes of `range`: calls, and for bytes without one, what TCP saw of it, which is put into `seen`.
+    pub fn writes<'a>(
+        &'a self,
+        range: Range<u64>,
+        seen: &'a mut Vec<CallTiming>,
+    ) -> impl DoubleEndedIterator<Item = &'a CallTiming> + Clone {
+        let calls = self.calls.within(range.clone());
+        seen.clear();
+        if calls.clone().next().is_none() {
+            seen.extend(self.sends.within(range).map(SendTiming::as_call));
+        }
+        calls.chain(seen.iter())
     }
 
     /// The first of [`Timings::writes`].
     pub fn first_write(&self, range: Range<u64>) -> Option<CallTiming> {
         let call = self.calls.within(range.clone()).next().copied();
         call.or_else(|| self.sends.within(range).next().map(SendTiming::as_call))
+    }
+
+    /// Whether there is any of [`Timings::writes`].
+    pub fn is_written(&self, range: Range<u64>) -> bool {
+        self.calls.within(range.clone()).next().is_some() || self.sends.within(range).next().is_some()
     }
 
     /// Forgets what ends at or before `offset`.
@@ -287,6 +308,25 @@ mod tests {
             (last(10), last(15), last(20), last(21), last(0)),
             (Some((5, true)), Some((2, false)), Some((2, true)), None, None)
         );
+    }
+
+    #[test]
+    fn a_byte_is_found_among_few_entries_and_among_many() {
+        for count in [1, 3, 4, 5, 9, 40] {
+            let mut timings = Timings::default();
+            for start in (0..count).rev() {
+                timings.arrivals.insert(arrival(start * 10, start * 10 + 8, start, start));
+            }
+            let starts = |range| timings.arrivals.within(range).map(Arrival::start).collect::<Vec<_>>();
+            for start in 0..count {
+                let at = start * 10;
+                assert_eq!(timings.arrivals.holding(at + 7).map(Arrival::start), Some(at), "of {count}");
+                assert_eq!(timings.arrivals.holding(at + 8), None, "of {count}");
+                assert_eq!(starts(at..at + 1), [at], "of {count}");
+                assert_eq!(starts(at + 8..at + 10), [0; 0], "of {count}");
+            }
+            assert_eq!(starts(0..count * 10).len() as u64, count);
+        }
     }
 
     #[test]

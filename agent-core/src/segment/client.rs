@@ -28,7 +28,8 @@ fn last_read<'a>(parts: &Parts<'a>) -> Option<&'a CallTiming> {
 }
 
 pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
-    let mut writes = parts.request_side.writes(parts.request.clone());
+    let mut seen = Vec::new();
+    let mut writes = parts.request_side.writes(parts.request.clone(), &mut seen);
     let first = writes.next()?;
     let answer = parts.response.as_ref().filter(|response| !response.is_empty());
     let last_read = last_read(parts);
@@ -46,12 +47,12 @@ pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
     };
     let mut tiles = Tiles::new(start_ns, end_ns);
     if before(&mut tiles, &parts.before) {
-        tiles.preparing(&first);
+        tiles.preparing(first);
     }
     let mut last = first;
     for write in writes {
-        tiles.writing(&last);
-        tiles.between(&last, &write);
+        tiles.writing(last);
+        tiles.between(last, write);
         last = write;
     }
     let arrived = answer.and_then(|answer| parts.response_side.arrival_of_first(answer.start));
@@ -59,7 +60,7 @@ pub(super) fn timeline(parts: &Parts<'_>) -> Option<Timeline> {
         let until_ns = arrived.map_or(u64::MAX, |arrived| arrived.ns);
         Sent { record: &send.record, alone: send.end == parts.request.end, until_ns }
     });
-    leaving(&mut tiles, &last, sent.as_ref(), parts.direct);
+    leaving(&mut tiles, last, sent.as_ref(), parts.direct);
     // Of a request that was not sent whole the peer need not have made anything.
     if let (None, Some(unread_from)) = (answer, parts.unread_from.filter(|_| parts.exact)) {
         abandoned(&mut tiles, parts, sent.as_ref(), (unread_from, end_ns));

@@ -70,6 +70,9 @@ impl Tiles {
         let ns = ns.clamp(self.now_ns, self.end_ns);
         let waits_ns = waits.total_ns().min(ns - self.now_ns);
         self.until(ns - waits_ns, name, evidence);
+        if waits_ns == 0 {
+            return;
+        }
         for (by, off_cpu_ns) in CATEGORIES.into_iter().zip(waits.off_cpu_ns) {
             self.lay(self.now_ns.saturating_add(off_cpu_ns).min(ns), OffCpu, evidence, Some(by));
         }

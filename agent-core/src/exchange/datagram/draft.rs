@@ -56,7 +56,9 @@ impl Exchange<'_> {
             attributes.push(("server.address", text(IpText::new(server.ip()).as_str())));
         }
         attributes.push(("server.port", int(u64::from(server.port()))));
-        semconv::inet(&mut attributes, packet.remote, self.role, "udp", |address| address.to_owned().into());
+        semconv::inet(&mut attributes, packet.remote, self.role, "udp", |address| {
+            IpText::new(address).as_str().to_owned().into()
+        });
         if packet.call.tid != 0 {
             attributes.push(("thread.id", Value::Int(i64::from(packet.call.tid))));
         }

@@ -78,7 +78,7 @@ fn index(direction: Direction) -> usize {
 
 impl Tls {
     /// A call of a TLS library returned.
-    pub fn plaintext(&mut self, plaintext: Plaintext, connection: &mut Connection, context: &mut Context<'_>) {
+    pub fn plaintext(&mut self, plaintext: &mut Plaintext, connection: &mut Connection, context: &mut Context<'_>) {
         let record = plaintext.record;
         if record.start == record.end {
             return; // what moved inside is found by its records
@@ -108,7 +108,7 @@ impl Tls {
         let given_up = self.placing[index(direction)].call(call);
         context.losses.add(Loss::PlaintextUnplaced, u64::from(given_up));
         follow(&mut inside.flow.connection, connection);
-        inside.flow.event(as_call(plaintext), context);
+        inside.flow.event(&mut as_call(plaintext), context);
         self.advance_inside(connection, context);
     }
 
@@ -228,9 +228,9 @@ fn follow(inner: &mut Connection, outer: &Connection) {
     }
 }
 
-/// The library's call as one of the connection that is inside.
-fn as_call(plaintext: Plaintext) -> Event {
-    let from = plaintext.record;
+/// The library's call, with its payload, as one of the connection that is inside.
+fn as_call(plaintext: &mut Plaintext) -> Event {
+    let from = &plaintext.record;
     let captured = if from.flags & plaintext::flag::UNREADABLE != 0 { flag::UNREADABLE } else { 0 };
     let record = CallRecord {
         header: RecordHeader { kind: kind::CALL, version: LAYOUT_VERSION, ..from.header },
@@ -249,5 +249,5 @@ fn as_call(plaintext: Plaintext) -> Event {
         slept_in: NEVER_SLEPT,
         ..CallRecord::default()
     };
-    Event::Call(Call { record, payload: plaintext.payload })
+    Event::Call(Call { record, payload: std::mem::take(&mut plaintext.payload) })
 }

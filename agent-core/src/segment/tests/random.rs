@@ -148,7 +148,7 @@ proptest! {
             direct,
             cut_ns,
             unread_from,
-            moved_nothing: response_side.calls.first().copied(),
+            moved_nothing: response_side.calls.first(),
             waypoints: &waypoints,
             exact,
         };
