@@ -18,6 +18,8 @@ use super::{
 /// How process and service are known, if they were neither read nor declared.
 const PROCESS_EVIDENCE: &str = "spantap.process.evidence";
 const SERVICE_EVIDENCE: &str = "spantap.service.evidence";
+/// Connections of which it is remembered how their ends were written.
+const ENDS_MAX: usize = 4;
 /// Room for a span; larger ones make the buffer grow.
 const SPAN_BYTES: usize = 2048;
 
@@ -69,8 +71,9 @@ impl Encoder {
         room.clear();
         room.reserve(spans.len() * SPAN_BYTES);
         let mut wire = Wire::new(room);
+        let mut ends = Ends::default();
         for (facts, spans) in groups {
-            wire.message_of_width(1, 3, |wire| self.resource_spans(wire, facts, &spans));
+            wire.message_of_width(1, 3, |wire| self.resource_spans(wire, facts, &spans, &mut ends));
         }
         Encoded {
             bytes: wire.into_bytes(),
@@ -81,7 +84,7 @@ impl Encoder {
     }
 
     /// `ResourceSpans { resource = 1, scope_spans = 2 { scope = 1 { name = 1, version = 2 }, spans = 2 } }`
-    fn resource_spans(&self, wire: &mut Wire, facts: &ProcessFacts, spans: &[&Span]) {
+    fn resource_spans(&self, wire: &mut Wire, facts: &ProcessFacts, spans: &[&Span], ends: &mut Ends) {
         wire.message(1, |wire| self.resource_attributes(wire, facts));
         wire.message_of_width(2, 3, |wire| {
             wire.message(1, |wire| {
@@ -89,7 +92,7 @@ impl Encoder {
                 wire.text(2, env!("CARGO_PKG_VERSION"));
             });
             for span in spans {
-                wire.message_of_width(2, 2, |wire| otlp_span(wire, span));
+                wire.message_of_width(2, 2, |wire| otlp_span(wire, span, ends));
             }
         });
     }
@@ -165,7 +168,7 @@ fn end_unix_ns(span: &Span) -> u64 {
 }
 
 /// `Span`; fields in the order of their numbers.
-fn otlp_span(wire: &mut Wire, span: &Span) {
+fn otlp_span(wire: &mut Wire, span: &Span, ends: &mut Ends) {
     wire.bytes(1, &span.trace_id.0);
     wire.bytes(2, &span.span_id.0);
     if let Some(parent) = span.parent_span_id {
@@ -175,7 +178,7 @@ fn otlp_span(wire: &mut Wire, span: &Span) {
     wire.varint(6, kind(span.kind) as u64);
     wire.fixed64(7, span.start.0);
     wire.fixed64(8, end_unix_ns(span));
-    attributes(wire, span);
+    attributes(wire, span, ends);
     for link in &span.links {
         wire.message(13, |wire| {
             wire.bytes(1, &link.trace_id.0);
@@ -202,7 +205,7 @@ fn kind(kind: SpanKind) -> span::SpanKind {
 /// `Span.attributes`
 pub(super) const ATTRIBUTES: u32 = 9;
 
-fn attributes(wire: &mut Wire, span: &Span) {
+fn attributes(wire: &mut Wire, span: &Span, ends: &mut Ends) {
     for (key, value) in &span.attributes {
         debug_assert!(!is_ours(key), "{key} would stand twice");
         match value {
@@ -211,11 +214,7 @@ fn attributes(wire: &mut Wire, span: &Span) {
             other => wire.pair(ATTRIBUTES, key, |wire| any(wire, other)),
         }
     }
-    // What a unix socket is bound to is the name of the server's end; the client's has none.
-    let is_server = span.kind == SpanKind::Server;
-    let path = |is_server: bool| span.unix_path.as_deref().filter(|_| is_server);
-    address(wire, span.local, path(is_server), LOCAL_ADDRESS, LOCAL_PORT);
-    address(wire, span.peer, path(!is_server), PEER_ADDRESS, PEER_PORT);
+    ends.write(wire, span);
     wire.text_pair(ATTRIBUTES, PROTOCOL, span.protocol.name());
     if span.status == Status::Unknown {
         wire.text_pair(ATTRIBUTES, STATUS, span.status.name());
@@ -253,6 +252,40 @@ fn is_ours(key: &str) -> bool {
     KEYS.contains(&key) || key.starts_with(SEGMENT_PREFIX)
 }
 
+/// Addresses and ports of the last connections as they were written: most spans of a block are of a few.
+#[derive(Default)]
+struct Ends {
+    known: [([Option<Endpoint>; 2], Wire); ENDS_MAX],
+    next: usize,
+}
+
+impl Ends {
+    fn write(&mut self, wire: &mut Wire, span: &Span) {
+        let ends = [Some(span.local), Some(span.peer)];
+        // A path is not part of what names a socket.
+        if span.local.inet().is_none() || span.peer.inet().is_none() {
+            return both_ends(wire, span);
+        }
+        if let Some((_, written)) = self.known.iter().find(|(known, _)| *known == ends) {
+            return wire.append(written.as_bytes());
+        }
+        let (known, written) = &mut self.known[self.next];
+        self.next = (self.next + 1) % ENDS_MAX;
+        *known = ends;
+        written.clear();
+        both_ends(written, span);
+        wire.append(written.as_bytes());
+    }
+}
+
+fn both_ends(wire: &mut Wire, span: &Span) {
+    // What a unix socket is bound to is the name of the server's end; the client's has none.
+    let is_server = span.kind == SpanKind::Server;
+    let path = |is_server: bool| span.unix_path.as_deref().filter(|_| is_server);
+    address(wire, span.local, path(is_server), LOCAL_ADDRESS, LOCAL_PORT);
+    address(wire, span.peer, path(!is_server), PEER_ADDRESS, PEER_PORT);
+}
+
 /// Address and port; of a unix socket its path, else its inode number in brackets, as in `/proc/<pid>/fd`.
 fn address(wire: &mut Wire, end: Endpoint, path: Option<&str>, address_key: &str, port_key: &str) {
     match (end, path) {
@@ -269,21 +302,25 @@ fn address(wire: &mut Wire, end: Endpoint, path: Option<&str>, address_key: &str
 
 /// Per name: the sum, the worst evidence, and the sums of what the time was spent on in particular.
 fn segment_sums(wire: &mut Wire, segments: &[Segment]) {
-    let mut sums: [Option<(u64, Evidence)>; SegmentName::ALL.len()] = Default::default();
+    let fragments = &*FRAGMENTS;
+    let mut sums = [(0_u64, Evidence::Measured); SegmentName::ALL.len()];
+    // Bits by name.
+    let (mut used, mut divided) = (0_u32, 0_u32);
     for tile in segments {
-        let sum = &mut sums[tile.name as usize];
-        let (ns, worst) = sum.unwrap_or((0, tile.evidence));
-        *sum = Some((ns.saturating_add(tile.duration_ns), worst.max(tile.evidence)));
+        let (ns, worst) = &mut sums[tile.name as usize];
+        (*ns, *worst) = (ns.saturating_add(tile.duration_ns), (*worst).max(tile.evidence));
+        used |= 1 << tile.name as u32;
+        divided |= u32::from(tile.by.is_some()) << tile.name as u32;
     }
-    for (name, sum) in SegmentName::ALL.into_iter().zip(sums) {
-        let Some((ns, worst)) = sum else { continue };
-        let fixed = FRAGMENTS.of(name);
+    for name in SegmentName::ALL.into_iter().filter(|name| used >> *name as u32 & 1 != 0) {
+        let (ns, worst) = sums[name as usize];
+        let fixed = fragments.of(name);
         wire.int_pair(ATTRIBUTES, &fixed.ns, clamp(ns));
         wire.append(&fixed.evidence[worst as usize]);
-        let parts = || segments.iter().filter(|tile| tile.name == name && tile.by.is_some());
-        if parts().next().is_none() {
+        if divided >> name as u32 & 1 == 0 {
             continue;
         }
+        let parts = || segments.iter().filter(|tile| tile.name == name && tile.by.is_some());
         for by in By::ALL {
             let part = parts().filter(|tile| tile.by == Some(by)).map(|tile| tile.duration_ns);
             if let Some(ns) = part.reduce(u64::saturating_add) {

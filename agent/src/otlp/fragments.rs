@@ -17,7 +17,7 @@ pub(super) struct Fragments {
 
 /// What a segment's name is part of.
 pub(super) struct Name {
-    /// Begin of its part of the text of segments.
+    /// Begin of its part of the text of segments, behind a space.
     pub text: String,
     /// Key of the sum.
     pub ns: String,
@@ -44,7 +44,7 @@ impl Name {
     fn new(name: &str) -> Self {
         let key = format!("{SEGMENT_PREFIX}{name}.evidence");
         Self {
-            text: format!("{name}:"),
+            text: format!(" {name}:"),
             ns: format!("{SEGMENT_PREFIX}{name}.ns"),
             evidence: Evidence::ALL.into_iter().map(|evidence| pair(ATTRIBUTES, &key, evidence.name())).collect(),
             by_ns: By::ALL.into_iter().map(|by| format!("{SEGMENT_PREFIX}{name}.{}.ns", by.name())).collect(),

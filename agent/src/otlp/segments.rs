@@ -14,10 +14,8 @@ pub(super) fn write(wire: &mut Wire, segments: &[Segment]) {
     let fixed = &*FRAGMENTS;
     let mut number = itoa::Buffer::new();
     for (index, segment) in segments.iter().enumerate() {
-        if index > 0 {
-            wire.append(b" ");
-        }
-        wire.append(fixed.of(segment.name).text.as_bytes());
+        let name = fixed.of(segment.name).text.as_bytes();
+        wire.append(if index > 0 { name } else { &name[1..] });
         wire.append(number.format(segment.duration_ns).as_bytes());
         wire.append(fixed.evidence[segment.evidence as usize].as_bytes());
         match (segment.by, segment.lost_records) {

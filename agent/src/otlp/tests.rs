@@ -89,6 +89,27 @@ fn addresses_are_written_as_they_are_shown() {
 }
 
 #[test]
+fn each_of_many_connections_keeps_its_own_ends() {
+    let inet = |port| Endpoint::Inet(SocketAddr::from(([127, 0, 0, 1], port)));
+    let ends = |number: u64| match number % 7 {
+        6 => (Endpoint::Unix(number), Endpoint::Unix(number + 1)),
+        port => (inet(port as u16), inet(80)),
+    };
+    // Each connection comes again after some others, and as its other end sees it.
+    let spans = (0..60).map(|number| {
+        let (local, peer) = ends(number / 2);
+        let (local, peer) = if number % 2 == 0 { (local, peer) } else { (peer, local) };
+        Span { local, peer, ..span(number) }
+    });
+    let encoder = Encoder::default();
+    let together = decode(&encoder.encode(&spans.clone().map(safe).collect::<Vec<_>>()).bytes).expect("spans");
+    let alone: Vec<_> = spans.map(round_trip).collect();
+    let shown =
+        |views: &[SpanView]| views.iter().map(|view| (view.local.clone(), view.peer.clone())).collect::<Vec<_>>();
+    assert_eq!(shown(&together), shown(&alone));
+}
+
+#[test]
 fn nothing_is_lost_on_the_way() {
     let view = round_trip(span(5));
     assert_eq!((view.trace_id.as_slice(), view.span_id.as_slice()), (&[7; 16][..], &5_u64.to_be_bytes()[..]));

@@ -11,13 +11,13 @@ use prost::encoding::{WireType, encoded_len_varint};
 const TEXT_1: u8 = 1 << 3 | WireType::LengthDelimited as u8;
 const TEXT_2: u8 = 2 << 3 | WireType::LengthDelimited as u8;
 const VARINT_3: u8 = 3 << 3 | WireType::Varint as u8;
-/// Most bytes of a field's key.
-const KEY_BYTES_MAX: usize = 5;
 
-/// Lengths that take one byte each, if all do.
-fn short(lengths: [usize; 3]) -> Option<[u8; 3]> {
-    // The first is that of all, and the largest.
-    (lengths[0] < 0x80).then(|| lengths.map(|length| length as u8))
+/// The key of a field and lengths in it, if they take one byte each.
+fn short(field: u32, lengths: [usize; 3]) -> Option<[u8; 4]> {
+    let [all, key, value] = lengths;
+    let field = field << 3 | WireType::LengthDelimited as u32;
+    // The first length is that of all, and the largest.
+    (field < 0x80 && all < 0x80).then_some([field as u8, all as u8, key as u8, value as u8])
 }
 
 /// A message in the making.
@@ -33,6 +33,14 @@ impl Wire {
     /// Behind what is in `bytes`.
     pub(crate) fn new(bytes: Vec<u8>) -> Self {
         Self(bytes)
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
     }
 
     pub(crate) fn into_bytes(self) -> Vec<u8> {
@@ -126,13 +134,12 @@ impl Wire {
     /// A `KeyValue` with a text.
     pub(crate) fn text_pair(&mut self, field: u32, key: &str, value: &str) {
         const AROUND: usize = 6;
-        let Some([pair, key_length, value_length]) = short([AROUND + key.len() + value.len(), key.len(), value.len()])
-        else {
+        let lengths = [AROUND + key.len() + value.len(), key.len(), value.len()];
+        let Some([field, pair, key_length, value_length]) = short(field, lengths) else {
             return self.pair(field, key, |wire| wire.text(1, value));
         };
-        self.0.reserve(KEY_BYTES_MAX + 1 + usize::from(pair));
-        self.key(field, WireType::LengthDelimited);
-        self.0.extend_from_slice(&[pair, TEXT_1, key_length]);
+        self.0.reserve(2 + usize::from(pair));
+        self.0.extend_from_slice(&[field, pair, TEXT_1, key_length]);
         self.append(key.as_bytes());
         self.0.extend_from_slice(&[TEXT_2, value_length + 2, TEXT_1, value_length]);
         self.append(value.as_bytes());
@@ -143,12 +150,12 @@ impl Wire {
         const AROUND: usize = 5;
         let number = value.cast_unsigned();
         let bytes = encoded_len_varint(number);
-        let Some([pair, key_length, value_length]) = short([AROUND + key.len() + bytes, key.len(), 1 + bytes]) else {
+        let lengths = [AROUND + key.len() + bytes, key.len(), 1 + bytes];
+        let Some([field, pair, key_length, value_length]) = short(field, lengths) else {
             return self.pair(field, key, |wire| wire.varint(3, number));
         };
-        self.0.reserve(KEY_BYTES_MAX + 1 + usize::from(pair));
-        self.key(field, WireType::LengthDelimited);
-        self.0.extend_from_slice(&[pair, TEXT_1, key_length]);
+        self.0.reserve(2 + usize::from(pair));
+        self.0.extend_from_slice(&[field, pair, TEXT_1, key_length]);
         self.append(key.as_bytes());
         self.0.extend_from_slice(&[TEXT_2, value_length, VARINT_3]);
         self.number(number);
