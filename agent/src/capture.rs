@@ -40,17 +40,20 @@ use crate::{
     telemetry::log::RateLimit,
 };
 
-/// Records taken before finished spans are passed on: few enough that their spans stay in the CPU's caches until they are written.
-const BATCH_RECORDS: usize = 2_048;
+/// Records taken before finished spans are passed on: few enough that their spans, and those as they are written, stay in the CPU's
+/// second cache until they are.
+const BATCH_RECORDS: usize = 512;
+/// After a turn that took so many there is no nap.
+const NAPLESS_RECORDS: usize = 2_048;
 /// How long to sleep after each drain in a row that found nothing; a record ends the sleep at once. They end at the
 /// longest time that something in the pipeline may wait.
 const QUIET_SLEEPS_MS: &[u64] = &[10, 40, 150, 1_000];
 /// While there are records, naps begin with this and double, up to [`NAP_MAX`]: each turn finds the CPU's caches cold, so the longer the better,
 /// as long as whoever follows the spans does not notice.
 const NAP_MIN: Duration = Duration::from_millis(1);
-const NAP_MAX: Duration = Duration::from_millis(25);
+const NAP_MAX: Duration = Duration::from_millis(40);
 /// A drain of more than this shortens the next nap, so that the ring never fills within one at twice the rate.
-const BUSY_BYTES: usize = 256 << 10;
+const BUSY_BYTES: usize = 384 << 10;
 /// What the ring buffer adds to a record.
 const RECORD_HEADER_BYTES: usize = 8;
 /// How long the end waits for facts that were asked for.
@@ -215,7 +218,7 @@ impl Worker {
                 Taken { records, bytes } => {
                     quiet = 0;
                     nap = if bytes > BUSY_BYTES { nap / 2 } else { nap * 2 }.clamp(NAP_MIN, NAP_MAX);
-                    if records < BATCH_RECORDS {
+                    if records < NAPLESS_RECORDS {
                         self.ring.nap(nap, interrupt);
                     }
                 }
