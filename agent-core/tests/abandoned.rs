@@ -312,6 +312,89 @@ fn a_server_that_closes_before_the_whole_answer_left_its_client() {
 }
 
 #[test]
+fn what_a_close_provokes_ends_nothing() {
+    const WHOLE: &[u8] = b"HTTP/1.0 200 OK\r\n\r\nhi";
+    let closes = |answer: &[u8], local: bool| {
+        let (mut kernel, mut server) = served();
+        if !answer.is_empty() {
+            server.write(&mut kernel, 2_500_000, 2_500_010, answer);
+        }
+        server.close_whole(&mut kernel, 3_000_000);
+        if local {
+            server.reset(&mut kernel, 3_000_020);
+            change(&mut kernel, |record: &mut ConnectionRecord| record.flags |= connection_flag::RESET_SENT);
+        } else {
+            server.reset_by_peer(&mut kernel, 3_000_020);
+        }
+        kernel.run()
+    };
+    // An answer that ends with the connection, whose server had not read everything, or whose client sent more.
+    for local in [false, true] {
+        assert_eq!(only(&closes(WHOLE, local)).status, Status::Ok, "{local}");
+    }
+    assert_eq!(told(only(&closes(b"", false))).2, Some("closed_by_local"));
+    assert_eq!(
+        told(only(&closes(b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\nhi", false))).2,
+        Some("closed_by_local")
+    );
+}
+
+#[test]
+fn a_server_owes_no_answer_to_what_was_not_whole_or_came_behind() {
+    // Two requests in one read, and only the first is answered.
+    let (mut kernel, mut server) = open(End::server());
+    server.read_at(&mut kernel, 2_000_010, &[GET, GET].concat());
+    let close = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi";
+    server.write(&mut kernel, 2_500_000, 2_500_010, close);
+    server.close_whole(&mut kernel, 3_000_000);
+    let seen: Vec<_> = kernel.run().spans.iter().map(|span| span.status).collect();
+    assert_eq!(seen, [Status::Ok, Status::Unknown]);
+    // One that came after the answer is owed one.
+    let (mut kernel, mut server) = served();
+    server.write(&mut kernel, 2_500_000, 2_500_010, OK);
+    server.read_at(&mut kernel, 2_600_010, GET);
+    server.close_whole(&mut kernel, 3_000_000);
+    let seen: Vec<_> = kernel.run().spans.iter().map(|span| span.status).collect();
+    assert_eq!(seen, [Status::Ok, Status::Error]);
+    // A client that is slow to send all of it.
+    let (mut kernel, mut server) = open(End::server());
+    server.read_at(&mut kernel, 2_000_010, b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 9000\r\n\r\nhalf");
+    server.close_whole(&mut kernel, 62_000_000);
+    let run = kernel.run();
+    assert_eq!((only(&run).status, text(only(&run), "spantap.tcp.closed_by")), (Status::Unknown, Some("local")));
+    // Of a connection that was joined late its answer may be what was not seen.
+    let (mut kernel, mut server) = (Kernel::default(), End { moved: [5000, 3000], ..End::server() });
+    server.find(&mut kernel, 1_000_000);
+    server.read_at(&mut kernel, 2_000_010, GET);
+    server.moved[0] += OK.len() as u32;
+    server.close_whole(&mut kernel, 3_000_000);
+    assert_eq!(only(&kernel.run()).status, Status::Unknown);
+    // Redis goes when it is told to.
+    let (mut kernel, mut server) = open(End::server());
+    server.read_at(&mut kernel, 2_000_010, b"*1\r\n$4\r\nPING\r\n");
+    server.write(&mut kernel, 2_100_000, 2_100_010, b"+PONG\r\n");
+    server.read_at(&mut kernel, 2_200_010, b"*1\r\n$8\r\nSHUTDOWN\r\n");
+    server.close_whole(&mut kernel, 3_000_000);
+    let seen: Vec<_> = kernel.run().spans.iter().map(|span| (span.name.to_string(), span.status)).collect();
+    assert_eq!(seen, [("PING".to_owned(), Status::Ok), ("SHUTDOWN".to_owned(), Status::Unknown)]);
+}
+
+#[test]
+fn a_server_that_ends_its_sending_side_within_an_answer_cut_it() {
+    let (mut kernel, mut server) = served();
+    server.write(&mut kernel, 2_500_000, 2_500_010, b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\nhi");
+    let half = server.connection(&mut kernel, 2_600_000, what::LOCAL_CLOSED);
+    kernel.emit(&half, &[]);
+    server.close_whole(&mut kernel, 3_100_000);
+    let run = kernel.run();
+    let told = told(only(&run));
+    assert_eq!(
+        (told.1, told.2, told.4, told.5),
+        (Some("connection_closed"), Some("closed_by_local"), Some("local"), 600)
+    );
+}
+
+#[test]
 fn a_server_that_gave_no_answer_slept_nevertheless() {
     // It slept for 900 ms, and its write fails.
     let (mut kernel, mut server) = served();

@@ -2,7 +2,7 @@
 //!
 //! Generated is what the sender says, delivered what the sink counts; the agent's own figures are checked against both. The sender
 //! keeps what was not acknowledged and sends it again, as SDKs with a queue do, so each test ends with: nothing that was acknowledged is
-//! missing, and so many spans came twice. Needs root for the disks only. Run with `-- --test-threads=1`: the tests share the CPUs.
+//! missing, and so many spans came twice. Needs root for the disks only. Run with `-- --test-threads=2` at most: the tests share the CPUs.
 
 mod destination;
 mod disk;

@@ -1,7 +1,7 @@
 //! The agent on this host, against real servers and clients.
 //!
-//! Needs root. One file per promise; each says what the truth is that the agent is held to. Run with
-//! `-- --test-threads=1`: the tests share the CPUs with what they measure.
+//! Needs root. One file per promise; each says what the truth is that the agent is held to. Those about
+//! time and rates (`ALONE` in xtask/src/test.rs) run with `-- --test-threads=1`: they share the CPUs with what they measure.
 
 mod brokers;
 mod budget;

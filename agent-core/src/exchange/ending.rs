@@ -30,6 +30,13 @@ pub(super) fn is_left(ending: Ending, role: Role) -> bool {
     matches!((ending, role), (Ending::PeerClosed, Role::Client) | (Ending::LocalClosed, Role::Server))
 }
 
+/// When a server ended its sending side only, though its client had not: the answer in progress will not go on.
+pub(super) fn ended_sending(connection: &Connection, role: Role) -> Option<(Ending, u64)> {
+    let ns = connection.send.ended_ns.filter(|_| role == Role::Server && connection.reset_ns.is_none())?;
+    let was_first = connection.peer_closed_ns.is_none_or(|peer_ns| ns < peer_ns);
+    (was_first && connection.receive.ended_ns.is_none()).then_some((Ending::LocalClosed, ns))
+}
+
 /// Whether the client is who ended it.
 pub(super) fn is_given_up(error_type: &str) -> bool {
     matches!(error_type, ABANDONED | CLIENT_GONE)

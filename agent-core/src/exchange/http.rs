@@ -188,6 +188,8 @@ pub struct Http {
     doubt: bool,
     /// This client was seen to send a request before the one before was answered.
     pipelines: bool,
+    /// When the last answer that left was written or read, if that is known.
+    answered_ns: u64,
     active_ns: u64,
     /// The connection went on with another protocol, once the exchanges that wait are finished.
     switched: bool,
@@ -206,6 +208,7 @@ impl Default for Http {
             answered: Half::new(),
             broken: false,
             doubt: false,
+            answered_ns: 0,
             pipelines: false,
             active_ns: 0,
             switched: false,

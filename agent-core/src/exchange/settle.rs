@@ -355,7 +355,7 @@ fn ended(attributes: &mut Attributes, connection: &Connection, paired: &Paired, 
             let by = connection.reset_by.map(|by| ("spantap.tcp.reset_by", semconv::word(by.name())));
             return attributes.extend(by);
         }
-        Some(Ending::LocalClosed) => (ResetBy::Local, connection.local_closed_ns),
+        Some(Ending::LocalClosed) => (ResetBy::Local, connection.local_closed_ns.or(connection.send.ended_ns)),
         Some(Ending::PeerClosed) => (ResetBy::Peer, connection.peer_closed_ns.or(connection.receive.ended_ns)),
         _ => (ResetBy::Peer, answered_to_nobody(connection, paired).or_else(|| unanswered(connection, paired))),
     };

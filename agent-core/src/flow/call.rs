@@ -98,7 +98,8 @@ impl Waits {
         }
     }
 
-    fn plus(&self, other: &Self) -> Self {
+    /// Both together.
+    pub fn plus(&self, other: &Self) -> Self {
         let mut sum = *self;
         for (ns, more) in sum.off_cpu_ns.iter_mut().zip(other.off_cpu_ns) {
             *ns = ns.saturating_add(more);

@@ -20,7 +20,7 @@ impl Connection {
         }
         // Who writes to a client that has closed is reset; that it had closed is what ended the exchange.
         let client_closed_ns = self.peer_closed_ns.filter(|_| self.facts.role == Some(Role::Server));
-        if let Some(ns) = self.reset_ns {
+        if let Some(ns) = self.reset_ns.filter(|_| !self.was_left_first()) {
             let closed_ns = client_closed_ns.filter(|_| self.reset_by == Some(ResetBy::Peer));
             return Some(closed_ns.map_or((Ending::Reset, ns), |ns| (Ending::PeerClosed, ns)));
         }
@@ -42,6 +42,12 @@ impl Connection {
         let was_first = |ns: &u64| self.peer_closed_ns.is_none_or(|peer_ns| *ns < peer_ns);
         let answers = self.facts.role == Some(Role::Server) && self.receive.ended_ns.is_none();
         self.local_closed_ns.filter(was_first).filter(|_| answers)
+    }
+
+    /// Whether a reset is only what came of the server's close.
+    pub(super) fn was_left_first(&self) -> bool {
+        let first = self.left_ns().zip(self.reset_ns).is_some_and(|(left_ns, reset_ns)| left_ns < reset_ns);
+        first && self.reset_by != Some(ResetBy::Local)
     }
 
     /// When a client's application closed it, if nothing had ended it before.

@@ -246,11 +246,11 @@ impl Flow {
         match record.change {
             change::LOCAL_CLOSED => {
                 connection.send.ended_ns.get_or_insert(changed_ns);
+                connection.send.goes_to(record.send_end, 1);
                 if record.flags & connection_flag::CLOSED_WHOLE != 0 {
                     connection.local_closed_ns.get_or_insert(changed_ns);
                     let fin = u64::from(connection.peer_closed_ns.is_some());
                     connection.receive.goes_to(record.receive_end, fin);
-                    connection.send.goes_to(record.send_end, 1);
                 }
             }
             change::REMOTE_CLOSED => {
@@ -456,9 +456,12 @@ impl Flow {
         let given_up = matches!(ending, Some((Ending::LocalClosed, _)));
         let gone = self.is_done(context) || self.connection.reset_ns.is_some() || given_up;
         let Kind::Http(http) = &mut self.kind else { return };
+        // Whatever a server's close provoked, or was, what it had written by then is what it wrote.
+        let left =
+            self.connection.left_ns().is_some_and(|ns| self.connection.reset_ns.is_none_or(|reset_ns| ns <= reset_ns));
         for direction in [Direction::Send, Direction::Receive] {
             let is_request = self.connection.facts.request_direction() == Some(direction);
-            let reset = self.connection.reset_ns.is_some();
+            let reset = self.connection.reset_ns.is_some() && !(left && direction == Direction::Send);
             let side = self.connection.side_mut(direction);
             let orderly = side.ended_ns.is_some() || (direction == Direction::Send && !reset);
             let now = side.ended_ns.is_some() || gone;

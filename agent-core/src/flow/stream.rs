@@ -111,6 +111,11 @@ impl Stream {
         i64::from(sequence.wrapping_sub(expected).cast_signed()).max(0).cast_unsigned()
     }
 
+    /// Whether it was joined late and nothing of it was seen.
+    pub fn is_unseen(&self) -> bool {
+        self.late && !self.started
+    }
+
     /// Whether bytes before `offset` are expected that did not come yet.
     pub fn is_beyond(&self, offset: u64) -> bool {
         (self.started || !self.late) && offset > self.next

@@ -21,8 +21,8 @@ use super::call::CallTiming;
 pub const WAYPOINTS_MAX: usize = 16;
 /// Threads that are kept.
 pub const THREADS_MAX: usize = 1_024;
-/// Who did nothing for this long makes room for others.
-const QUIET_NS: u64 = 10_000_000_000;
+/// Who did nothing for this long makes room for others; looked for as often.
+const QUIET_NS: u64 = 1_000_000_000;
 
 /// One call of a thread, and what the thread had waited for by then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

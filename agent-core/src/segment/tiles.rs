@@ -317,5 +317,15 @@ fn by_waypoints(from: &CallTiming, to: &CallTiming, waypoints: &[Waypoint]) -> O
         return None;
     }
     parts.push((to.enter_ns, before.waits_until(to)?));
-    Some(parts)
+    // What was waited for is placed to a hundredth, so that a span of many short calls does not have as many tiles.
+    let least_ns = to.enter_ns.saturating_sub(from.return_ns) / 100;
+    let mut pending = Waits::default();
+    let mut divided = Vec::new();
+    for (ns, waits) in parts {
+        pending = pending.plus(&waits);
+        if pending.total_ns() > least_ns || ns == to.enter_ns {
+            divided.push((ns, std::mem::take(&mut pending)));
+        }
+    }
+    Some(divided)
 }

@@ -66,7 +66,8 @@ fn run(
     }
     disk::copy(&medium, &disk.image)?;
     disk::empty(&disk.log)?;
-    let end = machine.run(archive()?, "sh /task/power.sh deliver")?;
+    // Not again on a disk that has been used.
+    let end = machine.start(archive()?, "sh /task/power.sh deliver")?.end(timeout)?;
     ensure!(end.code == 0, "{}: {}\n{}", end.describe(), end.output, end.console_end());
     relayed.add(&end.output);
     let losses = end.output.lines().filter(|line| line.starts_with("guest:")).collect::<Vec<_>>().join("\n");

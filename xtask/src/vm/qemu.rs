@@ -287,11 +287,15 @@ fn from_trouble(console: &str) -> Option<String> {
 /// Whether one processor waits in vain for another to answer its call, although that one has nothing to do, or answers not even
 /// what cannot be masked. No kernel program does that; a deadlock in one would show the other processor in its stack.
 fn lost_processor(console: &str) -> bool {
-    let Some(trouble) = console.find("BUG: soft lockup").map(|at| &console[at..]) else { return false };
+    let Some(at) = console.find("BUG: soft lockup") else { return false };
+    let (before, trouble) = console.split_at(at);
+    if ["BUG: ", "Oops", "Kernel panic"].iter().any(|sign| before.contains(sign)) {
+        return false;
+    }
     let Some((stuck, others)) = trouble.split_once("Sending NMI from CPU") else { return false };
     // As in "Sending NMI from CPU 1 to CPUs 0:".
     let Some((call, answers)) = others.split_once(':') else { return false };
-    let other = call.split_whitespace().last().unwrap_or_default();
+    let Some(other) = call.split_whitespace().last().and_then(|word| word.parse::<u32>().ok()) else { return false };
     let answered = answers.lines().any(|line| line.ends_with(&format!("NMI backtrace for cpu {other}")));
     stuck.contains("RIP: 0010:smp_call_function") && !answered
 }
@@ -360,6 +364,8 @@ mod tests {
         ] {
             assert_eq!(lost_processor(&stuck(rip, other)), lost, "{rip} {other}");
         }
+        let after = format!("[   98.0] BUG: unable to handle page fault\n{}", stuck(waits, idle));
+        assert!(!lost_processor(&after), "the first trouble is what counts");
         assert!(!lost_processor("[    1.2] rcu: Preemptible"));
     }
 

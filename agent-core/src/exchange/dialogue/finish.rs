@@ -17,8 +17,10 @@ use crate::{
     span::{SpanKind, Status},
 };
 
-/// Commands of Redis that wait for news, or take leave.
-const REDIS_WAITS: [&str; 13] = [
+/// Commands of Redis that wait for news, take or give leave, or are acknowledgements themselves.
+const REDIS_WAITS: [&str; 15] = [
+    "SHUTDOWN",
+    "REPLCONF",
     "BLPOP",
     "BRPOP",
     "BRPOPLPUSH",
@@ -134,6 +136,9 @@ impl Dialogue {
         let error = ending::error_type(ending, role, begun);
         let on_purpose = error.is_some_and(is_given_up) || ending == Ending::LocalClosed;
         let error = error.filter(|_| !on_purpose || self.asks_for_all(&exchange, begun));
+        let left = role == Role::Server && ending == Ending::LocalClosed;
+        let is_owed = exchange.request_last && !connection.answers().stream.is_unseen();
+        let error = error.filter(|_| is_owed || !left);
         let result = match error {
             Some(error) => Result { ended_by: Some(ending), ..Result::error(error, Some(ns)) },
             None => Result { ended_by: on_purpose.then_some(ending), ..Result::unknown(ns) },

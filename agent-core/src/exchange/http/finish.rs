@@ -62,6 +62,9 @@ impl Http {
     ) {
         let (Some(request), Some(answer)) = (self.asked.pop(), self.answered.pop()) else { return };
         let whole = matches!(answer.progress, Progress::Ended(_));
+        let ending = ending.or_else(|| ending::ended_sending(connection, role));
+        let answered = connection.answers().timings.calls.holding(answer.end.saturating_sub(1));
+        self.answered_ns = answered.map_or(self.answered_ns, |call| call.return_ns);
         let said = Outcome::of_status(answer.head.status, role);
         let seen = |_: &(Ending, u64)| {
             !ending::hides_answers(connection) && !lost_since(connection, role, &request, ending, context)
@@ -116,9 +119,16 @@ impl Http {
             return self.finish_cut(connection, role, context);
         }
         let silent = answers.stream.next() <= self.answered.done_end.max(self.answered.base.unwrap_or(0));
+        // RFC 9112, 9.6: what was sent behind a request that was answered may be left without an answer, and is sent again.
+        let read = connection.timings(role).0.calls.holding(request.start);
+        let is_pipelined = read.is_some_and(|read| read.return_ns <= self.answered_ns);
+        let is_owed = matches!(request.progress, Progress::Ended(_)) && !is_pipelined && !answers.stream.is_unseen();
         let Some(request) = self.asked.pop() else { return false };
         let error = ending::error_type(ending, role, !silent);
-        let outcome = error.map_or(Outcome::UNKNOWN, |error| Outcome::ended(error, Some(ending)));
+        let error = error.filter(|_| is_owed || ending != Ending::LocalClosed || role != Role::Server);
+        let outcome = error.map_or(Outcome { ended_by: left_by(ending, role), ..Outcome::UNKNOWN }, |error| {
+            Outcome::ended(error, Some(ending))
+        });
         self.draft(connection, role, &request, None, Some(ns), outcome, context);
         true
     }
@@ -165,6 +175,11 @@ impl Http {
         };
         settle::pair(connection, paired, context);
     }
+}
+
+/// How it ended, if that says something although nobody may be to blame.
+fn left_by(ending: Ending, role: Role) -> Option<Ending> {
+    (ending == Ending::LocalClosed && role == Role::Server).then_some(ending)
 }
 
 /// Whether records were lost between the request and the connection's end.

@@ -3,14 +3,15 @@
 use agent_common::{
     connection::TcpSnapshot,
     header::RecordHeader,
-    message::{CallRecord, SendRecord},
+    message::{CallRecord, SendRecord, flag},
+    sched::{BLOCKED, Blocked},
 };
 use proptest::prelude::*;
 
 use super::super::*;
 use crate::{
     flow::timing::{Arrival, CallTiming, Resent, SendTiming, Waits},
-    span::Evidence::Measured,
+    span::{Evidence::Measured, SegmentName::OffCpu},
 };
 
 fn time() -> impl Strategy<Value = u64> {
@@ -164,6 +165,76 @@ proptest! {
             }
             prop_assert_eq!(at, timeline.end_ns - timeline.start_ns);
             prop_assert!(timeline.segments.len() <= TILES_MAX);
+        }
+    }
+}
+
+/// A thread's calls: for each how long it computed, slept, waited for a CPU and was not seen before it, and the same within it.
+fn calls() -> impl Strategy<Value = Vec<([u64; 4], [u64; 4])>> {
+    let amounts = || prop::array::uniform4(prop_oneof![Just(0), 1_u64..1_000]);
+    prop::collection::vec((amounts(), amounts()), 2..8)
+}
+
+/// As records, one thread's, with totals that grow.
+fn thread(calls: &[([u64; 4], [u64; 4])]) -> Vec<CallRecord> {
+    let (mut now_ns, mut slept_ns, mut queued_ns, mut unseen_ns) = (1_000, [7; BLOCKED], 5, 3);
+    let record = |(before, inside): &([u64; 4], [u64; 4])| {
+        let asleep = usize::try_from(before[0] % 6).unwrap();
+        slept_ns[asleep] += before[1];
+        (now_ns, queued_ns, unseen_ns) =
+            (now_ns + before.iter().sum::<u64>(), queued_ns + before[2], unseen_ns + before[3]);
+        let enter = (now_ns, queued_ns, unseen_ns);
+        slept_ns[Blocked::Socket as usize] += inside[1];
+        (now_ns, queued_ns, unseen_ns) =
+            (now_ns + inside.iter().sum::<u64>(), queued_ns + inside[2], unseen_ns + inside[3]);
+        CallRecord {
+            header: RecordHeader { time_ns: now_ns, ..RecordHeader::default() },
+            enter_ns: enter.0,
+            run_queue_enter_ns: enter.1,
+            run_queue_exit_ns: queued_ns,
+            unseen_enter_ns: enter.2,
+            unseen_exit_ns: unseen_ns,
+            off_cpu_ns: slept_ns,
+            off_cpu_inside_ns: inside[1],
+            tid: 7,
+            flags: flag::SCHED,
+            ..CallRecord::default()
+        }
+    };
+    calls.iter().map(record).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn waypoints_place_time_and_neither_add_nor_take_any(calls in calls()) {
+        let records = thread(&calls);
+        let (first, last) = (CallTiming::new(0, 1, &records[0]), CallTiming::new(1, 2, records.last().unwrap()));
+        let told = |waypoints: &[Waypoint]| {
+            let mut tiles = Tiles::new(first.return_ns, last.enter_ns);
+            tiles.application(&first, &last, waypoints);
+            tiles.finish(Measured).segments
+        };
+        let between: Vec<Waypoint> = records[1..records.len() - 1].iter().map(Waypoint::new).collect();
+        let (whole, divided) = (told(&[]), told(&between));
+        let sum = |segments: &[Segment]| {
+            let mut sums = std::collections::BTreeMap::new();
+            for segment in segments {
+                *sums.entry(format!("{:?} {:?} {:?}", segment.name, segment.by, segment.evidence)).or_insert(0) += segment.duration_ns;
+            }
+            sums
+        };
+        prop_assert_eq!(sum(&whole), sum(&divided));
+        // A wait that is a hundredth of the time and more begins where its call, or the next one, says, but for what is less than that.
+        let gap_ns = last.enter_ns - first.return_ns;
+        for (record, (before, inside)) in records[1..].iter().zip(&calls[1..]) {
+            let ends = if inside[1] > 0 && record.enter_ns < last.enter_ns { record.header.time_ns } else { record.enter_ns };
+            let slept = before[1] > gap_ns / 100 || (inside[1] > gap_ns / 100 && record.enter_ns < last.enter_ns);
+            let by_then = |segments: &[Segment]| segments.iter().filter(|segment| {
+                segment.name == OffCpu && first.return_ns + segment.offset_ns < ends
+            }).count();
+            prop_assert!(!slept || by_then(&divided) > 0, "{:?} {:?}", calls, divided);
         }
     }
 }

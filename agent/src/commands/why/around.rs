@@ -42,8 +42,8 @@ fn overlap(span: &SpanView, from_unix_ns: u64, to_unix_ns: u64) -> u64 {
     span.end_unix_ns().min(to_unix_ns).saturating_sub(span.start_unix_ns.max(from_unix_ns))
 }
 
-/// Words for a call, and how long the span was blocked during it: at least and at most, since of what a thread did between two calls on
-/// the span's own connection how long each took is known, and not in which order.
+/// Words for a call, and how long the span was blocked during it: at least and at most, since of what a thread did between two calls how
+/// long each took is known, and not in which order; and the tiles do not say where the thread called elsewhere.
 pub(super) fn downstream(span: &SpanView, spans: &[SpanView]) -> Option<(String, [u64; 2])> {
     let handling = handling(span);
     let blocked = |call: &SpanView| {
@@ -59,7 +59,7 @@ pub(super) fn downstream(span: &SpanView, spans: &[SpanView]) -> Option<(String,
     (blocked[1] > 0).then_some((words, blocked))
 }
 
-/// Neighbouring tiles of one thread's doing: their order says nothing.
+/// Neighbouring tiles of one thread's doing: their order is not known to be true.
 struct Handling {
     start_unix_ns: u64,
     duration_ns: u64,
