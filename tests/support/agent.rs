@@ -207,8 +207,9 @@ impl Agent {
         });
         assert!(
             settled.is_some(),
-            "{what}: not within {bound:?}; {} spans are there\nlosses: {}\nagent: {}",
+            "{what}: not within {bound:?}; {} spans are there: {:?}\nlosses: {}\nagent: {}",
             last.len(),
+            summary(&last),
             self.answer(["losses", "--json"]),
             self.messages()
         );
@@ -257,6 +258,19 @@ impl Agent {
         let status = self.process.terminate(STOPPED_WITHIN);
         assert!(status.success(), "the agent ended with {status}; it said:\n{}", self.messages());
     }
+}
+
+/// How many there are of each kind, name and outcome; of many names the most frequent.
+fn summary(spans: &[Span]) -> Vec<(usize, String)> {
+    let mut counts = BTreeMap::new();
+    for span in spans {
+        let name = format!("{} {} {} {}", span.kind, span.protocol, span.name, span.status);
+        *counts.entry(name).or_insert(0) += 1;
+    }
+    let mut counts: Vec<(usize, String)> = counts.into_iter().map(|(name, count)| (count, name)).collect();
+    counts.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+    counts.truncate(20);
+    counts
 }
 
 impl Drop for Agent {

@@ -106,7 +106,8 @@ const LEFT_TO_REST: &[&str] = &[
 
 /// Parts of the names of end-to-end tests that run alone, since they are about time or rates. Of the others two run at once: each has
 /// an agent and programs of its own, and mostly waits for them.
-const ALONE: &[&str] = &["budget::", "follow_idle::", "http_exact::", "lossy::", "segments::", "wrk_unthrottled::"];
+const ALONE: &[&str] =
+    &["budget::", "follow_idle::", "http_exact::", "lossy::", "messaging::", "segments::", "wrk_unthrottled::"];
 
 /// Runs the steps.
 pub fn test(repo: &Repo, args: &TestArgs) -> Result<()> {
