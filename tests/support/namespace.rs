@@ -3,9 +3,10 @@
 //! In: nothing. Out: guards that remove the namespace, and with it every device in it. Uses `ip` from iproute2 and `nft`.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     os::fd::{AsRawFd, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    sync::Once,
 };
 
 use crate::{
@@ -22,6 +23,8 @@ pub struct Namespace {
 impl Namespace {
     /// A fresh namespace.
     pub fn new() -> Self {
+        static SWEPT: Once = Once::new();
+        SWEPT.call_once(sweep);
         let name = format!("st{}-{}", std::process::id(), temp::unique());
         ip(["netns", "add", &name]);
         let namespace = Self { name };
@@ -111,7 +114,24 @@ impl Default for Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ = std::process::Command::new("ip").args(["netns", "delete", &self.name]).status();
+        delete(&self.name);
+    }
+}
+
+fn delete(name: &str) {
+    let _ = std::process::Command::new("ip").args(["netns", "delete", name]).status();
+}
+
+/// Removes the namespaces of test processes that are gone: who is killed removes nothing.
+fn sweep() {
+    let names =
+        fs::read_dir("/run/netns").into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    for name in names {
+        let pid =
+            name.strip_prefix("st").and_then(|rest| rest.split_once('-')).and_then(|(pid, _)| pid.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            delete(&name);
+        }
     }
 }
 
@@ -129,7 +149,21 @@ fn ip<'a>(args: impl IntoIterator<Item = impl AsRef<str> + 'a>) {
 
 #[cfg(test)]
 mod tests {
-    use super::find_counter;
+    use super::*;
+
+    #[test]
+    fn what_a_killed_test_left_is_removed_and_what_others_use_is_not() {
+        let own = Namespace::new();
+        let mut gone = std::process::Command::new("true").spawn().expect("start `true`");
+        gone.wait().expect("its end");
+        let left = Namespace { name: format!("st{}-0", gone.id()) };
+        ip(["netns", "add", &left.name]);
+        assert!(left.path().exists());
+        sweep();
+        assert!(!left.path().exists() && own.path().exists());
+        // There is nothing left for its guard.
+        std::mem::forget(left);
+    }
 
     #[test]
     fn a_counter_stands_under_its_name() {
