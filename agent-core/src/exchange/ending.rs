@@ -25,9 +25,14 @@ pub(super) fn error_type(ending: Ending, role: Role, begun: bool) -> Option<&'st
     }
 }
 
+/// Whether this end is the server, and ended it.
+pub(super) fn is_own_leave(ending: Ending, role: Role) -> bool {
+    matches!((ending, role), (Ending::LocalClosed, Role::Server))
+}
+
 /// Whether the server is who ended it.
 pub(super) fn is_left(ending: Ending, role: Role) -> bool {
-    matches!((ending, role), (Ending::PeerClosed, Role::Client) | (Ending::LocalClosed, Role::Server))
+    matches!((ending, role), (Ending::PeerClosed, Role::Client)) || is_own_leave(ending, role)
 }
 
 /// When a server ended its sending side only, though its client had not: the answer in progress will not go on.

@@ -388,8 +388,8 @@ impl Flow {
     pub(crate) fn advance(&mut self, context: &mut Context<'_>) {
         self.pump(Direction::Send, context);
         self.pump(Direction::Receive, context);
-        self.tell_ends(context);
         let ending = self.ending(context);
+        self.tell_ends(ending, context);
         match &self.kind {
             Kind::Undecided(_) if ending.is_some() => self.become_opaque(false, context),
             // Too few bytes to tell, and none come: their exchange is told, and later ones may still show what it is.
@@ -448,8 +448,7 @@ impl Flow {
     }
 
     /// Tells the parser of ends that nothing can come before any more.
-    fn tell_ends(&mut self, context: &mut Context<'_>) {
-        let ending = self.ending(context);
+    fn tell_ends(&mut self, ending: Option<(Ending, u64)>, context: &mut Context<'_>) {
         if self.connection.left_ns().is_some() && ending.is_none() {
             return;
         }

@@ -114,10 +114,6 @@ impl<'a, 'r, J: Judge<'a>> Rewriter<'a, 'r, J> {
         Ok((self.kept.finish(self.request), self.local.map(|local| local.finish(self.request))))
     }
 
-    fn copies(&mut self) -> impl Iterator<Item = &mut Written<'a>> {
-        std::iter::once(&mut self.kept).chain(&mut self.local)
-    }
-
     /// A message with spans in it, left out of a copy if all of them are.
     fn parent(
         &mut self,
@@ -138,7 +134,7 @@ impl<'a, 'r, J: Judge<'a>> Rewriter<'a, 'r, J> {
         self.judge.resource(self.request, &body)?;
         let mut added = self.resources.of(self.request, body.clone())?;
         if let Some(resource) = added.take_resource() {
-            for copy in self.copies() {
+            for copy in both(&mut self.kept, &mut self.local) {
                 copy.editor.insert(body.start, &resource);
                 copy.enriched = true;
             }
@@ -157,7 +153,7 @@ impl<'a, 'r, J: Judge<'a>> Rewriter<'a, 'r, J> {
     fn resource(&mut self, field: &Field, added: &mut Added) -> Result<(), Malformed> {
         let (length, body) = field.message()?;
         let attributes = added.take_attributes();
-        for copy in std::iter::once(&mut self.kept).chain(&mut self.local) {
+        for copy in both(&mut self.kept, &mut self.local) {
             copy.editor.enter(length, &body);
             let mut list = List::new(body.clone(), number::resource::ATTRIBUTES, false);
             let mut fields = Fields::new(self.request, body.clone());
@@ -193,7 +189,7 @@ impl<'a, 'r, J: Judge<'a>> Rewriter<'a, 'r, J> {
             match field.number {
                 number::scope_spans::SPANS => self.span(&field)?,
                 number::scope_spans::SCOPE => {
-                    for copy in std::iter::once(&mut self.kept).chain(&mut self.local) {
+                    for copy in both(&mut self.kept, &mut self.local) {
                         let mut inside = Inside::new(self.request, &mut copy.editor, &mut self.walker, false);
                         inside.attributes_of(&field, number::scope::ATTRIBUTES, None)?;
                         copy.count(&mut self.walker);
@@ -209,7 +205,7 @@ impl<'a, 'r, J: Judge<'a>> Rewriter<'a, 'r, J> {
         let span = SpanView::read(self.request, body.clone())?;
         let (edits, is_local) = match self.judge.judge(&span)? {
             Verdict::LeaveOut => {
-                self.copies().for_each(|copy| copy.leave_out(field));
+                both(&mut self.kept, &mut self.local).for_each(|copy| copy.leave_out(field));
                 return Ok(());
             }
             Verdict::KeepWith(edits) => (Some(edits), false),
@@ -235,6 +231,14 @@ impl<'a, 'r, J: Judge<'a>> Rewriter<'a, 'r, J> {
         copy.count(&mut self.walker);
         Ok(())
     }
+}
+
+/// The copies that are written.
+fn both<'c, 'a>(
+    kept: &'c mut Written<'a>,
+    local: &'c mut Option<Written<'a>>,
+) -> impl Iterator<Item = &'c mut Written<'a>> {
+    std::iter::once(kept).chain(local)
 }
 
 impl<'a> Written<'a> {

@@ -136,9 +136,8 @@ impl Dialogue {
         let error = ending::error_type(ending, role, begun);
         let on_purpose = error.is_some_and(is_given_up) || ending == Ending::LocalClosed;
         let error = error.filter(|_| !on_purpose || self.asks_for_all(&exchange, begun));
-        let left = role == Role::Server && ending == Ending::LocalClosed;
         let is_owed = exchange.request_last && !connection.answers().stream.is_unseen();
-        let error = error.filter(|_| is_owed || !left);
+        let error = error.filter(|_| is_owed || !ending::is_own_leave(ending, role));
         let result = match error {
             Some(error) => Result { ended_by: Some(ending), ..Result::error(error, Some(ns)) },
             None => Result { ended_by: on_purpose.then_some(ending), ..Result::unknown(ns) },

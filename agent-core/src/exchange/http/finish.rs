@@ -125,10 +125,12 @@ impl Http {
         let is_owed = matches!(request.progress, Progress::Ended(_)) && !is_pipelined && !answers.stream.is_unseen();
         let Some(request) = self.asked.pop() else { return false };
         let error = ending::error_type(ending, role, !silent);
-        let error = error.filter(|_| is_owed || ending != Ending::LocalClosed || role != Role::Server);
-        let outcome = error.map_or(Outcome { ended_by: left_by(ending, role), ..Outcome::UNKNOWN }, |error| {
-            Outcome::ended(error, Some(ending))
-        });
+        // That it closed says something although nobody may be to blame.
+        let left = ending::is_own_leave(ending, role);
+        let outcome = match error.filter(|_| is_owed || !left) {
+            Some(error) => Outcome::ended(error, Some(ending)),
+            None => Outcome { ended_by: left.then_some(ending), ..Outcome::UNKNOWN },
+        };
         self.draft(connection, role, &request, None, Some(ns), outcome, context);
         true
     }
@@ -175,11 +177,6 @@ impl Http {
         };
         settle::pair(connection, paired, context);
     }
-}
-
-/// How it ended, if that says something although nobody may be to blame.
-fn left_by(ending: Ending, role: Role) -> Option<Ending> {
-    (ending == Ending::LocalClosed && role == Role::Server).then_some(ending)
 }
 
 /// Whether records were lost between the request and the connection's end.
