@@ -90,34 +90,26 @@ pub mod flag {
 }
 
 /// One TCP connection, keyed by the address of its `struct sock`, from its first sight to `tcp_destroy_sock`.
+///
+/// What every message touches comes first: of a request that comes alone, each line of the cache is a miss.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Conn {
     pub id: u64,
-    pub opened_ns: u64,
-    pub established_ns: u64,
-    pub accepted_ns: u64,
-    pub cgroup_id: u64,
-    pub local_address: [u8; 16],
-    pub remote_address: [u8; 16],
-    pub local_port: u16,
-    pub remote_port: u16,
-    pub family: u16,
-    pub role: u16,
-    pub netns: u32,
-    pub pid: u32,
-    pub send_base: u32,
-    pub receive_base: u32,
-    /// Just past the last byte that was read.
-    pub read_cursor: u32,
     pub flags: u32,
     /// Mode by the connection's own rules, decided for `generation`.
     pub mode: u32,
     pub generation: u32,
-    /// Mode of the task that opened it.
-    pub opener_mode: u32,
+    pub tx_head: u32,
+    pub tx_tail: u32,
+    pub rx_head: u32,
+    pub rx_tail: u32,
+    /// Just past the last byte that was read.
+    pub read_cursor: u32,
     /// Sequence number just past the last byte that was ever given to the device's queue.
     pub queued_end: u32,
+    pub local_port: u16,
+    pub remote_port: u16,
     /// Since when bytes are in the device's queue; 0 if none are. And for how long there were in total before.
     pub queue_since_ns: u64,
     pub queue_busy_ns: u64,
@@ -126,105 +118,122 @@ pub struct Conn {
     /// Since when the peer's window is closed; 0 if it is open. And for how long it was in total before.
     pub zero_since_ns: u64,
     pub zero_ns: u64,
+    /// Where the snapshot for the next record is put together.
+    pub tcp: TcpSnapshot,
+    pub receive_base: u32,
+    pub tx: [TxSlot; SLOTS as usize],
+    pub rx: [RxSlot; SLOTS as usize],
+    pub opened_ns: u64,
+    pub established_ns: u64,
+    pub accepted_ns: u64,
+    pub cgroup_id: u64,
+    pub local_address: [u8; 16],
+    pub remote_address: [u8; 16],
+    pub family: u16,
+    pub role: u16,
+    pub netns: u32,
+    pub pid: u32,
+    pub send_base: u32,
+    /// Mode of the task that opened it.
+    pub opener_mode: u32,
     /// Segments retransmitted until it was established.
     pub handshake_retransmits: u32,
     /// `total_retrans` that the agent was told of.
     pub retrans_told: u32,
     pub accept_backlog: u32,
     pub accept_backlog_max: u32,
+    pub padding: u32,
     /// The TLS session that was last known to be its, to be forgotten with it.
     pub tls: InProcess,
-    /// Where the snapshot for the next record is put together.
-    pub tcp: TcpSnapshot,
-    pub tx_head: u32,
-    pub tx_tail: u32,
-    pub rx_head: u32,
-    pub rx_tail: u32,
-    pub padding: u32,
-    pub tx: [TxSlot; SLOTS as usize],
-    pub rx: [RxSlot; SLOTS as usize],
 }
 
 /// One thread that does socket or file I/O, from its first call to its exit.
+///
+/// What the scheduler's hooks touch comes first, then what every call does, for the reason that [`Conn`] gives.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Task {
-    // The call in progress.
-    pub enter_ns: u64,
+    /// 1 if what it does may be recorded, as far as `generation` says; the scheduler hooks leave the others alone.
+    pub watched: u32,
+    /// 1 once its cgroup was seen to be throttled.
+    pub quota: u32,
+    /// Since when it is runnable without running; 0 if it is not.
+    pub runnable_ns: u64,
+    /// Since when it sleeps; 0 if it does not.
+    pub off_since_ns: u64,
+    /// 1 if it became runnable by a wake-up, 0 if by losing its CPU.
+    pub woken_from_sleep: u32,
+    /// 1 if it was woken while it was going to sleep.
+    pub woken_early: u32,
+    /// What it sleeps in, and what it slept in last (`NEVER_SLEPT` + 1 = 0: never).
+    pub off_in: u32,
+    pub slept_in: u32,
+    /// Number of the call in progress, plus 1; 0 for none.
     pub number: u64,
+    /// The run queue that it waits in and how long that had been throttled when the wait began; 0 if not looked at.
+    pub wait_queue: u64,
+    /// Total time on run queues.
+    pub run_queue_ns: u64,
+    /// Last wake-up from sleep, and when it got a CPU after it.
+    pub woken_ns: u64,
+    pub running_ns: u64,
+    pub off_cpu_total_ns: u64,
+    /// Total time asleep by `agent_common::sched::Blocked`; two more, so that three bits are always in range.
+    pub off_cpu_ns: [u64; 8],
+    // What was decided about it, and the call in progress.
+    pub mode: u32,
+    pub generation: u32,
+    pub pid: u32,
+    pub call_flags: u32,
+    pub cgroup_id: u64,
+    pub enter_ns: u64,
     pub fd: u64,
     pub buffer: u64,
     pub count: u64,
-    pub run_queue_enter_ns: u64,
     /// `struct sock` that TCP bytes moved through in this call; 0 for none.
     pub tx_sock: u64,
     pub rx_sock: u64,
-    pub arrival_softirq_ns: u64,
-    pub arrival_first_ns: u64,
-    pub arrival_last_ns: u64,
+    /// Where the application wants or gives the other end's address; 0 for nowhere.
+    pub address: u64,
+    /// `MSG_*` flags.
+    pub message_flags: u32,
+    /// Which of the datagrams is next.
+    pub datagram: u32,
+    /// The goroutine that made the call; 0 if nobody asks, or it is not known.
+    pub goroutine: u64,
+    // Totals when it was entered, of those above and below.
+    pub run_queue_enter_ns: u64,
+    pub off_cpu_enter_ns: u64,
+    pub throttled_enter_ns: u64,
+    pub unseen_enter_ns: u64,
+    /// `sched::since` when the last call was entered.
+    pub sched_since_ns: u64,
+    /// 1 if that had not changed since the call before it.
+    pub sched_complete: u32,
+    /// 1 once the thread used a unix stream socket.
+    pub uses_unix: u32,
+    /// Total time on run queues while its cgroup was throttled.
+    pub throttled_ns: u64,
+    /// Total time of which was not seen whether it slept, waited for a CPU or ran.
+    pub unseen_ns: u64,
+    // What moved in it.
     pub tx_start: u32,
     pub tx_end: u32,
     pub tx_index: u32,
     pub rx_start: u32,
     pub rx_end: u32,
     pub arrival_end: u32,
+    pub arrival_softirq_ns: u64,
+    pub arrival_first_ns: u64,
+    pub arrival_last_ns: u64,
     /// Bytes that had arrived when the call began to take its own, and segments out of order so far.
     pub receive_queue: u32,
     pub out_of_order: u32,
-    pub call_flags: u32,
-    // The thread.
-    pub mode: u32,
-    pub generation: u32,
-    pub pid: u32,
-    pub cgroup_id: u64,
-    /// Last wake-up from sleep, and when it got a CPU after it.
-    pub woken_ns: u64,
-    pub running_ns: u64,
-    /// Total time on run queues.
-    pub run_queue_ns: u64,
-    /// Since when it is runnable without running; 0 if it is not.
-    pub runnable_ns: u64,
-    /// 1 if it became runnable by a wake-up, 0 if by losing its CPU.
-    pub woken_from_sleep: u32,
-    /// `MSG_*` flags of the call in progress.
-    pub message_flags: u32,
-    /// Total time asleep by `agent_common::sched::Blocked`; two more, so that three bits are always in range.
-    pub off_cpu_ns: [u64; 8],
-    pub off_cpu_total_ns: u64,
-    /// Since when it sleeps; 0 if it does not.
-    pub off_since_ns: u64,
-    /// Total time on run queues while its cgroup was throttled.
-    pub throttled_ns: u64,
-    /// The run queue that it waits in and how long that had been throttled when the wait began; 0 if not looked at.
-    pub wait_queue: u64,
     pub wait_throttled_ns: u64,
-    // The call in progress: totals when it was entered.
-    pub off_cpu_enter_ns: u64,
-    pub throttled_enter_ns: u64,
-    /// `sched::since` when the last call was entered.
-    pub sched_since_ns: u64,
-    /// 1 if that had not changed since the call before it.
-    pub sched_complete: u32,
-    /// What it sleeps in, and what it slept in last (`NEVER_SLEPT` + 1 = 0: never).
-    pub off_in: u32,
-    pub slept_in: u32,
-    /// 1 once its cgroup was seen to be throttled.
-    pub quota: u32,
-    /// 1 if it was woken while it was going to sleep.
-    pub woken_early: u32,
-    /// Total time of which was not seen whether it slept, waited for a CPU or ran; and when the call was entered.
-    pub unseen_ns: u64,
-    pub unseen_enter_ns: u64,
     /// The last wait for a CPU that was long: from when to when, and the throttled part of it.
     pub queued_from_ns: u64,
     pub queued_until_ns: u64,
     pub queued_throttled_ns: u64,
-    /// Where the application wants or gives the other end's address; 0 for nowhere.
-    pub address: u64,
-    /// Which of the datagrams of the call in progress is next.
-    pub datagram: u32,
-    /// 1 once the thread used a unix stream socket.
-    pub uses_unix: u32,
     /// The unix socket that the call in progress is about.
     pub other: Found,
     /// The call of a TLS library in progress, and one inside it: a library may call the application back.
@@ -239,10 +248,7 @@ pub struct Task {
     pub near_end: u32,
     /// 1 if that begins with the connection's first byte, which is TLS.
     pub near_begins: u32,
-    /// 1 if what it does may be recorded, as far as `generation` says; the scheduler hooks leave the others alone.
-    pub watched: u32,
-    /// The goroutine that made the call in progress; 0 if nobody asks, or it is not known.
-    pub goroutine: u64,
+    pub padding: u32,
 }
 
 /// One call of a TLS library, by a thread or a goroutine.
