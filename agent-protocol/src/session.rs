@@ -173,6 +173,8 @@ pub struct Facts {
     pub host: Option<Text>,
     /// Kind of the span.
     pub kind: Kind,
+    /// Whether who asked lacks nothing if it goes before the answer: it waits for news, takes leave, or hears only of failure.
+    pub may_go_early: bool,
 }
 
 /// Attributes by their names.
@@ -218,6 +220,7 @@ impl Facts {
         if later.kind != Kind::Request {
             self.kind = later.kind;
         }
+        self.may_go_early |= later.may_go_early;
         for (key, value) in later.attributes {
             self.set(key, value);
         }

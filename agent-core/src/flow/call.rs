@@ -32,6 +32,21 @@ pub struct Queued {
     pub throttled_ns: u64,
 }
 
+/// What a thread had waited for in all its life, at the entry and at the return of a call, nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// On run queues.
+    pub run_queue_ns: [u64; 2],
+    /// The part of it in which its cgroup was throttled.
+    pub throttled_ns: [u64; 2],
+    /// Of which was not seen what it did.
+    pub unseen_ns: [u64; 2],
+    /// Asleep, at the return, by [`Blocked`].
+    pub off_cpu_ns: [u64; BLOCKED],
+    /// How much of it was inside the call, or inside merged calls.
+    pub off_cpu_inside_ns: u64,
+}
+
 /// One call, or several neighbouring calls inside one message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CallTiming {
@@ -47,18 +62,10 @@ pub struct CallTiming {
     pub woken_ns: u64,
     /// When it got a CPU after that; 0 if not observed.
     pub running_ns: u64,
-    /// Total run-queue time of the thread at entry and at return; valid if `sched`.
-    pub run_queue_ns: [u64; 2],
-    /// The part of it in which its cgroup was throttled, likewise.
-    pub throttled_ns: [u64; 2],
-    /// Total time of the thread of which was not seen what it did, likewise.
-    pub unseen_ns: [u64; 2],
+    /// What the thread had waited for; valid if `sched`.
+    pub totals: Totals,
     /// The last long wait for a CPU up to the return, in a call or outside; valid if `sched`.
     pub queued: Queued,
-    /// Total time that the thread was asleep at return, by [`Blocked`]; valid if `sched`.
-    pub off_cpu_ns: [u64; BLOCKED],
-    /// How much of it was inside the call, or inside the merged calls.
-    pub off_cpu_inside_ns: u64,
     /// When the last byte written left for the device, if that was before the return; else 0.
     pub transmitted_ns: u64,
     /// Bytes that had arrived when the (first) read began to take its own.
@@ -79,6 +86,30 @@ pub struct CallTiming {
     pub between_ns: u64,
     /// Merged calls: what the thread waited for between them.
     pub between: Waits,
+}
+
+impl Totals {
+    /// The thread's, as a record of a call has them.
+    pub fn new(record: &CallRecord) -> Self {
+        Self {
+            run_queue_ns: [record.run_queue_enter_ns, record.run_queue_exit_ns],
+            throttled_ns: [record.throttled_enter_ns, record.throttled_exit_ns],
+            unseen_ns: [record.unseen_enter_ns, record.unseen_exit_ns],
+            off_cpu_ns: record.off_cpu_ns,
+            off_cpu_inside_ns: record.off_cpu_inside_ns,
+        }
+    }
+
+    /// Of this call and a later one of the same thread, taken as one.
+    fn until(&self, next: &Self) -> Self {
+        Self {
+            run_queue_ns: [self.run_queue_ns[0], next.run_queue_ns[1]],
+            throttled_ns: [self.throttled_ns[0], next.throttled_ns[1]],
+            unseen_ns: [self.unseen_ns[0], next.unseen_ns[1]],
+            off_cpu_ns: next.off_cpu_ns,
+            off_cpu_inside_ns: self.off_cpu_inside_ns.saturating_add(next.off_cpu_inside_ns),
+        }
+    }
 }
 
 impl Waits {
@@ -121,16 +152,12 @@ impl CallTiming {
             return_ns: record.header.time_ns,
             woken_ns: record.woken_ns,
             running_ns: record.running_ns,
-            run_queue_ns: [record.run_queue_enter_ns, record.run_queue_exit_ns],
-            throttled_ns: [record.throttled_enter_ns, record.throttled_exit_ns],
-            unseen_ns: [record.unseen_enter_ns, record.unseen_exit_ns],
+            totals: Totals::new(record),
             queued: Queued {
                 from_ns: record.queued_from_ns,
                 until_ns: record.queued_until_ns,
                 throttled_ns: record.queued_throttled_ns,
             },
-            off_cpu_ns: record.off_cpu_ns,
-            off_cpu_inside_ns: record.off_cpu_inside_ns,
             transmitted_ns: record.transmitted_ns,
             receive_queue: record.receive_queue,
             out_of_order: record.out_of_order,
@@ -152,7 +179,7 @@ impl CallTiming {
             end,
             enter_ns: if record.enter_ns != 0 { record.enter_ns } else { record.locked_ns },
             return_ns,
-            run_queue_ns: [record.run_queue_enter_ns, 0],
+            totals: Totals { run_queue_ns: [record.run_queue_enter_ns, 0], ..Totals::default() },
             pid: record.pid,
             tid: record.tid,
             slept_in: NEVER_SLEPT,
@@ -176,9 +203,9 @@ impl CallTiming {
     pub fn waits_until(&self, next: &Self) -> Option<Waits> {
         let known = self.sched && next.sched && self.tid != 0 && self.tid == next.tid;
         let gap_ns = next.enter_ns.saturating_sub(self.return_ns);
-        let run_queue_ns = next.run_queue_ns[0].checked_sub(self.run_queue_ns[1])?;
-        let throttled_ns = next.throttled_ns[0].saturating_sub(self.throttled_ns[1]).min(run_queue_ns);
-        let unseen_ns = next.unseen_ns[0].checked_sub(self.unseen_ns[1])?;
+        let run_queue_ns = next.totals.run_queue_ns[0].checked_sub(self.totals.run_queue_ns[1])?;
+        let throttled_ns = next.totals.throttled_ns[0].saturating_sub(self.totals.throttled_ns[1]).min(run_queue_ns);
+        let unseen_ns = next.totals.unseen_ns[0].checked_sub(self.totals.unseen_ns[1])?;
         let waits = Waits { off_cpu_ns: self.slept_until(next)?, run_queue_ns, throttled_ns, unseen_ns };
         (known && waits.total_ns() <= gap_ns).then_some(waits)
     }
@@ -190,10 +217,10 @@ impl CallTiming {
             [Blocked::Socket, Blocked::Disk, Blocked::Other, Blocked::Lock, Blocked::Poll, Blocked::Sleep];
         let mut slept_ns = [0; BLOCKED];
         for (index, ns) in slept_ns.iter_mut().enumerate() {
-            let until_ns = next.off_cpu_ns[index].checked_sub(self.off_cpu_ns[index])?;
+            let until_ns = next.totals.off_cpu_ns[index].checked_sub(self.totals.off_cpu_ns[index])?;
             *ns = until_ns.checked_sub(next.between.off_cpu_ns[index])?;
         }
-        let mut inside_ns = next.off_cpu_inside_ns;
+        let mut inside_ns = next.totals.off_cpu_inside_ns;
         for blocked in IN_CALLS {
             let ns = &mut slept_ns[blocked as usize];
             let part_ns = inside_ns.min(*ns);
@@ -208,7 +235,8 @@ impl CallTiming {
         let before = self.slept_until(next)?;
         let mut inside = next.run_queue_inside()?;
         for (index, ns) in inside.off_cpu_ns.iter_mut().enumerate() {
-            *ns = next.off_cpu_ns[index].checked_sub(self.off_cpu_ns[index])?.checked_sub(before[index])?;
+            *ns =
+                next.totals.off_cpu_ns[index].checked_sub(self.totals.off_cpu_ns[index])?.checked_sub(before[index])?;
         }
         (inside.total_ns() <= next.return_ns.saturating_sub(next.enter_ns)).then_some(inside)
     }
@@ -216,13 +244,13 @@ impl CallTiming {
     /// Time of the thread on run queues within this call, likewise; and the throttled part of it. Not what it slept:
     /// that is what the call is for.
     pub fn run_queue_inside(&self) -> Option<Waits> {
-        let run_queue_ns = self.run_queue_ns[1].checked_sub(self.run_queue_ns[0])?;
-        let unseen_ns = self.unseen_ns[1].checked_sub(self.unseen_ns[0])?;
+        let run_queue_ns = self.totals.run_queue_ns[1].checked_sub(self.totals.run_queue_ns[0])?;
+        let unseen_ns = self.totals.unseen_ns[1].checked_sub(self.totals.unseen_ns[0])?;
         let all_ns = run_queue_ns.saturating_add(unseen_ns);
         let plausible = self.sched && all_ns <= self.return_ns.saturating_sub(self.enter_ns);
         let unseen_ns = unseen_ns.saturating_sub(self.between.unseen_ns);
         let run_queue_ns = run_queue_ns.saturating_sub(self.between.run_queue_ns);
-        let throttled_ns = self.throttled_ns[1].saturating_sub(self.throttled_ns[0]);
+        let throttled_ns = self.totals.throttled_ns[1].saturating_sub(self.totals.throttled_ns[0]);
         let throttled_ns = throttled_ns.saturating_sub(self.between.throttled_ns).min(run_queue_ns);
         plausible.then_some(Waits { run_queue_ns, throttled_ns, unseen_ns, ..Waits::default() })
     }
@@ -244,10 +272,7 @@ impl CallTiming {
         Self {
             start: self.start,
             enter_ns: self.enter_ns,
-            run_queue_ns: [self.run_queue_ns[0], next.run_queue_ns[1]],
-            throttled_ns: [self.throttled_ns[0], next.throttled_ns[1]],
-            unseen_ns: [self.unseen_ns[0], next.unseen_ns[1]],
-            off_cpu_inside_ns: self.off_cpu_inside_ns.saturating_add(next.off_cpu_inside_ns),
+            totals: self.totals.until(&next.totals),
             receive_queue: self.receive_queue,
             sched: waits.is_some(),
             tid: if self.tid == next.tid { self.tid } else { 0 },

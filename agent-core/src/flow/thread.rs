@@ -9,13 +9,10 @@ use std::{
     ops::Range,
 };
 
-use agent_common::{
-    message::{CallRecord, flag},
-    sched::BLOCKED,
-};
+use agent_common::message::{CallRecord, flag};
 use foldhash::fast::RandomState;
 
-use super::call::CallTiming;
+use super::call::{CallTiming, Totals};
 
 /// Calls that are kept of a thread.
 pub const WAYPOINTS_MAX: usize = 16;
@@ -29,11 +26,7 @@ const QUIET_NS: u64 = 1_000_000_000;
 pub struct Waypoint {
     enter_ns: u64,
     return_ns: u64,
-    run_queue_ns: [u64; 2],
-    throttled_ns: [u64; 2],
-    unseen_ns: [u64; 2],
-    off_cpu_ns: [u64; BLOCKED],
-    off_cpu_inside_ns: u64,
+    totals: Totals,
     tid: u32,
 }
 
@@ -60,11 +53,7 @@ impl Waypoint {
         Self {
             enter_ns: record.enter_ns,
             return_ns: record.header.time_ns,
-            run_queue_ns: [record.run_queue_enter_ns, record.run_queue_exit_ns],
-            throttled_ns: [record.throttled_enter_ns, record.throttled_exit_ns],
-            unseen_ns: [record.unseen_enter_ns, record.unseen_exit_ns],
-            off_cpu_ns: record.off_cpu_ns,
-            off_cpu_inside_ns: record.off_cpu_inside_ns,
+            totals: Totals::new(record),
             tid: record.tid,
         }
     }
@@ -74,11 +63,7 @@ impl Waypoint {
         CallTiming {
             enter_ns: self.enter_ns,
             return_ns: self.return_ns,
-            run_queue_ns: self.run_queue_ns,
-            throttled_ns: self.throttled_ns,
-            unseen_ns: self.unseen_ns,
-            off_cpu_ns: self.off_cpu_ns,
-            off_cpu_inside_ns: self.off_cpu_inside_ns,
+            totals: self.totals,
             tid: self.tid,
             sched: true,
             ..CallTiming::default()

@@ -8,7 +8,7 @@ use std::{collections::VecDeque, ops::Range};
 
 use agent_common::message::{SendRecord, flag};
 
-pub use super::call::{CallTiming, Waits};
+pub use super::call::{CallTiming, Totals, Waits};
 
 /// A range of offsets.
 pub trait Ranged {

@@ -208,7 +208,7 @@ impl Tiles {
             return self.unexplained(read.return_ns);
         }
         self.until(read.enter_ns, ReceiveBuffer, Derived);
-        match read.run_queue_inside().filter(|_| read.off_cpu_inside_ns == 0) {
+        match read.run_queue_inside().filter(|_| read.totals.off_cpu_inside_ns == 0) {
             Some(waits) => self.until_waits(read.return_ns, ReceiveBuffer, Measured, &waits),
             None => self.unexplained(read.return_ns),
         }

@@ -148,7 +148,7 @@ impl State {
     fn request(&mut self, request: &Request, end: u64, out: &mut Vec<Event>) {
         self.unasked = false;
         self.said = true;
-        let (range, facts) = (request.start..end, facts(request));
+        let (range, mut facts) = (request.start..end, facts(request));
         let (key, given_up) = match request.answer {
             Answered::Never => {
                 out.push(Event::Part(Part::one_way(Side::Client, range, facts)));
@@ -157,6 +157,8 @@ impl State {
             Answered::Always if request.name == "mn" => (Key::InOrder, self.pending.push_noop()),
             Answered::Always => (Key::InOrder, self.pending.push_plain()),
             Answered::IfNews(tag) => {
+                // Silence is the good news.
+                facts.may_go_early = true;
                 let (id, given_up) = self.pending.push_quiet(tag);
                 (Key::Id(id), given_up)
             }

@@ -55,6 +55,25 @@ const SERVER_ERRORS: &[&str] = &[
     "UNKILLABLE",
 ];
 
+/// Commands that wait for news, take or give leave, or are acknowledgements themselves.
+const WAITING: [&str; 15] = [
+    "SHUTDOWN",
+    "REPLCONF",
+    "BLPOP",
+    "BRPOP",
+    "BRPOPLPUSH",
+    "BLMOVE",
+    "BLMPOP",
+    "BZPOPMIN",
+    "BZPOPMAX",
+    "BZMPOP",
+    "XREAD",
+    "XREADGROUP",
+    "WAIT",
+    "MONITOR",
+    "QUIT",
+];
+
 /// How the first bytes look, if they are a client's.
 pub fn check_client(bytes: &[u8]) -> Sign {
     commands::check(bytes)
@@ -191,7 +210,7 @@ impl State {
     fn facts(&self, command: &Command) -> Facts {
         let facts = Facts { name: command.name.map(Into::into), ..Facts::default() }.with("db.system.name", "redis");
         let facts = match command.name {
-            Some(name) => facts.with("db.operation.name", name),
+            Some(name) => Facts { may_go_early: WAITING.contains(&name), ..facts.with("db.operation.name", name) },
             None => facts,
         };
         let facts = match self.database {

@@ -12,7 +12,7 @@ use crate::{
     endpoint::Endpoint,
     flow::{
         connection::{Facts, Role},
-        timing::{CallTiming, Moment},
+        timing::{CallTiming, Moment, Totals},
     },
 };
 
@@ -64,9 +64,12 @@ impl Packet {
             return_ns: record.header.time_ns,
             woken_ns: record.woken_ns,
             running_ns: record.running_ns,
-            run_queue_ns: [record.run_queue_enter_ns, record.run_queue_exit_ns],
-            off_cpu_ns: record.off_cpu_ns,
-            off_cpu_inside_ns: record.off_cpu_inside_ns,
+            totals: Totals {
+                run_queue_ns: [record.run_queue_enter_ns, record.run_queue_exit_ns],
+                off_cpu_ns: record.off_cpu_ns,
+                off_cpu_inside_ns: record.off_cpu_inside_ns,
+                ..Totals::default()
+            },
             transmitted_ns: record.transmitted_ns,
             pid: record.pid,
             tid: record.tid,

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use agent_protocol::session::{Facts, Key, Kind, Outcome, Part, Protocol, Side, Text, Value};
+use agent_protocol::session::{Facts, Kind, Outcome, Part, Protocol, Side, Text, Value};
 
 use super::{Dialogue, waiting::Exchange};
 use crate::{
@@ -16,25 +16,6 @@ use crate::{
     loss::Loss,
     span::{SpanKind, Status},
 };
-
-/// Commands of Redis that wait for news, take or give leave, or are acknowledgements themselves.
-const REDIS_WAITS: [&str; 15] = [
-    "SHUTDOWN",
-    "REPLCONF",
-    "BLPOP",
-    "BRPOP",
-    "BRPOPLPUSH",
-    "BLMOVE",
-    "BLMPOP",
-    "BZPOPMIN",
-    "BZPOPMAX",
-    "BZMPOP",
-    "XREAD",
-    "XREADGROUP",
-    "WAIT",
-    "MONITOR",
-    "QUIT",
-];
 
 /// How an exchange turned out, for this end.
 struct Result {
@@ -150,14 +131,7 @@ impl Dialogue {
     fn asks_for_all(&self, exchange: &Exchange, begun: bool) -> bool {
         let protocol = exchange.facts.protocol.unwrap_or(self.protocol);
         let streams = begun && matches!(protocol, Protocol::Http2 | Protocol::Grpc);
-        let name = exchange.facts.name.as_deref().unwrap_or_default();
-        let waits = match protocol {
-            Protocol::Redis => REDIS_WAITS.contains(&name),
-            // Of a quiet command silence is the good news.
-            Protocol::Memcached => matches!(exchange.key, Key::Id(_)),
-            _ => false,
-        };
-        exchange.facts.kind != Kind::Consume && !streams && !waits
+        exchange.facts.kind != Kind::Consume && !streams && !exchange.facts.may_go_early
     }
 
     /// A request or a message that nobody answers: whoever sent it is its client.

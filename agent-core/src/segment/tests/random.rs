@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::super::*;
 use crate::{
-    flow::timing::{Arrival, CallTiming, Resent, SendTiming, Waits},
+    flow::timing::{Arrival, CallTiming, Resent, SendTiming, Totals, Waits},
     span::{Evidence::Measured, SegmentName::OffCpu},
 };
 
@@ -41,10 +41,13 @@ fn timings() -> impl Strategy<Value = Timings> {
                 return_ns,
                 woken_ns,
                 running_ns,
-                run_queue_ns: [queued[0], queued[1]],
-                throttled_ns: [queued[2], queued[3]],
-                off_cpu_ns,
-                off_cpu_inside_ns,
+                totals: Totals {
+                    run_queue_ns: [queued[0], queued[1]],
+                    throttled_ns: [queued[2], queued[3]],
+                    unseen_ns: [0; 2],
+                    off_cpu_ns,
+                    off_cpu_inside_ns,
+                },
                 transmitted_ns,
                 sched,
                 outside,
