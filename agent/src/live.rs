@@ -252,6 +252,8 @@ impl Live for LiveFacts {
                 name: counts.name,
                 url: counts.url,
                 last_error: counts.last_error.unwrap_or_default(),
+                last_error_unix_ns: counts.last_error_unix_ns,
+                is_failing: counts.failing,
                 possible_duplicates: counts.possible_duplicates,
                 ..DestinationStatus::default()
             }

@@ -182,7 +182,7 @@ fn check(label: &str, tls: bool, protocol: &str, args: &[&str]) {
     check_hop(&spans, client, server, tls);
     check_hop(&spans, server, upstream.pid(), false);
     let secured = of_connections(&traced.agent, server);
-    assert!(tls != secured.is_empty() && secured.iter().all(|tls| tls == "plaintext"), "{secured:?}");
+    assert!(tls != secured.is_empty() && secured.iter().all(|tls| tls == "readable"), "{secured:?}");
 }
 
 const SINGLE: [&str; 6] = ["-n", "400", "-c", "1", "-m", "1"];

@@ -169,7 +169,7 @@ fn by_grpcio(label: &str, tls: bool, connections: usize, rounds: usize) {
     // grpcio's TLS is a copy of BoringSSL without symbols.
     check(&traced, if tls { &["server"] } else { &["client", "server"] }, &said);
     let conns = of_connections(&traced.agent, etcd.process.pid());
-    assert!(tls != conns.is_empty() && conns.iter().all(|tls| tls == "plaintext"), "{conns:?}");
+    assert!(tls != conns.is_empty() && conns.iter().all(|tls| tls == "readable"), "{conns:?}");
 }
 
 #[test]

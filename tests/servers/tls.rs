@@ -48,7 +48,7 @@ fn psycopg(label: &str, connections: usize) {
         (seen("client") && seen("server")).then_some(())
     });
     let conns = of_connections(&traced.agent, client.pid());
-    assert!(!conns.is_empty() && conns.iter().all(|tls| tls == "plaintext"), "{conns:?}");
+    assert!(!conns.is_empty() && conns.iter().all(|tls| tls == "readable"), "{conns:?}");
     databases::make_tables(&server);
     folder.write("go", "");
     let said = count(client.finish(BOUND).lines().map(str::to_owned));

@@ -117,6 +117,9 @@ catalogue! {
     TransferLoss: "transfer_loss", "packets were lost while the message arrived",
         "`transfer` is the largest segment and `spantap.tcp.out_of_order` is not 0",
         "spantap conns --sort retransmits   (on the host of {peer}, who had to send again)";
+    TransferPaused: "transfer_paused", "the peer made pauses while it sent the message",
+        "`transfer` is the largest segment, nothing was lost, and for at least half of it the span of the other end, where it was traced too, shows `application`, `off_cpu` or `run_queue` (seen by `why` only)",
+        "spantap trace {trace}   (what the other end did meanwhile)";
     TransferLarge: "transfer_large", "the message is large, and came as fast as the path and the sender allow",
         "`transfer` is the largest segment, of at least 256 KiB, at 1 MB/s or more",
         "spantap slow --peer {address}";

@@ -171,7 +171,11 @@ fn specific(view: &View<'_>, decision: Decision, words: &mut Vec<String>) {
         NetworkDelay | ConnectSlow => round_trip(view, words),
         // How much of the wait is the network's follows from these.
         RemoteSlow if grades(view.segments, Remote)[0] == 0 => round_trip(view, words),
-        TransferLarge | TransferSlow => arriving(view, decision, words),
+        TransferPaused | TransferLarge | TransferSlow => {
+            let paused = view.around.peer_paused_ns.filter(|ns| *ns > 0);
+            words.extend(paused.map(|ns| format!("for {} of it the other end did something else", ms(ns))));
+            arriving(view, decision, words);
+        }
         ReaderBusy => {
             if let Some(ns) = view.around.peer_waited_ns.filter(|_| decision.segment == Some(Transfer)) {
                 words.push(format!("the sender waited {} for room in this end's receive window", ms(ns)));
@@ -331,6 +335,8 @@ fn ruled_out(view: &View<'_>, sums: &Sums, decision: Decision) -> Vec<String> {
             // Only what was measured rules out.
             && only_measured(view.segments, suspect.known_by)
             && is_below(ns, RULED_OUT_PERCENT, view.duration_ns)
+            // How fast the peer makes the rest of its message is not told by when it began.
+            && !(suspect.segments == [Remote] && decision.segment == Some(Transfer))
             // What a thread did in a time that was not seen whole may be any of these.
             && (!suspect.segments.iter().any(|name| THREADS.contains(name))
                 || is_below(hidden_ns, RULED_OUT_PERCENT, view.duration_ns))

@@ -134,6 +134,8 @@ fn cases() -> Vec<(Case, &'static str)> {
     unanswered.around.lookup = Some(("shop.test", 1));
     let mut stalled = case(Transfer).int("http.response.body.size", 100 << 20);
     stalled.around.peer_waited_ns = Some(80 * MS);
+    let mut paused = case(Transfer).int("http.response.body.size", 100 << 20);
+    paused.around.peer_paused_ns = Some(80 * MS);
     let reset = |by| failed("connection_reset").text("spantap.tcp.reset_by", by);
     let unwatched = Case { segments: tiles(&[(Application, MS, Derived)]), ..case(Application) };
     vec![
@@ -190,6 +192,7 @@ fn cases() -> Vec<(Case, &'static str)> {
         (case(Softirq), "softirq_delay"),
         (case(ReceiveBuffer), "reader_busy"),
         (stalled, "reader_busy"),
+        (paused, "transfer_paused"),
         (case(Wakeup), "wakeup_delay"),
         (case(RunQueue), "cpu_contention"),
         (case(RunQueue).by(By::Throttled), "cpu_throttled"),

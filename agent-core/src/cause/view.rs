@@ -29,10 +29,12 @@ pub struct Around<'a> {
     pub accept_queue: Option<(u64, u64)>,
     /// How long the sender of what arrived waited for room in this end's receive window, as the other end saw it.
     pub peer_waited_ns: Option<u64>,
+    /// How long the sender of what arrived did something else meanwhile (computed, slept, waited for a CPU), as the other end saw it.
+    pub peer_paused_ns: Option<u64>,
     /// The slowest lookup that this process made while the span waited for its name, and how many queries of all of them
     /// stayed unanswered.
     pub lookup: Option<(&'a str, u64)>,
-    /// The call of this process during which it may have been blocked the longest, and for how long: at least and at most.
+    /// The calls of this process to one address during which it may have been blocked the longest, and for how long: at least and at most.
     pub downstream: Option<(&'a str, [u64; 2])>,
 }
 

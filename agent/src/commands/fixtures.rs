@@ -203,6 +203,8 @@ pub fn status() -> StatusReport {
             dead: 30,
             dropped: 200,
             last_error: "connection refused".to_owned(),
+            last_error_unix_ns: START_UNIX_NS,
+            is_failing: true,
             filtered: 0,
             possible_duplicates: 0,
         }],

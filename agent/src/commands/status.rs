@@ -39,6 +39,7 @@ fn json(report: &StatusReport) -> Value {
             "name": it.name, "url": it.url, "queued": it.queued, "delivered": it.delivered, "dead": it.dead,
             "dropped": it.dropped, "filtered": it.filtered,
             "possible_duplicates": it.possible_duplicates, "last_error": it.last_error,
+            "last_error_unix_ns": it.last_error_unix_ns, "is_failing": it.is_failing,
         })
     };
     let log = |log: &LogStatus| {
@@ -250,7 +251,9 @@ fn destinations(list: &[DestinationStatus]) -> String {
             text::clean(&it.url)
         ));
         if !it.last_error.is_empty() {
-            out.push_str(&format!("{:<width$}  last error: {}\n", "", text::clean(&it.last_error)));
+            let what = if it.is_failing { "fails, last at" } else { "works again; failed last at" };
+            let when = text::time(it.last_error_unix_ns);
+            out.push_str(&format!("{:<width$}  {what} {when}: {}\n", "", text::clean(&it.last_error)));
         }
     }
     out

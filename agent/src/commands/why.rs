@@ -8,6 +8,7 @@ mod verdict;
 
 use std::{path::Path, process::ExitCode};
 
+use agent_common::loss::KernelLoss;
 use agent_core::cause::Cause;
 use serde::Serialize;
 
@@ -15,7 +16,7 @@ use super::{Done, Output, json, text};
 use crate::{
     cli::IdArgs,
     query::{
-        api::{HookStatus, SpanView, SpansRequest, hex},
+        api::{SpanView, SpansRequest, StatusReport, hex},
         client::{Client, ClientError},
     },
 };
@@ -35,15 +36,30 @@ pub(super) async fn why(args: &IdArgs, output: &mut Output) -> Done {
         anyhow::bail!("no span {prefix} in the agent's answer");
     };
     spans.extend(near(&mut client, &span, &spans).await?);
-    let mut missing = client.status().await?.hooks;
-    missing.retain(|hook| !hook.attached);
+    let blind = blind(&span, &client.status().await?);
     if args.read.json {
-        output.line(&json(&span, &spans, &missing))?;
+        output.line(&json(&span, &spans, &blind))?;
     } else {
-        output.text(&render(&span, &spans, &missing, &args.read.socket, output.colour))?;
+        output.text(&render(&span, &spans, &blind, &args.read.socket, output.colour))?;
     }
     output.flush()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What this agent cannot see, or chose not to.
+fn blind(span: &SpanView, status: &StatusReport) -> Vec<String> {
+    let missing = status.hooks.iter().filter(|hook| !hook.attached);
+    let mut words: Vec<String> =
+        missing.map(|hook| format!("the hook {} is not attached: {}", hook.name, hook.means)).collect();
+    let shed = status.losses.iter().filter(|loss| loss.reason == KernelLoss::PayloadShed.name());
+    let times: u64 = shed.map(|loss| loss.count).sum();
+    if times > 0 && span.protocol == "tcp" {
+        words.push(format!(
+            "payload of what is selected was left out of {times} calls since the agent started, to keep to capture.max_cpu_percent: \
+             without it nobody knows what was asked"
+        ));
+    }
+    words
 }
 
 /// Spans of other traces that may explain this one: of the listener that did not answer, or of lookups and calls that the
@@ -120,7 +136,7 @@ struct JsonVerdict {
     next: String,
 }
 
-fn json(span: &SpanView, others: &[SpanView], missing: &[HookStatus]) -> String {
+fn json(span: &SpanView, others: &[SpanView], blind: &[String]) -> String {
     let share = |ns: u64| if span.duration_ns == 0 { 0.0 } else { ns as f64 / span.duration_ns as f64 };
     let part = |part: Part| JsonPart {
         share: share(part.duration_ns),
@@ -138,7 +154,7 @@ fn json(span: &SpanView, others: &[SpanView], missing: &[HookStatus]) -> String 
         duration_ns: span.duration_ns,
         status: &span.status,
         parts: text::parts(&span.segments).into_iter().map(part).collect(),
-        verdict: json_verdict(Verdict::of(span, others, missing), share),
+        verdict: json_verdict(Verdict::of(span, others, blind), share),
     })
 }
 
@@ -153,8 +169,8 @@ fn json_verdict(verdict: Verdict, share: impl Fn(u64) -> f64) -> JsonVerdict {
     JsonVerdict { cause, segment, duration_ns, share, sentence, evidence, ruled_out, not_seen, words, next }
 }
 
-fn render(span: &SpanView, others: &[SpanView], missing: &[HookStatus], socket: &Path, colour: bool) -> String {
-    let verdict = Verdict::of(span, others, missing);
+fn render(span: &SpanView, others: &[SpanView], blind: &[String], socket: &Path, colour: bool) -> String {
+    let verdict = Verdict::of(span, others, blind);
     let mut out = head(span, colour);
     for part in &text::parts(&span.segments) {
         out.push_str(&row(part, span.duration_ns));
@@ -265,8 +281,22 @@ fn row(part: &Part, whole_ns: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::SOCKET_DEFAULT;
-    use crate::commands::fixtures;
+    use crate::{cli::SOCKET_DEFAULT, commands::fixtures, query::api::Loss};
+
+    #[test]
+    fn payload_that_was_left_out_is_told_of_spans_that_lack_it() {
+        let mut status = fixtures::status();
+        let mut span = fixtures::trace().remove(0);
+        span.protocol = "tcp".to_owned();
+        let count = |words: Vec<String>| words.iter().filter(|words| words.contains("max_cpu_percent")).count();
+        assert_eq!(count(blind(&span, &status)), 0);
+        let loss = |cpu: &str| Loss { source: cpu.to_owned(), reason: "payload_shed".to_owned(), count: 7 };
+        status.losses.extend([loss("kernel cpu 0"), loss("kernel cpu 1")]);
+        let words = blind(&span, &status);
+        assert!(words.iter().any(|words| words.contains("left out of 14 calls")), "{words:?}");
+        span.protocol = "http".to_owned();
+        assert_eq!(count(blind(&span, &status)), 0, "its payload was there");
+    }
 
     #[test]
     fn the_client_is_sent_on_to_the_server() {

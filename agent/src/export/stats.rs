@@ -15,7 +15,7 @@ use super::{
     retry::{AgainKind, Outcome},
     tail::TailFigures,
 };
-use crate::{capture::lock, config::Destination};
+use crate::{capture::lock, config::Destination, run::unix_ns};
 
 /// Upper bounds of the latency buckets, in seconds; a last one has no bound.
 pub const LATENCY_BOUNDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -78,6 +78,8 @@ pub struct Counts {
     pub failing: bool,
     /// The last failure, also after the destination has recovered.
     pub last_error: Option<String>,
+    /// When that was, nanoseconds since the epoch.
+    pub last_error_unix_ns: u64,
 }
 
 impl DestinationStats {
@@ -162,6 +164,7 @@ impl DestinationStats {
         let mut counts = lock(&self.counts);
         counts.failing = true;
         counts.last_error = Some(error.to_owned());
+        counts.last_error_unix_ns = unix_ns();
     }
 
     pub(super) fn note_answer(&self) {

@@ -37,7 +37,7 @@ pub(super) fn told(view: &ConnectionView, not_covered: &str) -> ConnView {
         reset_by: view.reset_by.map(ResetBy::name).unwrap_or_default().to_owned(),
         tls: match view.tls {
             None => String::new(),
-            Some(Seen::Plaintext) => "plaintext".to_owned(),
+            Some(Seen::Plaintext) => "readable".to_owned(),
             Some(Seen::Kernel) => "not covered: the kernel encrypts (kTLS)".to_owned(),
             Some(Seen::Records) => format!("not covered: {not_covered}"),
         },
@@ -92,7 +92,7 @@ mod tests {
         let tls = |tls| told(&ConnectionView { tls, ..view.clone() }, "uses rustls").tls;
         let words = [None, Some(Seen::Plaintext), Some(Seen::Kernel), Some(Seen::Records)].map(tls);
         let kernel = "not covered: the kernel encrypts (kTLS)";
-        assert_eq!(words, ["", "plaintext", kernel, "not covered: uses rustls"]);
+        assert_eq!(words, ["", "readable", kernel, "not covered: uses rustls"]);
         assert_eq!((client.retransmits_total, client.srtt_us, client.min_rtt_us), (6, Some(5), None));
     }
 }

@@ -323,6 +323,12 @@ pub struct DestinationStatus {
     /// Spans of requests that may have arrived before, since the start: their answer was not seen.
     #[prost(uint64, tag = "9")]
     pub possible_duplicates: u64,
+    /// When the last failure was, nanoseconds since the epoch; 0: none since the start.
+    #[prost(uint64, tag = "10")]
+    pub last_error_unix_ns: u64,
+    /// Whether the last request failed.
+    #[prost(bool, tag = "11")]
+    pub is_failing: bool,
 }
 
 /// The span log.

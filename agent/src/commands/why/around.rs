@@ -3,6 +3,7 @@
 
 use agent_core::cause::Around;
 
+use super::text;
 use crate::query::api::{SegmentView, SpanView, hex};
 
 /// How long after a span the spans that explain it may end.
@@ -42,21 +43,68 @@ fn overlap(span: &SpanView, from_unix_ns: u64, to_unix_ns: u64) -> u64 {
     span.end_unix_ns().min(to_unix_ns).saturating_sub(span.start_unix_ns.max(from_unix_ns))
 }
 
-/// Words for a call, and how long the span was blocked during it: at least and at most, since of what a thread did between two calls how
-/// long each took is known, and not in which order; and the tiles do not say where the thread called elsewhere.
+/// Words for the calls to one address, and how long the span was blocked during them: at least and at most, since of what a thread did
+/// between two calls how long each took is known, and not in which order; and the tiles do not say where the thread called elsewhere.
 pub(super) fn downstream(span: &SpanView, spans: &[SpanView]) -> Option<(String, [u64; 2])> {
     let handling = handling(span);
-    let blocked = |call: &SpanView| {
-        handling.iter().fold([0_u64; 2], |[least, most], part| {
-            let during = overlap(call, part.start_unix_ns, part.start_unix_ns.saturating_add(part.duration_ns));
-            let elsewhere = part.duration_ns.saturating_sub(during);
-            [least + part.off_cpu_ns.saturating_sub(elsewhere), most + part.off_cpu_ns.min(during)]
-        })
-    };
-    let (call, blocked) = called_by(span, spans).map(|call| (call, blocked(call))).max_by_key(|(_, ns)| ns[1])?;
-    let by = if call.parent_span_id == span.span_id { "" } else { ", known by process and time" };
-    let words = format!("{} to {} (span {}{by})", call.name, call.peer, hex(&call.span_id));
+    let mut groups: Vec<Vec<&SpanView>> = Vec::new();
+    for call in called_by(span, spans) {
+        match groups.iter_mut().find(|group| group[0].peer == call.peer && group[0].protocol == call.protocol) {
+            Some(group) => group.push(call),
+            None => groups.push(vec![call]),
+        }
+    }
+    let with_blocked = |calls: Vec<&SpanView>| (words_of(span, &calls), blocked_during(&handling, &calls));
+    let (words, blocked) = groups.into_iter().map(with_blocked).max_by_key(|(_, ns)| ns[1])?;
     (blocked[1] > 0).then_some((words, blocked))
+}
+
+/// How long a thread with these parts was blocked while any of the calls was in progress: at least and at most.
+fn blocked_during(handling: &[Handling], calls: &[&SpanView]) -> [u64; 2] {
+    let calls = union(calls.iter().map(|call| (call.start_unix_ns, call.end_unix_ns())));
+    handling.iter().fold([0_u64; 2], |[least, most], part| {
+        let end_unix_ns = part.start_unix_ns.saturating_add(part.duration_ns);
+        let during = |(from, to): &(u64, u64)| end_unix_ns.min(*to).saturating_sub(part.start_unix_ns.max(*from));
+        let during: u64 = calls.iter().map(during).sum();
+        let elsewhere = part.duration_ns.saturating_sub(during);
+        [least + part.off_cpu_ns.saturating_sub(elsewhere), most + part.off_cpu_ns.min(during)]
+    })
+}
+
+/// The times without overlaps, in their order.
+fn union(times: impl Iterator<Item = (u64, u64)>) -> Vec<(u64, u64)> {
+    let mut times: Vec<(u64, u64)> = times.collect();
+    times.sort_unstable();
+    let mut apart: Vec<(u64, u64)> = Vec::new();
+    for (from, to) in times {
+        match apart.last_mut().filter(|last| from <= last.1) {
+            Some(last) => last.1 = last.1.max(to),
+            None => apart.push((from, to)),
+        }
+    }
+    apart
+}
+
+/// One call by its name; several by their number, by what most of them were, and by the longest.
+fn words_of(span: &SpanView, calls: &[&SpanView]) -> String {
+    let Some(longest) = calls.iter().max_by_key(|call| call.duration_ns) else { return String::new() };
+    let known = calls.iter().all(|call| call.parent_span_id == span.span_id);
+    let by = if known { "" } else { ", known by process and time" };
+    let id = hex(&longest.span_id);
+    if calls.len() == 1 {
+        return format!("{} to {} (span {id}{by})", longest.name, longest.peer);
+    }
+    let times = |name: &str| calls.iter().filter(|call| call.name == name).count();
+    let most = calls.iter().map(|call| call.name.as_str()).max_by_key(|name| times(name)).unwrap_or_default();
+    let all_ns: u64 = calls.iter().map(|call| call.duration_ns).sum();
+    format!(
+        "{} calls to {}, {} together, {} of them {most} (the longest {}: span {id}{by})",
+        calls.len(),
+        longest.peer,
+        text::ms(all_ns),
+        times(most),
+        text::ms(longest.duration_ns),
+    )
 }
 
 /// Neighbouring tiles of one thread's doing: their order is not known to be true.
@@ -103,6 +151,22 @@ fn peer_waited_ns(span: &SpanView, spans: &[SpanView]) -> Option<u64> {
     let other = other_end(span, spans)?;
     let keys = ["spantap.tcp.zero_window_ns", "spantap.tcp.rwnd_limited_ns"];
     keys.into_iter().filter_map(|key| u64::try_from(other.int(key)?).ok()).max()
+}
+
+/// How long the other end computed, slept or waited for a CPU while what it sent arrived here.
+fn peer_paused_ns(span: &SpanView, spans: &[SpanView]) -> Option<u64> {
+    let other = other_end(span, spans)?;
+    let place = |of: &SpanView, tile: &SegmentView| {
+        let from = of.start_unix_ns.saturating_add(tile.start_ns);
+        (from, from.saturating_add(tile.duration_ns))
+    };
+    let paused = |tile: &&SegmentView| ["application", "off_cpu", "run_queue"].contains(&tile.name.as_str());
+    let paused: Vec<(u64, u64)> = other.segments.iter().filter(paused).map(|tile| place(other, tile)).collect();
+    let arriving = span.segments.iter().filter(|tile| tile.name == "transfer").map(|tile| place(span, tile));
+    let during = |(from, to): (u64, u64)| {
+        paused.iter().map(|(start, end)| to.min(*end).saturating_sub(from.max(*start))).sum::<u64>()
+    };
+    Some(arriving.map(during).sum())
 }
 
 /// Lookups that this client's process made while it waited for a name.
@@ -152,6 +216,7 @@ pub(super) fn around<'a>(span: &SpanView, spans: &[SpanView], words: &'a mut Wor
     Around {
         accept_queue: if span.kind == "client" { accept_queue(span, spans) } else { None },
         peer_waited_ns: peer_waited_ns(span, spans),
+        peer_paused_ns: peer_paused_ns(span, spans),
         lookup: lookup(span, spans).map(|found| keep(found, &mut words.lookup)),
         downstream: downstream(span, spans).map(|found| keep(found, &mut words.call)),
     }
@@ -186,6 +251,44 @@ mod tests {
         check(168, 302, [132, 300]);
         check(0, 470, [300, 300]);
         check(0, 100, [0, 100]);
+    }
+
+    #[test]
+    fn many_calls_to_one_address_count_together() {
+        let mut trace = fixtures::trace();
+        let at = trace[1].start_unix_ns;
+        trace[1].segments = fixtures::tiles(&[("application", 100, "measured"), ("off_cpu", 900, "measured")]);
+        let call = |number: u8, start: u64, peer: &str| SpanView {
+            span_id: vec![number; 8],
+            start_unix_ns: at + start,
+            duration_ns: 100 + u64::from(number),
+            peer: peer.to_owned(),
+            ..trace[2].clone()
+        };
+        // One overlaps with the one before it; one is to another address.
+        let calls = [call(1, 0, "a:1"), call(2, 150, "a:1"), call(3, 200, "a:1"), call(9, 500, "b:1")];
+        let spans: Vec<_> = trace[..2].iter().cloned().chain(calls).collect();
+        let (words, blocked) = downstream(&spans[1], &spans).unwrap();
+        assert_eq!(
+            words,
+            "3 calls to a:1, 0.000 ms together, 3 of them tcp (the longest 0.000 ms: span 0303030303030303)"
+        );
+        assert_eq!(blocked, [154, 254], "101 and 153, of which 100 may have been computing");
+    }
+
+    #[test]
+    fn what_the_sender_did_while_its_message_arrived_are_pauses() {
+        let mut trace = fixtures::trace();
+        let mut check = |client: &[(&str, u64, &str)], server: &[(&str, u64, &str)], expected| {
+            (trace[0].start_unix_ns, trace[1].start_unix_ns) = (1_000, 1_050);
+            (trace[0].segments, trace[1].segments) = (fixtures::tiles(client), fixtures::tiles(server));
+            assert_eq!(peer_paused_ns(&trace[0], &trace), Some(expected), "{server:?}");
+        };
+        let client = [("remote", 100, "measured"), ("transfer", 500, "measured")];
+        check(&client, &[("application", 60, "measured"), ("send", 440, "measured")], 10);
+        check(&client, &[("send", 60, "measured"), ("off_cpu", 300, "measured"), ("run_queue", 40, "measured")], 340);
+        check(&client[..1], &[("off_cpu", 500, "measured")], 0);
+        assert_eq!(peer_paused_ns(&trace[0], &trace[..1]), None);
     }
 
     #[test]

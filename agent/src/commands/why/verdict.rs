@@ -9,7 +9,7 @@ use super::{
     around::{Words, around, other_end, slowest_call, slowest_lookup},
     text,
 };
-use crate::query::api::{AttributeValue, HookStatus, SegmentView, SpanView, address_of, hex};
+use crate::query::api::{AttributeValue, SegmentView, SpanView, address_of, hex};
 
 /// Parts below this share are not worth a word.
 const MENTIONED_PERCENT: u64 = 5;
@@ -28,11 +28,11 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
-    /// `others`: spans of the same trace, or near it. `missing`: hooks that are not attached.
-    pub fn of(span: &SpanView, others: &[SpanView], missing: &[HookStatus]) -> Self {
+    /// `others`: spans of the same trace, or near it. `blind`: what the agent could not see, in words.
+    pub fn of(span: &SpanView, others: &[SpanView], blind: &[String]) -> Self {
         let mut finding = finding(span, others);
         if let Some(finding) = finding.as_mut().filter(|finding| !finding.not_seen.is_empty()) {
-            finding.not_seen.extend(missing.iter().map(hook));
+            finding.not_seen.extend_from_slice(blind);
         }
         let also = also(span, finding.as_ref());
         let next = match &finding {
@@ -119,10 +119,6 @@ fn value(value: &AttributeValue) -> Option<Value> {
     }
 }
 
-fn hook(hook: &HookStatus) -> String {
-    format!("the hook {} is not attached: {}", hook.name, hook.means)
-}
-
 fn also(span: &SpanView, finding: Option<&Finding>) -> Option<String> {
     let largest = finding?.decision.segment.map(SegmentName::name).unwrap_or_default();
     let mut rest = text::parts(&span.segments);
@@ -146,6 +142,7 @@ fn next(span: &SpanView, finding: &Finding, others: &[SpanView]) -> String {
     match finding.decision.cause {
         RemoteSlow
         | TransferSlow
+        | TransferPaused
         | TransferLoss
         | SendBufferFullPeerWindow
         | HeldPeerWindow
@@ -231,8 +228,8 @@ mod tests {
     fn what_was_lost_or_is_not_attached_is_said() {
         let mut span = fixtures::trace().remove(0);
         span.attributes.push(fixtures::int("spantap.lost_records", 3));
-        let missing = &fixtures::status().hooks[1..];
-        let words = Verdict::of(&span, &[], missing).words();
+        let blind = ["the hook sched_switch is not attached: run queue".to_owned()];
+        let words = Verdict::of(&span, &[], &blind).words();
         assert!(words.iter().any(|words| words.contains("3 kernel records were lost")), "{words:?}");
         assert!(
             words.iter().any(|words| words == "not seen: the hook sched_switch is not attached: run queue"),
@@ -244,6 +241,8 @@ mod tests {
     fn a_sender_that_waited_for_this_end_shows_a_busy_reader() {
         let mut trace = fixtures::trace();
         trace[0].segments = fixtures::tiles(&[("send", 20_000, "measured"), ("transfer", 9_856_543, "measured")]);
+        assert_eq!(Verdict::of(&trace[0], &trace, &[]).cause(), Some("transfer_paused"), "the server was busy");
+        trace[1].segments = fixtures::tiles(&[("send", 8_000_000, "measured")]);
         assert_eq!(Verdict::of(&trace[0], &trace, &[]).cause(), Some("transfer_slow"));
         trace[1].attributes.push(fixtures::int("spantap.tcp.rwnd_limited_ns", 8_000_000));
         let verdict = Verdict::of(&trace[0], &trace, &[]);

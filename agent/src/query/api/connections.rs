@@ -67,7 +67,7 @@ pub struct ConnView {
     /// `peer` or `local`; empty: it was not reset.
     #[prost(string, tag = "19")]
     pub reset_by: String,
-    /// TLS: `plaintext` if what is inside is seen, `not covered: …` with why if it is not; empty: no TLS was seen.
+    /// TLS: `readable` if what is inside is seen, `not covered: …` with why if it is not; empty: no TLS was seen.
     #[prost(string, tag = "20")]
     pub tls: String,
 }
