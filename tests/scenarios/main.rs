@@ -70,6 +70,7 @@ scenarios! {
     transfer_slow
     transfer_large
     transfer_loss
+    transfer_paused
     network_loss
     network_delay_10ms
     network_delay_60ms
@@ -79,6 +80,7 @@ scenarios! {
     blocked_poll
     blocked_disk
     blocked_downstream
+    blocked_downstream_many
     application_cpu
     cpu_contention_server
     cpu_contention_reader

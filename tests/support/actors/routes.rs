@@ -90,6 +90,9 @@ impl<'a> Handler<'a> {
             ("lock", Some(ms)) => blocked_ns = wait_for_lock(Duration::from_millis(ms)),
             ("disk", Some(blocks)) => self.read_disk(blocks)?,
             ("call", _) => self.call(behind(head, "/call"))?,
+            ("calls", Some(count)) => {
+                (0..count).try_for_each(|_| self.call(behind(head, &format!("/calls/{count}"))))?;
+            }
             ("around", Some(us)) => {
                 spin(Duration::from_micros(us));
                 self.call(behind(head, &format!("/around/{us}")))?;
@@ -107,7 +110,7 @@ impl<'a> Handler<'a> {
             }
             _ => {}
         }
-        if blocked_ns == 0 && matches!(route(head).0, "sleep" | "poll" | "disk" | "call") {
+        if blocked_ns == 0 && matches!(route(head).0, "sleep" | "poll" | "disk" | "call" | "calls") {
             blocked_ns = start.blocked_ns();
         }
         self.run_delay_ns = schedstat::own_run_delay_ns();
