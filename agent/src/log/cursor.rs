@@ -81,6 +81,8 @@ pub struct Cursor {
     open: VecDeque<Open>,
     /// Batches that were open when the agent ended.
     again: VecDeque<SavedBatch>,
+    /// Why the place could not be saved when the last batch was given out.
+    unsaved: Option<LogError>,
 }
 
 /// A batch that was given out; or a place without anything to send, which is settled from the start. Settled neighbours are one.
@@ -106,10 +108,12 @@ impl Cursor {
             }
             let saved = saved.unwrap_or_else(|| Saved::new(new_counts(&state, inner.store.rebuilt())));
             state.cursors.insert(name.to_owned(), saved.counts);
+            state.recent.read_to(name, saved.counts.next.block);
             (saved.counts, saved.open)
         };
         let reader = Reader::at(Arc::clone(&inner), counts.next).wanting(wanted);
-        let mut cursor = Self { inner, name: name.to_owned(), reader, open: VecDeque::new(), again: joined(again) };
+        let mut cursor =
+            Self { inner, name: name.to_owned(), reader, open: VecDeque::new(), again: joined(again), unsaved: None };
         match cursor.save(counts) {
             // From here on it is meant to get every span: that must survive the machine.
             Ok(()) if is_new => cursor.inner.store.force()?,
@@ -150,6 +154,7 @@ impl Cursor {
                 Some(again) => self.reader.read_to(again.last_block)?,
                 None => self.reader.read_before(end_block, spans_max, bytes_max)?,
             };
+            self.inner.state().recent.read_to(&self.name, self.reader.next_block());
             self.again.pop_front();
             let batch = self.given(read, again.is_some());
             if batch.is_some() || (again.is_none() && self.again.is_empty()) {
@@ -192,7 +197,7 @@ impl Cursor {
             let end = self.reader.position();
             self.push(Open { first_block, last_block, end, spans: span_count, lost, passed, fate });
             // What cannot be saved now is saved with the next.
-            let _ = self.advance();
+            self.unsaved = self.advance().err();
         }
         Some(Batch {
             span_count,
@@ -211,6 +216,32 @@ impl Cursor {
     /// # Errors
     /// The batch is not open; or the place could not be saved: it is kept in memory and saved with the next.
     pub fn settle(&mut self, first_block: u64, fate: Fate) -> Result<(), LogError> {
+        self.note_settled(first_block, fate)?;
+        self.advance()
+    }
+
+    /// As [`Cursor::settle`] and then [`Cursor::next_batch_before`], saved at once.
+    ///
+    /// # Errors
+    /// As there, each its own.
+    pub fn settle_and_next(
+        &mut self,
+        (first_block, fate): (u64, Fate),
+        end_block: u64,
+        spans_max: usize,
+        bytes_max: usize,
+    ) -> (Result<(), LogError>, Result<Option<Batch>, LogError>) {
+        let settled = self.note_settled(first_block, fate);
+        let next = self.next_batch_before(end_block, spans_max, bytes_max);
+        let saved = match next {
+            // When a batch is given out that is saved, with what was settled before.
+            Ok(Some(_)) => self.unsaved.take().map_or(Ok(()), Err),
+            _ => self.advance(),
+        };
+        (settled.and(saved), next)
+    }
+
+    fn note_settled(&mut self, first_block: u64, fate: Fate) -> Result<(), LogError> {
         let is_it = |open: &Open| open.first_block == first_block && open.fate.is_none();
         let Some(index) = self.open.iter().position(is_it) else {
             return Err(LogError::NotOpen { name: self.name.clone(), first: first_block });
@@ -219,7 +250,7 @@ impl Cursor {
         open.fate = Some(fate.split(open.spans).0);
         self.merge(index + 1);
         self.merge(index);
-        self.advance()
+        Ok(())
     }
 
     fn push(&mut self, open: Open) {
@@ -366,7 +397,9 @@ fn joined(batches: Vec<SavedBatch>) -> VecDeque<SavedBatch> {
 
 impl Drop for Cursor {
     fn drop(&mut self) {
-        self.inner.state().cursors.remove(&self.name);
+        let mut state = self.inner.state();
+        state.cursors.remove(&self.name);
+        state.recent.closed(&self.name);
     }
 }
 

@@ -26,6 +26,7 @@ mod error;
 mod late;
 mod lock;
 mod reader;
+mod recent;
 mod segment;
 mod store;
 mod tenants;
@@ -61,6 +62,7 @@ pub use reader::{Block, READ_BYTES, READ_SPANS, Read, Reader, Wanted};
 use crate::otlp::Encoder;
 use commit::Committer;
 use lock::InstanceLock;
+use recent::Recent;
 use segment::SegmentMeta;
 use store::Store;
 use writer::{Payload, Writer};
@@ -206,6 +208,7 @@ struct State {
     next_span: u64,
     stats: LogStats,
     cursors: BTreeMap<String, DestinationCounts>,
+    recent: Recent,
     /// The numbers of tenants that were found in the files when the log was opened; 0 is none.
     tenants: BTreeSet<u32>,
     /// Spans per second that came while the files were written that were found.
@@ -300,6 +303,7 @@ impl SpanLog {
             end_unix_ns_max: spans.end_unix_ns_max(),
             flags: Flags { is_relayed: true, ..flags },
             crc: crc32fast::hash(spans.bytes()),
+            kept: Some(spans.clone().into_bytes()),
         };
         let id = self.inner.writer().append(&payload, &self.inner)?;
         self.inner.appended.send_replace(self.inner.state().next_block);
@@ -542,6 +546,7 @@ impl Inner {
             flags: Flags::default(),
             // Before the lock: it takes as long as the write.
             crc: crc32fast::hash(&encoded.bytes),
+            kept: None,
         };
         let appended = self.writer().append(&payload, self);
         if encoded.bytes.capacity() <= 2 * BLOCK_BYTES_MAX {

@@ -1,6 +1,7 @@
 //! Reading blocks in order, from anywhere, while the log is written and old segments go.
 //!
-//! In: a place in the log. Out: blocks with their payload bytes, and how many spans are missing before the place reached.
+//! In: a place in the log. Out: blocks with their payload bytes, from memory where they still are there (`recent`), and how many spans are missing
+//! before the place reached.
 //! Called by [`Cursor`](super::Cursor) and the query server. Never blocks a writer for longer than it takes to copy a few numbers.
 //! Limits: one window of [`WINDOW_BYTES_MAX`], or of one block if that is larger, in memory; it is kept for the next read while there is more.
 
@@ -90,7 +91,8 @@ pub struct Reader {
 /// The segment being read; its file stays readable after it was deleted.
 #[derive(Debug)]
 struct Open {
-    file: File,
+    /// Not opened yet, if what was read of it was in memory.
+    file: Option<File>,
     meta: SegmentMeta,
     offset: u64,
 }
@@ -189,6 +191,11 @@ impl Reader {
     fn read_into(&mut self, mut room: Room) -> Result<Read, LogError> {
         let mut read = Read::default();
         while !room.is_full() {
+            match self.read_recent(&mut read, &mut room) {
+                Some(true) => continue,
+                Some(false) => break,
+                None => {}
+            }
             match self.place() {
                 Place::Segment(meta) => {
                     match self.read_segment(meta, &mut read, &mut room) {
@@ -208,6 +215,52 @@ impl Reader {
             }
         }
         Ok(read)
+    }
+
+    /// Takes what is still in memory from the place on. `None`: nothing is; `false`: there is no room for the next block.
+    fn read_recent(&mut self, read: &mut Read, room: &mut Room) -> Option<bool> {
+        if self.only.is_some() {
+            return None;
+        }
+        let inner = Arc::clone(&self.inner);
+        let state = inner.state();
+        let mut reached = None;
+        let mut has_room = true;
+        for kept in state.recent.from(self.position.block) {
+            let Some(is_wanted) = self.take(&kept.block.header, read, room) else {
+                has_room = false;
+                break;
+            };
+            if is_wanted {
+                read.blocks.push(kept.block.clone());
+            }
+            reached = Some((kept.segment, kept.range.end));
+        }
+        let Some((segment, offset)) = reached else { return (!has_room).then_some(false) };
+        match &mut self.open {
+            Some(open) if open.meta.first_block == segment => open.offset = offset,
+            open => {
+                let meta = state.segments.iter().rev().find(|meta| meta.first_block == segment).cloned();
+                *open = meta.map(|meta| Open { file: None, meta, offset });
+            }
+        }
+        self.window = Bytes::new();
+        Some(has_room)
+    }
+
+    /// Goes behind a block; says whether it is wanted. `None`: there is no room for it.
+    fn take(&mut self, header: &BlockHeader, read: &mut Read, room: &mut Room) -> Option<bool> {
+        let is_wanted = self.wanted.wants(header.flags);
+        if !room.take(header, is_wanted) {
+            return None;
+        }
+        read.lost_spans += header.first_span.saturating_sub(self.position.span);
+        self.position = Position { block: header.block + 1, span: header.end_span() };
+        if !is_wanted {
+            let is_lost = self.wanted.may_want(header.flags, &self.inner.unnamed);
+            *(if is_lost { &mut read.lost_spans } else { &mut read.passed_spans }) += u64::from(header.span_count);
+        }
+        Some(is_wanted)
     }
 
     /// Finds the segment to read on in, and jumps over what was deleted.
@@ -234,7 +287,12 @@ impl Reader {
             }
         };
         let segment = state.segments.iter().filter(|segment| segment.first_block >= from).find(unread);
-        segment.cloned().map_or(Place::End(end), Place::Segment)
+        let Some(mut segment) = segment.cloned() else { return Place::End(end) };
+        // What is in memory need not be read.
+        let offset =
+            current.filter(|(first_block, _)| *first_block == segment.first_block).map_or(0, |(_, offset)| offset);
+        segment.bytes = state.recent.begin_behind(segment.first_block, offset).unwrap_or(segment.bytes);
+        Place::Segment(segment)
     }
 
     /// Goes on behind a segment that was deleted since it was looked up; `false`: there is nothing behind it.
@@ -250,15 +308,28 @@ impl Reader {
 
     /// Reads on in a segment; `false`: the next block is there, but there is no room for it.
     fn read_segment(&mut self, meta: SegmentMeta, read: &mut Read, room: &mut Room) -> Result<bool, LogError> {
-        let open = match self.open.take() {
+        let mut open = match self.open.take() {
             Some(open) if open.meta.first_block == meta.first_block => Open { meta, ..open },
-            _ => match File::open(&meta.path) {
-                Ok(file) => Open { file, meta, offset: SEGMENT_HEADER_BYTES as u64 },
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(self.skip(&meta, read)),
-                Err(cause) => return Err(LogError::Io { operation: "open", path: meta.path, cause }),
-            },
+            _ => Open { file: None, meta, offset: SEGMENT_HEADER_BYTES as u64 },
         };
-        let open = self.open.insert(open);
+        if open.file.is_none() {
+            match File::open(&open.meta.path) {
+                Ok(file) => open.file = Some(file),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(self.skip(&open.meta, read)),
+                Err(cause) => {
+                    let path = open.meta.path.clone();
+                    self.open = Some(open);
+                    return Err(LogError::Io { operation: "open", path, cause });
+                }
+            }
+        }
+        let done = self.read_open(&mut open, read, room);
+        self.open = Some(open);
+        done
+    }
+
+    /// As [`Self::read_segment`], of an open file.
+    fn read_open(&mut self, open: &mut Open, read: &mut Read, room: &mut Room) -> Result<bool, LogError> {
         // What there is no room for need not be read as a whole to see that.
         if !room.is_empty && !has_room_for_next(open, &self.wanted, room)? {
             return Ok(false);
@@ -278,21 +349,14 @@ impl Reader {
                 }
                 Item::Block { header, .. } if header.block < self.position.block => {}
                 Item::Block { header, payload, payload_at } => {
-                    let is_wanted = self.wanted.wants(header.flags);
-                    if !room.take(&header, is_wanted) {
+                    let Some(is_wanted) = self.take(&header, read, room) else {
                         has_room = false;
                         break;
+                    };
+                    if is_wanted {
+                        let payload = window.slice(payload_at..payload_at + payload.len());
+                        read.blocks.push(Block { header, payload });
                     }
-                    read.lost_spans += header.first_span.saturating_sub(self.position.span);
-                    self.position = Position { block: header.block + 1, span: header.end_span() };
-                    if !is_wanted {
-                        let spans = u64::from(header.span_count);
-                        let is_lost = self.wanted.may_want(header.flags, &self.inner.unnamed);
-                        *(if is_lost { &mut read.lost_spans } else { &mut read.passed_spans }) += spans;
-                        taken = walk.position();
-                        continue;
-                    }
-                    read.blocks.push(Block { header, payload: window.slice(payload_at..payload_at + payload.len()) });
                 }
             }
             taken = walk.position();
@@ -345,10 +409,11 @@ fn read_at(open: &Open, bytes: usize, spare: Bytes) -> Result<(Bytes, usize), Lo
     if buffer.len() < bytes {
         buffer = BytesMut::zeroed(bytes);
     }
+    let Some(file) = &open.file else { return Ok((buffer.freeze(), 0)) };
     let mut filled = 0;
     while filled < bytes {
         let at = open.offset + filled as u64;
-        match open.file.read_at(&mut buffer[filled..bytes], at) {
+        match file.read_at(&mut buffer[filled..bytes], at) {
             // Someone cut the file; what is missing is noticed by the span numbers.
             Ok(0) => break,
             Ok(count) => filled += count,

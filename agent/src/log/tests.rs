@@ -20,6 +20,7 @@ mod full;
 mod open;
 pub(super) mod power;
 mod reading;
+mod recent;
 mod tenants;
 
 struct Fixture {

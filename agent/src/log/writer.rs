@@ -12,15 +12,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+
 use super::{
-    BlockId, Inner, LogConfig, LogError, Overflow, SEGMENT_AGE_PART, SEGMENT_BYTES, State,
+    Block, BlockId, Inner, LogConfig, LogError, Overflow, SEGMENT_AGE_PART, SEGMENT_BYTES, State,
     block::{BlockHeader, Flags, PAYLOAD_BYTES_MAX, SEGMENT_HEADER_BYTES, SegmentHeader, VERSION},
-    now_unix_ns, segment,
+    now_unix_ns,
+    recent::Kept,
+    segment,
     segment::SegmentMeta,
 };
 
 /// A block to be appended.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Payload<'a> {
     /// Protobuf of a `TracesData`.
     pub bytes: &'a [u8],
@@ -30,6 +34,8 @@ pub(super) struct Payload<'a> {
     pub flags: Flags,
     /// CRC-32 of the bytes.
     pub crc: u32,
+    /// The bytes, if they may be kept in memory for those who read them next.
+    pub kept: Option<Bytes>,
 }
 
 /// A file or folder that is not forced to disk yet, and its path.
@@ -101,16 +107,22 @@ impl Writer {
         let mut state = inner.state();
         let spans = u64::from(payload.span_count);
         match result {
-            Ok((id, bytes)) => {
+            Ok((header, bytes)) => {
+                let id = BlockId(header.block);
                 state.next_span += spans;
                 state.next_block = id.0 + 1;
                 state.stats.spans_appended += spans;
                 if let Some(segment) = state.segments.last_mut() {
-                    let added = bytes - segment.bytes;
+                    let range = segment.bytes..bytes;
+                    let added = range.end - range.start;
                     segment.bytes = bytes;
                     if payload.flags.is_relayed {
                         segment.relayed_bytes += added;
                         segment.relayed_end = id.0 + 1;
+                    }
+                    let segment = segment.first_block;
+                    if let Some(payload) = payload.kept.clone() {
+                        state.recent.push(Kept { block: Block { header, payload }, segment, range });
                     }
                 }
                 Ok(id)
@@ -127,13 +139,14 @@ impl Writer {
         }
     }
 
-    /// Writes one block; gives its number and the segment's new length.
-    fn write(&mut self, payload: &Payload<'_>, inner: &Inner) -> Result<(BlockId, u64), LogError> {
+    /// Writes one block; gives its header and the segment's new length.
+    fn write(&mut self, payload: &Payload<'_>, inner: &Inner) -> Result<(BlockHeader, u64), LogError> {
         if payload.bytes.len() > PAYLOAD_BYTES_MAX {
             return Err(LogError::SpanTooLarge { bytes: payload.bytes.len(), max: PAYLOAD_BYTES_MAX });
         }
         let now = now_unix_ns();
-        let header = header(payload, inner, now).encode();
+        let block = header(payload, inner, now);
+        let header = block.encode();
         let block_bytes = (header.len() + payload.bytes.len()) as u64;
         if self.overflow == Overflow::Refuse {
             let (state, is_relayed) = (inner.state(), payload.flags.is_relayed);
@@ -156,7 +169,7 @@ impl Writer {
         let active = self.active.as_mut().expect("roll_if_full leaves a segment to write to");
         active.bytes += block_bytes;
         self.is_active_unsynced = true;
-        Ok((BlockId(inner.state().next_block), active.bytes))
+        Ok((block, active.bytes))
     }
 
     /// To the active segment, or to a new one if that is full.
@@ -289,6 +302,8 @@ impl Writer {
         {
             let mut state = inner.state();
             state.segments.remove(0);
+            let left = state.segments.first().map_or(u64::MAX, |segment| segment.first_block);
+            state.recent.forget_before(left);
             state.stats.spans_expired += spans;
         }
         self.unsynced.retain(|(_, unsynced)| *unsynced != path);
