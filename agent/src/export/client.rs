@@ -1,9 +1,7 @@
 //! One destination's client, whatever its format and protocol.
 
-use bytes::Bytes;
-
 use super::{
-    ExportError, file::FileClient, grpc::GrpcClient, http::HttpClient, kafka::KafkaClient, nats::NatsClient,
+    ExportError, Pieces, file::FileClient, grpc::GrpcClient, http::HttpClient, kafka::KafkaClient, nats::NatsClient,
     retry::Outcome, s3::S3Client,
 };
 use crate::config::{Destination, Transport};
@@ -60,14 +58,15 @@ impl Client {
     }
 
     /// Sends one request; `key` is the same for the same spans. Takes at most the destination's timeout, except for a file, whose disk has none.
-    pub(super) async fn send(&self, body: Bytes, key: &str) -> Outcome {
+    pub(super) async fn send(&self, body: impl Into<Pieces>, key: &str) -> Outcome {
+        let body = body.into();
         match self {
             Self::Grpc(client) => client.send(body, key).await,
             Self::Http(client) => client.send(body, key).await,
-            Self::File(client) => client.send(body).await,
-            Self::Kafka(client) => client.send(body, key).await,
-            Self::Nats(client) => client.send(body, key).await,
-            Self::S3(client) => client.send(body, key).await,
+            Self::File(client) => client.send(body.joined()).await,
+            Self::Kafka(client) => client.send(body.joined(), key).await,
+            Self::Nats(client) => client.send(body.joined(), key).await,
+            Self::S3(client) => client.send(body.joined(), key).await,
         }
     }
 }

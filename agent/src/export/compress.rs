@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use bytes::Bytes;
 use flate2::write::GzEncoder;
 
+use super::Pieces;
 use crate::config::Compression;
 
 /// Levels that cost least for what they save.
@@ -41,6 +42,16 @@ impl Compressor {
             Compression::Gzip => ".gz",
             Compression::Zstd => ".zst",
         }
+    }
+
+    /// The bytes, compressed. A copy of several pieces is made only for zstd, which takes them all at once.
+    pub(super) fn compress_pieces(self, pieces: &Pieces) -> io::Result<Bytes> {
+        if self.kind != Compression::Gzip {
+            return self.compress(pieces.joined());
+        }
+        let mut encoder = GzEncoder::new(Vec::with_capacity(pieces.len() / 4), flate2::Compression::new(self.level));
+        pieces.iter().try_for_each(|piece| encoder.write_all(&piece))?;
+        encoder.finish().map(Bytes::from)
     }
 
     /// The bytes, compressed.
@@ -98,6 +109,8 @@ mod tests {
                 _ => zstd::Decoder::new(&small[..]).unwrap().read_to_end(&mut back).unwrap(),
             };
             assert_eq!(back, text);
+            let halves = Pieces::from(vec![text.slice(..100), text.slice(100..)]);
+            assert_eq!(Compressor::new(kind, level).compress_pieces(&halves).unwrap(), small);
         }
         assert_eq!(Compressor::new(Compression::None, None).compress(text.clone()).unwrap(), text);
     }

@@ -14,7 +14,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use http::{HeaderValue, Uri};
 use http_body_util::Full;
 use hyper_rustls::HttpsConnector;
@@ -34,7 +33,7 @@ use tokio::net::TcpStream;
 use tower::Service;
 use tracing::{info, warn};
 
-use super::{ExportError, secrets};
+use super::{ExportError, Pieces, secrets};
 use crate::{
     capture::lock,
     config::{Basic, Destination},
@@ -162,7 +161,7 @@ impl<C: Clone> Renewed<C> {
 }
 
 /// A client of HTTP/1.1.
-pub(super) type Http = Client<Connector, Full<Bytes>>;
+pub(super) type Http = Client<Connector, Full<Pieces>>;
 
 impl Renewed<Http> {
     /// Errors as in [`Renewed::new`].

@@ -25,7 +25,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    Batch, DestinationStats, ExportError,
+    Batch, DestinationStats, ExportError, Pieces,
     adapt::Adapt,
     blocking,
     client::Client,
@@ -70,15 +70,15 @@ pub(super) struct Line {
 /// A part of a batch, as it stands in the log.
 struct Part {
     key: String,
-    body: Bytes,
+    body: Pieces,
     spans: u64,
     /// As it is sent, the same in every attempt.
-    sent: OnceCell<Bytes>,
+    sent: OnceCell<Pieces>,
 }
 
 impl Part {
-    fn new(key: String, body: Bytes, spans: u64) -> Self {
-        Self { key, body, spans, sent: OnceCell::new() }
+    fn new(key: String, body: impl Into<Pieces>, spans: u64) -> Self {
+        Self { key, body: body.into(), spans, sent: OnceCell::new() }
     }
 }
 
@@ -204,6 +204,7 @@ impl Line {
         }
         let (shape, body) = (Arc::clone(&self.shape), part.body.clone());
         let shaped = blocking(move || {
+            let body = body.joined();
             let mut choices = Vec::new();
             let (shaped, counts) = shape.apply_noting(&body, at_least, &mut choices)?;
             Ok::<_, wire::Malformed>((Bytes::copy_from_slice(&shaped), counts, choices))
@@ -219,7 +220,7 @@ impl Line {
         letter: &Letter,
         stop: &mut watch::Receiver<Option<Instant>>,
     ) -> Option<Result<(), String>> {
-        let part = Part::new(letter.key.clone(), letter.payload.clone().into(), letter.spans);
+        let part = Part::new(letter.key.clone(), letter.payload.clone(), letter.spans);
         loop {
             match self.request(&part, stop).await? {
                 Outcome::Delivered { rejected: 0, .. } => return Some(Ok(())),
@@ -306,12 +307,12 @@ impl Line {
     }
 
     /// Of what the destination then refuses, at most the log's own spans count: nobody can say whether a refused one was a child.
-    async fn as_sent(&self, body: &Bytes) -> Bytes {
+    async fn as_sent(&self, body: &Pieces) -> Pieces {
         if !self.segment_spans {
             return body.clone();
         }
         let bytes = body.clone();
-        match blocking(move || otlp::with_segment_spans(&bytes)).await {
+        match blocking(move || otlp::with_segment_spans(&bytes.joined())).await {
             Ok(shaped) => shaped.into(),
             Err(error) => {
                 self.trouble(&format!("spans are sent without their segments as children: {error}"));
@@ -333,14 +334,15 @@ impl Line {
         reason: &str,
         stop: &mut watch::Receiver<Option<Instant>>,
     ) -> Option<()> {
+        let payload = part.body.to_vec();
         let letter = Letter {
             destination: self.stats.name().to_owned(),
             // Other spans may come under the same key: numbers of blocks begin anew when the log was lost, and filters change.
-            key: format!("{}#{:08x}", part.key, crc32fast::hash(&part.body)),
+            key: format!("{}#{:08x}", part.key, crc32fast::hash(&payload)),
             reason: reason.to_owned(),
             spans,
             is_suspect: spans < part.spans,
-            payload: part.body.to_vec(),
+            payload,
             ..Letter::default()
         };
         let letter = Arc::new(letter);
@@ -371,8 +373,8 @@ impl Line {
 /// The halves of a part; `None` if its bytes cannot be split.
 fn halves(part: &Part) -> Option<Sent> {
     let first = part.spans / 2;
-    let (left, right) = wire::split(&part.body, u32::try_from(first).ok()?).ok()?;
-    let half = |place: u32, body: Vec<u8>, spans| Part::new(format!("{}/{place}", part.key), body.into(), spans);
+    let (left, right) = wire::split(&part.body.joined(), u32::try_from(first).ok()?).ok()?;
+    let half = |place: u32, body: Vec<u8>, spans| Part::new(format!("{}/{place}", part.key), body, spans);
     Some(Sent::Split(Box::new([half(0, left, first), half(1, right, part.spans - first)])))
 }
 
@@ -419,7 +421,7 @@ mod tests {
         let batch = Batch {
             id: 0,
             key: "log-0-1".into(),
-            body: block(&["kept"]).0,
+            body: block(&["kept"]).0.into(),
             spans: 5,
             left_out: 1,
             unreadable: vec![unreadable],

@@ -3,7 +3,7 @@
 
 use std::{error::Error, time::Duration};
 
-use bytes::{BufMut, Bytes};
+use bytes::BufMut;
 use http::{HeaderMap, HeaderValue, Uri, header, uri::PathAndQuery};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use prost::Message;
@@ -18,7 +18,7 @@ use tonic_types::StatusExt;
 use tower::Service;
 
 use super::{
-    ExportError,
+    ExportError, Pieces,
     answer::{Verdict, of_grpc},
     auth::Auth,
     client::{IDEMPOTENCY_KEY, Signal, USER_AGENT},
@@ -76,7 +76,7 @@ impl GrpcClient {
         })
     }
 
-    pub(super) async fn send(&self, body: Bytes, key: &str) -> Outcome {
+    pub(super) async fn send(&self, body: Pieces, key: &str) -> Outcome {
         tokio::time::timeout(self.timeout, self.send_all(body, key)).await.unwrap_or_else(|_| self.late())
     }
 
@@ -84,7 +84,7 @@ impl GrpcClient {
         too_late(&self.origin, self.timeout)
     }
 
-    async fn send_all(&self, request: Bytes, key: &str) -> Outcome {
+    async fn send_all(&self, request: Pieces, key: &str) -> Outcome {
         // tonic compresses.
         let mut parts = match self.format.prepare(&request, Compressor::new(Compression::None, None)).await {
             Ok(posts) => Parts::new(posts),
@@ -99,7 +99,7 @@ impl GrpcClient {
         parts.outcome()
     }
 
-    async fn export(&self, body: Bytes, key: &str, authorization: Option<HeaderValue>) -> Outcome {
+    async fn export(&self, body: Pieces, key: &str, authorization: Option<HeaderValue>) -> Outcome {
         match self.call(body, key, authorization).await {
             Ok(response) => taken::of_response(response.into_inner()),
             Err(status) => self.failed(&status),
@@ -108,7 +108,7 @@ impl GrpcClient {
 
     async fn call(
         &self,
-        body: Bytes,
+        body: Pieces,
         key: &str,
         authorization: Option<HeaderValue>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
@@ -204,7 +204,7 @@ fn endpoint(destination: &Destination) -> Result<Endpoint, ExportError> {
 struct RequestBytes;
 
 impl Codec for RequestBytes {
-    type Encode = Bytes;
+    type Encode = Pieces;
     type Decode = ExportTraceServiceResponse;
     type Encoder = Self;
     type Decoder = Self;
@@ -219,10 +219,10 @@ impl Codec for RequestBytes {
 }
 
 impl Encoder for RequestBytes {
-    type Item = Bytes;
+    type Item = Pieces;
     type Error = Status;
 
-    fn encode(&mut self, item: Bytes, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+    fn encode(&mut self, item: Pieces, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
         to.put(item);
         Ok(())
     }

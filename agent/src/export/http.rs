@@ -8,7 +8,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::{
-    ExportError,
+    ExportError, Pieces,
     answer::{self, Verdict, of_http},
     auth::Auth,
     client::{IDEMPOTENCY_KEY, Signal, USER_AGENT},
@@ -59,7 +59,7 @@ impl HttpClient {
         Ok(Self { client, auth, unfinished, signal, protocol, format, compressor, uri, shown, headers, timeout })
     }
 
-    pub(super) async fn send(&self, body: Bytes, key: &str) -> Outcome {
+    pub(super) async fn send(&self, body: Pieces, key: &str) -> Outcome {
         match tokio::time::timeout(self.timeout, self.send_all(body, key)).await {
             Ok(outcome) => outcome,
             Err(_) => too_late(&self.shown, self.timeout),
@@ -67,7 +67,7 @@ impl HttpClient {
     }
 
     /// Sends each body, or those that are left of a request of which some were taken before.
-    async fn send_all(&self, request: Bytes, key: &str) -> Outcome {
+    async fn send_all(&self, request: Pieces, key: &str) -> Outcome {
         let mut parts = match self.unfinished.take(key) {
             Some(parts) => parts,
             None => match self.format.prepare(&request, self.compressor).await {

@@ -378,7 +378,7 @@ impl LateSource {
             left_out: 0,
             unreadable: Vec::new(),
             may_be_duplicate: again.is_some(),
-            body,
+            body: body.into(),
         };
         self.reader = Some((request.id, reader));
         self.given = Some((request, picked.blocks));

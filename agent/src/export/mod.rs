@@ -51,6 +51,7 @@ mod metrics;
 mod nats;
 mod pace;
 mod parts;
+mod pieces;
 pub mod probe;
 mod retry;
 mod s3;
@@ -77,6 +78,7 @@ mod tests;
 use self::{delivery::Line, late::LateNext};
 pub use self::{
     metrics::MetricsClient,
+    pieces::Pieces,
     source::LogSource,
     stats::{Counts, DestinationStats, LATENCY_BOUNDS},
     tail::TailFigures,
@@ -90,7 +92,7 @@ pub struct Batch {
     /// What the destination may recognise it by: the same when it is sent again, also after a restart.
     pub key: String,
     /// The request. Concatenated requests are a valid request.
-    pub body: Bytes,
+    pub body: Pieces,
     /// Number of spans that it is about.
     pub spans: u64,
     /// Those of them that are not in the request: it was decided to leave them out.
@@ -141,6 +143,9 @@ pub struct Queued {
     pub generated: u64,
 }
 
+/// Whether a batch was settled, and the next one.
+pub type SettledAndNext<B, E> = (Result<(), E>, Result<Option<B>, E>);
+
 /// One destination's place in the span log.
 ///
 /// The exporter asks for batches, several before it settles the first, and settles them in any order. If it never settles one, as
@@ -167,6 +172,19 @@ pub trait BatchSource: Send + 'static {
     /// What became of a batch's spans: all that the fate does not name were delivered. After an error the place is remembered, and
     /// stored with the next one.
     fn settle(&mut self, id: u64, fate: Fate) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// [`Self::settle`] and then [`Self::next`], in one step if that is less work.
+    fn settle_and_next(
+        &mut self,
+        id: u64,
+        fate: Fate,
+        limits: Limits,
+    ) -> impl Future<Output = SettledAndNext<Batch, Self::Error>> + Send {
+        async move {
+            let settled = self.settle(id, fate).await;
+            (settled, self.next(limits).await)
+        }
+    }
 
     /// What was decided about each of a batch's spans, before it is settled: what was left out may be asked for later. Errors as in
     /// [`Self::settle`].

@@ -54,7 +54,7 @@ pub async fn probe(destination: &Destination) -> Result<Probe, ExportError> {
         let message = checked.unwrap_or_else(|cause| cause);
         return Ok(Probe { is_taken, is_sent: false, trouble, message, took });
     }
-    let outcome = client.send(request().encode_to_vec().into(), &format!("probe-{}", unix_ns())).await;
+    let outcome = client.send(request().encode_to_vec(), &format!("probe-{}", unix_ns())).await;
     let (is_taken, trouble, message) = match outcome {
         Outcome::Delivered { rejected: 0, message } => (true, "", message),
         Outcome::Delivered { message, .. }

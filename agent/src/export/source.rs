@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 
 use super::{
-    Batch, BatchSource, Limits, Queued, Unreadable, blocking, bound,
+    Batch, BatchSource, Limits, Pieces, Queued, SettledAndNext, Unreadable, blocking, bound,
     late::{LateNext, LateSource},
     tail::{Decided, TailFigures, TailLine},
 };
@@ -73,6 +73,43 @@ impl LogSource {
         })
     }
 
+    /// The next batch, after another was settled.
+    async fn settle_and_next_of(
+        &mut self,
+        settled: Option<(u64, Fate)>,
+        limits: Limits,
+    ) -> SettledAndNext<Batch, String> {
+        let (tail, log) = (self.tail.clone(), self.log.clone());
+        let done = self.blocking(move |cursor| {
+            let (settled, next) = next(cursor, tail.as_deref(), settled, limits);
+            if matches!(next, Ok(Some(_))) {
+                log.force_places();
+            }
+            Ok((settled.map_err(|error| error.to_string()), next.map_err(|error| error.to_string())))
+        });
+        match done.await {
+            Ok((settled, next)) => (settled, next.map(|next| next.map(|(chosen, batch)| self.batch(chosen, batch)))),
+            // It panicked.
+            Err(failure) => (Err(failure.clone()), Err(failure)),
+        }
+    }
+
+    fn batch(&mut self, chosen: Chosen, batch: log::Batch) -> Batch {
+        let left_out = chosen.left_out();
+        let Chosen { body, choices, unreadable } = chosen;
+        self.given.insert(batch.first_block, Given { numbers: batch.numbers, choices });
+        self.span_bytes = batch.bytes as u64 / batch.span_count.max(1);
+        Batch {
+            id: batch.first_block,
+            key: format!("{}-{}-{}", self.log_id, batch.first_block, batch.last_block),
+            body,
+            spans: batch.span_count,
+            left_out,
+            unreadable,
+            may_be_duplicate: batch.may_be_duplicate,
+        }
+    }
+
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Cursor) -> Result<T, LogError> + Send + 'static,
@@ -118,44 +155,12 @@ impl BatchSource for LogSource {
     }
 
     async fn next(&mut self, limits: Limits) -> Result<Option<Batch>, String> {
-        let (spans, bytes) = (bound(limits.spans), bound(limits.bytes));
-        let (tail, log) = (self.tail.clone(), self.log.clone());
-        let next = self.blocking(move |cursor| {
-            let next = match tail {
-                Some(tail) => {
-                    let before = cursor.unread_from();
-                    let batch = cursor.next_batch_before(tail.decided().block, spans, bytes)?;
-                    // Also what was settled before the agent ended: it looks no further than some way ahead of that.
-                    if cursor.unread_from() > before {
-                        tail.taken(cursor.unread_from());
-                    }
-                    batch.map(|batch| (decided(&batch, cursor, &tail), batch))
-                }
-                None => {
-                    let batch = cursor.next_batch(spans, bytes)?;
-                    batch.map(|batch| (Chosen { body: joined(&batch.blocks), ..Chosen::default() }, batch))
-                }
-            };
-            if next.is_some() {
-                log.force_places();
-            }
-            Ok(next)
-        });
-        Ok(next.await?.map(|(chosen, batch)| {
-            let left_out = chosen.left_out();
-            let Chosen { body, choices, unreadable } = chosen;
-            self.given.insert(batch.first_block, Given { numbers: batch.numbers, choices });
-            self.span_bytes = batch.bytes as u64 / batch.span_count.max(1);
-            Batch {
-                id: batch.first_block,
-                key: format!("{}-{}-{}", self.log_id, batch.first_block, batch.last_block),
-                body,
-                spans: batch.span_count,
-                left_out,
-                unreadable,
-                may_be_duplicate: batch.may_be_duplicate,
-            }
-        }))
+        self.settle_and_next_of(None, limits).await.1
+    }
+
+    async fn settle_and_next(&mut self, id: u64, fate: Fate, limits: Limits) -> SettledAndNext<Batch, String> {
+        self.given.remove(&id);
+        self.settle_and_next_of(Some((id, fate)), limits).await
     }
 
     async fn note(&mut self, id: u64, choices: Vec<Choice>) -> Result<(), String> {
@@ -204,7 +209,7 @@ pub(super) fn wanted(log: &SpanLog, tenants: &[String]) -> Result<Wanted, LogErr
 /// What is sent of a batch, and what was decided about its spans; empty: all are kept.
 #[derive(Debug, Default)]
 struct Chosen {
-    body: Bytes,
+    body: Pieces,
     choices: Vec<Choice>,
     unreadable: Vec<Unreadable>,
 }
@@ -231,6 +236,33 @@ impl Chosen {
     }
 }
 
+/// Settles a batch, and takes the next one as far as all is decided about it.
+fn next(
+    cursor: &mut Cursor,
+    tail: Option<&TailLine>,
+    settled: Option<(u64, Fate)>,
+    limits: Limits,
+) -> SettledAndNext<(Chosen, log::Batch), LogError> {
+    let (spans, bytes) = (bound(limits.spans), bound(limits.bytes));
+    let end_block = tail.map_or(u64::MAX, |tail| tail.decided().block);
+    let before = cursor.unread_from();
+    let (settled, next) = match settled {
+        Some(settled) => cursor.settle_and_next(settled, end_block, spans, bytes),
+        None => (Ok(()), cursor.next_batch_before(end_block, spans, bytes)),
+    };
+    // Also what was settled before the agent ended: it looks no further than some way ahead of that.
+    if let Some(tail) = tail.filter(|_| next.is_ok() && cursor.unread_from() > before) {
+        tail.taken(cursor.unread_from());
+    }
+    let chosen = next.map(|batch| {
+        batch.map(|mut batch| match tail {
+            Some(tail) => (decided(&batch, cursor, tail), batch),
+            None => (Chosen { body: std::mem::take(&mut batch.blocks).into(), ..Chosen::default() }, batch),
+        })
+    });
+    (settled, chosen)
+}
+
 /// What is sent of a batch whose traces are decided. The choices are noted, so that a repetition sends the same.
 fn decided(batch: &log::Batch, cursor: &Cursor, tail: &TailLine) -> Chosen {
     let (mut chosen, mut body) = (Chosen::default(), BytesMut::with_capacity(batch.bytes));
@@ -248,7 +280,7 @@ fn decided(batch: &log::Batch, cursor: &Cursor, tail: &TailLine) -> Chosen {
     if let Err(error) = cursor.note(&blocks) {
         tracing::warn!(destination = cursor.name(), %error, "what was decided about traces cannot be noted");
     }
-    Chosen { body: body.freeze(), ..chosen }
+    Chosen { body: body.freeze().into(), ..chosen }
 }
 
 /// What became of spans by two decisions; the second is about those that the first kept. Empty: nothing was left out by the second.
@@ -282,17 +314,6 @@ fn by_block(blocks: &[(u64, u32)], choices: &[Choice]) -> Vec<BlockChoices> {
 /// Spans of senders that gave no token have no tenant.
 fn number(log: &SpanLog, tenant: &str) -> Result<u32, LogError> {
     if tenant == NO_TENANT { Ok(0) } else { log.tenant(tenant) }
-}
-
-fn joined(blocks: &[Bytes]) -> Bytes {
-    match blocks {
-        [one] => one.clone(),
-        many => {
-            let mut body = BytesMut::with_capacity(many.iter().map(Bytes::len).sum());
-            many.iter().for_each(|block| body.extend_from_slice(block));
-            body.freeze()
-        }
-    }
 }
 
 #[cfg(test)]

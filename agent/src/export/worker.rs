@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    Batch, BatchSource, DestinationStats, Limits, blocking,
+    Batch, BatchSource, DestinationStats, Limits, Queued, blocking,
     delivery::{Line, before_stop, stopped},
     late::{LateNext, is_late},
     retry::Backoff,
@@ -130,25 +130,37 @@ impl<S: BatchSource> Worker<S> {
         self.replay().await;
         loop {
             match self.event().await {
-                Event::Done(done) => self.settle(done).await,
+                Event::Done(done) => {
+                    if let Some(next) = self.settle(done).await {
+                        self.go_on(next, &mut backoff).await;
+                    }
+                }
                 Event::Replay => self.replay().await,
                 Event::Late => self.send_late().await,
                 Event::Look => {}
-                Event::Ready => match self.source.next(self.limits).await {
-                    Ok(Some(batch)) => {
-                        backoff = Backoff::new(&self.retry);
-                        self.start(batch);
-                    }
-                    Ok(None) => {}
-                    Err(error) => {
-                        self.line.trouble(&format!("the span log cannot be read: {error}"));
-                        before_stop(&mut self.stop.clone(), sleep(backoff.wait(None))).await;
-                    }
-                },
+                Event::Ready => {
+                    let next = self.source.next(self.limits).await;
+                    self.go_on(next, &mut backoff).await;
+                }
             }
             self.observe();
             if self.is_over() {
                 return;
+            }
+        }
+    }
+
+    /// Has a batch delivered that the source gave.
+    async fn go_on(&mut self, next: Result<Option<Batch>, S::Error>, backoff: &mut Backoff) {
+        match next {
+            Ok(Some(batch)) => {
+                *backoff = Backoff::new(&self.retry);
+                self.start(batch);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                self.line.trouble(&format!("the span log cannot be read: {error}"));
+                before_stop(&mut self.stop.clone(), sleep(backoff.wait(None))).await;
             }
         }
     }
@@ -172,14 +184,9 @@ impl<S: BatchSource> Worker<S> {
     /// batch left behind is not younger than that, so it keeps its time.
     async fn event(&mut self) -> Event {
         let queued = self.source.queued();
-        // While the destination fails, one that waits for it is enough.
-        let may_join = self.running.is_empty() || !self.line.gate.is_open();
-        let others = usize::from(self.replaying.is_some()) + usize::from(matches!(self.late, Late::Sending(_)));
-        let batches = self.running.len() - others;
-        let has_room = may_join && batches < self.concurrency;
+        let (may_join, has_room) = (self.may_join(), self.has_room());
         let is_stopping = self.deadline().is_some();
-        let is_full = queued.unread >= self.limits.spans || queued.unread_bytes >= self.limits.bytes;
-        if has_room && queued.unread > 0 && (is_full || is_stopping) {
+        if has_room && queued.unread > 0 && (self.is_full(queued) || is_stopping) {
             return Event::Ready;
         }
         let due = (queued.unread > 0).then(|| self.due.unwrap_or_else(|| Instant::now() + self.age));
@@ -206,6 +213,22 @@ impl<S: BatchSource> Worker<S> {
             () = stopped(&mut stop), if is_stopping => Event::Look,
             () = sleep(OBSERVE_INTERVAL), if queued.spans > 0 => Event::Look,
         }
+    }
+
+    /// While the destination fails, one that waits for it is enough.
+    fn may_join(&self) -> bool {
+        self.running.is_empty() || !self.line.gate.is_open()
+    }
+
+    /// Whether another batch may be on its way.
+    fn has_room(&self) -> bool {
+        let others = usize::from(self.replaying.is_some()) + usize::from(matches!(self.late, Late::Sending(_)));
+        self.may_join() && self.running.len() - others < self.concurrency
+    }
+
+    /// Whether what waits is as much as a batch may have.
+    fn is_full(&self, queued: Queued) -> bool {
+        queued.unread >= self.limits.spans || queued.unread_bytes >= self.limits.bytes
     }
 
     fn observe(&self) {
@@ -281,12 +304,18 @@ impl<S: BatchSource> Worker<S> {
         }
     }
 
-    async fn settle(&mut self, done: Result<Done, JoinError>) {
+    /// Also gives what the source said to the question for the next batch, if that is full already.
+    async fn settle(&mut self, done: Result<Done, JoinError>) -> Option<Result<Option<Batch>, S::Error>> {
         match done {
             Ok(Done::Late { id, fate, spans, bytes }) => self.settle_late(id, fate, spans, bytes).await,
             Ok(Done::Batch { id, fate: Some((fate, choices)) }) => {
                 if let Err(error) = self.source.note(id, choices).await {
                     self.line.trouble(&format!("what was left out cannot be noted now, it counts as sent: {error}"));
+                }
+                if self.deadline().is_none() && self.has_room() && self.is_full(self.source.queued()) {
+                    let (settled, next) = self.source.settle_and_next(id, fate, self.limits).await;
+                    self.settled(settled);
+                    return Some(next);
                 }
                 let settled = self.source.settle(id, fate).await;
                 self.settled(settled);
@@ -305,6 +334,7 @@ impl<S: BatchSource> Worker<S> {
             }
             Err(failure) => self.failed(&failure).await,
         }
+        None
     }
 
     /// A delivery panicked. What others wait for is not held up by it: the letter is left aside, and what was asked for is tried again.

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     super::{
-        ExportError, answer,
+        ExportError, Pieces, answer,
         client::USER_AGENT,
         connect::{Connector, Renewed, Target},
         explain::{explain, short},
@@ -25,7 +25,7 @@ const UNKNOWN_LIFE: Duration = Duration::from_secs(300);
 
 pub(super) struct OAuth2 {
     config: config::OAuth2,
-    client: Renewed<Client<Connector, Full<Bytes>>>,
+    client: Renewed<Client<Connector, Full<Pieces>>>,
     timeout: Duration,
 }
 
@@ -45,7 +45,7 @@ impl OAuth2 {
         Ok(Self { config: config.clone(), client, timeout: destination.timeout.0 })
     }
 
-    fn request(&self, secret: &str) -> Result<Request<Full<Bytes>>, String> {
+    fn request(&self, secret: &str) -> Result<Request<Full<Pieces>>, String> {
         let config = &self.config;
         let mut form = form_urlencoded::Serializer::new(String::new());
         form.append_pair("grant_type", "client_credentials");
@@ -72,7 +72,7 @@ impl OAuth2 {
                 form.append_pair("client_id", &config.client_id).append_pair("client_secret", secret);
             }
         }
-        request.body(Full::new(form.finish().into())).map_err(|cause| cause.to_string())
+        request.body(Full::new(form.finish().into_bytes().into())).map_err(|cause| cause.to_string())
     }
 
     async fn answer(&self, secret: &str) -> Result<(StatusCode, Bytes), String> {

@@ -191,7 +191,7 @@ mod tests {
 
     fn written(request: &ExportTraceServiceRequest) -> Json {
         let posts = encode(request);
-        let traces: Json = rmp_serde::from_slice(&posts.posts[0].body).unwrap();
+        let traces: Json = rmp_serde::from_slice(&posts.posts[0].body.joined()).unwrap();
         assert_eq!(traces.as_array().unwrap().len() as u64, posts.posts[0].traces);
         traces
     }

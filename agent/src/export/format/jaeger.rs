@@ -201,7 +201,7 @@ mod tests {
     fn decoded(request: &ExportTraceServiceRequest) -> Batch {
         let posts = encode_proto(request);
         assert_eq!((posts.posts.len(), posts.left_out), (1, 0));
-        let batch = PostSpansRequest::decode(posts.posts[0].body.clone()).unwrap().batch.unwrap();
+        let batch = PostSpansRequest::decode(posts.posts[0].body.joined()).unwrap().batch.unwrap();
         assert_eq!(posts.posts[0].spans, batch.spans.len() as u64);
         batch
     }

@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message;
 
-use super::{blocking, compress::Compressor};
+use super::{Pieces, blocking, compress::Compressor};
 use crate::config::{Destination, Encoding, Protocol};
 
 mod datadog;
@@ -47,7 +47,7 @@ pub(super) enum Format {
 /// One body, and what is in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Post {
-    pub body: Bytes,
+    pub body: Pieces,
     pub spans: u64,
     /// Only counted where the receiver asks.
     pub traces: u64,
@@ -64,7 +64,7 @@ pub(super) struct Posts {
 impl Posts {
     /// The body of a format that puts a request into one; empty if it has nothing to say.
     pub(super) fn into_body(mut self) -> Bytes {
-        self.posts.pop().map_or_else(Bytes::new, |post| post.body)
+        self.posts.pop().map_or_else(Bytes::new, |post| post.body.joined())
     }
 }
 
@@ -97,7 +97,7 @@ impl Format {
     pub(super) fn encode(self, request: &Bytes) -> Result<Posts, String> {
         if self == Self::Otlp {
             // How many spans it has does not matter: the answer speaks for the request.
-            let post = Post { body: request.clone(), spans: 0, traces: 0 };
+            let post = Post { body: request.clone().into(), spans: 0, traces: 0 };
             return Ok(Posts { posts: vec![post], left_out: 0 });
         }
         let request = decode(request)?;
@@ -111,15 +111,16 @@ impl Format {
     }
 
     /// The bodies for a request, compressed. That takes a while and waits for nothing, so it is not done where others wait.
-    pub(super) async fn prepare(self, request: &Bytes, compressor: Compressor) -> Result<Posts, String> {
+    pub(super) async fn prepare(self, request: &Pieces, compressor: Compressor) -> Result<Posts, String> {
+        let as_it_is = |body| Posts { posts: vec![Post { body, spans: 0, traces: 0 }], left_out: 0 };
         if self == Self::Otlp && compressor.content_encoding().is_none() {
-            return self.encode(request);
+            return Ok(as_it_is(request.clone()));
         }
         let request = request.clone();
         blocking(move || {
-            let mut posts = self.encode(&request)?;
+            let mut posts = if self == Self::Otlp { as_it_is(request) } else { self.encode(&request.joined())? };
             for post in &mut posts.posts {
-                post.body = compressor.compress(post.body.clone()).map_err(|cause| cause.to_string())?;
+                post.body = compressor.compress_pieces(&post.body).map_err(|cause| cause.to_string())?.into();
             }
             Ok::<_, String>(posts)
         })

@@ -190,7 +190,7 @@ mod tests {
 
     fn written(request: &ExportTraceServiceRequest) -> Json {
         let posts = encode(request);
-        let json: Json = serde_json::from_slice(&posts.posts[0].body).unwrap();
+        let json: Json = serde_json::from_slice(&posts.posts[0].body.joined()).unwrap();
         assert_eq!(json.as_array().unwrap().len() as u64, posts.posts[0].spans);
         json[0].clone()
     }

@@ -94,7 +94,7 @@ impl NatsClient {
     async fn publish(&self, body: Bytes, key: &str, authorization: Option<HeaderValue>) -> Outcome {
         // Other spans may come under the same key: numbers of blocks begin anew when the log was lost, and filters change.
         let id = format!("{key}#{:08x}", crc32fast::hash(&body));
-        let payload = match self.format.prepare(&body, self.compressor).await {
+        let payload = match self.format.prepare(&body.clone().into(), self.compressor).await {
             Ok(posts) => posts.into_body(),
             Err(cause) => return Outcome::Never { cause },
         };

@@ -12,7 +12,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::{
-    ExportError, answer, blocking,
+    ExportError, Pieces, answer, blocking,
     client::USER_AGENT,
     compress::Compressor,
     connect::{Http, Renewed},
@@ -123,7 +123,7 @@ impl S3Client {
         .await
     }
 
-    fn request(&self, object: Object) -> Result<Request<Full<Bytes>>, Outcome> {
+    fn request(&self, object: Object) -> Result<Request<Full<Pieces>>, Outcome> {
         let path = format!("{}{}", self.place.root, sign::path(&object.name));
         let failed =
             |cause: String| Outcome::again(AgainKind::Misconfigured, format!("{}: {cause}", self.place.origin));
@@ -136,7 +136,7 @@ impl S3Client {
             let scope = Scope { region: &self.place.region, unix_s: unix_ns() / 1_000_000_000 };
             sign::sign(&path, &mut headers, &object.sha256, &credentials, scope).map_err(failed)?;
         }
-        let mut request = Request::new(Full::new(object.body));
+        let mut request = Request::new(Full::new(object.body.into()));
         *request.method_mut() = Method::PUT;
         let uri = format!("{}{path}", self.place.origin).parse();
         *request.uri_mut() = uri.map_err(|cause: http::uri::InvalidUri| failed(cause.to_string()))?;
