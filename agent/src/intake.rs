@@ -137,7 +137,7 @@ impl Intake {
             durability,
             tenants: Mutex::default(),
             counts: Mutex::default(),
-            queue: Queue::default(),
+            queue: Queue::new(durability == Durability::Fsync),
         };
         Self { inner: Arc::new(inner) }
     }

@@ -1,6 +1,6 @@
 //! Requests that wait to be stored, and who stores them.
 //!
-//! In: jobs. Out: the same, one at a time, to as many workers at once as there are processors, each on a thread that may wait for files.
+//! In: jobs. Out: the same, one at a time, to about as many workers at once as there are processors, each on a thread that may wait for files.
 //! A worker that is awake takes what comes meanwhile, so that many requests cost few wake-ups, and one force to disk is for all that
 //! it took. Has no bound of its own: each job is a request that the receivers let in, and those have one.
 
@@ -23,14 +23,14 @@ struct State<J> {
     workers: usize,
 }
 
-impl<J> Default for Queue<J> {
-    fn default() -> Self {
-        let processors = std::thread::available_parallelism().map_or(WORKERS_MIN, usize::from);
-        Self::with(processors.max(WORKERS_MIN))
-    }
-}
-
 impl<J> Queue<J> {
+    /// With workers that wait for the disk, or not. Those that do not leave a processor to what is received and sent meanwhile: where one
+    /// can store what the others bring, two would only get in each other's way.
+    pub fn new(waits_for_disk: bool) -> Self {
+        let processors = std::thread::available_parallelism().map_or(WORKERS_MIN, usize::from);
+        Self::with(if waits_for_disk { processors.max(WORKERS_MIN) } else { (processors - 1).max(1) })
+    }
+
     fn with(workers_max: usize) -> Self {
         Self { workers_max, state: Mutex::new(State { waiting: VecDeque::new(), workers: 0 }) }
     }
@@ -58,6 +58,13 @@ impl<J> Queue<J> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_nobody_waits_for_the_disk_there_is_a_worker_less_but_always_one() {
+        let (waiting, others) = (Queue::<()>::new(true), Queue::<()>::new(false));
+        assert!(waiting.workers_max >= 2 && others.workers_max >= 1);
+        assert!(others.workers_max < waiting.workers_max);
+    }
 
     #[test]
     fn there_is_a_worker_for_every_job_and_never_too_many() {

@@ -236,6 +236,8 @@ fn drain(mut reader: impl Read, compressed: usize, bytes_max: usize, place: &mut
             return Err(Refused::TooLarge { bytes_max: bytes_max as u64 });
         }
         if read < step {
+            // It may be kept for longer than the request, whose room it then takes.
+            plain.shrink_to(2 * plain.len());
             return Ok(plain.into());
         }
     }

@@ -40,7 +40,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 const STREAMS_MAX: u32 = 128;
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// Smallest that hyper takes is 8 KiB; heads that are longer are refused (431).
-const HTTP1_BUFFER_BYTES_MAX: usize = 64 << 10;
+const HTTP1_BUFFER_BYTES_MAX: usize = 128 << 10;
 /// While nothing comes, so that a peer that vanished is noticed.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);

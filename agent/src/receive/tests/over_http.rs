@@ -242,7 +242,7 @@ async fn a_sender_that_asks_first_is_told_before_it_sends() {
 #[tokio::test]
 async fn heads_that_are_no_http_or_too_long_do_no_harm() {
     let running = Running::with(&[]);
-    let long = format!("POST /v1/traces HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(100_000));
+    let long = format!("POST /v1/traces HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(200_000));
     for (head, status) in [("nonsense\r\n\r\n", "400"), (&long, "431")] {
         let mut stream = TcpStream::connect(running.http).await.unwrap();
         stream.write_all(head.as_bytes()).await.unwrap();
