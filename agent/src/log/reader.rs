@@ -227,12 +227,15 @@ impl Reader {
         let mut reached = None;
         let mut has_room = true;
         for kept in state.recent.from(self.position.block) {
-            let Some(is_wanted) = self.take(&kept.block.header, read, room) else {
+            if kept.payload.is_none() && self.wanted.wants(kept.header.flags) {
+                break;
+            }
+            let Some(is_wanted) = self.take(&kept.header, read, room) else {
                 has_room = false;
                 break;
             };
-            if is_wanted {
-                read.blocks.push(kept.block.clone());
+            if let Some(payload) = kept.payload.clone().filter(|_| is_wanted) {
+                read.blocks.push(Block { header: kept.header, payload });
             }
             reached = Some((kept.segment, kept.range.end));
         }

@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::Block;
+use super::block::BlockHeader;
 
 /// Most bytes that are kept.
 pub(super) const BYTES_MAX: usize = 8 << 20;
@@ -32,7 +32,9 @@ const BUFFER_BYTES_MAX: usize = 128 << 10;
 /// A block that is kept.
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
-    pub block: Block,
+    pub header: BlockHeader,
+    /// Nothing: it is for this host only. Destinations pass it, and who wants it reads the file.
+    pub payload: Option<Bytes>,
     /// The first block of its segment.
     pub segment: u64,
     /// Where in the segment it is.
@@ -58,8 +60,8 @@ impl Recent {
             self.bytes = 0;
             return;
         }
-        if kept.block.payload.len() <= COPIED_BYTES_MAX {
-            kept.block.payload = Bytes::copy_from_slice(&kept.block.payload);
+        if let Some(payload) = kept.payload.as_mut().filter(|payload| payload.len() <= COPIED_BYTES_MAX) {
+            *payload = Bytes::copy_from_slice(payload);
         }
         self.bytes += kept.bytes();
         self.blocks.push_back(kept);
@@ -127,12 +129,12 @@ impl Recent {
 
 impl Kept {
     fn number(&self) -> u64 {
-        self.block.header.block
+        self.header.block
     }
 
     /// What it takes.
     fn bytes(&self) -> usize {
-        match self.block.payload.len() {
+        match self.payload.as_ref().map_or(0, Bytes::len) {
             copied @ ..=COPIED_BYTES_MAX => copied,
             length => length.max(BUFFER_BYTES_MAX),
         }

@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Block, BlockId, Inner, LogConfig, LogError, Overflow, SEGMENT_AGE_PART, SEGMENT_BYTES, State,
+    BlockId, Inner, LogConfig, LogError, Overflow, SEGMENT_AGE_PART, SEGMENT_BYTES, State,
     block::{BlockHeader, Flags, PAYLOAD_BYTES_MAX, SEGMENT_HEADER_BYTES, SegmentHeader, VERSION},
     now_unix_ns,
     recent::Kept,
@@ -122,7 +122,8 @@ impl Writer {
                     }
                     let segment = segment.first_block;
                     if let Some(payload) = payload.kept.clone() {
-                        state.recent.push(Kept { block: Block { header, payload }, segment, range });
+                        let payload = (!header.flags.is_local).then_some(payload);
+                        state.recent.push(Kept { header, payload, segment, range });
                     }
                 }
                 Ok(id)

@@ -204,6 +204,7 @@ fn what_is_not_for_a_destination_is_passed_in_memory_too() {
     relay(&log, 1..3, Flags { tenant: red, ..Flags::default() }).expect("appends");
     relay(&log, 3..4, Flags { tenant: blue, ..Flags::default() }).expect("appends");
     relay(&log, 4..7, Flags { tenant: blue, is_local: true, ..Flags::default() }).expect("appends");
+    assert_eq!(all(&log), [1, 2, 3, 4, 5, 6], "who wants what is for this host only has it from the file");
     spoil(&fixture);
     let batch = cursor.next_batch(1, 1).expect("readable").expect("a batch");
     assert_eq!(batch_numbers(&batch), [3]);
