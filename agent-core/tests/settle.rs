@@ -208,6 +208,20 @@ fn what_tcp_counted_before_an_exchange_is_not_its_own() {
     assert_eq!(told("receive_queue_bytes"), [None, Some(10), Some(20)]);
 }
 
+#[test]
+fn what_tcp_kept_of_an_answer_is_told_of_the_server() {
+    for (kept_us, expected) in [(40_000, Some(40_000_000)), (20, None)] {
+        let (mut kernel, mut server) = open(End::server());
+        server.read_at(&mut kernel, 2_000_000, GET);
+        server.write(&mut kernel, 2_000_100, 2_000_130, OK);
+        let left = 2_000_110 + kept_us;
+        server.acked(&mut kernel, left + 100, OK.len() as u32, [2_000_100, left, left + 100], 0);
+        change(&mut kernel, |record: &mut SendRecord| record.queued_ns = record.locked_last_ns + kept_us * 1000);
+        let run = kernel.run();
+        assert_eq!(int(&run.spans[0], "spantap.tcp.response.held_ns"), expected, "{:?}", run.spans);
+    }
+}
+
 /// A request over a path of 10 ms each way; both ends are on this host, and the answer carries the acknowledgement.
 fn both_ends(answer: &[u8], answer_left: [u64; 2]) -> Run {
     let (mut kernel, mut client, mut server) = (Kernel::default(), End::client(), End::server());

@@ -71,6 +71,7 @@ scenarios! {
     transfer_large
     transfer_loss
     transfer_paused
+    transfer_held
     network_loss
     network_delay_10ms
     network_delay_60ms

@@ -190,6 +190,9 @@ fn transfer(view: &View<'_>, ns: u64) -> Cause {
     if view.around.peer_paused_ns.is_some_and(|paused| paused.saturating_mul(2) >= ns) {
         return Cause::TransferPaused;
     }
+    if view.around.peer_held_ns.is_some_and(|held| held.saturating_mul(2) >= ns) {
+        return Cause::TransferHeld;
+    }
     let is_large = |bytes: &u64| *bytes >= LARGE_BYTES && rate(*bytes, ns) >= LARGE_BYTES_PER_S;
     if view.arriving_bytes().filter(is_large).is_some() { Cause::TransferLarge } else { Cause::TransferSlow }
 }

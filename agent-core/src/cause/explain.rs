@@ -171,6 +171,10 @@ fn specific(view: &View<'_>, decision: Decision, words: &mut Vec<String>) {
         NetworkDelay | ConnectSlow => round_trip(view, words),
         // How much of the wait is the network's follows from these.
         RemoteSlow if grades(view.segments, Remote)[0] == 0 => round_trip(view, words),
+        TransferHeld => {
+            held_by_peer(view, words);
+            arriving(view, decision, words);
+        }
         TransferPaused | TransferLarge | TransferSlow => {
             let paused = view.around.peer_paused_ns.filter(|ns| *ns > 0);
             words.extend(paused.map(|ns| format!("for {} of it the other end did something else", ms(ns))));
@@ -279,6 +283,20 @@ fn blocked(view: &View<'_>, decision: Decision, words: &mut Vec<String>) {
     if let Some((what, [least, most])) = view.around.downstream {
         let at_most = if is_below(most - least, MENTIONED_PERCENT, most) { "" } else { "at most " };
         words.push(format!("of that {at_most}{} during its call {what}", ms(most)));
+    }
+}
+
+/// What fits into one window's worth of segments, and no window was the limit of: what is left is that TCP waits for an acknowledgement.
+const SMALL_ANSWER_BYTES: u64 = 8 << 10;
+
+fn held_by_peer(view: &View<'_>, words: &mut Vec<String>) {
+    let Some(held) = view.around.peer_held_ns else { return };
+    words.push(format!("the other end's TCP had its last bytes for {} before it gave them to the device", ms(held)));
+    if view.arriving_bytes().is_some_and(|bytes| bytes <= SMALL_ANSWER_BYTES) {
+        words.push(
+            "so small an answer waits for the acknowledgement of the piece before it (Nagle's algorithm), which this end delays"
+                .to_owned(),
+        );
     }
 }
 

@@ -136,6 +136,8 @@ fn cases() -> Vec<(Case, &'static str)> {
     stalled.around.peer_waited_ns = Some(80 * MS);
     let mut paused = case(Transfer).int("http.response.body.size", 100 << 20);
     paused.around.peer_paused_ns = Some(80 * MS);
+    let mut kept = case(Transfer).int("http.response.body.size", 3);
+    kept.around.peer_held_ns = Some(80 * MS);
     let reset = |by| failed("connection_reset").text("spantap.tcp.reset_by", by);
     let unwatched = Case { segments: tiles(&[(Application, MS, Derived)]), ..case(Application) };
     vec![
@@ -193,6 +195,7 @@ fn cases() -> Vec<(Case, &'static str)> {
         (case(ReceiveBuffer), "reader_busy"),
         (stalled, "reader_busy"),
         (paused, "transfer_paused"),
+        (kept, "transfer_held"),
         (case(Wakeup), "wakeup_delay"),
         (case(RunQueue), "cpu_contention"),
         (case(RunQueue).by(By::Throttled), "cpu_throttled"),

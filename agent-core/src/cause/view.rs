@@ -31,6 +31,8 @@ pub struct Around<'a> {
     pub peer_waited_ns: Option<u64>,
     /// How long the sender of what arrived did something else meanwhile (computed, slept, waited for a CPU), as the other end saw it.
     pub peer_paused_ns: Option<u64>,
+    /// How long the other end's kernel held a part of what arrived back.
+    pub peer_held_ns: Option<u64>,
     /// The slowest lookup that this process made while the span waited for its name, and how many queries of all of them
     /// stayed unanswered.
     pub lookup: Option<(&'a str, u64)>,

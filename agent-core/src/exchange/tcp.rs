@@ -24,6 +24,8 @@ const CONGESTION_STATES: [&str; 5] = ["open", "disorder", "cwr", "recovery", "lo
 
 /// So many buffers that were sent again are named one by one.
 const RANGES_MAX: usize = 8;
+/// Bytes that TCP has for less than this are on their way; they are not held.
+const HELD_NS_MIN: u64 = 1_000_000;
 
 /// The part of the connection's life that is this exchange's.
 #[derive(Debug)]
@@ -38,6 +40,8 @@ pub(super) struct Facts {
     /// Segments that are counted for an earlier message, but had bytes of this one too.
     shared: u64,
     receive_queue: u32,
+    /// Of a server's answer: the longest that TCP had a write's last byte before it gave that to the device.
+    held_ns: u64,
 }
 
 impl Facts {
@@ -50,10 +54,11 @@ impl Facts {
             Role::Server => (paired.response.clone().unwrap_or_else(nothing), paired.request.clone()),
         };
         let mut after = None;
-        let (mut by_totals, mut zero_window_us) = (0, 0);
+        let (mut by_totals, mut zero_window_us, mut held_ns) = (0, 0, 0);
         for send in send.timings.sends.within(sent.clone()) {
             after = Some(send.record.tcp);
             zero_window_us = zero_window_us.max(send.record.zero_window_us);
+            held_ns = held_ns.max(send.record.queued_ns.saturating_sub(send.taken_ns()));
             // Writes in flight at once saw the same retransmissions: the largest count, not the sum.
             by_totals = by_totals.max(send.record.retransmits);
         }
@@ -75,6 +80,8 @@ impl Facts {
             retransmits: ((after.is_some() && seen) || retransmits.segments > 0).then_some(retransmits),
             deltas: life.take_deltas(after.filter(|after| *after != Default::default()), out_of_order),
             receive_queue,
+            // Of a request that is a segment.
+            held_ns: if paired.role == Role::Server && held_ns >= HELD_NS_MIN { held_ns } else { 0 },
         }
     }
 
@@ -96,6 +103,7 @@ impl Facts {
         some(attributes, "spantap.tcp.sndbuf_limited_ns", deltas.sndbuf_limited_ns);
         some(attributes, "spantap.tcp.rwnd_limited_ns", deltas.rwnd_limited_ns);
         some(attributes, "spantap.tcp.receive_queue_bytes", u64::from(self.receive_queue));
+        some(attributes, "spantap.tcp.response.held_ns", self.held_ns);
     }
 
     /// The kernel's view when the last byte's fate was known.

@@ -256,6 +256,11 @@ impl SendTiming {
         CallTiming::of_send(self.start, self.end, &self.record)
     }
 
+    /// When TCP had the last byte: the latest piece where each is seen, else the begin of the call.
+    pub fn taken_ns(&self) -> u64 {
+        self.record.locked_last_ns.max(self.record.locked_ns)
+    }
+
     fn merge(&self, next: &Self) -> Self {
         let first = &self.record;
         let record = SendRecord {

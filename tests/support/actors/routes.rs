@@ -3,7 +3,7 @@
 //! `/sleep/MS…` waits, `/poll/MS…` waits in `poll`, `/spin/US…` burns that much CPU time, `/lock/MS…` waits for a mutex that
 //! another thread holds so long, `/disk/N…` reads N blocks of `disk` with `O_DIRECT`, `/call/PATH…` asks `downstream` for
 //! `/PATH…`, `/around/US/PATH…` burns CPU time before that and as much after it, `/stall/MS…` waits before it reads the body. `/big/N…` answers N bytes, `/sendfile/N…` and `/splice/N…` do
-//! so by these calls, `/chunked…` answers in chunks, `/drip/MS…` in pieces with a pause before each, as long as somebody takes them, `/continue…` sends `100 Continue` first, `/close…` closes without an answer,
+//! so by these calls, `/chunked…` answers in chunks, `/nagle…` in two small writes without `TCP_NODELAY`, `/drip/MS…` in pieces with a pause before each, as long as somebody takes them, `/continue…` sends `100 Continue` first, `/close…` closes without an answer,
 //! `/reset…` resets, `/rest/N…` answers N bytes that end with the connection, anything else answers `ok`.
 
 use std::{
@@ -104,6 +104,7 @@ impl<'a> Handler<'a> {
             ("rest", Some(length)) => return self.answer_to_the_end(length).map(|()| None),
             ("continue", _) => self.write(b"HTTP/1.1 100 Continue\r\n\r\n")?,
             ("chunked", _) => return self.answer_in_chunks().map(|()| Some(0)),
+            ("nagle", _) => return self.answer_in_two_writes().map(|()| Some(0)),
             ("drip", Some(ms)) => {
                 let _ = self.answer_by_drops(Duration::from_millis(ms));
                 return Ok(Some(0));
@@ -137,6 +138,13 @@ impl<'a> Handler<'a> {
     fn answer_in_chunks(&mut self) -> io::Result<()> {
         self.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
         ["5\r\nfirst\r\n", "6\r\nsecond\r\n", "0\r\n\r\n"].iter().try_for_each(|chunk| self.write(chunk.as_bytes()))
+    }
+
+    /// As programs do that do not know of `TCP_NODELAY`: the second waits for the acknowledgement of the first.
+    fn answer_in_two_writes(&mut self) -> io::Result<()> {
+        self.stream.set_nodelay(false)?;
+        self.write(&response_head(3))?;
+        self.write(b"ok\n")
     }
 
     fn answer_by_drops(&mut self, pause: Duration) -> io::Result<()> {

@@ -169,6 +169,11 @@ fn peer_paused_ns(span: &SpanView, spans: &[SpanView]) -> Option<u64> {
     Some(arriving.map(during).sum())
 }
 
+/// How long the other end's TCP kept the last bytes of what arrived here.
+fn peer_held_ns(span: &SpanView, spans: &[SpanView]) -> Option<u64> {
+    u64::try_from(other_end(span, spans)?.int("spantap.tcp.response.held_ns")?).ok()
+}
+
 /// Lookups that this client's process made while it waited for a name.
 fn lookups<'a>(span: &SpanView, spans: &'a [SpanView]) -> impl Iterator<Item = &'a SpanView> {
     let tiles = span.segments.iter().filter(|tile| tile.name == "dns");
@@ -217,6 +222,7 @@ pub(super) fn around<'a>(span: &SpanView, spans: &[SpanView], words: &'a mut Wor
         accept_queue: if span.kind == "client" { accept_queue(span, spans) } else { None },
         peer_waited_ns: peer_waited_ns(span, spans),
         peer_paused_ns: peer_paused_ns(span, spans),
+        peer_held_ns: peer_held_ns(span, spans),
         lookup: lookup(span, spans).map(|found| keep(found, &mut words.lookup)),
         downstream: downstream(span, spans).map(|found| keep(found, &mut words.call)),
     }
