@@ -131,7 +131,9 @@ pub struct CallRecord {
     /// [`crate::sched::NEVER_SLEPT`].
     pub slept_in: u8,
     /// Zero.
-    pub padding: [u8; 6],
+    pub padding: [u8; 2],
+    /// As in [`ArrivalRecord::behind_hole_us`], of `[start, arrival_end)`.
+    pub behind_hole_us: u32,
 }
 
 // SAFETY: repr(C), integers only; the size assertion below equals the sum of the fields.
@@ -213,7 +215,9 @@ pub struct ArrivalRecord {
     /// Bits of [`flag`].
     pub flags: u16,
     /// Zero.
-    pub padding: [u16; 3],
+    pub padding: u16,
+    /// For how long after `first_ns` the first byte was missing: what came lay behind a hole, where nothing can be read.
+    pub behind_hole_us: u32,
 }
 
 // SAFETY: repr(C), integers only; the size assertion below equals the sum of the fields.

@@ -266,6 +266,7 @@ fn returned_from_read(settings: &Settings, task: &mut Task, id: u64, result: i64
         task.arrival_first_ns = 0;
         task.arrival_last_ns = 0;
         task.arrival_end = task.rx_start;
+        task.behind_hole_us = 0;
     }
     let base = (conn.flags & flag::BASES != 0).then_some(conn.receive_base);
     tls::moved(task, direction::RECEIVE, conn.id, base);
@@ -352,6 +353,7 @@ fn returned_unseen(settings: &Settings, task: &mut Task, sk: u64, id: u64, resul
     task.arrival_first_ns = 0;
     task.arrival_last_ns = 0;
     let (start, end) = match (reading, has_moved) {
+    task.behind_hole_us = 0;
         (true, false) => (conn.read_cursor, conn.read_cursor),
         (true, true) => {
             let start = conn.read_cursor;
@@ -457,7 +459,8 @@ fn put(task: &mut Task, scratch: &mut Scratch, connection_id: u64, call: &Call, 
         syscall: call.id as u16,
         direction: call.direction,
         slept_in: sched::slept_in(task),
-        padding: [0; 6],
+        padding: [0; 2],
+        behind_hole_us: if receives { task.behind_hole_us } else { 0 },
     };
     let mut length = core::hint::black_box(captured.length + captured.tail);
     if length > (WHOLE_CALL_BYTES + TAIL_BYTES) as u32 {

@@ -305,7 +305,8 @@ pub fn retire_all<M: Memory>(tcp: u64, conn: &mut Conn, time_ns: u64) {
 
 /// Notes when bytes arrived; `in_order` is the next byte that TCP waits for. The slots stay in sequence order and without
 /// holes between them: a slot that begins after a hole covers the hole. A slot beyond `in_order` cannot be read yet, so
-/// its time of completeness is that of the latest segment that may have filled what was missing before it.
+/// its time of completeness is that of the latest segment that may have filled what was missing before it, and so is the time
+/// at which its first byte can be read.
 #[inline(always)]
 fn arrive<M: Memory>(tcp: u64, conn: &mut Conn, (seq, end): (u32, u32), in_order: u32, time_ns: u64) {
     if reached(in_order, end) {
@@ -317,7 +318,12 @@ fn arrive<M: Memory>(tcp: u64, conn: &mut Conn, (seq, end): (u32, u32), in_order
         return;
     }
     let known_end = conn.rx[(conn.rx_head.wrapping_sub(1) & MASK) as usize].end;
-    if reached(known_end, end) {
+    let beyond = !reached(known_end, end);
+    if !beyond || (!reached(in_order, known_end) && reached(in_order, seq)) {
+        if beyond {
+            // Sent again together with what follows: all of it is in order now.
+            conn.rx[(conn.rx_head.wrapping_sub(1) & MASK) as usize].end = end;
+        }
         fill(conn, in_order, time_ns);
         return;
     }
@@ -351,6 +357,9 @@ fn fill(conn: &mut Conn, in_order: u32, time_ns: u64) {
         if !reached(in_order, slot.end) {
             slot.last_ns = time_ns;
             slot.flags |= u32::from(wire::OUT_OF_ORDER);
+            if reached(slot.start, in_order) {
+                slot.behind_hole_us = (time_ns.wrapping_sub(slot.first_ns) / 1000) as u32;
+            }
         }
     }
 }
@@ -358,7 +367,7 @@ fn fill(conn: &mut Conn, in_order: u32, time_ns: u64) {
 #[inline(always)]
 fn open_rx(conn: &mut Conn, start: u32, end: u32, time_ns: u64, flags: u32) {
     conn.rx[(conn.rx_head & MASK) as usize] =
-        RxSlot { softirq_ns: 0, first_ns: time_ns, last_ns: time_ns, start, end, flags, padding: 0 };
+        RxSlot { softirq_ns: 0, first_ns: time_ns, last_ns: time_ns, start, end, flags, behind_hole_us: 0 };
     conn.rx_head = conn.rx_head.wrapping_add(1);
 }
 
@@ -392,6 +401,7 @@ pub fn on_read<M: Memory>(sk: u64) {
         task.arrival_softirq_ns = 0;
         task.arrival_first_ns = 0;
         task.arrival_last_ns = 0;
+        task.behind_hole_us = 0;
         task.receive_queue = arrived::<M>(tcp).wrapping_sub(start);
         task.out_of_order = M::read_optional(tcp, &offsets::TCP_RCV_OOOPACK).unwrap_or(0);
     }
@@ -455,7 +465,9 @@ fn consume(task: &mut Task, conn: &mut Conn, copied: u32, wanted: bool) {
             describe_arrival(task, conn.id, &slot);
         }
         if !reached(copied, slot.end) {
-            return; // the rest of it is read later
+            // The rest of it is read later. If nothing more is there, it waits for what is missing at its begin.
+            conn.rx[(conn.rx_tail & MASK) as usize].start = copied;
+            return;
         }
         conn.rx_tail = conn.rx_tail.wrapping_add(1);
     }
@@ -535,7 +547,8 @@ fn tell_outside(task: &Task, connection_id: u64, moved: &Outside) {
             syscall: u16::MAX,
             direction: moved.direction,
             slept_in: NEVER_SLEPT,
-            padding: [0; 6],
+            padding: [0; 2],
+            behind_hole_us: if receives { task.behind_hole_us } else { 0 },
         };
         // SAFETY: `record` is the reserved entry of exactly this size.
         unsafe { record.write(value) }
@@ -549,6 +562,7 @@ fn describe_arrival(task: &mut Task, connection_id: u64, slot: &RxSlot) {
         task.arrival_softirq_ns = slot.softirq_ns;
         task.arrival_first_ns = slot.first_ns;
         task.arrival_last_ns = slot.last_ns;
+        task.behind_hole_us = slot.behind_hole_us;
         task.arrival_end = slot.end;
         task.call_flags |= slot.flags;
         return;
@@ -588,7 +602,8 @@ fn tell_arrival(connection_id: u64, slot: &RxSlot, start: u32) {
             start,
             end: slot.end,
             flags: slot.flags as u16,
-            padding: [0; 3],
+            padding: 0,
+            behind_hole_us: slot.behind_hole_us,
         };
         // SAFETY: `record` is the reserved entry of exactly this size.
         unsafe { record.write(value) }

@@ -53,10 +53,12 @@ pub struct RxSlot {
     pub softirq_ns: u64,
     pub first_ns: u64,
     pub last_ns: u64,
+    /// What was read of it is cut off.
     pub start: u32,
     pub end: u32,
     pub flags: u32,
-    pub padding: u32,
+    /// For how long after `first_ns` the byte at `start` was missing.
+    pub behind_hole_us: u32,
 }
 
 /// Bits of [`Conn::flags`].
@@ -248,7 +250,8 @@ pub struct Task {
     pub near_end: u32,
     /// 1 if that begins with the connection's first byte, which is TLS.
     pub near_begins: u32,
-    pub padding: u32,
+    /// As in the slot of the call's first arrival.
+    pub behind_hole_us: u32,
 }
 
 /// One call of a TLS library, by a thread or a goroutine.

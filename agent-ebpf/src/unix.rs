@@ -149,7 +149,7 @@ pub fn returned(settings: &Settings, task: &mut Task, found: Found, id: u64, res
         }
     }
     // Only TCP has these.
-    (task.arrival_softirq_ns, task.receive_queue, task.out_of_order) = (0, 0, 0);
+    (task.arrival_softirq_ns, task.receive_queue, task.out_of_order, task.behind_hole_us) = (0, 0, 0, 0);
     let direction = if sends { direction::SEND } else { direction::RECEIVE };
     let selected = select::payload(settings, mode);
     call::tell(

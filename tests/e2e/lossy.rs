@@ -71,3 +71,35 @@ fn loss_in_both_directions_is_not_waiting_to_be_read() {
         }
     });
 }
+
+/// A large answer is read while it arrives. Of what is lost within it, packets sent again included, much waits for the
+/// retransmission timer, while later bytes are here, behind the hole.
+#[test]
+fn a_large_answer_with_losses_waits_for_them_and_not_for_its_reader() {
+    const LOSS: &str = "tcp sport 8080 meta length > 500 numgen random mod 5 == 0";
+    const BYTES: u64 = 3_000_000;
+    let (client, server) = (Namespace::new(), Namespace::new());
+    client.join_by_veth(&server);
+    drop_arriving(&client, LOSS);
+    let traced = Traced::new("lossy");
+    let listener = Server::start_with(traced.place().namespace(&server), "10.99.0.2:8080", &[]);
+    let args = [&format!("path=/big/{BYTES}/"), "count=8", "read_bytes=65536"];
+    let own = request(traced.place().namespace(&client), &listener.address, &args);
+    let spans = traced.agent.wait_for_http(2 * own.len(), Duration::from_secs(15));
+    let mut waited = 0;
+    for exchange in &own {
+        let took_ns = exchange.end_ns - exchange.start_ns;
+        let span = only(&spans, "client", &exchange.path);
+        assert_eq!(exchange.bytes, BYTES);
+        let reading = span.total_ns("receive_buffer");
+        println!("{took_ns} ns: {reading} of receive_buffer, {} of transfer", span.total_ns("transfer"));
+        assert!(reading <= READING_NS, "{reading} ns of receive_buffer, {exchange:?}: {span:#?}");
+        if took_ns > SLOW_NS {
+            waited += 1;
+            assert_eq!(span.text("spantap.cause"), "transfer_loss", "{span:#?}");
+            let why = traced.agent.answer(["why", &span.span_id, "--json"]);
+            assert!(!why.contains("network ruled out"), "{why}");
+        }
+    }
+    assert!(waited > 0, "no answer lost enough to be slow: {own:?}");
+}

@@ -150,6 +150,10 @@ fn specific(view: &View<'_>, decision: Decision, words: &mut Vec<String>) {
         SendBufferFull | HeldCwnd | HeldPaced | HeldUnknown | SendSlow => sending(view, words),
         NetworkLoss | TransferLoss => {
             say_count(view, words, "spantap.tcp.retransmits", "retransmitted segment", "retransmitted segments");
+            words.extend(
+                if_any(view.around.peer_resent, "segment", "segments")
+                    .map(|resent| format!("the other end sent {resent} again")),
+            );
             for (key, one, many) in [
                 (
                     "spantap.tcp.retransmits.shared",
@@ -358,6 +362,7 @@ fn ruled_out(view: &View<'_>, sums: &Sums, decision: Decision) -> Vec<String> {
             // What a thread did in a time that was not seen whole may be any of these.
             && (!suspect.segments.iter().any(|name| THREADS.contains(name))
                 || is_below(hidden_ns, RULED_OUT_PERCENT, view.duration_ns))
+            && !(suspect.segments.contains(&Network) && view.lost_arriving())
     });
     let mut words: Vec<_> =
         innocent.map(|suspect| format!("{} ruled out: {}", suspect.name, how(view, sums, suspect))).collect();

@@ -306,6 +306,19 @@ fn the_network_is_ruled_out_by_its_acknowledgement() {
 #[test]
 fn who_gave_up_says_when_and_what_it_had_waited_for() {
     let parts = [(Send, MS, Measured), (Remote, 99 * MS, Measured)];
+#[test]
+fn loss_of_the_answer_is_no_innocent_network() {
+    let parts = [(Send, 20_000, Measured), (Network, 58_000, Measured), (Remote, 40 * MS, Measured)];
+    let ruled_out = |case: Case| {
+        let case = Case { segments: tiles(&parts), ..case }.int("spantap.tcp.retransmits", 0);
+        case.finding().ruled_out.iter().any(|words| words.starts_with("network"))
+    };
+    assert!(ruled_out(case(Send).int("spantap.tcp.out_of_order", 0)));
+    assert!(!ruled_out(case(Send).int("spantap.tcp.out_of_order", 1)));
+    let around = Around { peer_resent: 1, ..Around::default() };
+    assert!(!ruled_out(Case { around, ..case(Send) }));
+}
+
     let given_up = Case { segments: tiles(&parts), ..failed("request_abandoned") };
     let finding =
         given_up.text("spantap.tcp.closed_by", "local").int("spantap.tcp.closed_after_ns", 100 * MS as i64).finding();

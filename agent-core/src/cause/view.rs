@@ -33,6 +33,8 @@ pub struct Around<'a> {
     pub peer_paused_ns: Option<u64>,
     /// How long the other end's kernel held a part of what arrived back.
     pub peer_held_ns: Option<u64>,
+    /// Segments that the other end sent again in the same exchange.
+    pub peer_resent: u64,
     /// The slowest lookup that this process made while the span waited for its name, and how many queries of all of them
     /// stayed unanswered.
     pub lookup: Option<(&'a str, u64)>,
@@ -89,6 +91,11 @@ impl<'a> View<'a> {
             Value::Bool(value) => Some(value),
             _ => None,
         }
+    }
+
+    /// Whether something that arrived had been lost on its way before.
+    pub(super) fn lost_arriving(&self) -> bool {
+        self.around.peer_resent > 0 || self.int("spantap.tcp.out_of_order").is_some_and(|count| count > 0)
     }
 
     /// Bytes of the message that the `transfer` of this span brought, if they were counted.

@@ -316,7 +316,8 @@ impl Flow {
         let known = if record.flags & flag::INFERRED_RANGE == 0 { known.min(end - start) } else { 0 };
         if direction == Direction::Receive && record.arrival_first_ns != 0 && known > 0 {
             let times_ns = [record.softirq_ns, record.arrival_first_ns, record.arrival_last_ns];
-            side.timings.arrivals.insert(Arrival::new(start, start + known, times_ns, record.flags));
+            let hole_us = record.behind_hole_us;
+            side.timings.arrivals.insert(Arrival::new(start, start + known, times_ns, hole_us, record.flags));
         }
         start..end
     }
@@ -326,7 +327,7 @@ impl Flow {
         let (start, end) = side.stream.range(record.start, record.end);
         if start < end && record.first_ns != 0 {
             let times_ns = [record.softirq_ns, record.first_ns, record.last_ns];
-            side.timings.arrivals.insert(Arrival::new(start, end, times_ns, record.flags));
+            side.timings.arrivals.insert(Arrival::new(start, end, times_ns, record.behind_hole_us, record.flags));
         }
     }
 

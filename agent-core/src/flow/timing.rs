@@ -42,6 +42,8 @@ pub struct Arrival {
     pub first_ns: u64,
     /// Arrival of the last byte.
     pub last_ns: u64,
+    /// When the first byte could be read: what comes behind a hole cannot.
+    pub readable_ns: u64,
     /// Whether the times are those of exactly these bytes: they came in order, and as one entry.
     pub sure: bool,
 }
@@ -195,6 +197,13 @@ impl Timings {
         (ns != 0).then_some(Moment { ns, exact: first && arrival.sure })
     }
 
+    /// When the byte at `offset` could be read first, taken as the first byte of what was read next.
+    pub fn readable_from(&self, offset: u64) -> Option<Moment> {
+        let arrival = self.arrivals.holding(offset)?;
+        let arrived = self.arrival_of_first(offset)?;
+        Some(Moment { ns: if arrival.start == offset { arrival.readable_ns } else { arrived.ns }, ..arrived })
+    }
+
     /// When the softirq was raised that brought the byte at `offset`, taken as the first byte of something.
     pub fn softirq_of_first(&self, offset: u64) -> Option<u64> {
         let arrival = self.arrivals.holding(offset).filter(|arrival| arrival.start == offset)?;
@@ -277,11 +286,12 @@ impl Arrival {
     /// From the flags of its record: bytes out of order came later than the entry's first segment says, and an entry for
     /// several segments may be read in parts, each told with the times of all.
     ///
-    /// `times_ns`: softirq raised, first byte, last byte.
-    pub fn new(start: u64, end: u64, times_ns: [u64; 3], flags: u16) -> Self {
+    /// `times_ns`: softirq raised, first byte, last byte; `behind_hole_us` as in its record.
+    pub fn new(start: u64, end: u64, times_ns: [u64; 3], behind_hole_us: u32, flags: u16) -> Self {
         let sure = flags & (flag::OUT_OF_ORDER | flag::MERGED) == 0;
         let [softirq_ns, first_ns, last_ns] = times_ns;
-        Self { start, end, softirq_ns, first_ns, last_ns, sure }
+        let readable_ns = first_ns.saturating_add(u64::from(behind_hole_us) * 1000);
+        Self { start, end, softirq_ns, first_ns, last_ns, readable_ns, sure }
     }
 
     fn merge(&self, next: &Self) -> Self {
@@ -295,7 +305,7 @@ mod tests {
     use super::*;
 
     fn arrival(start: u64, end: u64, first_ns: u64, last_ns: u64) -> Arrival {
-        Arrival::new(start, end, [0, first_ns, last_ns], 0)
+        Arrival::new(start, end, [0, first_ns, last_ns], 0, 0)
     }
 
     #[test]

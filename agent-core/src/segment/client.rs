@@ -232,7 +232,7 @@ fn unread(
     (unread_from, end_ns): (u64, u64),
     (awaited, evidence): (SegmentName, Evidence),
 ) {
-    match parts.response_side.arrival_of_first(unread_from) {
+    match parts.response_side.readable_from(unread_from) {
         Some(arrived) => {
             tiles.until(arrived.ns, awaited, if arrived.exact { evidence } else { Derived });
             tiles.until(end_ns, ReceiveBuffer, if arrived.exact { Measured } else { Derived });

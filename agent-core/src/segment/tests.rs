@@ -449,6 +449,34 @@ fn a_reader_that_pauses_while_bytes_lie_ready_is_no_slow_transfer() {
     assert!(text.starts_with(expected), "{text}");
 }
 
+/// Of an answer whose middle is lost the rest is here, and is sent again 200 ms later; the reader takes each part at once.
+#[test]
+fn what_lies_behind_a_hole_does_not_wait_for_its_reader() {
+    let (mut kernel, mut client) = (Kernel::default(), End::client());
+    client.open(&mut kernel, 1_000_000);
+    client.write(&mut kernel, 2_000_000, 2_000_030, GET);
+    client.acked(&mut kernel, 2_000_100, GET.len() as u32, [2_000_000, 2_000_020, 2_000_080], 0);
+    let read = |enter, arrived: (u64, u64)| Read {
+        enter,
+        arrived,
+        woken: arrived.1 + 1,
+        running: arrived.1 + 2,
+        returned: enter + 10,
+        slept_in: Some(Blocked::Poll),
+        ..Read::default()
+    };
+    client.read(
+        &mut kernel,
+        read(2_010_003, (2_010_000, 2_010_000)),
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc",
+    );
+    client.read(&mut kernel, read(2_210_003, (2_010_001, 2_210_000)), b"def");
+    change_last(&mut kernel, |call| (call.flags, call.behind_hole_us) = (call.flags | flag::OUT_OF_ORDER, 199_999));
+    client.read(&mut kernel, read(2_220_003, (2_220_000, 2_220_000)), b"ghi");
+    let text = segments(&only(&kernel).unwrap());
+    assert!(text.contains("transfer:210000:"), "{text}");
+}
+
 /// A handler that computes for 300 us, asks another server, which takes 5 ms, and the thread another 40 us to get a CPU, computes for
 /// 700 us, and waits for a lock for 200 us. What it asks tells of `more_ns` more sleep than there was.
 fn handler(asks: bool, more_ns: u64) -> Kernel {

@@ -116,7 +116,7 @@ impl Tiles {
         name: SegmentName,
         evidence: Evidence,
     ) {
-        let Some(ready) = side.arrival_of_first(to.start) else { return };
+        let Some(ready) = side.readable_from(to.start) else { return };
         let begin_ns = ready.ns.max(from.return_ns).max(self.now_ns);
         let end_ns = to.enter_ns.min(until_ns);
         if end_ns.saturating_sub(begin_ns) < READER_PAUSE_NS {

@@ -78,7 +78,7 @@ fn timings() -> impl Strategy<Value = Timings> {
         SendTiming { start, end: start + length, record }
     });
     let arrival = (ranges(), prop::array::uniform3(time()))
-        .prop_map(|((start, length), times)| Arrival::new(start, start + length, times, 0));
+        .prop_map(|((start, length), times)| Arrival::new(start, start + length, times, 0, 0));
     let again = (ranges(), time()).prop_map(|((start, length), time_ns)| Resent {
         start,
         end: start + length,

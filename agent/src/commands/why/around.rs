@@ -174,6 +174,12 @@ fn peer_held_ns(span: &SpanView, spans: &[SpanView]) -> Option<u64> {
     u64::try_from(other_end(span, spans)?.int("spantap.tcp.response.held_ns")?).ok()
 }
 
+/// Segments that the other end sent again.
+fn peer_resent(span: &SpanView, spans: &[SpanView]) -> u64 {
+    let resent = other_end(span, spans).and_then(|other| other.int("spantap.tcp.retransmits"));
+    resent.and_then(|count| u64::try_from(count).ok()).unwrap_or(0)
+}
+
 /// Lookups that this client's process made while it waited for a name.
 fn lookups<'a>(span: &SpanView, spans: &'a [SpanView]) -> impl Iterator<Item = &'a SpanView> {
     let tiles = span.segments.iter().filter(|tile| tile.name == "dns");
@@ -223,6 +229,7 @@ pub(super) fn around<'a>(span: &SpanView, spans: &[SpanView], words: &'a mut Wor
         peer_waited_ns: peer_waited_ns(span, spans),
         peer_paused_ns: peer_paused_ns(span, spans),
         peer_held_ns: peer_held_ns(span, spans),
+        peer_resent: peer_resent(span, spans),
         lookup: lookup(span, spans).map(|found| keep(found, &mut words.lookup)),
         downstream: downstream(span, spans).map(|found| keep(found, &mut words.call)),
     }
@@ -235,11 +242,13 @@ mod tests {
 
     #[test]
     fn both_ends_find_each_other() {
-        let trace = fixtures::trace();
+        let mut trace = fixtures::trace();
         let other = |index: usize| other_end(&trace[index], &trace).map(|span| span.span_id.clone());
         assert_eq!(other(0), Some(trace[1].span_id.clone()));
         assert_eq!(other(1), Some(trace[0].span_id.clone()), "not the server's own call");
         assert_eq!(other(2), None);
+        trace[1].attributes.push(fixtures::int("spantap.tcp.retransmits", 5));
+        assert_eq!([0, 1].map(|index| peer_resent(&trace[index], &trace)), [5, 0]);
     }
 
     #[test]
