@@ -284,8 +284,11 @@ fn blocked(view: &View<'_>, decision: Decision, words: &mut Vec<String>) {
     parts.retain(|(_, ns)| *ns > 0 && !is_below(*ns, MENTIONED_PERCENT, decision.duration_ns));
     parts.sort_by_key(|(_, ns)| std::cmp::Reverse(*ns));
     words.extend(parts.into_iter().map(|(by, ns)| format!("{} {}", waited(by), ms(ns))));
+    let told: u64 = parts.iter().map(|(_, ns)| ns).sum();
     if let Some((what, [least, most])) = view.around.downstream {
         let at_most = if is_below(most - least, MENTIONED_PERCENT, most) { "" } else { "at most " };
+        // Of all sleep; what is not worth a word may have been in it.
+        let (least, most) = (least.saturating_sub(decision.duration_ns.saturating_sub(told)), most.min(told));
         words.push(format!("of that {at_most}{} during its call {what}", ms(most)));
     }
 }
