@@ -18,9 +18,12 @@ pub mod flag {
     pub const NO_REMOTE: u16 = 32;
     /// Several arrivals share this time; it is that of the first of them.
     pub const MERGED: u16 = 64;
+    /// No datagram: a thread closes the socket that it sent something to and read nothing from since. If the network had told an
+    /// error that no call returned, that is in [`super::DatagramRecord::result`].
+    pub const CLOSED: u16 = 128;
 }
 
-/// One datagram that a call sent or received, or a call that failed; followed by `payload_len` bytes of payload.
+/// One datagram that a call sent or received, a call that failed, or the end of a wait ([`flag::CLOSED`]); followed by `payload_len` bytes of payload.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DatagramRecord {

@@ -89,6 +89,14 @@ impl Socket {
         kernel.emit(&record, bytes);
     }
 
+    /// The application closes it; the network had said `errno`, and no call told.
+    fn close(&self, kernel: &mut Kernel, time: u64, errno: i32) {
+        let mut record = self.record(kernel, direction::RECEIVE, (0, time), 0);
+        record.flags |= flag::CLOSED;
+        record.result = -errno;
+        kernel.emit(&record, &[]);
+    }
+
     fn fail(&self, kernel: &mut Kernel, time: u64, errno: i32) {
         let mut record = self.record(kernel, direction::RECEIVE, (time - 1, time), 0);
         record.result = -errno;
@@ -274,6 +282,37 @@ fn without_an_answer_a_lookup_ends_with_what_is_known_of_its_end() {
     let refused = |kernel: &mut Kernel, socket: &Socket| socket.fail(kernel, 1_300, 111);
     let span = check(&unanswered(refused), "client dns A error 300us", "-");
     assert_eq!(text(&span, "error.type"), "ECONNREFUSED");
+}
+
+#[test]
+fn a_socket_that_is_closed_ends_the_lookup_as_what_the_network_said() {
+    let closed = |at: u64, errno| unanswered(move |kernel, socket| socket.close(kernel, at, errno)).spans.remove(0);
+    for (at, errno, error_type, cause) in [
+        (1_300, 111, "ECONNREFUSED", "dns_refused"),
+        (1_300, 113, "EHOSTUNREACH", "dns_unreachable"),
+        (1_300, 0, "lookup_abandoned", "dns_abandoned"),
+        (951_000, 0, "timeout", "dns_timeout"),
+    ] {
+        let span = closed(at, errno);
+        assert_eq!(brief(&span), format!("client dns A error {}us", at - 1_000));
+        assert_eq!((text(&span, "error.type").as_str(), span.cause), (error_type, Some(cause)));
+        assert_eq!(text(&span, "spantap.end.evidence"), "-");
+        assert_eq!(segments(&span), format!("send:10:measured remote:{}:derived", at - 1_010));
+    }
+}
+
+#[test]
+fn a_query_that_another_server_answers_after_a_refusal_waited_for_nobody() {
+    let (mut kernel, first) = (Kernel::default(), Socket::client());
+    let mut second = Socket { id: 503, local: ([0; 4], 42_000), remote: ([10, 0, 0, 2], 53), ..first };
+    first.send(&mut kernel, (1_000, 1_010), &query(7, A));
+    first.close(&mut kernel, 1_100, 111);
+    second.send(&mut kernel, (1_200, 1_210), &query(7, A));
+    second.receive(&mut kernel, 1_500, &answer(7, A, 0, &SHOP));
+    let run = kernel.run();
+    assert_eq!(briefs(&run), ["client dns A ok 520us"]);
+    assert_eq!(["retries", "undelivered"].map(|key| text(&run.spans[0], &format!("spantap.dns.{key}"))), ["0", "1"]);
+    assert_eq!(run.spans[0].cause, Some("dns_slow"));
 }
 
 #[test]

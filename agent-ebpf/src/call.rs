@@ -35,7 +35,7 @@ const EINTR: i64 = -4;
 #[inline(always)]
 pub fn on_enter<M: Memory>(pt_regs: u64, id: u64) {
     if id == number::CLOSE {
-        if let Some(task) = user_of_unix_sockets() {
+        if let Some(task) = who_looks_at_close() {
             let [fd] = M::words::<1>(pt_regs + (regs::FIRST + regs::ARG0 * 8) as u64);
             begin_close(task, fd);
         }
@@ -59,7 +59,7 @@ pub fn on_enter<M: Memory>(pt_regs: u64, id: u64) {
 #[inline(always)]
 pub fn on_enter_arguments(id: u64, arguments: [u64; 5]) {
     if id == number::CLOSE {
-        if let Some(task) = user_of_unix_sockets() {
+        if let Some(task) = who_looks_at_close() {
             begin_close(task, arguments[0]);
         }
         return;
@@ -78,20 +78,21 @@ pub fn on_enter_arguments(id: u64, arguments: [u64; 5]) {
     tls::note_goroutine(task, registers as u64);
 }
 
-/// The current thread, if it ever was seen to use a unix socket: only then `close` is looked at.
+/// The current thread, if it ever was seen to use a unix socket, or awaits an answer to a datagram: only then `close` is looked at.
 #[inline(always)]
-fn user_of_unix_sockets() -> Option<&'static mut Task> {
+fn who_looks_at_close() -> Option<&'static mut Task> {
     let tid = bpf_get_current_pid_tgid() as u32;
     // SAFETY: a live map value of the current thread.
-    TASKS.get_ptr_mut(&tid).map(|task| unsafe { &mut *task }).filter(|task| task.uses_unix != 0)
+    TASKS.get_ptr_mut(&tid).map(|task| unsafe { &mut *task }).filter(|task| task.uses_unix != 0 || task.awaits != 0)
 }
 
 /// After the return the descriptor says nothing any more, so its socket is noted.
 #[inline(always)]
 fn begin_close(task: &mut Task, fd: u64) {
-    if let Some(found) = walk::socket(fd)
-        && unix::is_known(found)
-    {
+    let Some(found) = walk::socket(fd) else { return };
+    if task.awaits == found.sk {
+        datagram::closes(task, found);
+    } else if unix::is_known(found) {
         task.number = number::CLOSE + 1;
         task.tx_sock = 0;
         task.rx_sock = 0;
@@ -265,8 +266,8 @@ fn returned_from_read(settings: &Settings, task: &mut Task, id: u64, result: i64
         task.arrival_softirq_ns = 0;
         task.arrival_first_ns = 0;
         task.arrival_last_ns = 0;
-        task.arrival_end = task.rx_start;
         task.behind_hole_us = 0;
+        task.arrival_end = task.rx_start;
     }
     let base = (conn.flags & flag::BASES != 0).then_some(conn.receive_base);
     tls::moved(task, direction::RECEIVE, conn.id, base);
@@ -352,8 +353,8 @@ fn returned_unseen(settings: &Settings, task: &mut Task, sk: u64, id: u64, resul
     task.arrival_softirq_ns = 0;
     task.arrival_first_ns = 0;
     task.arrival_last_ns = 0;
-    let (start, end) = match (reading, has_moved) {
     task.behind_hole_us = 0;
+    let (start, end) = match (reading, has_moved) {
         (true, false) => (conn.read_cursor, conn.read_cursor),
         (true, true) => {
             let start = conn.read_cursor;

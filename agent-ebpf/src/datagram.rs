@@ -6,6 +6,9 @@
 //! Arrivals are numbered by `sk_data_ready`. What a call took is numbered by what is still in the socket's queues after it, so
 //! one arrival that was not noted, or one datagram that was dropped for its checksum, does not shift the others.
 //!
+//! That a socket is closed is told where somebody waits: an error that the network tells (port unreachable) is returned by
+//! the next call, but glibc sees it in a poll and closes.
+//!
 //! Limits: the first [`DATAGRAMS_PER_CALL`] datagrams of one call; no io_uring, no `splice`.
 
 use agent_common::{
@@ -76,6 +79,9 @@ pub fn returned(settings: &Settings, task: &mut Task, found: Found, id: u64, res
     let combined = select::combined(task.mode, by_endpoint);
     if select::records(combined) {
         let Some(socket) = find_or_insert(found) else { return false };
+        if result >= 0 {
+            task.awaits = if sends { found.sk } else { 0 };
+        }
         record.socket_id = socket.id;
         record.direction = if sends { direction::SEND } else { direction::RECEIVE };
         record.arrival_ns = if sends || result < 0 { 0 } else { take_arrival(socket, found.sk, left) };
@@ -111,6 +117,31 @@ fn find_or_insert(found: Found) -> Option<&'static mut DatagramSocket> {
     }
     // SAFETY: a live map value.
     DATAGRAMS.get_ptr_mut(&found.sk).map(|socket| unsafe { &mut *socket })
+}
+
+/// The thread closes the socket on which it waits: tells so, with the error of which poll alone has told.
+#[inline(always)]
+pub fn closes(task: &mut Task, found: Found) {
+    task.awaits = 0;
+    let Some(known) = DATAGRAMS.get_ptr(&found.sk) else { return };
+    // SAFETY: a live map value.
+    let socket = unsafe { &*known };
+    if socket.inode != found.inode {
+        return;
+    }
+    let Some(scratch) = maps::scratch() else { return };
+    // SAFETY: the record's place in the scratch; see `begin_record`.
+    let record = unsafe { &mut *begin_record(scratch) };
+    record.flags = wire::CLOSED;
+    describe_ends(record, found.sk, 0);
+    record.socket_id = socket.id;
+    record.direction = direction::RECEIVE;
+    record.arrival_ns = 0;
+    record.result = 0i32.wrapping_sub(read(found.sk, &offsets::SK_ERR).unwrap_or(0));
+    (record.length, record.index) = (0, 0);
+    describe_call(record, task, 0);
+    record.enter_ns = 0;
+    emit_record(record, 0);
 }
 
 /// Forgets the socket if it went.
@@ -201,6 +232,14 @@ fn tell(settings: &Settings, task: &Task, scratch: &mut Scratch, record: &mut Da
     if sched::complete(task) {
         record.flags |= wire::SCHED;
     }
+    record.length = scratch.message.length;
+    record.index = task.datagram as u16;
+    describe_call(record, task, captured);
+    emit_record(record, captured);
+}
+
+#[inline(always)]
+fn describe_call(record: &mut DatagramRecord, task: &Task, captured: u32) {
     record.header = emit::header(kind::DATAGRAM, now());
     record.enter_ns = task.enter_ns;
     record.transmitted_ns = 0;
@@ -213,12 +252,9 @@ fn tell(settings: &Settings, task: &Task, scratch: &mut Scratch, record: &mut Da
     record.cgroup_id = task.cgroup_id;
     record.pid = task.pid;
     record.tid = bpf_get_current_pid_tgid() as u32;
-    record.length = scratch.message.length;
     record.payload_len = captured as u16;
-    record.index = task.datagram as u16;
     record.slept_in = sched::slept_in(task);
     record.padding = [0; 6];
-    emit_record(record, captured);
 }
 
 /// The place of a record right before the scratch's payload, so that both go out as one piece.

@@ -218,6 +218,8 @@ pub struct Task {
     pub throttled_ns: u64,
     /// Total time of which was not seen whether it slept, waited for a CPU or ran.
     pub unseen_ns: u64,
+    /// The UDP socket that the thread sent something to last, if it read nothing from it since; else 0.
+    pub awaits: u64,
     // What moved in it.
     pub tx_start: u32,
     pub tx_end: u32,

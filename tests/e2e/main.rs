@@ -15,6 +15,7 @@ mod framing;
 mod grpc;
 mod http2;
 mod http_exact;
+mod lookups;
 mod lossy;
 mod messaging;
 mod otlp_rotel;

@@ -45,8 +45,17 @@ catalogue! {
     DnsTimeout: "dns_timeout", "a name lookup stayed unanswered for too long",
         "as `dns_slow`, but `spantap.dns.retries` is not 0, for another span that of a lookup that it waited for (seen by `why` only); or a lookup ended with `error.type` `timeout`",
         "spantap spans --protocol dns --status error";
+    DnsRefused: "dns_refused", "the name resolver is not there: its host refused the query",
+        "a lookup ended with `error.type` `ECONNREFUSED`: an ICMP message said that nothing listens",
+        "cat /etc/resolv.conf   (is {peer} the right server, and does it run?)";
+    DnsUnreachable: "dns_unreachable", "the query could not be delivered to the name resolver",
+        "a lookup ended with another errno as its `error.type`: `EHOSTUNREACH`, `ENETUNREACH`, `EPERM` …",
+        "ip route get {address}";
+    DnsAbandoned: "dns_abandoned", "the application gave up before the name resolver answered",
+        "a lookup ended with `error.type` `lookup_abandoned`: it closed the socket, went on to something else or ended less than 0.9 s after the first query",
+        "spantap slow --protocol dns";
     DnsError: "dns_error", "the name resolver gave an error instead of an answer",
-        "a lookup's status is `error` and its `error.type` is not `timeout`",
+        "a lookup's status is `error` and its `error.type` is a code of DNS",
         "spantap spans --protocol dns --status error";
     ConnectRefused: "connect_refused", "the peer refused the connection: nothing listens there",
         "`spantap.connect.errno` is `ECONNREFUSED`",

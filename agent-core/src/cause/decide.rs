@@ -63,7 +63,7 @@ fn error(view: &View<'_>) -> Option<Cause> {
         _ => {}
     }
     if view.protocol == "dns" && failed {
-        return Some(if error_type.as_deref() == Some("timeout") { Cause::DnsTimeout } else { Cause::DnsError });
+        return Some(dns_error(error_type.as_deref().unwrap_or_default()));
     }
     match view.text("spantap.tcp.reset_by").as_deref() {
         Some("peer") => return Some(Cause::ResetByPeer),
@@ -79,6 +79,17 @@ fn connect_error(errno: &str) -> Cause {
         "ETIMEDOUT" => Cause::ConnectTimeout,
         "ECONNRESET" => Cause::ConnectReset,
         _ => Cause::ConnectFailed,
+    }
+}
+
+fn dns_error(error_type: &str) -> Cause {
+    match error_type {
+        "timeout" => Cause::DnsTimeout,
+        "ECONNREFUSED" => Cause::DnsRefused,
+        "lookup_abandoned" => Cause::DnsAbandoned,
+        // No code of DNS looks like an errno.
+        errno if errno.starts_with('E') => Cause::DnsUnreachable,
+        _ => Cause::DnsError,
     }
 }
 

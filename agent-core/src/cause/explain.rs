@@ -136,7 +136,7 @@ fn specific(view: &View<'_>, decision: Decision, words: &mut Vec<String>) {
                 ));
             }
         }
-        DnsSlow | DnsTimeout | DnsError => {
+        DnsSlow | DnsTimeout | DnsRefused | DnsUnreachable | DnsAbandoned | DnsError => {
             if let Some((lookup, unanswered)) = view.around.lookup {
                 words.push(format!("the slowest lookup was {lookup}"));
                 words.extend(if_any(unanswered, "unanswered query", "unanswered queries"));
@@ -144,16 +144,17 @@ fn specific(view: &View<'_>, decision: Decision, words: &mut Vec<String>) {
                 say_text(view, words, "dns.question.name", "asked for ");
             }
             say_count(view, words, "spantap.dns.retries", "repeated query", "repeated queries");
+            say_count(view, words, "spantap.dns.undelivered", "query was not delivered", "queries were not delivered");
             say_text(view, words, "error.type", "ended with ");
         }
         SendBufferFullPeerWindow | HeldPeerWindow => window(view, words),
         SendBufferFull | HeldCwnd | HeldPaced | HeldUnknown | SendSlow => sending(view, words),
         NetworkLoss | TransferLoss => {
-            say_count(view, words, "spantap.tcp.retransmits", "retransmitted segment", "retransmitted segments");
             words.extend(
                 if_any(view.around.peer_resent, "segment", "segments")
                     .map(|resent| format!("the other end sent {resent} again")),
             );
+            say_count(view, words, "spantap.tcp.retransmits", "retransmitted segment", "retransmitted segments");
             for (key, one, many) in [
                 (
                     "spantap.tcp.retransmits.shared",
@@ -283,12 +284,12 @@ fn blocked(view: &View<'_>, decision: Decision, words: &mut Vec<String>) {
     let mut parts: Vec<_> = all.into_iter().map(|by| (by, decide::blocked_by(view, by))).collect();
     parts.retain(|(_, ns)| *ns > 0 && !is_below(*ns, MENTIONED_PERCENT, decision.duration_ns));
     parts.sort_by_key(|(_, ns)| std::cmp::Reverse(*ns));
-    words.extend(parts.into_iter().map(|(by, ns)| format!("{} {}", waited(by), ms(ns))));
     let told: u64 = parts.iter().map(|(_, ns)| ns).sum();
+    words.extend(parts.into_iter().map(|(by, ns)| format!("{} {}", waited(by), ms(ns))));
     if let Some((what, [least, most])) = view.around.downstream {
-        let at_most = if is_below(most - least, MENTIONED_PERCENT, most) { "" } else { "at most " };
         // Of all sleep; what is not worth a word may have been in it.
         let (least, most) = (least.saturating_sub(decision.duration_ns.saturating_sub(told)), most.min(told));
+        let at_most = if is_below(most - least, MENTIONED_PERCENT, most) { "" } else { "at most " };
         words.push(format!("of that {at_most}{} during its call {what}", ms(most)));
     }
 }
@@ -359,13 +360,13 @@ fn ruled_out(view: &View<'_>, sums: &Sums, decision: Decision) -> Vec<String> {
             && sums.any(suspect.known_by)
             // Only what was measured rules out.
             && only_measured(view.segments, suspect.known_by)
+            && !(suspect.segments.contains(&Network) && view.lost_arriving())
             && is_below(ns, RULED_OUT_PERCENT, view.duration_ns)
             // How fast the peer makes the rest of its message is not told by when it began.
             && !(suspect.segments == [Remote] && decision.segment == Some(Transfer))
             // What a thread did in a time that was not seen whole may be any of these.
             && (!suspect.segments.iter().any(|name| THREADS.contains(name))
                 || is_below(hidden_ns, RULED_OUT_PERCENT, view.duration_ns))
-            && !(suspect.segments.contains(&Network) && view.lost_arriving())
     });
     let mut words: Vec<_> =
         innocent.map(|suspect| format!("{} ruled out: {}", suspect.name, how(view, sums, suspect))).collect();

@@ -147,6 +147,9 @@ fn cases() -> Vec<(Case, &'static str)> {
         (case(Dns).int("spantap.dns.retries", 1), "dns_timeout"),
         (unanswered, "dns_timeout"),
         (failed("timeout").protocol("dns"), "dns_timeout"),
+        (failed("ECONNREFUSED").protocol("dns"), "dns_refused"),
+        (failed("EHOSTUNREACH").protocol("dns"), "dns_unreachable"),
+        (failed("lookup_abandoned").protocol("dns"), "dns_abandoned"),
         (failed("SERVFAIL").protocol("dns"), "dns_error"),
         (errno("ECONNREFUSED"), "connect_refused"),
         (errno("ETIMEDOUT"), "connect_timeout"),
@@ -304,9 +307,6 @@ fn the_network_is_ruled_out_by_its_acknowledgement() {
 }
 
 #[test]
-fn who_gave_up_says_when_and_what_it_had_waited_for() {
-    let parts = [(Send, MS, Measured), (Remote, 99 * MS, Measured)];
-#[test]
 fn loss_of_the_answer_is_no_innocent_network() {
     let parts = [(Send, 20_000, Measured), (Network, 58_000, Measured), (Remote, 40 * MS, Measured)];
     let ruled_out = |case: Case| {
@@ -319,6 +319,9 @@ fn loss_of_the_answer_is_no_innocent_network() {
     assert!(!ruled_out(Case { around, ..case(Send) }));
 }
 
+#[test]
+fn who_gave_up_says_when_and_what_it_had_waited_for() {
+    let parts = [(Send, MS, Measured), (Remote, 99 * MS, Measured)];
     let given_up = Case { segments: tiles(&parts), ..failed("request_abandoned") };
     let finding =
         given_up.text("spantap.tcp.closed_by", "local").int("spantap.tcp.closed_after_ns", 100 * MS as i64).finding();
@@ -370,14 +373,14 @@ fn evidence_names_what_it_rests_on() {
     check(case(Connect).int("spantap.connect.syn_retransmits", 2), "2 SYN retransmits");
     check(case(Transfer).int("http.response.body.size", 9_000_000), "9.0 MB in 90.000 ms, 100.0 MB/s");
     check(case(OffCpu).by(By::Lock).server(), "waited for a lock 90.000 ms");
-    check(case(RunQueue).by(By::Throttled), "throttled for 90.000 ms of 90.000 ms");
-    check(failed("EHOSTUNREACH").text("spantap.connect.errno", "EHOSTUNREACH"), "connect failed with EHOSTUNREACH");
-}
     let mut polling = case(OffCpu).by(By::Poll);
     let lock = Segment { duration_ns: 5 * MS, by: Some(By::Lock), ..polling.segments[1] };
     polling.segments[2] = lock;
     polling.around.downstream = Some(("GET /stock", [95 * MS, 95 * MS]));
     check(polling, "of that 90.000 ms during its call GET /stock");
+    check(case(RunQueue).by(By::Throttled), "throttled for 90.000 ms of 90.000 ms");
+    check(failed("EHOSTUNREACH").text("spantap.connect.errno", "EHOSTUNREACH"), "connect failed with EHOSTUNREACH");
+}
 
 #[test]
 fn what_was_not_seen_is_said() {

@@ -34,6 +34,8 @@ const SERVFAIL: u8 = 2;
 const NXDOMAIN: u8 = 3;
 /// After an error that the application was told of, it asks again at once or never.
 const ERROR_WAIT_NS: u64 = 1_000_000_000;
+/// Resolvers wait a second for an answer at least, unless they are told otherwise; less is no timeout of theirs.
+const TIMEOUT_NS: u64 = 900_000_000;
 /// Most queries of one lookup that a server on this host is matched with.
 const WIRES_MAX: usize = 8;
 
@@ -66,6 +68,10 @@ struct Lookup {
     wires: Vec<Wire>,
     /// When the thread went on to something else, after the last query; 0 if it did not.
     went_on_ns: u64,
+    /// When the socket was closed, likewise.
+    closed_ns: u64,
+    /// Queries of which the network said that they cannot be delivered.
+    undelivered: u32,
     /// Errno and time of a failed call, after the last query.
     failed: Option<(u32, u64)>,
     /// The process asked again over TCP: an answer to this query was truncated, or to one that it belongs to.
@@ -101,7 +107,7 @@ impl Lookups {
         let due_ns = packet.call.return_ns.saturating_add(context.config.dns_wait_ns);
         if let Some(lookup) = self.waiting.touch(&lookup_key, due_ns) {
             lookup.sent.again(packet);
-            (lookup.went_on_ns, lookup.failed, lookup.elsewhere) = (0, None, false);
+            (lookup.went_on_ns, lookup.closed_ns, lookup.failed, lookup.elsewhere) = (0, 0, None, false);
             if lookup.wires.len() < WIRES_MAX && !lookup.wires.contains(&wire) {
                 lookup.wires.push(wire.clone());
                 self.by_wire.insert(wire, lookup_key.clone());
@@ -114,6 +120,8 @@ impl Lookups {
                 sent: Sent::new(packet),
                 wires: vec![wire.clone()],
                 went_on_ns: 0,
+                closed_ns: 0,
+                undelivered: 0,
                 failed: None,
                 elsewhere: false,
                 seen: None,
@@ -141,7 +149,7 @@ impl Lookups {
             end_ns: packet.call.return_ns,
             addresses: answer.addresses.clone(),
             queries: sent.count,
-            retries: sent.count - 1,
+            retries: lookup.retries(),
             over_tcp: None,
         };
         let end = End {
@@ -156,14 +164,29 @@ impl Lookups {
 
     /// A call on the socket failed: an ICMP message said that nobody listens, or the like.
     pub fn failed(&mut self, packet: &Packet, errno: u32, context: &Context<'_>) {
-        let ns = packet.call.return_ns;
-        let wait_ns = ERROR_WAIT_NS.min(context.config.dns_wait_ns);
         let hit = |_: &LookupKey, lookup: &Lookup| {
             lookup.sent.last.socket == packet.socket && lookup.sent.last.remote == packet.remote
         };
         for lookup_key in self.waiting.keys_where(hit) {
-            if let Some(lookup) = self.waiting.touch(&lookup_key, ns.saturating_add(wait_ns)) {
-                lookup.failed = Some((errno, ns));
+            self.fail(&lookup_key, packet.call.return_ns, errno, context);
+        }
+    }
+
+    fn fail(&mut self, lookup_key: &LookupKey, ns: u64, errno: u32, context: &Context<'_>) {
+        let wait_ns = ERROR_WAIT_NS.min(context.config.dns_wait_ns);
+        if let Some(lookup) = self.waiting.touch(lookup_key, ns.saturating_add(wait_ns)) {
+            lookup.undelivered += u32::from(lookup.failed.is_none());
+            lookup.failed = Some((errno, ns));
+        }
+    }
+
+    /// The socket was closed. `errno` is what the network had said of it, if no call had returned that; else 0.
+    pub fn closed(&mut self, socket: u64, ns: u64, errno: u32, context: &Context<'_>) {
+        for lookup_key in self.waiting.keys_where(|_, lookup| lookup.sent.last.socket == socket) {
+            if errno != 0 {
+                self.fail(&lookup_key, ns, errno, context);
+            } else if let Some(lookup) = self.waiting.get_mut(&lookup_key) {
+                lookup.closed_ns = ns;
             }
         }
     }
@@ -271,15 +294,24 @@ impl Lookups {
 }
 
 impl Lookup {
+    /// Queries that repeated an unanswered one. To go on at once, as the server was not there, is another matter.
+    fn retries(&self) -> u32 {
+        let told = self.undelivered.saturating_sub(u32::from(self.failed.is_some()));
+        (self.sent.count - 1).saturating_sub(told)
+    }
+
     /// No answer came. `exit_ns`: when the process ended, if it did.
     fn given_up(&self, exit_ns: Option<u64>) -> End<'static> {
+        let closed = (self.closed_ns != 0).then_some((self.closed_ns, Evidence::Measured));
         let went_on = (self.went_on_ns != 0).then_some((self.went_on_ns, Evidence::Derived));
         let exited = exit_ns.map(|ns| (ns, Evidence::Derived));
         let (error_type, end) = match self.failed {
             Some((errno, ns)) => (crate::exchange::connect::errno(errno), (ns, Evidence::Measured)),
             None => {
                 let last = (self.sent.last.call.return_ns, Evidence::Inferred);
-                ("timeout".to_owned(), went_on.or(exited).unwrap_or(last))
+                let seen = closed.or(went_on).or(exited);
+                let early = seen.is_some_and(|(ns, _)| ns.saturating_sub(self.sent.first.begin_ns()) < TIMEOUT_NS);
+                (if early { "lookup_abandoned" } else { "timeout" }.to_owned(), seen.unwrap_or(last))
             }
         };
         if self.elsewhere {
@@ -299,7 +331,10 @@ impl Lookup {
             None => self.sent.given_up(end.end.0),
         };
         let mut attributes = attributes(asked, end.answer.map(|(_, answer)| answer));
-        attributes.push(("spantap.dns.retries", int(u64::from(self.sent.count - 1))));
+        attributes.push(("spantap.dns.retries", int(u64::from(self.retries()))));
+        if self.undelivered > 0 {
+            attributes.push(("spantap.dns.undelivered", int(u64::from(self.undelivered))));
+        }
         attributes.push(("spantap.request.bytes", int(u64::from(self.sent.last.length))));
         if let Some((packet, _)) = end.answer {
             attributes.push(("spantap.response.bytes", int(u64::from(packet.length))));

@@ -22,7 +22,10 @@ mod timeline;
 mod udp;
 mod waiting;
 
-use agent_common::message::direction;
+use agent_common::{
+    datagram::{DatagramRecord, flag},
+    message::direction,
+};
 use agent_protocol::dns::Message;
 
 use self::{
@@ -54,6 +57,9 @@ impl Datagrams {
     /// Takes a datagram, or a call that failed.
     pub fn event(&mut self, datagram: &Datagram, context: &mut Context<'_>) {
         let record = &datagram.record;
+        if record.flags & flag::CLOSED != 0 {
+            return self.closed(record, context);
+        }
         let Some(packet) = Packet::new(record) else { return self.answered_without_address(datagram, context) };
         if record.local_port == MDNS_PORT || packet.remote.port() == MDNS_PORT {
             return;
@@ -73,6 +79,15 @@ impl Datagrams {
                 context.answers.extend(answered);
             }
             Err(_) => self.conversations.moved(packet, sent, &datagram.payload, context),
+        }
+    }
+
+    /// The application closes a socket on which it waited, or of which the network told an error.
+    fn closed(&mut self, record: &DatagramRecord, context: &mut Context<'_>) {
+        let errno = record.result.unsigned_abs();
+        self.lookups.closed(record.socket_id, record.header.time_ns, errno, context);
+        if let Some(packet) = Packet::new(record).filter(|_| errno != 0) {
+            self.conversations.failed(&packet, errno, context);
         }
     }
 
