@@ -200,7 +200,9 @@ fn print_next(repo: &Repo, binary: &Path, socket: &Path, workload: bool) {
     let command = repo.shown(binary);
     let socket_flag = format!("--socket {}", repo.shown(socket));
     println!("\nspantap is running. In another terminal, as root:");
-    println!("  {command} slow {socket_flag}      # where the slowest requests spent their time");
+    // Of the rest of the host there are sizes and times, without a protocol, and some of it is slower than any demonstration.
+    let of_workload = if workload { "--protocol http " } else { "" };
+    println!("  {command} slow {of_workload}{socket_flag}      # where the slowest requests spent their time");
     match workload.then(|| slowest(binary, socket)).flatten() {
         Some(id) => println!("  {command} why {id} {socket_flag}      # one of them, decomposed"),
         None => println!("  {command} why ID {socket_flag}      # one of them, decomposed"),
