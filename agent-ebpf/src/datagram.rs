@@ -129,19 +129,21 @@ pub fn closes(task: &mut Task, found: Found) {
     if socket.inode != found.inode {
         return;
     }
-    let Some(scratch) = maps::scratch() else { return };
-    // SAFETY: the record's place in the scratch; see `begin_record`.
-    let record = unsafe { &mut *begin_record(scratch) };
-    record.flags = wire::CLOSED;
-    describe_ends(record, found.sk, 0);
-    record.socket_id = socket.id;
-    record.direction = direction::RECEIVE;
-    record.arrival_ns = 0;
-    record.result = 0i32.wrapping_sub(read(found.sk, &offsets::SK_ERR).unwrap_or(0));
-    (record.length, record.index) = (0, 0);
-    describe_call(record, task, 0);
-    record.enter_ns = 0;
-    emit_record(record, 0);
+    let (id, result) = (socket.id, 0i32.wrapping_sub(read(found.sk, &offsets::SK_ERR).unwrap_or(0)));
+    // Not in the scratch, which is for the returns of calls.
+    emit::record::<DatagramRecord>(|place| {
+        // SAFETY: the reserved entry of exactly this size. Integers only, all of which are written here.
+        let record = unsafe { &mut *place };
+        record.flags = wire::CLOSED;
+        describe_ends(record, found.sk, 0);
+        record.socket_id = id;
+        record.direction = direction::RECEIVE;
+        record.arrival_ns = 0;
+        record.result = result;
+        (record.length, record.index) = (0, 0);
+        describe_call(record, task, 0);
+        record.enter_ns = 0;
+    });
 }
 
 /// Forgets the socket if it went.
