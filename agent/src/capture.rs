@@ -30,6 +30,7 @@ pub use questions::Questions;
 use wall::Wall;
 
 use crate::{
+    cost::threads::Counted,
     inventory::{process, reader::FactsReader},
     kernel::{
         ring::{Drained, Ring},
@@ -167,7 +168,10 @@ impl CaptureLoop {
             wall,
             append_failures: RateLimit::new(Duration::from_secs(10)),
         };
-        let thread = std::thread::Builder::new().name("capture".into()).spawn(move || worker.run())?;
+        let thread = std::thread::Builder::new().name("capture".into()).spawn(move || {
+            let _counted = Counted::this_thread();
+            worker.run();
+        })?;
         Ok(Self { thread, stop, questions, figures })
     }
 

@@ -112,9 +112,11 @@ pub struct Capture {
     /// Which system calls run the kernel programs: `every`, or `io`, only those that move bytes. With `io` a call of another
     /// kind costs its process less, one that moves bytes more; docs/performance.md has the figures.
     pub syscall_hooks: SyscallHooks,
-    /// Most of all CPUs' time, in percent, that kernel programs and agent may take together. Beyond it detail is left out
+    /// Most of all CPUs' time, in percent, that kernel programs and the agent's capture may take together. Beyond it detail is left out
     /// step by step (what is not selected, if anything is; payload; run_queue and off_cpu times; half, three quarters, seven
-    /// eighths of new connections), and comes back afterwards; `spantap status` says so. 0: no limit.
+    /// eighths of new connections), and comes back afterwards; `spantap status` says so. What no step would lower does not count:
+    /// answering queries, receiving and exporting, and the least that the hooks of system calls take of every call of the host;
+    /// `spantap self` shows all of it. 0: no limit.
     pub max_cpu_percent: u32,
     /// Select everything.
     pub select_all: bool,

@@ -291,12 +291,14 @@ impl Live for LiveFacts {
             run_ns: runs.run_ns,
         };
         let map = |map: stats::MapMemory| MapMemory { name: map.name, bytes: map.bytes, bytes_max: map.bytes_max };
+        let budget_ns = measured.sheddable_ns();
         SelfReport {
             window_ns: measured.window_ns,
             cpus: measured.cpus,
             programs: measured.programs.iter().map(program).collect(),
             empty_run_ns: measured.empty_run_ns,
             not_counted: measured.not_counted.unwrap_or_default(),
+            budget_ns,
             agent_cpu_ns: measured.agent_cpu_ns,
             agent_memory_bytes: stats::own_memory_bytes(),
             maps: stats::maps().into_iter().map(map).collect(),

@@ -2,7 +2,11 @@
 //!
 //! Truth: the load itself, which costs far more than the budget and then stops; the agent's own cgroup (`cpu.stat`).
 
-use std::time::Duration;
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use serde_json::Value;
 use spantap_tests::{
@@ -11,8 +15,10 @@ use spantap_tests::{
     clock,
     http::{Place, Server, request},
     nginx::Nginx,
+    otlp::{self, attribute, fixed64, message},
     span::Span,
     stats::assert_within,
+    temp::free_port,
     tools::{wrk, wrk_meanwhile},
     traced::Traced,
 };
@@ -71,6 +77,67 @@ fn detail_is_left_out_step_by_step_and_comes_back() {
     });
     let spans = spans.expect("the restored spans");
     assert!(spans.iter().any(|span| span.path() == "/restored/0" && span.http_status() == Some(200)));
+}
+
+/// How often the budget looks while it is asked without a pause; it looks for one second of ten.
+const LOOKS: usize = 3;
+const LOOKS_BOUND: Duration = Duration::from_secs(60);
+const FILL_REQUESTS: usize = 100;
+const FILL_SPANS: usize = 200;
+
+/// A request with spans of an SDK that ended just now.
+fn sdk_spans() -> Vec<u8> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
+    let span = |number: usize| {
+        let ids = [message(1, &[7; 16]), message(2, &(number as u64 + 1).to_be_bytes())].concat();
+        let times = [fixed64(7, now - 1_000_000), fixed64(8, now)].concat();
+        let attributes = (0..10).map(|key| message(9, &attribute(&format!("app.key{key}"), "some text as there is")));
+        [ids, message(5, b"GET /orders/{id}"), times].into_iter().chain(attributes).flatten().collect()
+    };
+    otlp::post(&otlp::export_request("checkout", (0..FILL_SPANS).map(span)))
+}
+
+#[test]
+fn asking_takes_no_step() {
+    const MAX_PERCENT: u32 = 5;
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let traced = Traced::with("asked", |options| {
+        AgentOptions { max_cpu_percent: MAX_PERCENT, ..options }.flag("--receive-otlp-http", address.to_string())
+    });
+    let agent = &traced.agent;
+    let (request, mut stream) = (sdk_spans(), None);
+    for _ in 0..FILL_REQUESTS {
+        let taken = otlp::exchange(&mut stream, address, &request, BOUND);
+        assert!(matches!(taken, Ok(Some(200))), "{taken:?}\n{}", agent.messages());
+    }
+    let done = AtomicBool::new(false);
+    let ask = || {
+        while !done.load(Ordering::Relaxed) {
+            let spans = agent.answer(["spans", "--limit", "0", "--json"]).lines().count();
+            assert_eq!(spans, FILL_REQUESTS * FILL_SPANS);
+        }
+    };
+    let (looks, cost) = std::thread::scope(|scope| {
+        let asking = [scope.spawn(ask), scope.spawn(ask)];
+        let mut looks = vec![agent.status()["budget"]["cpu_percent"].clone()];
+        clock::poll(LOOKS_BOUND, || {
+            let look = agent.status()["budget"]["cpu_percent"].clone();
+            if looks.last() != Some(&look) {
+                looks.push(look);
+            }
+            let is_asked = asking.iter().all(|thread| !thread.is_finished());
+            (looks.len() > LOOKS || !is_asked).then_some(())
+        });
+        let cost = self_cost(agent, "1s");
+        done.store(true, Ordering::Relaxed);
+        (looks, cost)
+    });
+    assert!(looks.len() > LOOKS, "the budget did not look: {looks:?}");
+    let [all, counted] = ["agent", "budget_counts"].map(|part| cost[part]["cpu_percent"].as_f64().expect("a share"));
+    assert!(all > 2.0 * f64::from(MAX_PERCENT), "asking costs too little to show anything: {cost:#}");
+    assert!(counted < f64::from(MAX_PERCENT), "{cost:#}");
+    let budget = agent.status()["budget"].clone();
+    assert_eq!((&budget["sheds"], &budget["level"]), (&0.into(), &0.into()), "{budget}\n{}", agent.messages());
 }
 
 /// `spantap self --json`.

@@ -271,6 +271,7 @@ pub fn self_report() -> SelfReport {
         ],
         empty_run_ns: 36,
         agent_cpu_ns: 25_000_000,
+        budget_ns: 31_000_000,
         agent_memory_bytes: 24 << 20,
         maps: vec![map("CONNECTIONS", 100_000, 9 << 20), map("RECORDS", 2 << 20, 2 << 20)],
         spans: 10_000,

@@ -93,6 +93,7 @@ fn json(report: &SelfReport) -> Value {
         "losses": losses::json_lines(&report.losses).iter().filter_map(|line| serde_json::from_str(line).ok())
             .collect::<Vec<Value>>(),
         "budget": report.budget.as_ref().map(budget_json),
+        "budget_counts": { "ns": report.budget_ns, "cpu_percent": sums.percent(report.budget_ns) },
     })
 }
 
@@ -121,8 +122,8 @@ fn render(report: &SelfReport, colour: bool) -> String {
     field("ring", format!("{:.1} % full at most, {}", report.ring_percent, text::counted(report.records, "record")));
     // Without programs there is nothing to leave out.
     if let Some(budget) = report.budget.as_ref().filter(|_| !report.programs.is_empty()) {
-        let both_ns = sums.kernel_ns.saturating_add(report.agent_cpu_ns);
-        field("budget", budget_words(budget, report.not_counted.is_empty().then(|| sums.percent(both_ns))));
+        let here = report.not_counted.is_empty().then(|| sums.percent(report.budget_ns));
+        field("budget", budget_words(budget, here));
     }
     out.push('\n');
     out.push_str(&maps(&sums));

@@ -100,7 +100,7 @@ pub(super) fn budget_words(budget: &BudgetStatus, here: Option<f64>) -> String {
     let (cost, max) = (budget.cpu_percent, budget.cpu_percent_max);
     let looked = format!("{cost:.2} % in the second that it last looked at");
     let mut words = match here {
-        Some(here) => format!("{here:.2} % of at most {max} % of all CPUs; {looked}"),
+        Some(here) => format!("{here:.2} % of at most {max} % of all CPUs is what it counts; {looked}"),
         None => format!("{looked}, of at most {max} % of all CPUs"),
     };
     if !budget.left_out.is_empty() {

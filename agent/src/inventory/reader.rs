@@ -15,6 +15,8 @@ use std::{
 
 use agent_core::span::ProcessFacts;
 
+use crate::cost::threads::Counted;
+
 /// Processes handed to the thread at once.
 const CHANNEL_MAX: usize = 64;
 /// Processes that wait to be handed over.
@@ -102,6 +104,7 @@ impl FactsReader {
 }
 
 fn answer(asked: &Receiver<u32>, answering: &Sender<ProcessFacts>, read: impl Fn(u32) -> ProcessFacts) {
+    let _counted = Counted::this_thread();
     for pid in asked {
         if answering.send(read(pid)).is_err() {
             return;

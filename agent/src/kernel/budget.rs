@@ -61,7 +61,7 @@ impl Detail {
 /// What a window of time cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
-    /// Kernel programs and agent, of all CPUs of the host.
+    /// What leaving out detail can lower (kernel programs and the agent's capture), of all CPUs of the host.
     pub cpu_percent: f64,
     /// How full the ring buffer was at most.
     pub ring_percent: f64,

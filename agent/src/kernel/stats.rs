@@ -16,14 +16,21 @@ use aya::{
 };
 
 use super::{attach::HookState, tls};
+use crate::cost::threads;
 
 /// What a run costs beside its body where it cannot be measured; see `docs` of [`EmptyRun`].
 const EMPTY_RUN_NS: u64 = 35;
+/// Batches of which the quickest is the least that a run takes.
+const IDLE_BATCHES: usize = 10;
+
+/// Hooks that run for every system call of the host.
+pub const SYSCALL_HOOKS: [&str; 2] = ["sys_enter", "sys_exit"];
 
 /// The attached programs.
 pub struct Programs {
     programs: Vec<(&'static str, &'static str, OwnedFd)>,
     empty_run_ns: u64,
+    idle_body_ns: u64,
 }
 
 /// One program's runs.
@@ -74,12 +81,31 @@ impl Programs {
             Some((*name, "uprobe", fd))
         };
         let programs = hooks.iter().filter_map(program).chain(tls::PROGRAMS.iter().filter_map(probe)).collect();
-        Self { programs, empty_run_ns: empty_run_ns.unwrap_or(EMPTY_RUN_NS) }
+        let programs = Self { programs, empty_run_ns: empty_run_ns.unwrap_or(EMPTY_RUN_NS), idle_body_ns: 0 };
+        Self { idle_body_ns: programs.measure_idle_body().unwrap_or(0), ..programs }
+    }
+
+    /// The least that a run of the hooks of system calls takes on average over a batch of calls that are none of anybody's, as the kernel
+    /// counts it.
+    fn measure_idle_body(&self) -> Option<u64> {
+        let _counting = count_run_time().ok()?;
+        let sums = || {
+            let runs = self.runs().into_iter().filter(|runs| SYSCALL_HOOKS.contains(&runs.hook));
+            runs.fold((0, 0), |(count, ns), it| (count + it.runs, ns + it.run_ns))
+        };
+        let batch = |_| {
+            let (runs_before, ns_before) = sums();
+            call_ns();
+            let (runs, ns) = sums();
+            (ns - ns_before).checked_div(runs - runs_before)
+        };
+        let least = (0..IDLE_BATCHES).filter_map(batch).min()?;
+        EmptyRun::BELIEVED_NS.contains(&(least as f64)).then_some(least)
     }
 
     /// Where nothing is attached.
     pub fn none() -> Self {
-        Self { programs: Vec::new(), empty_run_ns: 0 }
+        Self { programs: Vec::new(), empty_run_ns: 0, idle_body_ns: 0 }
     }
 
     /// Runs of each program for as long as run times were counted, by anybody.
@@ -102,6 +128,11 @@ impl Programs {
     /// What a run costs beside its body.
     pub fn empty_run_ns(&self) -> u64 {
         self.empty_run_ns
+    }
+
+    /// What the body of a hook of system calls takes at least, in nanoseconds; 0: it could not be measured.
+    pub fn idle_body_ns(&self) -> u64 {
+        self.idle_body_ns
     }
 }
 
@@ -250,10 +281,7 @@ fn call_ns() -> f64 {
 
 /// CPU time that this process has used.
 pub fn own_cpu_ns() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is valid for writes, and this clock always exists.
-    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    threads::clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID)
 }
 
 /// Memory of this process that is resident.

@@ -217,6 +217,9 @@ pub struct SelfReport {
     /// The budget.
     #[prost(message, optional, tag = "13")]
     pub budget: Option<BudgetStatus>,
+    /// What of the window the budget counts: CPU time that leaving out detail can lower.
+    #[prost(uint64, tag = "14")]
+    pub budget_ns: u64,
 }
 
 /// One kernel program.
@@ -256,7 +259,7 @@ pub struct BudgetStatus {
     /// Percent of all CPUs; 0: no limit.
     #[prost(uint32, tag = "1")]
     pub cpu_percent_max: u32,
-    /// Cost in the last window that was measured.
+    /// Cost in the last window that was measured: only what leaving out detail can lower.
     #[prost(double, tag = "2")]
     pub cpu_percent: f64,
     /// How full the ring buffer was at most in that window.
@@ -394,7 +397,7 @@ pub struct LossesReport {
 pub enum Order {
     /// The newest up to the limit, printed in the order of their end.
     Newest = 0,
-    /// The slowest up to the limit, slowest first.
+    /// The slowest up to the limit, slowest first; without a limit in no order.
     Slowest = 1,
 }
 

@@ -16,6 +16,8 @@ use std::{
     time::Duration,
 };
 
+use crate::cost::threads::Counted;
+
 /// Whose descriptor it is: of one thread, `struct f_owner_ex` (include/uapi/asm-generic/fcntl.h).
 const F_SETOWN_EX: libc::c_int = 15;
 const F_OWNER_TID: libc::c_int = 0;
@@ -51,6 +53,7 @@ pub(super) struct Listener(libc::pid_t);
 pub(super) fn listen(pause: Duration, mut told: impl FnMut() -> bool + Send + 'static) -> Result<Listener> {
     let (ready, started) = sync_channel(1);
     std::thread::Builder::new().name("tls-leases".into()).spawn(move || {
+        let _counted = Counted::this_thread();
         let Ok(signals) = block_signal() else { return };
         // SAFETY: takes nothing, and always succeeds.
         let thread = unsafe { libc::syscall(libc::SYS_gettid) };

@@ -43,7 +43,7 @@ use self::{
     probes::{Attach, Probes},
 };
 use super::attach::{HookState, Rung};
-use crate::capture::lock;
+use crate::{capture::lock, cost::threads::Counted};
 
 /// Name of the hook, in flags and output.
 pub const HOOK: &str = "tls_libraries";
@@ -281,6 +281,7 @@ fn give_way(probes: &Mutex<Probes<Object>>, object: &Weak<Mutex<Ebpf>>) -> bool 
 }
 
 fn follow(probes: &Mutex<Probes<Object>>, asked: &Receiver<u32>, object: &Weak<Mutex<Ebpf>>) {
+    let _counted = Counted::this_thread();
     let mut due = None;
     loop {
         let now = Instant::now();
