@@ -17,7 +17,7 @@ mod segments;
 mod waterfall;
 pub(crate) mod wire;
 
-pub use decode::decode;
+pub use decode::{Common, decode, kind_name};
 pub use encode::{Encoded, Encoder};
 pub use waterfall::with_segment_spans;
 

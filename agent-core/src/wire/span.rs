@@ -206,6 +206,11 @@ impl<'a> SpanView<'a> {
         self.span_id.len() == 8 && self.span_id.iter().any(|byte| *byte != 0)
     }
 
+    /// The span as it stands: a `Span` of OTLP.
+    pub fn encoded(&self) -> &'a [u8] {
+        &self.request[self.body.clone()]
+    }
+
     /// End minus start; 0 if the end is before the start.
     pub fn duration_ns(&self) -> u64 {
         self.end_unix_ns.saturating_sub(self.start_unix_ns)
@@ -375,6 +380,20 @@ impl<'a> Spans<'a> {
     /// Where the `ResourceSpans` of the span that came last is.
     pub(crate) fn resource_spans(&self) -> Range<usize> {
         self.resource_spans.clone()
+    }
+
+    /// Tells apart the `ResourceSpans` of a request, and so their resources: that of the span that came last.
+    pub fn resource_place(&self) -> usize {
+        self.resource_spans.start
+    }
+
+    /// A `Resource` as it stands, of the span that came last: one after the other, if it is in several pieces, which is the same message.
+    ///
+    /// # Errors
+    /// What is around it is malformed.
+    pub fn resource_encoded(&self) -> Result<Vec<u8>, Malformed> {
+        let pieces = resource_pieces(self.request, self.resource_spans.clone())?;
+        Ok(pieces.into_iter().flat_map(|piece| &self.request[piece]).copied().collect())
     }
 
     /// The value of a resource attribute that is text, of the resource of the span that came last.

@@ -1,7 +1,11 @@
 //! The bytes of a `TracesData` to views, whoever wrote the spans.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
+use agent_core::wire::Kind;
 use opentelemetry_proto::tonic::{
     common::v1::{AnyValue, KeyValue, any_value},
     resource::v1::Resource,
@@ -27,6 +31,44 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<SpanView>, DecodeError> {
         views.extend(spans.map(|span| view(span, &resource)));
     }
     Ok(views)
+}
+
+/// What the spans of a process have in common, decoded.
+#[derive(Clone, Debug)]
+pub struct Common(Arc<Resource>);
+
+impl Common {
+    /// From a `Resource`.
+    ///
+    /// # Errors
+    /// The bytes are none.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        Resource::decode(bytes).map(|resource| Self(Arc::new(resource)))
+    }
+
+    /// `service.name`; empty: there is none.
+    pub fn service(&self) -> String {
+        text_of(&self.0.attributes, SERVICE_NAME).unwrap_or_default()
+    }
+
+    /// Whether it may have an attribute of this key whose value, as text, is like what is wanted: `false` only if it has not.
+    pub fn may_have(&self, key: &str, is_like: impl Fn(&str) -> bool) -> bool {
+        let values = self.0.attributes.iter().filter(|attribute| attribute.key == key);
+        values.filter_map(|attribute| attribute.value.as_ref()?.value.as_ref()).any(|value| match value {
+            any_value::Value::StringValue(text) => is_like(text),
+            any_value::Value::IntValue(number) => is_like(&number.to_string()),
+            any_value::Value::BoolValue(truth) => is_like(&truth.to_string()),
+            _ => true,
+        })
+    }
+
+    /// One of its spans, from a `Span`.
+    ///
+    /// # Errors
+    /// The bytes are none.
+    pub fn view(&self, span: &[u8]) -> Result<SpanView, DecodeError> {
+        Ok(view(OtlpSpan::decode(span)?, &self.0))
+    }
 }
 
 fn view(span: OtlpSpan, resource: &Resource) -> SpanView {
@@ -60,15 +102,27 @@ fn view(span: OtlpSpan, resource: &Resource) -> SpanView {
     view
 }
 
-fn kind(kind: span::SpanKind) -> &'static str {
+/// As [`SpanView::kind`] names it.
+pub fn kind_name(kind: Kind) -> &'static str {
     match kind {
-        span::SpanKind::Server => "server",
-        span::SpanKind::Client => "client",
-        span::SpanKind::Producer => "producer",
-        span::SpanKind::Consumer => "consumer",
+        Kind::Server => "server",
+        Kind::Client => "client",
+        Kind::Producer => "producer",
+        Kind::Consumer => "consumer",
         // OTLP: unspecified is treated as internal.
-        span::SpanKind::Internal | span::SpanKind::Unspecified => "internal",
+        Kind::Internal | Kind::Unspecified => "internal",
     }
+}
+
+fn kind(kind: span::SpanKind) -> &'static str {
+    kind_name(match kind {
+        span::SpanKind::Server => Kind::Server,
+        span::SpanKind::Client => Kind::Client,
+        span::SpanKind::Producer => Kind::Producer,
+        span::SpanKind::Consumer => Kind::Consumer,
+        span::SpanKind::Internal => Kind::Internal,
+        span::SpanKind::Unspecified => Kind::Unspecified,
+    })
 }
 
 fn status(span: &OtlpSpan) -> &'static str {

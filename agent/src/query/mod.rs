@@ -8,5 +8,6 @@ pub mod api;
 pub mod client;
 mod dead;
 mod late;
+mod scan;
 mod search;
 pub mod server;

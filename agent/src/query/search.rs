@@ -1,21 +1,22 @@
 //! Finding spans in the log.
 //!
 //! In: a request and readers of the log. Out: the spans that match. Called by the server, on threads that may block. Blocks that cannot
-//! match by their header or by a byte search are not decoded.
+//! match by their header are not looked into, and what else need not be decoded is not (see [`super::scan`]).
 //!
-//! Limits: a search with a limit holds that many spans in memory, encoded; one without streams them.
+//! Limits: a search with a limit holds that many spans in memory, encoded, and the facts of their processes; one without streams them.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
-
-use prost::Message;
-
-use agent_core::relay::Glob;
-
-use super::api::{AttributeMatch, AttributeValue, Order, SpanView, SpansRequest, address_of, hex};
-use crate::{
-    log::{Block, LogError, READ_BYTES, READ_SPANS, Reader, SpanLog},
-    otlp,
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::BinaryHeap,
 };
+
+use agent_core::{relay::Glob, wire};
+
+use super::{
+    api::{AttributeMatch, AttributeValue, Order, SpanView, SpansRequest, address_of, hex},
+    scan::{Hit, Scan, end_unix_ns},
+};
+use crate::log::{Block, LogError, READ_BYTES, READ_SPANS, Reader, SpanLog};
 
 /// Whether a span is asked for.
 pub fn matches(request: &SpansRequest, span: &SpanView) -> bool {
@@ -66,14 +67,26 @@ fn is_peer(wanted: &str, peer: &str) -> bool {
 /// # Errors
 /// The log cannot be read.
 pub fn next_spans(reader: &mut Reader, request: &SpansRequest, until: u64) -> Result<Option<Vec<SpanView>>, LogError> {
-    let read = reader.read(READ_SPANS, READ_BYTES)?;
-    if read.blocks.is_empty() {
+    let Some(blocks) = next_blocks(reader, request, until)? else { return Ok(None) };
+    let scan = Scan::new(request);
+    let mut views = Vec::new();
+    for block in blocks {
+        let mut spans = scan.block(&block.payload);
+        while let Some(span) = spans.next() {
+            views.extend(spans.hit(&span).and_then(|hit| hit.view()));
+        }
+    }
+    Ok(Some(views))
+}
+
+/// Reads on, and gives the blocks that may match by their headers and stand before `until`; `None`: there is no more for now.
+fn next_blocks(reader: &mut Reader, request: &SpansRequest, until: u64) -> Result<Option<Vec<Block>>, LogError> {
+    let mut blocks = reader.read(READ_SPANS, READ_BYTES)?.blocks;
+    if blocks.is_empty() {
         return Ok(None);
     }
-    let may_match =
-        |block: &&Block| block.header.end_unix_ns_max >= request.since_unix_ns && block.header.block < until;
-    let wanted = read.blocks.iter().filter(may_match);
-    Ok(Some(wanted.flat_map(views).filter(|span| matches(request, span)).collect()))
+    blocks.retain(|Block { header, .. }| header.end_unix_ns_max >= request.since_unix_ns && header.block < until);
+    Ok(Some(blocks))
 }
 
 /// The newest or slowest matching spans before the block `until`, up to the request's limit (which must not be 0), in the order
@@ -88,20 +101,23 @@ pub fn best(
 ) -> Result<impl Iterator<Item = SpanView> + use<>, LogError> {
     let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
     let is_slowest = request.order == Order::Slowest as i32;
-    let mut kept: BinaryHeap<Reverse<(Ranked, Box<[u8]>)>> = BinaryHeap::new();
+    let scan = Scan::new(request);
+    let mut kept: BinaryHeap<Reverse<Kept>> = BinaryHeap::new();
     for mut reader in log.segments_newest_first(request.since_unix_ns) {
-        while let Some(spans) = next_spans(&mut reader, request, until)? {
-            for span in spans {
-                let rank = if is_slowest { span.duration_ns } else { span.end_unix_ns() };
-                let ranked = Ranked { rank, span_id: span_id(&span) };
-                let is_full = kept.len() >= limit;
-                if is_full && kept.peek().is_some_and(|Reverse((least, _))| ranked <= *least) {
-                    continue;
-                }
-                // Encoded a span is a fraction of what it is decoded.
-                kept.push(Reverse((ranked, span.encode_to_vec().into_boxed_slice())));
-                if is_full {
-                    kept.pop();
+        while let Some(blocks) = next_blocks(&mut reader, request, until)? {
+            for block in blocks {
+                let mut spans = scan.block(&block.payload);
+                while let Some(span) = spans.next() {
+                    let ranked = Ranked::of(&span, is_slowest);
+                    let is_full = kept.len() >= limit;
+                    if is_full && kept.peek().is_some_and(|Reverse(least)| ranked <= least.ranked) {
+                        continue;
+                    }
+                    let Some(hit) = spans.hit(&span) else { continue };
+                    kept.push(Reverse(Kept { ranked, hit }));
+                    if is_full {
+                        kept.pop();
+                    }
                 }
             }
         }
@@ -115,8 +131,7 @@ pub fn best(
     if !is_slowest {
         ranked.reverse();
     }
-    // What was encoded here decodes.
-    Ok(ranked.into_iter().filter_map(|Reverse((_, bytes))| SpanView::decode(&*bytes).ok()))
+    Ok(ranked.into_iter().filter_map(|Reverse(kept)| kept.hit.view()))
 }
 
 /// Every span whose trace or span id begins with the digits `prefix` (lower-case), in no order.
@@ -126,18 +141,21 @@ pub fn best(
 pub fn by_id(log: &SpanLog, prefix: &str) -> Result<Vec<SpanView>, LogError> {
     let Some(needle) = whole_bytes(prefix) else { return Ok(Vec::new()) };
     let finder = memchr::memmem::Finder::new(&needle);
+    let request = SpansRequest::default();
+    let scan = Scan::new(&request);
+    let is_it = |id: &[u8]| id.starts_with(&needle) && hex(id).starts_with(prefix);
     let mut found = Vec::new();
     for mut reader in log.segments_newest_first(0) {
-        loop {
-            let read = reader.read(READ_SPANS, READ_BYTES)?;
-            if read.blocks.is_empty() {
-                break;
+        while let Some(blocks) = next_blocks(&mut reader, &request, u64::MAX)? {
+            // Ids stand in the protobuf as they are, so that blocks without the bytes need not be looked into.
+            for block in blocks.iter().filter(|block| finder.find(&block.payload).is_some()) {
+                let mut spans = scan.block(&block.payload);
+                while let Some(span) = spans.next() {
+                    if is_it(span.trace_id) || is_it(span.span_id) {
+                        found.extend(spans.hit(&span).and_then(|hit| hit.view()));
+                    }
+                }
             }
-            // Ids stand in the protobuf as they are, so that blocks without the bytes need no decoding.
-            let candidates = read.blocks.iter().filter(|block| finder.find(&block.payload).is_some());
-            let is_it =
-                |span: &SpanView| hex(&span.trace_id).starts_with(prefix) || hex(&span.span_id).starts_with(prefix);
-            found.extend(candidates.flat_map(views).filter(is_it));
         }
     }
     Ok(found)
@@ -151,9 +169,30 @@ fn whole_bytes(digits: &str) -> Option<Vec<u8>> {
     digits.as_bytes().chunks_exact(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
-/// The spans of a block. Its checksum holds, so that it decodes unless another version wrote it; then it shows nothing.
-fn views(block: &Block) -> Vec<SpanView> {
-    otlp::decode(&block.payload).unwrap_or_default()
+/// A span that is among the best so far. Ordered by its rank alone.
+struct Kept {
+    ranked: Ranked,
+    hit: Hit,
+}
+
+impl PartialEq for Kept {
+    fn eq(&self, other: &Self) -> bool {
+        self.ranked == other.ranked
+    }
+}
+
+impl Eq for Kept {}
+
+impl PartialOrd for Kept {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Kept {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.ranked.cmp(&other.ranked)
+    }
 }
 
 /// Equal ranks keep a stable order in the output.
@@ -163,8 +202,11 @@ struct Ranked {
     span_id: [u8; 8],
 }
 
-fn span_id(span: &SpanView) -> [u8; 8] {
-    span.span_id.as_slice().try_into().unwrap_or_default()
+impl Ranked {
+    fn of(span: &wire::SpanView<'_>, is_slowest: bool) -> Self {
+        let rank = if is_slowest { span.duration_ns() } else { end_unix_ns(span) };
+        Self { rank, span_id: span.span_id.try_into().unwrap_or_default() }
+    }
 }
 
 #[cfg(test)]
