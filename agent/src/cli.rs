@@ -2,7 +2,11 @@
 //!
 //! In: the arguments. Out: [`Cli`]. Used by `main` and `commands`. The flags of `run` are in [`RunArgs`].
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use agent_core::{cause::Cause, span::Protocol};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
@@ -115,8 +119,8 @@ pub struct FilterArgs {
     /// Only this protocol of captured spans (http, grpc, postgresql, tcp)
     #[arg(long, value_name = "NAME", value_parser = protocols(), hide_possible_values = true)]
     pub protocol: Option<String>,
-    /// Only this peer: an address, or ADDRESS:PORT
-    #[arg(long, value_name = "ADDRESS")]
+    /// Only this peer: an address, ADDRESS:PORT, or the path of a unix socket
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_peer)]
     pub peer: Option<String>,
     /// Only this cause, by its id (docs/causes.md), as `spans` shows it: what only `why` can tell, from other spans, is not looked for
     #[arg(long, value_name = "ID", value_parser = causes(), hide_possible_values = true)]
@@ -148,8 +152,8 @@ pub struct SlowArgs {
     pub(crate) read: ReadArgs,
     #[command(flatten)]
     pub(crate) filter: FilterArgs,
-    /// How many
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    /// How many; 0: all of them, which this command holds in memory
+    #[arg(long, value_name = "N", default_value_t = 10)]
     pub limit: u64,
 }
 
@@ -161,8 +165,8 @@ pub struct ConnsArgs {
     /// What comes first
     #[arg(long, value_name = "BY", default_value = "opened")]
     pub sort: ConnsOrder,
-    /// Only this peer: an address, or ADDRESS:PORT
-    #[arg(long, value_name = "ADDRESS")]
+    /// Only this peer: an address, ADDRESS:PORT, or the path of a unix socket
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_peer)]
     pub peer: Option<String>,
     /// Most connections to print; 0: all of them. 50 by default, with --json all
     #[arg(long, value_name = "N")]
@@ -399,6 +403,25 @@ fn parse_attribute(text: &str) -> Result<AttributeMatch, String> {
     }
 }
 
+/// As peers are shown. What is none would silently match nothing.
+fn parse_peer(text: &str) -> Result<String, String> {
+    if let Ok(address) = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        return Ok(address.to_string());
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(address.to_string());
+    }
+    // A unix socket without a path has the number of its inode.
+    let inode = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let is_inode = inode.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|it| it.is_ascii_digit()));
+    if text.starts_with("unix:") || text.starts_with(['/', '@']) || is_inode {
+        return Ok(text.to_owned());
+    }
+    Err("give an address (10.0.0.1, 2001:db8::1), ADDRESS:PORT (10.0.0.1:80, [2001:db8::1]:80) or the path of a unix socket \
+         (/run/app.sock); names are not looked up"
+        .to_owned())
+}
+
 fn parse_window(text: &str) -> Result<Duration, String> {
     let window = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     let most = Duration::from_millis(crate::query::api::SELF_WINDOW_MS_MAX.into());
@@ -437,6 +460,26 @@ mod tests {
         assert!(parse("spantap|export|--since|1m").is_err());
         let error = parse("spantap|export|--since|1m|--to|-|--where|servce: shop").expect_err("no such key");
         assert!(error.to_string().contains("servce"), "{error}");
+    }
+
+    #[test]
+    fn a_peer_is_an_address_as_it_is_shown() {
+        let check = |text: &str, expected: &str| assert_eq!(parse_peer(text).as_deref(), Ok(expected), "{text}");
+        check("10.77.9.1", "10.77.9.1");
+        check("10.77.9.1:80", "10.77.9.1:80");
+        check("[2001:DB8::0:1]", "2001:db8::1");
+        check("2001:db8:0::1", "2001:db8::1");
+        check("[2001:db8:0::1]:80", "[2001:db8::1]:80");
+        for unix in ["/run/app.sock", "unix:/run/app.sock", "[4711]", "unix:[4711]"] {
+            check(unix, unix);
+        }
+        for wrong in ["18080", "10.77.9", "10.77.9.1:", ":80", "db.internal", "", "[]", "10.0.0.0/8"] {
+            assert!(parse_peer(wrong).is_err_and(|message| message.contains("10.0.0.1:80")), "{wrong}");
+        }
+        for command in ["spans", "slow", "conns"] {
+            let parse = |peer| Cli::try_parse_from(["spantap", command, "--peer", peer]);
+            assert!(parse("18080").is_err() && parse("10.0.0.1").is_ok(), "{command}");
+        }
     }
 
     #[test]

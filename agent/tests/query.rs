@@ -3,7 +3,7 @@
 mod common;
 
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -170,6 +170,7 @@ fn spans_are_filtered_limited_and_ordered() {
     assert_eq!(agent.numbers(&["spans", "--since", "2025-01-31T12:00:00.003Z"]), [3, 4, 5, 6], "by their end");
     assert_eq!(agent.numbers(&["spans", "--since", "1m"]), [] as [u64; 0]);
     assert_eq!(agent.numbers(&["slow", "--limit", "3"]), [6, 5, 4]);
+    assert_eq!(agent.numbers(&["slow", "--limit", "0"]), [6, 5, 4, 3, 2, 1], "all of them, in the same order");
     assert_eq!(agent.numbers(&["spans", "--cause", "network_delay"]), [3, 6]);
     assert_eq!(agent.numbers(&["slow", "--cause", "remote_slow", "--limit", "2"]), [5, 4]);
     let unknown = failure(&agent.command(&["spans", "--cause", "remote"]).output().expect("it starts"));
@@ -297,7 +298,31 @@ fn without_an_agent_the_message_names_the_socket_and_the_remedy() {
             message.contains(&socket.display().to_string()) && message.contains("spantap run"),
             "{args:?}: {message}"
         );
+        assert!(message.contains("--no-capture --data-dir"), "how to read the log without it: {message}");
     }
+}
+
+#[test]
+fn an_agent_that_goes_away_while_it_is_asked_is_told_in_plain_words() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let socket = dir.path().join("dying.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+    // At once; after the request came; with an answer begun (the settings of HTTP/2).
+    let begun: [&[u8]; 3] = [b"", b"", &[0, 0, 0, 4, 0, 0, 0, 0, 0]];
+    let dying = std::thread::spawn(move || {
+        for (turn, answer) in begun.into_iter().enumerate() {
+            let (mut stream, _) = listener.accept().expect("a client");
+            if turn > 0 {
+                let _ = stream.write_all(answer).and_then(|()| stream.read(&mut [0; 1024]));
+            }
+        }
+    });
+    for args in [["spans"], ["status"], ["slow"]] {
+        let message = failure(&command(&socket, &args).output().expect("it starts"));
+        assert!(message.contains("ended before it had answered"), "{args:?}: {message}");
+        assert!(!message.contains("h2") && !message.contains("transport"), "{args:?}: {message}");
+    }
+    dying.join().expect("no panic");
 }
 
 #[test]

@@ -22,6 +22,10 @@ pub(super) async fn slow(args: &SlowArgs, output: &mut Output) -> Done {
     while let Some(span) = found.next().await? {
         spans.push(span);
     }
+    // Of all of them the agent sends each as it finds it.
+    if args.limit == 0 {
+        spans.sort_by(|one, other| (other.duration_ns, &other.span_id).cmp(&(one.duration_ns, &one.span_id)));
+    }
     answer(&spans, args.read.json, |spans, colour| render(spans, &args.read.socket, colour), output)
 }
 

@@ -35,7 +35,8 @@ const MESSAGE_BYTES_MAX: usize = 1 << 30;
 pub enum ClientError {
     /// Nothing listens on the socket.
     #[error(
-        "no agent answers on {path} ({cause})\n  start one with `spantap run`, or name its socket with --socket PATH (or SPANTAP_SOCKET)"
+        "no agent answers on {path} ({cause})\n  start one with `spantap run`, or name its socket with --socket PATH (or SPANTAP_SOCKET)\n  \
+         to read the log of one that is stopped: `spantap run --no-capture --data-dir DIR --socket PATH`"
     )]
     NotRunning {
         /// The socket that was tried.
@@ -53,7 +54,13 @@ pub enum ClientError {
         /// The system's reason.
         cause: io::Error,
     },
-    /// The agent refused or broke off.
+    /// The agent ended, or was killed, while it was asked.
+    #[error("the agent on {path} ended before it had answered\n  `spantap status` tells whether it runs again")]
+    Gone {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The agent refused.
     #[error("the agent on {path} says: {message}")]
     Refused {
         /// The socket.
@@ -86,7 +93,7 @@ impl Client {
         // The address is not used: the connector ignores it.
         let endpoint = Endpoint::from_static("http://localhost");
         let channel = endpoint.connect_with_connector(connector).await;
-        let channel = channel.map_err(|error| refused(path, error.to_string()))?;
+        let channel = channel.map_err(|_| ClientError::Gone { path: path.to_owned() })?;
         Ok(Self { path: path.to_owned(), channel })
     }
 
@@ -235,12 +242,12 @@ impl Client {
 
     async fn ready(&self) -> Result<Grpc<Channel>, ClientError> {
         let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        grpc.ready().await.map_err(|error| refused(&self.path, error.to_string()))?;
+        grpc.ready().await.map_err(|_| ClientError::Gone { path: self.path.clone() })?;
         Ok(grpc)
     }
 
     fn refused(&self, status: &Status) -> ClientError {
-        refused(&self.path, status.message().to_owned())
+        refused(&self.path, status)
     }
 }
 
@@ -257,7 +264,7 @@ impl Spans {
     /// # Errors
     /// The agent broke off.
     pub async fn next(&mut self) -> Result<Option<SpanView>, ClientError> {
-        self.stream.message().await.map_err(|status| refused(&self.path, status.message().to_owned()))
+        self.stream.message().await.map_err(|status| refused(&self.path, &status))
     }
 }
 
@@ -269,6 +276,11 @@ fn connect_error(path: &Path, cause: io::Error) -> ClientError {
     }
 }
 
-fn refused(path: &Path, message: String) -> ClientError {
-    ClientError::Refused { path: path.to_owned(), message }
+fn refused(path: &Path, status: &Status) -> ClientError {
+    let path = path.to_owned();
+    // What the agent says has no cause on this side.
+    match std::error::Error::source(status) {
+        Some(_) => ClientError::Gone { path },
+        None => ClientError::Refused { path, message: status.message().to_owned() },
+    }
 }
