@@ -80,7 +80,7 @@ fn detail_is_left_out_step_by_step_and_comes_back() {
 }
 
 /// How often the budget looks while it is asked without a pause; it looks for one second of ten.
-const LOOKS: usize = 3;
+const LOOKS: usize = 2;
 const LOOKS_BOUND: Duration = Duration::from_secs(60);
 const FILL_REQUESTS: usize = 100;
 const FILL_SPANS: usize = 200;

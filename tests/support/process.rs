@@ -24,6 +24,8 @@ use crate::{
 };
 
 const RUN_BOUND: Duration = Duration::from_secs(60);
+/// Between fork and exec a child does a few system calls.
+const BUSY_BOUND: Duration = Duration::from_secs(10);
 
 /// A process to be started.
 pub struct Launch {
@@ -119,8 +121,10 @@ impl Launch {
     /// Starts it.
     pub fn spawn(mut self) -> Process {
         self.prepare();
-        let child = self.command.spawn().unwrap_or_else(|error| self.explain(&error));
-        Process { child, name: self.name }
+        // A program that was copied just now is busy until every child of another test that was forked meanwhile has begun its own.
+        let started = || Some(self.command.spawn()).filter(|child| !child.as_ref().is_err_and(is_busy));
+        let child = clock::poll(BUSY_BOUND, started).unwrap_or_else(|| self.command.spawn());
+        Process { child: child.unwrap_or_else(|error| self.explain(&error)), name: self.name }
     }
 
     /// Runs it to its end, at most for a minute, and gives what it printed, whatever its exit status.
@@ -157,6 +161,10 @@ impl Launch {
         // SAFETY: `Place::enter` makes system calls only: it neither allocates nor takes locks.
         unsafe { self.command.pre_exec(move || place.enter()) };
     }
+}
+
+fn is_busy(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ExecutableFileBusy
 }
 
 /// Where a child goes between fork and exec.
