@@ -79,8 +79,8 @@ fn detail_is_left_out_step_by_step_and_comes_back() {
     assert!(spans.iter().any(|span| span.path() == "/restored/0" && span.http_status() == Some(200)));
 }
 
-/// How often the budget looks while it is asked without a pause; it looks for one second of ten.
-const LOOKS: usize = 2;
+/// How often the budget looks while the agent is asked without a pause; it looks for one second of ten.
+const LOOKS: usize = 1;
 const LOOKS_BOUND: Duration = Duration::from_secs(60);
 const FILL_REQUESTS: usize = 100;
 const FILL_SPANS: usize = 200;
