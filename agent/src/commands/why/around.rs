@@ -23,9 +23,7 @@ pub(super) fn other_end<'a>(span: &SpanView, spans: &'a [SpanView]) -> Option<&'
 
 /// The call by this span's process that covers most of its time, and how much of it.
 pub(super) fn slowest_call<'a>(span: &SpanView, spans: &'a [SpanView]) -> Option<(&'a SpanView, u64)> {
-    called_by(span, spans)
-        .map(|call| (call, overlap(call, span.start_unix_ns, span.end_unix_ns())))
-        .max_by_key(|it| it.1)
+    called_by(span, spans).map(|call| (call, overlap(time_of(call), time_of(span)))).max_by_key(|it| it.1)
 }
 
 /// Calls that its process made while it handled the request. Which thread made them is not known: process and time are.
@@ -39,8 +37,20 @@ fn called_by<'a>(span: &SpanView, spans: &'a [SpanView]) -> impl Iterator<Item =
     })
 }
 
-fn overlap(span: &SpanView, from_unix_ns: u64, to_unix_ns: u64) -> u64 {
-    span.end_unix_ns().min(to_unix_ns).saturating_sub(span.start_unix_ns.max(from_unix_ns))
+/// From when to when, nanoseconds since the epoch.
+type Time = (u64, u64);
+
+fn time_of(span: &SpanView) -> Time {
+    (span.start_unix_ns, span.end_unix_ns())
+}
+
+fn time_of_tile(of: &SpanView, tile: &SegmentView) -> Time {
+    let from = of.start_unix_ns.saturating_add(tile.start_ns);
+    (from, from.saturating_add(tile.duration_ns))
+}
+
+fn overlap(one: Time, other: Time) -> u64 {
+    one.1.min(other.1).saturating_sub(one.0.max(other.0))
 }
 
 /// Words for the calls to one address, and how long the span was blocked during them: at least and at most, since of what a thread did
@@ -61,21 +71,20 @@ pub(super) fn downstream(span: &SpanView, spans: &[SpanView]) -> Option<(String,
 
 /// How long a thread with these parts was blocked while any of the calls was in progress: at least and at most.
 fn blocked_during(handling: &[Handling], calls: &[&SpanView]) -> [u64; 2] {
-    let calls = union(calls.iter().map(|call| (call.start_unix_ns, call.end_unix_ns())));
+    let calls = union(calls.iter().map(|call| time_of(call)));
     handling.iter().fold([0_u64; 2], |[least, most], part| {
-        let end_unix_ns = part.start_unix_ns.saturating_add(part.duration_ns);
-        let during = |(from, to): &(u64, u64)| end_unix_ns.min(*to).saturating_sub(part.start_unix_ns.max(*from));
-        let during: u64 = calls.iter().map(during).sum();
+        let time = (part.start_unix_ns, part.start_unix_ns.saturating_add(part.duration_ns));
+        let during: u64 = calls.iter().map(|call| overlap(*call, time)).sum();
         let elsewhere = part.duration_ns.saturating_sub(during);
         [least + part.off_cpu_ns.saturating_sub(elsewhere), most + part.off_cpu_ns.min(during)]
     })
 }
 
 /// The times without overlaps, in their order.
-fn union(times: impl Iterator<Item = (u64, u64)>) -> Vec<(u64, u64)> {
-    let mut times: Vec<(u64, u64)> = times.collect();
+fn union(times: impl Iterator<Item = Time>) -> Vec<Time> {
+    let mut times: Vec<Time> = times.collect();
     times.sort_unstable();
-    let mut apart: Vec<(u64, u64)> = Vec::new();
+    let mut apart: Vec<Time> = Vec::new();
     for (from, to) in times {
         match apart.last_mut().filter(|last| from <= last.1) {
             Some(last) => last.1 = last.1.max(to),
@@ -156,16 +165,10 @@ fn peer_waited_ns(span: &SpanView, spans: &[SpanView]) -> Option<u64> {
 /// How long the other end computed, slept or waited for a CPU while what it sent arrived here.
 fn peer_paused_ns(span: &SpanView, spans: &[SpanView]) -> Option<u64> {
     let other = other_end(span, spans)?;
-    let place = |of: &SpanView, tile: &SegmentView| {
-        let from = of.start_unix_ns.saturating_add(tile.start_ns);
-        (from, from.saturating_add(tile.duration_ns))
-    };
-    let paused = |tile: &&SegmentView| ["application", "off_cpu", "run_queue"].contains(&tile.name.as_str());
-    let paused: Vec<(u64, u64)> = other.segments.iter().filter(paused).map(|tile| place(other, tile)).collect();
-    let arriving = span.segments.iter().filter(|tile| tile.name == "transfer").map(|tile| place(span, tile));
-    let during = |(from, to): (u64, u64)| {
-        paused.iter().map(|(start, end)| to.min(*end).saturating_sub(from.max(*start))).sum::<u64>()
-    };
+    let is_pause = |tile: &&SegmentView| ["application", "off_cpu", "run_queue"].contains(&tile.name.as_str());
+    let pauses: Vec<Time> = other.segments.iter().filter(is_pause).map(|tile| time_of_tile(other, tile)).collect();
+    let arriving = span.segments.iter().filter(|tile| tile.name == "transfer").map(|tile| time_of_tile(span, tile));
+    let during = |time: Time| pauses.iter().map(|pause| overlap(*pause, time)).sum::<u64>();
     Some(arriving.map(during).sum())
 }
 
