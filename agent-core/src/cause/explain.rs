@@ -302,7 +302,7 @@ fn held_by_peer(view: &View<'_>, words: &mut Vec<String>) {
     words.push(format!("the other end's TCP had its last bytes for {} before it gave them to the device", ms(held)));
     if view.arriving_bytes().is_some_and(|bytes| bytes <= SMALL_ANSWER_BYTES) {
         words.push(
-            "so small an answer waits for the acknowledgement of the piece before it (Nagle's algorithm), which this end delays"
+            "inferred: so small an answer waits for the acknowledgement of the piece before it (Nagle's algorithm), which this end delays"
                 .to_owned(),
         );
     }
