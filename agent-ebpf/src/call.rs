@@ -263,10 +263,7 @@ fn returned_from_read(settings: &Settings, task: &mut Task, id: u64, result: i64
         task.rx_start = task.rx_end.wrapping_sub(result as u32);
         task.call_flags |= u32::from(wire::INFERRED_RANGE);
         // What had arrived is of bytes that others may have read long ago.
-        task.arrival_softirq_ns = 0;
-        task.arrival_first_ns = 0;
-        task.arrival_last_ns = 0;
-        task.behind_hole_us = 0;
+        task.forget_arrival();
         task.arrival_end = task.rx_start;
     }
     let base = (conn.flags & flag::BASES != 0).then_some(conn.receive_base);
@@ -350,10 +347,7 @@ fn returned_unseen(settings: &Settings, task: &mut Task, sk: u64, id: u64, resul
     if result == 0 {
         task.call_flags |= u32::from(wire::END_OF_STREAM);
     }
-    task.arrival_softirq_ns = 0;
-    task.arrival_first_ns = 0;
-    task.arrival_last_ns = 0;
-    task.behind_hole_us = 0;
+    task.forget_arrival();
     let (start, end) = match (reading, has_moved) {
         (true, false) => (conn.read_cursor, conn.read_cursor),
         (true, true) => {

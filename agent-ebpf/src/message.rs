@@ -398,10 +398,7 @@ pub fn on_read<M: Memory>(sk: u64) {
         task.rx_sock = sk;
         task.rx_start = start;
         task.arrival_end = start;
-        task.arrival_softirq_ns = 0;
-        task.arrival_first_ns = 0;
-        task.arrival_last_ns = 0;
-        task.behind_hole_us = 0;
+        task.forget_arrival();
         task.receive_queue = arrived::<M>(tcp).wrapping_sub(start);
         task.out_of_order = M::read_optional(tcp, &offsets::TCP_RCV_OOOPACK).unwrap_or(0);
     }

@@ -256,6 +256,17 @@ pub struct Task {
     pub behind_hole_us: u32,
 }
 
+impl Task {
+    /// Nothing is known of how the bytes arrived that the call in progress reads.
+    #[inline(always)]
+    pub fn forget_arrival(&mut self) {
+        self.arrival_softirq_ns = 0;
+        self.arrival_first_ns = 0;
+        self.arrival_last_ns = 0;
+        self.behind_hole_us = 0;
+    }
+}
+
 /// One call of a TLS library, by a thread or a goroutine.
 #[repr(C)]
 #[derive(Clone, Copy)]
