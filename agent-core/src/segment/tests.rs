@@ -478,14 +478,16 @@ fn what_lies_behind_a_hole_does_not_wait_for_its_reader() {
 }
 
 /// A handler that computes for 300 us, asks another server, which takes 5 ms, and the thread another 40 us to get a CPU, computes for
-/// 700 us, and waits for a lock for 200 us. What it asks tells of `more_ns` more sleep than there was.
-fn handler(asks: bool, more_ns: u64) -> Kernel {
+/// 700 us, and waits for a lock for 200 us. Before it asks it waits for a lock for `early_us`. What it asks tells of `more_ns` more
+/// sleep than there was.
+fn handler(asks: bool, early_us: u64, more_ns: u64) -> Kernel {
     let (mut kernel, mut server) = (Kernel::default(), End::server());
     server.open(&mut kernel, 1_000_000);
     let mut behind = End { id: 7, local: 50_000, peer: 5_432, pid: server.pid, ..End::client() };
     behind.open(&mut kernel, 1_000_100);
     server.read_at(&mut kernel, 2_000_000, GET);
     behind.queued = server.queued;
+    behind.slept[Blocked::Lock as usize] += early_us;
     let asleep = Blocked::Socket as usize;
     if asks {
         behind.write(&mut kernel, 2_000_300, 2_000_310, b"?");
@@ -520,7 +522,7 @@ fn handled(kernel: &Kernel) -> Span {
 
 #[test]
 fn what_a_handler_did_comes_in_the_order_in_which_it_did_it() {
-    let told = |asks| segments(&handled(&handler(asks, 0))).replace(":measured", "");
+    let told = |asks| segments(&handled(&handler(asks, 0, 0))).replace(":measured", "");
     // The call itself takes ten microseconds, as do the moments before and after it.
     let in_order = "application:330 off_cpu/socket:5000 run_queue:40 application:700 off_cpu/lock:200";
     // What nothing is known of but the sums.
@@ -529,10 +531,17 @@ fn what_a_handler_did_comes_in_the_order_in_which_it_did_it() {
     assert!(told(false).contains(summed), "{}", told(false));
 }
 
+/// Less than a hundredth of it all has no tile where it was, but goes to a call's entry or return.
+#[test]
+fn a_short_wait_does_not_move_the_long_one_after_it() {
+    let told = segments(&handled(&handler(true, 50, 0))).replace(":measured", "");
+    assert!(told.contains("application:270 off_cpu/lock:50 application:10 off_cpu/socket:5000 run_queue:40"), "{told}");
+}
+
 /// The read from the other server claims more sleep than the whole handler had.
 #[test]
 fn waypoints_that_contradict_the_calls_change_nothing() {
-    let told = segments(&handled(&handler(true, 1_000_000)));
+    let told = segments(&handled(&handler(true, 0, 1_000_000)));
     assert!(told.contains("off_cpu/lock:200:measured off_cpu/socket:5000:measured run_queue:40"), "{told}");
 }
 

@@ -317,15 +317,21 @@ fn by_waypoints(from: &CallTiming, to: &CallTiming, waypoints: &[Waypoint]) -> O
         return None;
     }
     parts.push((to.enter_ns, before.waits_until(to)?));
-    // What was waited for is placed to a hundredth, so that a span of many short calls does not have as many tiles.
+    // What was waited for is placed to a hundredth, so that a span of many short calls does not have as many tiles. A long wait is
+    // not moved by the short ones before it.
     let least_ns = to.enter_ns.saturating_sub(from.return_ns) / 100;
     let mut pending = Waits::default();
+    let mut before_ns = from.return_ns;
     let mut divided = Vec::new();
     for (ns, waits) in parts {
+        if waits.total_ns() > least_ns && pending != Waits::default() {
+            divided.push((before_ns, std::mem::take(&mut pending)));
+        }
         pending = pending.plus(&waits);
         if pending.total_ns() > least_ns || ns == to.enter_ns {
             divided.push((ns, std::mem::take(&mut pending)));
         }
+        before_ns = ns;
     }
     Some(divided)
 }
