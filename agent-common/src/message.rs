@@ -130,8 +130,11 @@ pub struct CallRecord {
     /// What the thread slept in before it was last woken: a [`crate::sched::Blocked`], or
     /// [`crate::sched::NEVER_SLEPT`].
     pub slept_in: u8,
+    /// 1 if the process or the connection is selected, also if its payload was left out to save CPU ([`flag::SELECTED`] is not set
+    /// then).
+    pub is_selected: u8,
     /// Zero.
-    pub padding: [u8; 2],
+    pub padding: u8,
     /// As in [`ArrivalRecord::behind_hole_us`], of `[start, arrival_end)`.
     pub behind_hole_us: u32,
 }

@@ -47,6 +47,9 @@ pub struct PipelineConfig {
     pub timings_max: usize,
     /// Payload bytes that may wait on one stream for the ones before them.
     pub stream_bytes_max: usize,
+    /// Exchanges of processes that are not selected that are told in a second, of those that neither failed nor took long, and of these;
+    /// 0 for any number.
+    pub unselected_per_second: u32,
     /// Processes whose facts are kept.
     pub processes_max: usize,
     /// Finished spans that may wait to be drained.
@@ -81,6 +84,7 @@ impl Default for PipelineConfig {
             pending_text_bytes_max: 64 * 1024,
             timings_max: 4_096,
             stream_bytes_max: 1 << 20,
+            unselected_per_second: 100,
             processes_max: 65_536,
             spans_max: 262_144,
             names_max: 500,

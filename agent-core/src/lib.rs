@@ -27,4 +27,5 @@ pub mod symptom;
 pub mod tail;
 #[doc(hidden)]
 pub mod testing;
+mod thin;
 pub mod wire;

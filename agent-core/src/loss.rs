@@ -64,6 +64,8 @@ pub enum Loss {
     DatagramOverflow,
     /// Exchanges of one UDP conversation beyond what is told of one in a second.
     DatagramRate,
+    /// Exchanges of processes that are not selected, beyond what is told of them in a second.
+    UnselectedRate,
     /// Facts of more processes than are kept.
     ProcessEvicted,
     /// Span names beyond what one service may have; they became `{other}`.
@@ -106,6 +108,7 @@ impl Loss {
         Self::SettledEarly,
         Self::DatagramOverflow,
         Self::DatagramRate,
+        Self::UnselectedRate,
         Self::ProcessEvicted,
         Self::NameBound,
         Self::SpanOverflow,
@@ -142,6 +145,7 @@ impl Loss {
             Self::SettledEarly => "settled_early",
             Self::DatagramOverflow => "datagram_overflow",
             Self::DatagramRate => "datagram_rate",
+            Self::UnselectedRate => "unselected_rate",
             Self::ProcessEvicted => "process_evicted",
             Self::NameBound => "name_bound",
             Self::SpanOverflow => "span_overflow",

@@ -11,7 +11,7 @@ use crate::{
     enrich::Processes,
     event::{self, Event},
     exchange::{
-        Context, Draft,
+        Context, Draft, Selection,
         datagram::{Answered, Datagrams},
     },
     flow::{
@@ -23,7 +23,8 @@ use crate::{
     naming::Names,
     redact::{Redactor, SafeSpan},
     reorder::{Numbering, Reorder},
-    span::{MonotonicNs, ProcessFacts, Span, Value},
+    span::{MonotonicNs, ProcessFacts, Span, Status, Value},
+    thin::{LONG_NS, Thinner},
 };
 pub use crate::{
     config::PipelineConfig,
@@ -48,6 +49,7 @@ pub struct Pipeline {
     processes: Processes,
     redactor: Redactor,
     names: Names,
+    thinner: Thinner,
     losses: Losses,
     drafts: Vec<Draft>,
     answers: Vec<Answered>,
@@ -73,6 +75,7 @@ impl Pipeline {
             processes: Processes::new(config.processes_max),
             redactor: Redactor::new(config.redact.clone()),
             names: Names::new(config.names_max),
+            thinner: Thinner::new(config.unselected_per_second),
             losses: Losses::default(),
             drafts: Vec::new(),
             answers: Vec::new(),
@@ -268,7 +271,12 @@ impl Pipeline {
     fn finish(&mut self) {
         let mut drafts = std::mem::take(&mut self.drafts);
         for draft in drafts.drain(..) {
+            let selection = draft.selection;
             let span = self.span(draft);
+            if selection == Selection::Neither && !self.has_place(&span) {
+                self.losses.add(Loss::UnselectedRate, 1);
+                continue;
+            }
             if self.processes.is_awaited(span.process.pid) {
                 let full = self.waiting.len() >= self.config.spans_max;
                 self.waiting.push_back((self.now_ns.saturating_add(self.config.facts_wait_ns), span));
@@ -280,6 +288,12 @@ impl Pipeline {
             }
         }
         self.drafts = drafts; // with its room
+    }
+
+    /// Whether a span of what is not selected is one of those that are told.
+    fn has_place(&mut self, span: &Span) -> bool {
+        let is_notable = span.status == Status::Error || span.duration_ns >= LONG_NS;
+        self.thinner.keeps(span.trace_id, is_notable, self.now_ns)
     }
 
     /// Lets go of the spans whose process is known now, or that waited until `until_ns`.
@@ -335,6 +349,9 @@ impl Pipeline {
                 segment.lost_records = u32::try_from(lost).unwrap_or(u32::MAX);
             }
             attributes.push(("spantap.lost_records", Value::Int(i64::try_from(lost).unwrap_or(i64::MAX))));
+        }
+        if draft.selection != Selection::Selected {
+            attributes.push(("spantap.selected", Value::Bool(false)));
         }
         let process = self.processes.get(draft.pid);
         Span {

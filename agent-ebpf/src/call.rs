@@ -243,12 +243,9 @@ fn returned_from_send(settings: &Settings, task: &mut Task, id: u64, result: i64
     }
     let moved = task.tx_end.wrapping_sub(task.tx_start);
     let from = (task.tx_start, task.tx_end);
-    tell(
-        settings,
-        task,
-        conn.id,
-        Call { id, result, direction: direction::SEND, range: from, moved, selected: true, time_ns, transmitted_ns },
-    );
+    let (direction, selected) = (direction::SEND, true);
+    let call = Call { id, result, direction, range: from, moved, selected, is_selected: true, time_ns, transmitted_ns };
+    tell(settings, task, conn.id, call);
 }
 
 #[inline(always)]
@@ -275,9 +272,9 @@ fn returned_from_read(settings: &Settings, task: &mut Task, id: u64, result: i64
     }
     let moved = task.rx_end.wrapping_sub(task.rx_start);
     let range = (task.rx_start, task.rx_end);
-    let selected = select::payload(settings, combined);
+    let (selected, is_selected) = (select::payload(settings, combined), select::is_selected(combined));
     let direction = direction::RECEIVE;
-    let call = Call { id, result, direction, range, moved, selected, time_ns, transmitted_ns: 0 };
+    let call = Call { id, result, direction, range, moved, selected, is_selected, time_ns, transmitted_ns: 0 };
     tell(settings, task, conn.id, call);
 }
 
@@ -368,11 +365,12 @@ fn returned_unseen(settings: &Settings, task: &mut Task, sk: u64, id: u64, resul
     };
     task.arrival_end = start;
     let direction = if reading { direction::RECEIVE } else { direction::SEND };
-    let selected = select::payload(settings, combined);
+    let (selected, is_selected) = (select::payload(settings, combined), select::is_selected(combined));
     task.receive_queue = 0;
     task.out_of_order = 0;
     let (range, moved) = ((start, end), 0);
-    tell_bare(task, conn.id, &Call { id, result, direction, range, moved, selected, time_ns, transmitted_ns: 0 });
+    let call = Call { id, result, direction, range, moved, selected, is_selected, time_ns, transmitted_ns: 0 };
+    tell_bare(task, conn.id, &call);
 }
 
 /// A call as it is told.
@@ -382,7 +380,10 @@ pub struct Call {
     pub direction: u8,
     pub range: (u32, u32),
     pub moved: u32,
+    /// Whether payload is wanted.
     pub selected: bool,
+    /// Whether it would be if there were room for it in the budget.
+    pub is_selected: bool,
     pub time_ns: u64,
     /// When the last byte of a write left, if it had by the return.
     pub transmitted_ns: u64,
@@ -454,7 +455,8 @@ fn put(task: &mut Task, scratch: &mut Scratch, connection_id: u64, call: &Call, 
         syscall: call.id as u16,
         direction: call.direction,
         slept_in: sched::slept_in(task),
-        padding: [0; 2],
+        is_selected: u8::from(call.is_selected),
+        padding: 0,
         behind_hole_us: if receives { task.behind_hole_us } else { 0 },
     };
     let mut length = core::hint::black_box(captured.length + captured.tail);

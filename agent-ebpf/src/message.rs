@@ -544,7 +544,8 @@ fn tell_outside(task: &Task, connection_id: u64, moved: &Outside) {
             syscall: u16::MAX,
             direction: moved.direction,
             slept_in: NEVER_SLEPT,
-            padding: [0; 2],
+            is_selected: u8::from(moved.selected),
+            padding: 0,
             behind_hole_us: if receives { task.behind_hole_us } else { 0 },
         };
         // SAFETY: `record` is the reserved entry of exactly this size.

@@ -213,10 +213,16 @@ pub fn combined(task_mode: u32, connection_mode: u32) -> u32 {
     }
 }
 
+/// Whether a combined mode is that of what is selected.
+#[inline(always)]
+pub fn is_selected(combined: u32) -> bool {
+    combined == mode::PAYLOAD
+}
+
 /// Whether a combined mode wants payload, and the budget leaves room for it.
 #[inline(always)]
 pub fn payload(settings: &Settings, combined: u32) -> bool {
-    if combined != mode::PAYLOAD {
+    if !is_selected(combined) {
         return false;
     }
     if settings.shed & shed::PAYLOAD != 0 {

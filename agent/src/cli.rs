@@ -152,6 +152,9 @@ pub struct SlowArgs {
     pub(crate) read: ReadArgs,
     #[command(flatten)]
     pub(crate) filter: FilterArgs,
+    /// Also spans of processes that are not selected; without it only if there are no others
+    #[arg(long)]
+    pub unselected: bool,
     /// How many; 0: all of them, which this command holds in memory
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub limit: u64,

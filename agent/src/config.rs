@@ -128,6 +128,10 @@ pub struct Capture {
     pub exclude: Rules,
     /// What is recorded of everything else.
     pub unselected: Unselected,
+    /// Exchanges of everything else that become spans, about as many a second, chosen at random, so that the log has room for what is
+    /// selected; as many again that failed or took 100 ms. Others are counted (`unselected_rate` of `spantap losses`). Of an exchange
+    /// with something that is selected on this host, every one does. 0: all.
+    pub unselected_spans_per_second: u32,
     /// The only rung of the attach ladder to try; by hidden flag only.
     #[serde(skip)]
     pub attach: Option<Rung>,
@@ -341,6 +345,7 @@ impl Default for Capture {
             select: Rules::default(),
             exclude: Rules::default(),
             unselected: Unselected::Timing,
+            unselected_spans_per_second: 100,
             attach: None,
             without_hooks: Vec::new(),
         }

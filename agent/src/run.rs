@@ -451,6 +451,7 @@ fn pipeline_config(config: &Config) -> Result<PipelineConfig> {
         own_socket: config.socket.to_str().map(Into::into),
         connections_max: config.assembly.connections_max,
         idle_exchange_ns: config.assembly.idle_exchange.0.as_nanos() as u64,
+        unselected_per_second: config.capture.unselected_spans_per_second,
         names_max: config.redaction.names_per_service_max,
         redact: RedactConfig { paths, routes, redis_keys, ..RedactConfig::default() },
         ..PipelineConfig::default()

@@ -4,6 +4,7 @@
 
 use std::{path::Path, time::Duration};
 
+use serde_json::Value;
 use spantap_tests::{
     agent::{Agent, AgentOptions},
     cgroup::Cgroup,
@@ -189,6 +190,37 @@ fn what_is_not_selected_leaves_sizes_and_times_only() {
         assert_eq!((span.protocol.as_str(), span.name.as_str()), ("tcp", "tcp"), "{span:?}");
         assert!(!format!("{span:?}").contains("secret"), "payload of what nobody selected: {span:?}");
     }
+}
+
+/// Truth: how many exchanges there were, and which ends are in the selected cgroup.
+#[test]
+fn what_is_not_selected_does_not_crowd_out_what_is() {
+    const MANY: usize = 3_000;
+    const HALF: usize = 400;
+    let cgroup = Cgroup::new("crowd");
+    let agent = Agent::start(&AgentOptions { unselected: "timing", ..AgentOptions::cgroup(&cgroup) });
+    let (outside, inside) = (Server::start(Place::default()), Server::start(Place::cgroup(&cgroup)));
+    request(Place::default(), &outside.address, &[&format!("count={MANY}")]);
+    request(Place::default(), &inside.address, &[&format!("count={HALF}"), "path=/half/"]);
+    let served = |spans: &[Span]| spans.iter().filter(|span| span.path().starts_with("/half/")).count();
+    let clients = |spans: &[Span]| spans.iter().filter(|span| span.peer == inside.address).count();
+    let spans =
+        agent.wait_for("all of one selected end", BOUND, |spans| served(spans) == HALF && clients(spans) == HALF);
+    // Each is the parent of one that is selected, though nobody selected it.
+    for server in spans.iter().filter(|span| span.path().starts_with("/half/")) {
+        let parent = server.parent_span_id.as_ref().expect("its client is on this host");
+        let client = spans.iter().find(|span| span.span_id == *parent).expect("a parent that is there");
+        assert_eq!(client.attribute("spantap.selected"), Some(&Value::Bool(false)), "{client:?}");
+        assert_eq!(server.attribute("spantap.selected"), None, "{server:?}");
+    }
+    let crowd = |span: &&Span| span.local == outside.address || span.peer == outside.address;
+    let told = spans.iter().filter(crowd).count();
+    let left_out = agent.losses().get("unselected_rate").copied().unwrap_or(0) as usize;
+    assert!((1..MANY).contains(&told), "{told} spans of {MANY} exchanges, each with two ends");
+    assert!(told + left_out >= 2 * MANY, "{told} told, {left_out} counted");
+    let slow = |flags: &[&str]| agent.answer([&["slow", "--json", "--limit", "0"], flags].concat());
+    assert!(!slow(&[]).contains("\"spantap.selected\":false"));
+    assert!(slow(&["--unselected"]).contains("\"spantap.selected\":false"));
 }
 
 #[test]

@@ -67,9 +67,10 @@ impl AgentOptions {
         self
     }
 
-    /// Records sizes and times of everything else.
+    /// Records sizes and times of everything else, of every exchange.
     pub fn timing_of_unselected(mut self) -> Self {
         self.unselected = "timing";
+        self.capture.push_str("  unselected_spans_per_second: 0\n");
         self
     }
 

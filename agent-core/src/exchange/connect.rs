@@ -5,7 +5,7 @@
 use agent_common::connection::ConnectionRecord;
 
 use super::{
-    Draft,
+    Draft, Selection,
     semconv::{self, int, text},
 };
 use crate::{
@@ -71,6 +71,7 @@ pub fn failed(record: &ConnectionRecord, before: &Before) -> Draft {
         key: None,
         client_traced: false,
         pid,
+        selection: Selection::Selected,
     }
 }
 

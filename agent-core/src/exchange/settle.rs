@@ -11,7 +11,7 @@ use agent_common::message::flag;
 use agent_protocol::traceparent::TraceParent;
 
 use super::{
-    Context, Draft,
+    Context, Draft, Selection,
     semconv::{self, Attributes},
     tcp,
 };
@@ -341,11 +341,21 @@ fn settle_oldest(connection: &mut Connection, other: Option<&Connection>, contex
         key: None,
         client_traced,
         pid: paired.pid,
+        selection: selection(connection, other),
     });
     let requests = paired.role.request_direction();
     let response_end = paired.response.map_or(0, |response| response.end);
     connection.trim(requests, paired.request.end);
     connection.trim(requests.other(), response_end);
+}
+
+/// A connection that is not selected may end in one that is, and then its span may be that one's parent.
+fn selection(connection: &Connection, other: Option<&Connection>) -> Selection {
+    match (connection.is_selected, other.and_then(|other| other.is_selected)) {
+        (Some(true) | None, _) => Selection::Selected,
+        (Some(false), Some(true)) => Selection::OtherEnd,
+        (Some(false), _) => Selection::Neither,
+    }
 }
 
 /// Who ended the connection before the exchange was over, and for a close when that was.

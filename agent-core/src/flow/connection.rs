@@ -224,6 +224,8 @@ pub struct Connection {
     pub peer_closed_ns: Option<u64>,
     /// The last call that moved nothing: it failed, or met the end.
     pub moved_nothing: Option<CallTiming>,
+    /// Whether the process that made its last call, or the connection, is selected; `None`: no call was seen.
+    pub is_selected: Option<bool>,
     /// When the socket went away.
     pub closed_ns: Option<u64>,
     /// Whether it never came to be.
@@ -320,6 +322,7 @@ impl Connection {
             local_closed_ns: None,
             peer_closed_ns: None,
             moved_nothing: None,
+            is_selected: None,
             closed_ns: None,
             failed: false,
             exchanges: 0,

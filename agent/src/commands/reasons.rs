@@ -52,6 +52,9 @@ pub(super) fn words(reason: &str) -> &'static str {
         "settled_early" => "exchanges told before their last facts came, since too many waited",
         "datagram_overflow" => "queries and conversations given up, since too many waited",
         "datagram_rate" => "exchanges of UDP conversations beyond what is told of one in a second",
+        "unselected_rate" => {
+            "exchanges of processes that are not selected, beyond capture.unselected_spans_per_second: no spans"
+        }
         "process_evicted" => "processes whose names were forgotten for newer ones",
         "name_bound" => "span names beyond redaction.names_per_service_max, told as `{other}`",
         "span_overflow" => "spans that nothing took in time",

@@ -443,6 +443,9 @@ pub struct SpansRequest {
     /// Attributes, each of the span or of its resource; all of them.
     #[prost(message, repeated, tag = "13")]
     pub attributes: Vec<AttributeMatch>,
+    /// Not those of processes that are not selected (`spantap.selected` is false).
+    #[prost(bool, tag = "14")]
+    pub selected_only: bool,
 }
 
 /// An attribute that a span has.

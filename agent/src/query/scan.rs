@@ -16,7 +16,7 @@ use memchr::memmem::Finder;
 
 use super::{
     api::{AttributeMatch, SpanView, SpansRequest},
-    search::matches,
+    search::{SELECTED, matches},
 };
 use crate::otlp::{self, Common};
 
@@ -98,6 +98,9 @@ impl<'b> Spans<'b> {
     /// The span that came last, if all of it matches.
     pub fn hit(&mut self, span: &wire::SpanView<'b>) -> Option<Hit> {
         let common = self.common()?;
+        if self.scan.request.selected_only && is_unselected(span) {
+            return None;
+        }
         let encoded = span.encoded();
         let hit = Hit { common, span: encoded.into() };
         if !self.scan.needs_view {
@@ -127,6 +130,13 @@ impl<'b> Iterator for Spans<'b> {
         // Its checksum holds, so that a block that cannot be read was written by another version: the rest shows nothing.
         self.spans.by_ref().map_while(Result::ok).find(|span| self.scan.matches_own(span))
     }
+}
+
+fn is_unselected(span: &wire::SpanView<'_>) -> bool {
+    let says_so = |attribute: &Attribute<'_>| {
+        attribute.key == SELECTED.as_bytes() && matches!(attribute.value, Value::Bool(false))
+    };
+    span.attributes().any(|attribute| attribute.is_ok_and(|attribute| says_so(&attribute)))
 }
 
 /// Whether the span or its process may have the attribute: `false` only if it has not.
@@ -184,6 +194,9 @@ mod tests {
             span.peer = peer[number as usize % 4].parse::<SocketAddr>().expect("an address").into();
             span.duration_ns = 100 * number;
             span.cause = (number > 4).then_some("remote_slow");
+            if number.is_multiple_of(4) {
+                span.attributes.push((SELECTED, agent_core::span::Value::Bool(number == 8)));
+            }
             span
         };
         let ours: Vec<_> = (1..=18).map(|number| safe(varied(number))).collect();
@@ -222,6 +235,8 @@ mod tests {
             SpansRequest { peer: "::ffff:10.0.0.2".into(), ..ask() },
             SpansRequest { peer: "[2001:db8::1]:5432".into(), ..ask() },
             SpansRequest { min_duration_ns: 900, ..ask() },
+            SpansRequest { selected_only: true, ..ask() },
+            SpansRequest { selected_only: true, protocol: "http".into(), ..ask() },
             SpansRequest { since_unix_ns: 1_000_000_800, ..ask() },
             attribute("http.response.status_code", "2??"),
             attribute("http.response.status_code", "5??"),

@@ -18,6 +18,9 @@ use super::{
 };
 use crate::log::{Block, LogError, READ_BYTES, READ_SPANS, Reader, SpanLog};
 
+/// What spans of processes that are not selected have, as false.
+pub(super) const SELECTED: &str = "spantap.selected";
+
 /// Whether a span is asked for.
 pub fn matches(request: &SpansRequest, span: &SpanView) -> bool {
     let same = |wanted: &str, value: &str| wanted.is_empty() || wanted == value;
@@ -29,6 +32,7 @@ pub fn matches(request: &SpansRequest, span: &SpanView) -> bool {
         && same(&request.protocol, &span.protocol)
         && same(&request.cause, span.cause())
         && is_peer(&request.peer, &span.peer)
+        && !(request.selected_only && span.attribute(SELECTED) == Some(&AttributeValue::Bool(false)))
         && request.attributes.iter().all(|wanted| has(span, wanted))
 }
 

@@ -52,7 +52,9 @@ pub fn run(mut args: impl Iterator<Item = String>) -> bool {
     true
 }
 
-/// `address= protocol=ping|redis|http rate= seconds= connections= [path=]`: prints `ready`, then a [`Report`].
+/// `address= protocol=ping|redis|http rate= seconds= connections= [burst=] [path=]`: prints `ready`, then a [`Report`]. With `burst`, so
+/// many requests begin at a time, one after the other, at the same rate: on a virtual machine, going to sleep until the timetable's
+/// next entry costs a multiple of a request, and what it costs varies.
 fn paced(arguments: &Arguments) {
     let connections: u64 = arguments.get("connections", 1);
     let seconds: u64 = arguments.get("seconds", 1);
@@ -61,6 +63,7 @@ fn paced(arguments: &Arguments) {
     println!("ready");
     let begin = clock::monotonic_ns() + LEAD.as_nanos() as u64;
     let pace = Pace::new(arguments.get("rate", 0), connections, begin, begin + seconds * 1_000_000_000);
+    let pace = Pace { burst: arguments.get("burst", 1), ..pace };
     let runs: Vec<(Vec<u64>, u64)> = std::thread::scope(|scope| {
         let threads: Vec<_> = streams
             .into_iter()
@@ -96,11 +99,13 @@ struct Pace {
     interval_ns: u64,
     begin_ns: u64,
     end_ns: u64,
+    /// Requests of one entry.
+    burst: u64,
 }
 
 impl Pace {
     fn new(rate: u64, connections: u64, begin_ns: u64, end_ns: u64) -> Self {
-        Self { interval_ns: (1_000_000_000 * connections).checked_div(rate).unwrap_or(0), begin_ns, end_ns }
+        Self { interval_ns: (1_000_000_000 * connections).checked_div(rate).unwrap_or(0), begin_ns, end_ns, burst: 1 }
     }
 
     /// Shifted, so that the connections take turns.
@@ -111,7 +116,8 @@ impl Pace {
 
     /// When request `n` is to start, if it still is.
     fn start_ns(&self, n: u64) -> Option<u64> {
-        let start = if self.interval_ns == 0 { clock::monotonic_ns() } else { self.begin_ns + n * self.interval_ns };
+        let due_ns = self.begin_ns + n / self.burst * self.burst * self.interval_ns;
+        let start = if self.interval_ns == 0 { clock::monotonic_ns() } else { due_ns };
         (start.max(self.begin_ns) < self.end_ns).then_some(start.max(self.begin_ns))
     }
 }
@@ -247,5 +253,7 @@ mod tests {
         assert_eq!((pace.start_ns(0), pace.start_ns(4), pace.start_ns(5)), (Some(100), Some(8_000_100), None));
         assert_eq!(pace.of(1).start_ns(0), Some(100 + 125_000));
         assert_eq!(Pace::new(0, 4, 1, 2).interval_ns, 0);
+        let bursts = Pace { burst: 3, ..pace };
+        assert_eq!((bursts.start_ns(2), bursts.start_ns(3)), (Some(100), Some(6_000_100)));
     }
 }

@@ -45,7 +45,7 @@ struct AgentCost {
 /// Measures a load in every mode and prints its table.
 pub fn run(bench: &Bench, load: Load, rate: u64) {
     let mut losses = Losses::default();
-    let samples = bench.interleaved(|mode| measure(bench, load, mode, rate, &mut losses));
+    let samples = bench.interleaved(&bench.modes, |mode| measure(bench, load, mode, rate, &mut losses));
     print(load, rate, bench, &samples);
     losses.print();
 }
@@ -57,10 +57,11 @@ fn measure(bench: &Bench, load: Load, mode: Mode, rate: u64, losses: &mut Losses
     let tracer = Tracer::start(mode, &cgroup, bench);
     let server = load.start(place);
     let rate = format!("rate={rate}");
-    paced(place, load, &server, &[&rate, WARM_UP]).finish();
+    let burst = format!("burst={}", bench.burst);
+    paced(place, load, &server, &[&rate, &burst, WARM_UP]).finish();
 
     let spans_before = tracer.agent().map_or(0, spans);
-    let client = paced(place, load, &server, &[&rate, &format!("seconds={}", bench.seconds)]);
+    let client = paced(place, load, &server, &[&rate, &burst, &format!("seconds={}", bench.seconds)]);
     run_first(&cgroup);
     let agent_cpu = || tracer.agent().map_or(0, |agent| schedstat::running_ns(agent.pid()));
     let (cgroup_before, agent_before) = (cgroup.cpu_usec(), agent_cpu());
@@ -114,13 +115,14 @@ impl Paced {
     }
 }
 
-fn print(load: Load, rate: u64, bench: &Bench, samples: &[Vec<Sample>; 5]) {
+fn print(load: Load, rate: u64, bench: &Bench, samples: &[Vec<Sample>]) {
     println!("## {}\n", load.title());
     println!(
-        "{rate} requests/s on one connection for {} s, {} rounds; median (least to most), differences within a round. \
-         Client and server {}.\n",
+        "{rate} requests/s on one connection{} for {} s, {} rounds; {}, differences within a round. Client and server {}.\n",
+        if bench.burst > 1 { format!(", {} one after the other at a time,", bench.burst) } else { String::new() },
         bench.seconds,
         bench.rounds,
+        Spread::legend(bench.rounds),
         if load.is_pinned() { "share one CPU" } else { "run on any CPU" }
     );
     let mut table = Table::new(&[
@@ -136,7 +138,7 @@ fn print(load: Load, rate: u64, bench: &Bench, samples: &[Vec<Sample>; 5]) {
         "p99 us",
         "late",
     ]);
-    for (mode, of_mode) in Mode::ALL.iter().zip(samples) {
+    for (mode, of_mode) in bench.modes.iter().zip(samples) {
         table.row(row(*mode, load, &samples[0], of_mode));
     }
     table.print();

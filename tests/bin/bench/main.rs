@@ -1,6 +1,7 @@
 //! What tracing costs the traced, and what the agent itself costs.
 //!
-//! In: `[what=LIST] [seconds=S] [rounds=N] [rate.LOAD=R] [syscall_hooks=every|io]`. Out: tables in Markdown on standard output.
+//! In: `[what=LIST] [seconds=S] [rounds=N] [modes=LIST] [rate.LOAD=R] [burst=N] [syscall_hooks=every|io]`. Out: tables in Markdown on
+//! standard output. `modes` (`mode.rs`) and `burst` (`client.rs`) are for fixed rates.
 //! `what` names any of the loads `ping`, `redis`, `nginx`, `app` (fixed rate), `saturation`, `syscall`, `memory`, `size`, `relay` (see
 //! `relay.rs`), by default all of these, and `queue`, which needs 10 GB of disk. Each table comes from one run in which the modes take turns (see `mode.rs`).
 //!
@@ -36,6 +37,10 @@ pub struct Bench {
     pub seconds: u64,
     /// Samples of each mode.
     pub rounds: usize,
+    /// What is measured at fixed rates.
+    pub modes: Vec<Mode>,
+    /// Requests that begin together at fixed rates, one after the other.
+    pub burst: u64,
     /// A cgroup in which nothing runs.
     pub idle: Cgroup,
     /// The tracepoints that the agent attaches.
@@ -45,13 +50,14 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Samples of every mode, taken in turns. Each round begins with another mode, so that none always follows the same one.
-    pub fn interleaved<T>(&self, mut measure: impl FnMut(Mode) -> T) -> [Vec<T>; Mode::ALL.len()] {
-        let mut samples = Mode::ALL.map(|_| Vec::new());
+    /// Samples of each mode, in the order of the modes, taken in turns. Each round begins with another mode, so that none always follows
+    /// the same one.
+    pub fn interleaved<T>(&self, modes: &[Mode], mut measure: impl FnMut(Mode) -> T) -> Vec<Vec<T>> {
+        let mut samples: Vec<Vec<T>> = modes.iter().map(|_| Vec::new()).collect();
         for round in 0..self.rounds {
-            for offset in 0..Mode::ALL.len() {
-                let index = (round + offset) % Mode::ALL.len();
-                samples[index].push(measure(Mode::ALL[index]));
+            for offset in 0..modes.len() {
+                let index = (round + offset) % modes.len();
+                samples[index].push(measure(modes[index]));
             }
         }
         samples
@@ -84,8 +90,15 @@ fn main() {
     }
     let idle = Cgroup::new("bench-idle");
     let hooks = mode::hooks_of_the_agent(&idle);
-    let bench =
-        Bench { seconds, rounds, idle, hooks, syscall_hooks: arguments.get("syscall_hooks", "every".to_owned()) };
+    let bench = Bench {
+        seconds,
+        rounds,
+        modes: Mode::listed(&arguments.get("modes", "off,floor,attached,timing,full".to_owned())),
+        burst: arguments.get("burst", 1),
+        idle,
+        hooks,
+        syscall_hooks: arguments.get("syscall_hooks", "every".to_owned()),
+    };
     for load in Load::ALL.into_iter().filter(|load| wanted(load.name())) {
         let rate = arguments.get(&format!("rate.{}", load.name()), load.rate());
         fixed::run(&bench, load, rate);

@@ -32,6 +32,25 @@ impl Mode {
     /// All of them, in the order of the tables.
     pub const ALL: [Self; 5] = [Self::Off, Self::Floor, Self::Attached, Self::Timing, Self::Full];
 
+    /// Those that a list of names has, in the order of [`Mode::ALL`]. The first is [`Mode::Off`]: the others are told by it.
+    pub fn listed(names: &str) -> Vec<Self> {
+        let wanted: Vec<&str> = names.split(',').collect();
+        let unknown = wanted.iter().find(|name| Self::ALL.iter().all(|mode| mode.name() != **name));
+        assert!(unknown.is_none(), "no mode `{}`", unknown.unwrap_or(&""));
+        Self::ALL.into_iter().filter(|mode| *mode == Self::Off || wanted.contains(&mode.name())).collect()
+    }
+
+    /// Its name in arguments.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Floor => "floor",
+            Self::Attached => "attached",
+            Self::Timing => "timing",
+            Self::Full => "full",
+        }
+    }
+
     /// Its name in the tables.
     pub const fn label(self) -> &'static str {
         match self {
@@ -113,4 +132,14 @@ pub fn hooks_of_the_agent(idle: &Cgroup) -> Vec<String> {
     }
     println!();
     with
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn off_is_always_measured_and_first() {
+        assert_eq!(Mode::listed("full,floor"), [Mode::Off, Mode::Floor, Mode::Full]);
+    }
 }

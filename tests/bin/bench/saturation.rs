@@ -24,10 +24,10 @@ const REDIS_REQUESTS: &str = "200000";
 /// Measures a load in every mode and prints its table.
 pub fn run(bench: &Bench, load: Load) {
     let mut losses = Losses::default();
-    let samples = bench.interleaved(|mode| measure(bench, load, mode, &mut losses));
+    let samples = bench.interleaved(&Mode::ALL, |mode| measure(bench, load, mode, &mut losses));
     println!("## Saturation: {}\n", load.title());
-    println!("{}, {} rounds; median (least to most).\n", generator(load), bench.rounds);
-    let rates = samples.map(|samples| Spread::of(samples.into_iter()));
+    println!("{}, {} rounds; {}.\n", generator(load), bench.rounds, Spread::legend(bench.rounds));
+    let rates = samples.into_iter().map(|samples| Spread::of(samples.into_iter())).collect::<Vec<_>>();
     let mut table = Table::new(&["mode", "requests/s", "lost against off, %", "lost, floor = 1"]);
     let lost = |rate: &Spread| (1.0 - rate.median / rates[0].median) * 100.0;
     let floor = lost(&rates[1]);

@@ -13,11 +13,12 @@ use crate::{
 
 /// Measures every mode and prints the table.
 pub fn run(bench: &Bench) {
-    let samples = bench.interleaved(|mode| measure(bench, mode));
+    let samples = bench.interleaved(&Mode::ALL, |mode| measure(bench, mode));
     println!("## An unrelated system call\n");
-    println!("`getppid`, least of ten loops of 200,000 calls, {} rounds; median (least to most).\n", bench.rounds);
+    let legend = Spread::legend(bench.rounds);
+    println!("`getppid`, least of ten loops of 200,000 calls, {} rounds; {legend}.\n", bench.rounds);
     let mut table = Table::new(&["mode", "ns/call", "over off, ns"]);
-    let calls = samples.map(|samples| Spread::of(samples.into_iter()));
+    let calls = samples.into_iter().map(|samples| Spread::of(samples.into_iter())).collect::<Vec<_>>();
     for (mode, call) in Mode::ALL.iter().zip(&calls) {
         let over = format!("{:+.0}", call.median - calls[0].median);
         let over = if *mode == Mode::Off { String::new() } else { over };

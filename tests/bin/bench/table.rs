@@ -1,5 +1,8 @@
 //! Tables in Markdown, and figures with their spread.
 
+/// From how many rounds on the ends are the quartiles: the least and the most of many are of minutes in which something else ran.
+const MANY: usize = 9;
+
 /// The middle of several rounds, and how far they lie apart.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
@@ -14,11 +17,17 @@ impl Spread {
     pub fn of(values: impl Iterator<Item = f64>) -> Self {
         let mut sorted: Vec<f64> = values.collect();
         sorted.sort_by(f64::total_cmp);
-        let (Some(&least), Some(&most)) = (sorted.first(), sorted.last()) else { panic!("no rounds") };
-        Self { median: sorted[sorted.len() / 2], least, most }
+        assert!(!sorted.is_empty(), "no rounds");
+        let end = if sorted.len() < MANY { 0 } else { sorted.len() / 4 };
+        Self { median: sorted[sorted.len() / 2], least: sorted[end], most: sorted[sorted.len() - 1 - end] }
     }
 
-    /// `median (least to most)`.
+    /// What [`Spread::show`] shows of so many rounds.
+    pub const fn legend(rounds: usize) -> &'static str {
+        if rounds < MANY { "median (least to most)" } else { "median (quartiles)" }
+    }
+
+    /// `median (least to most)`, or of many rounds `median (quartile to quartile)`.
     pub fn show(&self, digits: usize) -> String {
         format!("{:.digits$} ({:.digits$} to {:.digits$})", self.median, self.least, self.most)
     }
@@ -72,6 +81,7 @@ mod tests {
     #[test]
     fn a_spread_shows_the_middle_and_the_ends() {
         assert_eq!(Spread::of([3.0, 1.0, 2.0].into_iter()).show(1), "2.0 (1.0 to 3.0)");
+        assert_eq!(Spread::of((1..=9).map(f64::from)).show(0), "5 (3 to 7)");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::{
     correlate::{Origin, RequestKey},
     endpoint::IpText,
     exchange::{
-        Draft,
+        Draft, Selection,
         semconv::{self, Attributes, int, text, word},
     },
     flow::connection::Role,
@@ -79,6 +79,7 @@ impl Exchange<'_> {
             key: Some(self.key),
             client_traced: self.client_traced,
             pid: packet.call.pid,
+            selection: Selection::Selected,
         }
     }
 }

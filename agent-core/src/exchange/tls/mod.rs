@@ -23,7 +23,7 @@ pub use self::handshake::Label;
 use self::handshake::{ENCRYPTED_ALERT, Handshake, State};
 use self::{inside::Inside, placing::Placing};
 use super::{
-    Context, Draft,
+    Context, Draft, Selection,
     ending::{CLOSED, RESET},
     opaque::Opaque,
     semconv::{self, Attributes, text, word},
@@ -488,6 +488,7 @@ impl Tls {
             key: None,
             client_traced: false,
             pid,
+            selection: Selection::Selected,
         });
     }
 }
