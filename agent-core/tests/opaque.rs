@@ -80,6 +80,42 @@ fn both_ends_share_a_trace() {
     assert_eq!(run.spans[0].trace_id, run.spans[1].trace_id);
 }
 
+/// One exchange a millisecond.
+fn exchange(kernel: &mut Kernel, client: &mut End, server: Option<&mut End>, number: u64) {
+    let at = 2_000_000 + number * 1_000;
+    client.write_unselected(kernel, [at, at + 20, at + 80], 100, 0);
+    if let Some(server) = server {
+        server.read_at(kernel, at + 100, &[0; 100]);
+        server.write(kernel, at + 200, at + 210, &[0; 50]);
+        server.acked(kernel, at + 300, 50, [at + 200, at + 220, at + 300], 0);
+    }
+    client.read_at(kernel, at + 320, &[0; 50]);
+}
+
+#[test]
+fn of_what_is_not_selected_so_many_are_told_in_a_second_and_the_others_counted() {
+    let (mut kernel, mut client) = unselected(End::client());
+    (0..600).for_each(|number| exchange(&mut kernel, &mut client, None, number));
+    let run = kernel.run();
+    assert_eq!((run.spans.len(), run.losses.get(Loss::UnselectedRate)), (200, 400));
+    assert!(run.spans.iter().all(|span| attribute(span, "spantap.selected") == Some(&Value::Bool(false))));
+}
+
+#[test]
+fn whose_other_end_is_selected_is_told_whole() {
+    let (mut kernel, mut client) = unselected(End::client());
+    let mut server = End::server();
+    server.open(&mut kernel, 1_000_010);
+    (0..600).for_each(|number| exchange(&mut kernel, &mut client, Some(&mut server), number));
+    let run = kernel.run();
+    assert_eq!((run.spans.len(), run.losses.get(Loss::UnselectedRate)), (1_200, 0));
+    let unselected = |kind| {
+        let spans = run.spans.iter().filter(|span| span.kind == kind);
+        spans.filter(|span| attribute(span, "spantap.selected").is_some()).count()
+    };
+    assert_eq!((unselected(SpanKind::Client), unselected(SpanKind::Server)), (600, 0));
+}
+
 #[test]
 fn a_server_that_speaks_first_begins_no_exchange() {
     let (mut kernel, mut client) = unselected(End::client());

@@ -104,8 +104,8 @@ struct Job {
 struct Stored {
     accepted: Accepted,
     counts: IntakeCounts,
-    /// Its last block, if it has any: when that is on the disk it is acknowledged.
-    last: Option<BlockId>,
+    /// Its blocks, last first: when they are on the disk it is acknowledged.
+    blocks: [Option<BlockId>; 2],
 }
 
 /// What became of received spans since the agent started.
@@ -189,11 +189,13 @@ impl Intake {
 
     /// What to answer, when what was stored is as durable as configured. Whoever asks first has the blocks of all forced.
     fn acknowledged(&self, stored: Stored) -> Result<Accepted, Refusal> {
-        if let (Some(last), Durability::Fsync) = (stored.last, self.inner.durability)
-            && let Err(error) = self.inner.log.durable(last)
-        {
-            lock(&self.inner.counts).possible_duplicates += stored.counts.accepted;
-            return Err(Refusal::Storage(error.to_string()));
+        if self.inner.durability == Durability::Fsync {
+            // Each by itself: that of the first may have failed before the second was there.
+            let forced = stored.blocks.into_iter().flatten().try_for_each(|block| self.inner.log.durable(block));
+            if let Err(error) = forced {
+                lock(&self.inner.counts).possible_duplicates += stored.counts.accepted;
+                return Err(Refusal::Storage(error.to_string()));
+            }
         }
         lock(&self.inner.counts).add(&stored.counts);
         Ok(stored.accepted)
@@ -206,15 +208,15 @@ impl Intake {
         let relayed = relay.accept_from(request, tenant, UnixNs(unix_ns()));
         let relayed = relayed.map_err(|malformed| Refusal::Malformed(malformed.to_string()))?;
         let number = tenant.map_or(Ok(0), |tenant| self.number(tenant)).map_err(refusal)?;
-        let mut last = None;
+        let mut blocks = [None, None];
         // What stays here first: if the second fails the sender sends both again, and only this host has spans twice.
         for (batch, is_local) in [(&relayed.local, true), (&relayed.kept, false)] {
             let Some(batch) = batch else { continue };
             let flags = Flags { is_relayed: true, is_local, tenant: number };
-            last = Some(self.inner.log.append_relayed(batch, flags).map_err(refusal)?);
+            blocks[usize::from(is_local)] = Some(self.inner.log.append_relayed(batch, flags).map_err(refusal)?);
         }
         let counts = IntakeCounts::of(&relayed);
-        Ok(Stored { accepted: Accepted { rejected: relayed.rejected, message: relayed.reason }, counts, last })
+        Ok(Stored { accepted: Accepted { rejected: relayed.rejected, message: relayed.reason }, counts, blocks })
     }
 
     fn number(&self, tenant: &str) -> Result<u32, LogError> {

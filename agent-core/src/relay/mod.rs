@@ -130,6 +130,14 @@ impl Relay {
     }
 }
 
+/// Bytes that may be kept for long, and so not in room for many more.
+pub fn fitted(mut bytes: Vec<u8>) -> Bytes {
+    if bytes.capacity() / 2 > bytes.len() {
+        bytes.shrink_to_fit();
+    }
+    bytes.into()
+}
+
 impl Relayed {
     fn add(&mut self, request: &Bytes, rewritten: Rewritten<'_>) -> Option<SafeBatch> {
         if rewritten.summary.spans == 0 {
@@ -139,7 +147,7 @@ impl Relayed {
         self.enriched |= rewritten.enriched;
         let bytes = match rewritten.bytes {
             Cow::Borrowed(_) => request.clone(),
-            Cow::Owned(bytes) => bytes.into(),
+            Cow::Owned(bytes) => fitted(bytes),
         };
         Some(SafeBatch::new(bytes, rewritten.summary))
     }

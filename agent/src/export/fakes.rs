@@ -73,6 +73,8 @@ pub(super) enum Answer {
         retry_after: Option<&'static str>,
         body: &'static str,
     },
+    /// A redirect of HTTP.
+    Moved(&'static str),
     Hang,
 }
 
@@ -210,7 +212,7 @@ impl TraceService for Service {
                 Err(Status::with_error_details(code, "as the test says", details))
             }
             Answer::Says { code, message } => Err(Status::new(code, message)),
-            Answer::Http { .. } => panic!("an HTTP answer for gRPC"),
+            Answer::Http { .. } | Answer::Moved(_) => panic!("an HTTP answer for gRPC"),
             Answer::Hang => std::future::pending().await,
             taken => Ok(tonic::Response::new(response(&taken))),
         }
@@ -240,6 +242,12 @@ async fn answer_http(request: Request<Incoming>, state: Arc<State>) -> Result<Re
     Ok(match state.receive(headers, body) {
         Answer::Grpc { .. } | Answer::Says { .. } => panic!("a gRPC answer for HTTP"),
         Answer::Hang => std::future::pending().await,
+        Answer::Moved(to) => {
+            let mut response = Response::new(Full::default());
+            *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+            response.headers_mut().insert("location", HeaderValue::from_static(to));
+            response
+        }
         Answer::Http { status, retry_after, body } => {
             let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
             *response.status_mut() = StatusCode::from_u16(status).unwrap();

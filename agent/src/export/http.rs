@@ -136,7 +136,9 @@ impl HttpClient {
             };
         }
         let mut cause = format!("{} answered {}", self.shown, head.status);
-        let location = text(&head.headers, header::LOCATION);
+        // A query may have a key in it.
+        let location =
+            text(&head.headers, header::LOCATION).map(|to| to.split(['?', '#']).next().unwrap_or_default().to_owned());
         for detail in [taken::message_of(&body), location.map(|to| format!("moved to {to}: correct the URL"))] {
             if let Some(detail) = detail.filter(|detail| !detail.is_empty()) {
                 cause = format!("{cause}: {}", short(&detail));

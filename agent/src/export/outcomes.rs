@@ -76,10 +76,11 @@ async fn answers_by_http_are_told_apart_for_every_format() {
 
 #[tokio::test]
 async fn the_query_of_a_url_is_never_shown() {
-    let fake = Fake::http(&[http(401, "expired"), http(200, "<html>")], None).await;
+    let moved = Answer::Moved("https://elsewhere/v1/traces?api_key=hunter2#hunter2");
+    let fake = Fake::http(&[http(401, "expired"), http(200, "<html>"), moved], None).await;
     let to: Destination = destination(&format!("otlp+http://{}/v1/traces?api_key=hunter2", fake.address));
     let client = Client::new(&to).unwrap();
-    for _ in 0..2 {
+    for _ in 0..3 {
         let Outcome::Again { cause, .. } = client.send(body(), "key").await else { panic!("taken") };
         assert!(cause.contains("/v1/traces") && !cause.contains("hunter2"), "{cause}");
     }

@@ -50,6 +50,11 @@ impl Parts {
                 self.rejected += rejected;
                 self.messages.extend(Some(message).filter(|message| !message.is_empty()));
             }
+            // What was taken already must not be sent again with the rest, halved.
+            Outcome::TooLarge { cause } if self.several && self.any_taken => {
+                self.rejected += self.left.front().map_or(0, |post| post.spans);
+                self.messages.push(cause);
+            }
             Outcome::Never { cause } if self.several => {
                 self.rejected += self.left.front().map_or(0, |post| post.spans);
                 self.messages.push(cause);
@@ -147,6 +152,15 @@ mod tests {
         assert_eq!((all.settle(never()), all.settle(never())), (None, None));
         assert_eq!(all.outcome(), Outcome::Never { cause: "no; no".into() });
         assert_eq!(parts(1).settle(never()), Some(never()));
+    }
+
+    #[test]
+    fn a_body_that_is_too_large_does_not_send_those_again_that_were_taken() {
+        let too_large = || Outcome::TooLarge { cause: "413".into() };
+        let mut parts_taken = parts(2);
+        assert_eq!((parts_taken.settle(taken()), parts_taken.settle(too_large())), (None, None));
+        assert_eq!(parts_taken.outcome(), Outcome::Delivered { rejected: 2, message: "413".into() });
+        assert_eq!(parts(2).settle(too_large()), Some(too_large()), "of which none was taken is halved");
     }
 
     #[test]

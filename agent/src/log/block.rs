@@ -26,6 +26,8 @@ pub const SEGMENT_HEADER_BYTES: usize = 64;
 pub const BLOCK_HEADER_BYTES: usize = 64;
 /// Most payload bytes of a block that a reader believes.
 pub const PAYLOAD_BYTES_MAX: usize = 16 << 20;
+/// Numbers of blocks are below; no log ever gets that far.
+const NUMBERS_MAX: u64 = 1 << 62;
 
 const MAGIC: [u8; 8] = *b"SPANTAPL";
 /// Not text, so that no string inside a payload looks like it.
@@ -205,8 +207,13 @@ impl BlockHeader {
         // Numbers must not wrap: everything that counts with them adds the span count.
         let sane = header.payload_bytes as usize <= PAYLOAD_BYTES_MAX
             && header.first_span.checked_add(u64::from(header.span_count)).is_some()
-            && header.block < u64::MAX;
+            && header.block < NUMBERS_MAX;
         sane.then_some(header)
+    }
+
+    /// Bytes of the block in the file.
+    pub fn bytes(&self) -> u64 {
+        BLOCK_HEADER_BYTES as u64 + u64::from(self.payload_bytes)
     }
 
     /// Number of the span after its last one.

@@ -17,7 +17,7 @@ use std::{
 use super::{BlockId, Inner, LogError};
 use crate::capture::lock;
 
-/// Most failures that are remembered; a block that waits is never older.
+/// Most ranges of failed blocks that are remembered apart.
 const FAILURES_MAX: usize = 64;
 
 /// How far the log has been forced to disk.
@@ -63,9 +63,7 @@ impl Committer {
             Ok(_) => {}
             Err(_) => {
                 let (failed, mut failures) = (end(), lock(&self.failures));
-                failures.push(self.settled.fetch_max(failed, SeqCst)..failed);
-                let surplus = failures.len().saturating_sub(FAILURES_MAX);
-                failures.drain(..surplus);
+                remember(&mut failures, self.settled.fetch_max(failed, SeqCst)..failed);
             }
         }
         done.map(drop)
@@ -120,6 +118,20 @@ impl Committer {
     }
 }
 
+/// Of too many, the oldest count as one: what lies between is then taken for failed too, and comes twice, but nothing is believed to be on
+/// the disk that is not.
+fn remember(failures: &mut Vec<Range<u64>>, failed: Range<u64>) {
+    match failures.last_mut() {
+        _ if failed.is_empty() => {}
+        Some(last) if last.end == failed.start => last.end = failed.end,
+        _ => failures.push(failed),
+    }
+    if failures.len() > FAILURES_MAX {
+        let first = failures.remove(0);
+        failures[0].start = first.start;
+    }
+}
+
 impl Inner {
     /// Returns when it is known what became of the block.
     pub fn make_durable(&self, block: BlockId) -> Result<(), LogError> {
@@ -137,5 +149,31 @@ impl Inner {
             return Err(LogError::NotDurable { cause });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_failed_block_is_forgotten_however_many_there_are() {
+        let mut failures = Vec::new();
+        let ranges: Vec<Range<u64>> = (0..200).map(|number| number * 10 + 5..number * 10 + 8).collect();
+        for range in &ranges {
+            remember(&mut failures, range.clone());
+        }
+        assert_eq!(failures.len(), FAILURES_MAX);
+        assert!(ranges.iter().flat_map(Clone::clone).all(|block| failures.iter().any(|range| range.contains(&block))));
+        assert!(failures.iter().all(|range| !range.contains(&4) && !range.contains(&1998)));
+        let known = failures.clone();
+        remember(&mut failures, 1998..1998);
+        assert_eq!(failures, known);
+        remember(&mut failures, 1998..2000);
+        assert_eq!(
+            (failures.len(), failures.last()),
+            (FAILURES_MAX, Some(&(1995..2000))),
+            "one after the other is one"
+        );
     }
 }

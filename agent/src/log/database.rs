@@ -75,9 +75,33 @@ fn connect(path: &Path, steps: &[&str]) -> rusqlite::Result<Opened> {
     Ok(Opened { connection, is_new: version == 0 })
 }
 
-/// Moves everything from the write-ahead log into the database file, forced to disk.
+/// Forces everything that was committed to the disk: moves it from the write-ahead log into the database file, or, as long as somebody
+/// else reads that, leaves it where it is.
 pub(super) fn force(connection: &Connection) -> rusqlite::Result<()> {
-    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+    if checkpoint(connection)? { Ok(()) } else { force_wal(connection) }
+}
+
+/// Moves everything from the write-ahead log into the database file, forced to disk; an error if somebody else reads that.
+pub(super) fn rewrite(connection: &Connection) -> rusqlite::Result<()> {
+    if checkpoint(connection)? {
+        return Ok(());
+    }
+    let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+    Err(rusqlite::Error::SqliteFailure(busy, Some("another process reads it".to_owned())))
+}
+
+/// Says whether all of it could be moved.
+fn checkpoint(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| Ok(row.get::<_, i64>(0)? == 0))
+}
+
+fn force_wal(connection: &Connection) -> rusqlite::Result<()> {
+    let Some(path) = connection.path().filter(|path| !path.is_empty()) else { return Ok(()) };
+    let forced = std::fs::File::open(format!("{path}-wal")).and_then(|file| file.sync_all());
+    forced.map_err(|error| {
+        let failed = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC);
+        rusqlite::Error::SqliteFailure(failed, Some(format!("{path}-wal: {error}")))
+    })
 }
 
 /// Gives room that nothing is in any more back to the file system.
@@ -122,4 +146,29 @@ fn set_aside(path: &Path) -> Result<PathBuf, LogError> {
 pub(super) fn error_of(operation: &'static str, path: &Path) -> impl FnOnce(rusqlite::Error) -> LogError {
     let path = path.to_owned();
     move |cause| LogError::Store { operation, path, cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_reads_it_elsewhere_keeps_nothing_from_the_disk() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.db");
+        let Opened { connection, .. } = open(&path, &["CREATE TABLE t (x INTEGER) STRICT;"]).expect("opens");
+        let insert = || connection.execute("INSERT INTO t VALUES (1)", []).expect("inserts");
+        insert();
+        let reader = Connection::open(&path).expect("opens");
+        reader.execute_batch("BEGIN; SELECT count(*) FROM t;").expect("reads");
+        insert();
+        let wal_bytes = || std::fs::metadata(folder.path().join("a.db-wal")).expect("there").len();
+        assert!(rewrite(&connection).is_err(), "what stands in the write-ahead log is not believed");
+        force(&connection).expect("forced where it is");
+        assert!(wal_bytes() > 0);
+        reader.execute_batch("COMMIT").expect("ends");
+        rewrite(&connection).expect("moved");
+        force(&connection).expect("nothing to force");
+        assert_eq!(wal_bytes(), 0);
+    }
 }

@@ -292,8 +292,9 @@ impl Reader {
         let segment = state.segments.iter().filter(|segment| segment.first_block >= from).find(unread);
         let Some(mut segment) = segment.cloned() else { return Place::End(end) };
         // What is in memory need not be read.
-        let offset =
-            current.filter(|(first_block, _)| *first_block == segment.first_block).map_or(0, |(_, offset)| offset);
+        let offset = current
+            .filter(|(first_block, _)| *first_block == segment.first_block)
+            .map_or(SEGMENT_HEADER_BYTES as u64, |(_, offset)| offset);
         segment.bytes = state.recent.begin_behind(segment.first_block, offset).unwrap_or(segment.bytes);
         Place::Segment(segment)
     }
@@ -342,6 +343,7 @@ impl Reader {
         let window = room_of_window.slice(..filled);
         self.window = room_of_window;
         let mut walk = Walk::new(&window);
+        let end_block = self.inner.state().next_block;
         let mut taken = 0;
         let mut has_room = true;
         while let Some(item) = walk.next() {
@@ -351,6 +353,11 @@ impl Reader {
                     self.inner.state().note_damage(open.meta.first_block, at);
                 }
                 Item::Block { header, .. } if header.block < self.position.block => {}
+                // Never written by this log: it stood in a span, and what was before it is damaged.
+                Item::Block { header, .. } if header.block >= end_block => {
+                    let at = open.offset + (walk.position() as u64) - header.bytes();
+                    self.inner.state().note_damage(open.meta.first_block, at);
+                }
                 Item::Block { header, payload, payload_at } => {
                     let Some(is_wanted) = self.take(&header, read, room) else {
                         has_room = false;

@@ -185,7 +185,7 @@ impl Store {
 
     /// Forces what was saved to the disk, together with what others save meanwhile. Nothing is done if nothing was saved since.
     pub fn force_commits(&self) -> Result<(), LogError> {
-        self.wal.force(|| self.force())
+        self.wal.force(|| database::rewrite(&self.connection()).map_err(error_of("force to disk", &self.path)))
     }
 
     /// Forces what was saved to the disk, and empties the write-ahead log.

@@ -3,6 +3,7 @@
 //! In: a request of HTTP. Out: protobuf to the intake; then the answer, in the encoding of the request. Errors have a
 //! `google.rpc.Status` as body, as OTLP asks; Zipkin's have text.
 
+use agent_core::relay::fitted;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{
@@ -120,7 +121,7 @@ async fn read<T: Take>(
         let request = convert(&plain).map_err(|error| Refused::Malformed(error.to_string()))?;
         drop(plain);
         place.shrink_to(request.len());
-        Ok(Ready { place, sender, request: request.into() })
+        Ok(Ready { place, sender, request: fitted(request) })
     })
     .await
 }

@@ -231,3 +231,15 @@ fn each_of_two_batches_is_what_a_request_of_its_spans_alone_becomes() {
         assert_eq!(relayed.rejected, invalid.filter(|span| !is_valid(span)).count() as u64);
     }
 }
+
+#[test]
+fn what_is_left_of_a_large_request_does_not_keep_its_room() {
+    let relay = Relay::new(sampling(0.01, false)).unwrap();
+    let spans: Vec<Span> = (0..2_000).map(|number| Span { trace_id: vec![number as u8; 16], ..span(vec![]) }).collect();
+    let bytes = request(spans).encode_to_vec();
+    let relayed = relay.accept(&bytes, NOW).unwrap();
+    let kept = relayed.kept.unwrap().into_bytes();
+    assert!(kept.len() * 20 < bytes.len(), "{} of {}", kept.len(), bytes.len());
+    let length = kept.len();
+    assert!(Vec::from(kept).capacity() <= 2 * length);
+}

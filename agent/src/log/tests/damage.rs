@@ -1,7 +1,7 @@
 //! Files that were damaged, and what that may cost: never more than what is damaged.
 
 use super::*;
-use crate::log::block::{BLOCK_HEADER_BYTES, SEGMENT_HEADER_BYTES};
+use crate::log::block::{BLOCK_HEADER_BYTES, BlockHeader, SEGMENT_HEADER_BYTES};
 
 /// Has as many spans appended as make the log delete something, and takes everything that comes.
 fn fill(log: &SpanLog, cursor: &mut Cursor) {
@@ -173,4 +173,42 @@ fn a_segment_that_cannot_be_read_at_start_is_not_given_up() {
     assert_eq!(log.stats().foreign_files, 0);
     let (taken, counts) = drain(&log);
     assert_eq!((taken, counts.dropped), (vec![0, 1, 2], 0));
+}
+
+/// A sender writes what looks like a block into a span, and of the block with that span the header is damaged.
+#[test]
+fn what_looks_like_a_block_within_damage_is_not_believed() {
+    let fixture = Fixture::new();
+    let log = fixture.open();
+    let mut cursor = log.cursor("a", Wanted::default()).expect("a cursor");
+    log.append(&spans(0..2)).expect("appends");
+    let begin = log.stats().bytes as usize;
+    log.append(&spans(2..4)).expect("appends");
+    log.append(&spans(4..6)).expect("appends");
+    let path = fixture.segments().remove(0);
+    let mut bytes = fs::read(&path).expect("readable");
+    let payload = b"x";
+    let forged = BlockHeader {
+        payload_bytes: payload.len() as u32,
+        payload_crc: crc32fast::hash(payload),
+        span_count: 1,
+        block: 1 << 40,
+        first_span: 1 << 40,
+        start_unix_ns_min: 1,
+        end_unix_ns_max: 2,
+        appended_unix_ns: 3,
+        flags: Flags { is_relayed: true, is_local: false, tenant: 7 },
+    };
+    let forged = [&forged.encode()[..], payload].concat();
+    bytes[begin] ^= 1;
+    bytes[begin + BLOCK_HEADER_BYTES..][..forged.len()].copy_from_slice(&forged);
+    fs::write(&path, bytes).expect("writable");
+    let mut taken = Vec::new();
+    while let Some(batch) = cursor.next_batch(1_000, 1 << 20).expect("readable") {
+        taken.extend(batch_numbers(&batch));
+        cursor.settle(batch.first_block, Fate::default()).expect("saved");
+    }
+    assert_eq!(taken, [0, 1, 4, 5]);
+    check_counts(cursor.counts(), 4, 0, 0, 2);
+    assert!(log.stats().blocks_damaged > 0);
 }
