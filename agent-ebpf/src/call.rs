@@ -20,7 +20,8 @@ use crate::{
     message,
     offsets::{self, Memory},
     payload::{self, Captured},
-    sched, select,
+    sched,
+    select::{self, chosen},
     socket::{self, Kind},
     state::{Task, flag},
     tls, unix, walk,
@@ -243,8 +244,8 @@ fn returned_from_send(settings: &Settings, task: &mut Task, id: u64, result: i64
     }
     let moved = task.tx_end.wrapping_sub(task.tx_start);
     let from = (task.tx_start, task.tx_end);
-    let (direction, selected) = (direction::SEND, true);
-    let call = Call { id, result, direction, range: from, moved, selected, is_selected: true, time_ns, transmitted_ns };
+    task.call_flags |= chosen::SELECTED | chosen::PAYLOAD;
+    let call = Call { id, result, direction: direction::SEND, range: from, moved, time_ns, transmitted_ns };
     tell(settings, task, conn.id, call);
 }
 
@@ -272,9 +273,9 @@ fn returned_from_read(settings: &Settings, task: &mut Task, id: u64, result: i64
     }
     let moved = task.rx_end.wrapping_sub(task.rx_start);
     let range = (task.rx_start, task.rx_end);
-    let (selected, is_selected) = (select::payload(settings, combined), select::is_selected(combined));
+    task.call_flags |= select::chosen(settings, combined);
     let direction = direction::RECEIVE;
-    let call = Call { id, result, direction, range, moved, selected, is_selected, time_ns, transmitted_ns: 0 };
+    let call = Call { id, result, direction, range, moved, time_ns, transmitted_ns: 0 };
     tell(settings, task, conn.id, call);
 }
 
@@ -365,11 +366,11 @@ fn returned_unseen(settings: &Settings, task: &mut Task, sk: u64, id: u64, resul
     };
     task.arrival_end = start;
     let direction = if reading { direction::RECEIVE } else { direction::SEND };
-    let (selected, is_selected) = (select::payload(settings, combined), select::is_selected(combined));
+    task.call_flags |= select::chosen(settings, combined);
     task.receive_queue = 0;
     task.out_of_order = 0;
     let (range, moved) = ((start, end), 0);
-    let call = Call { id, result, direction, range, moved, selected, is_selected, time_ns, transmitted_ns: 0 };
+    let call = Call { id, result, direction, range, moved, time_ns, transmitted_ns: 0 };
     tell_bare(task, conn.id, &call);
 }
 
@@ -380,10 +381,6 @@ pub struct Call {
     pub direction: u8,
     pub range: (u32, u32),
     pub moved: u32,
-    /// Whether payload is wanted.
-    pub selected: bool,
-    /// Whether it would be if there were room for it in the budget.
-    pub is_selected: bool,
     pub time_ns: u64,
     /// When the last byte of a write left, if it had by the return.
     pub transmitted_ns: u64,
@@ -395,7 +392,7 @@ pub fn tell(settings: &Settings, task: &mut Task, connection_id: u64, call: Call
     let Some(scratch) = maps::scratch() else { return };
     let mut captured = payload::NOTHING;
     let readable = task.call_flags & u32::from(wire::KERNEL_TLS) == 0;
-    if call.selected && readable && call.moved != 0 && settings.payload_bytes_max != 0 {
+    if task.call_flags & chosen::PAYLOAD != 0 && readable && call.moved != 0 && settings.payload_bytes_max != 0 {
         captured = payload::capture(settings, task, scratch, connection_id, &call);
     }
     put(task, scratch, connection_id, &call, captured);
@@ -413,7 +410,7 @@ fn tell_bare(task: &mut Task, connection_id: u64, call: &Call) {
 fn put(task: &mut Task, scratch: &mut Scratch, connection_id: u64, call: &Call, captured: Captured) {
     let receives = call.direction == direction::RECEIVE;
     let mut flags = task.call_flags as u16;
-    if call.selected {
+    if task.call_flags & chosen::PAYLOAD != 0 {
         flags |= wire::SELECTED;
     }
     if sched::complete(task) {
@@ -455,7 +452,7 @@ fn put(task: &mut Task, scratch: &mut Scratch, connection_id: u64, call: &Call, 
         syscall: call.id as u16,
         direction: call.direction,
         slept_in: sched::slept_in(task),
-        is_selected: u8::from(call.is_selected),
+        is_selected: u8::from(task.call_flags & chosen::SELECTED != 0),
         padding: 0,
         behind_hole_us: if receives { task.behind_hole_us } else { 0 },
     };

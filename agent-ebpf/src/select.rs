@@ -213,16 +213,31 @@ pub fn combined(task_mode: u32, connection_mode: u32) -> u32 {
     }
 }
 
-/// Whether a combined mode is that of what is selected.
+/// What a call's record says of its selection: bits of [`Task::call_flags`] above those that are told as they are. The programs have no
+/// room on their stacks for it.
+pub mod chosen {
+    /// The process or the connection is selected.
+    pub const SELECTED: u32 = 1 << 16;
+    /// Its payload is wanted.
+    pub const PAYLOAD: u32 = 1 << 17;
+}
+
+/// What a combined mode wants: bits of [`chosen`].
 #[inline(always)]
-pub fn is_selected(combined: u32) -> bool {
-    combined == mode::PAYLOAD
+pub fn chosen(settings: &Settings, combined: u32) -> u32 {
+    if combined != mode::PAYLOAD {
+        0
+    } else if payload(settings, combined) {
+        chosen::SELECTED | chosen::PAYLOAD
+    } else {
+        chosen::SELECTED
+    }
 }
 
 /// Whether a combined mode wants payload, and the budget leaves room for it.
 #[inline(always)]
 pub fn payload(settings: &Settings, combined: u32) -> bool {
-    if !is_selected(combined) {
+    if combined != mode::PAYLOAD {
         return false;
     }
     if settings.shed & shed::PAYLOAD != 0 {

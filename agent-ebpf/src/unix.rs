@@ -151,9 +151,9 @@ pub fn returned(settings: &Settings, task: &mut Task, found: Found, id: u64, res
     // Only TCP has these.
     (task.arrival_softirq_ns, task.receive_queue, task.out_of_order, task.behind_hole_us) = (0, 0, 0, 0);
     let direction = if sends { direction::SEND } else { direction::RECEIVE };
-    let (selected, is_selected) = (select::payload(settings, mode), select::is_selected(mode));
+    task.call_flags |= select::chosen(settings, mode);
     let range = (start, end);
-    let call = Call { id, result, direction, range, moved, selected, is_selected, time_ns, transmitted_ns: 0 };
+    let call = Call { id, result, direction, range, moved, time_ns, transmitted_ns: 0 };
     call::tell(settings, task, stream.id, call);
     if result == 0 && !sends && stream.flags & flag::REMOTE_CLOSED == 0 {
         stream.flags |= flag::REMOTE_CLOSED;
