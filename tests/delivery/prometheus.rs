@@ -27,8 +27,12 @@ use crate::{
 
 /// Each figure of the reference and what it is asked by. A query that is about nothing has no result.
 const FIGURES: &[(&str, &str)] = &[
-    ("M1", "spantap_destination_spans_delivered_total / spantap_destination_spans_attempted_total"),
+    (
+        "M1",
+        "(spantap_destination_spans_delivered_total + spantap_destination_spans_late_total) / spantap_destination_spans_attempted_total",
+    ),
     ("M1", "spantap:export_success:ratio5m"),
+    ("M1", "spantap:export_success:ratio2m"),
     ("M2", "histogram_quantile(0.99, spantap_destination_request_duration_seconds_bucket) > 0"),
     ("M2", "spantap:export_duration_seconds:p99_5m"),
     ("M3", "spantap_destination_spans_queued"),

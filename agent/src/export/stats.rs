@@ -54,7 +54,8 @@ pub struct Counts {
     pub sampled_out: u64,
     /// Part of the traces that is sent now, in millionths.
     pub sampling_ppm: u64,
-    /// Spans in all requests, repeated ones included.
+    /// Spans in all requests whose fate an answer, or that there was none, decided: as often as they were sent, but for requests that
+    /// were refused and are sent in parts, whose spans count with these. What is asked for and replayed is among them.
     pub attempted: u64,
     /// Requests sent, repeated ones included.
     pub requests: u64,
@@ -74,9 +75,9 @@ pub struct Counts {
     pub latency_sum: Duration,
     /// What was decided about traces; nothing if that is not sampled by.
     pub tail: Option<TailFigures>,
-    /// Whether the last request failed.
+    /// Whether its spans do not arrive: the last request was not answered, or is to come again, or there is no room for what was refused.
     pub failing: bool,
-    /// The last failure, also after the destination has recovered.
+    /// The last failure, also after the destination has recovered, and also of single spans.
     pub last_error: Option<String>,
     /// When that was, nanoseconds since the epoch.
     pub last_error_unix_ns: u64,
@@ -106,10 +107,9 @@ impl DestinationStats {
         self.queued.store(spans, Relaxed);
     }
 
-    pub(super) fn count_request(&self, outcome: &Outcome, spans: u64, bytes: u64, took: Duration) {
+    pub(super) fn count_request(&self, outcome: &Outcome, bytes: u64, took: Duration) {
         let mut counts = lock(&self.counts);
         counts.requests += 1;
-        counts.attempted += spans;
         counts.bytes += bytes;
         counts.latency_sum += took;
         let bucket = LATENCY_BOUNDS.iter().position(|bound| took.as_secs_f64() <= *bound);
@@ -122,6 +122,10 @@ impl DestinationStats {
                 AgainKind::Unavailable | AgainKind::Unanswered | AgainKind::Timeout | AgainKind::Misconfigured => {}
             }
         }
+    }
+
+    pub(super) fn count_attempted(&self, spans: u64) {
+        lock(&self.counts).attempted += spans;
     }
 
     pub(super) fn count_delivered(&self, spans: u64, rejected: u64) {
@@ -162,12 +166,11 @@ impl DestinationStats {
 
     pub(super) fn note_error(&self, error: &str) {
         let mut counts = lock(&self.counts);
-        counts.failing = true;
         counts.last_error = Some(error.to_owned());
         counts.last_error_unix_ns = unix_ns();
     }
 
-    pub(super) fn note_answer(&self) {
-        lock(&self.counts).failing = false;
+    pub(super) fn set_failing(&self, failing: bool) {
+        lock(&self.counts).failing = failing;
     }
 }

@@ -153,7 +153,7 @@ async fn what_may_be_retried_is_sent_again_until_it_is_taken() {
         delivered(&source, 1).await;
         assert!(fake.received().iter().all(|received| names(&received.body) == ["a"]));
         let counts = exporter.destinations()[0].counts();
-        assert_eq!((counts.requests, counts.retries, counts.delivered), (3, 2, 1));
+        assert_eq!((counts.requests, counts.retries, counts.attempted, counts.delivered), (3, 2, 3, 1));
         assert!(!counts.failing && counts.last_error.is_some());
     }
 }
@@ -193,17 +193,53 @@ async fn only_the_spans_that_are_refused_become_dead_letters_and_a_replay_delive
         assert!(dead[0].key.starts_with("memory-0/"), "{dead:?}");
         let payload = letters.get(dead[0].id).unwrap().unwrap().payload;
         assert_eq!(names(&payload.into()), ["c"]);
-        let counts = exporter.destinations()[0].counts();
-        assert_eq!((counts.delivered, counts.dead, counts.retries), (5, 1, 0));
+        let counts = || exporter.destinations()[0].counts();
+        assert_eq!((counts().delivered, counts().dead, counts().retries), (5, 1, 0));
+        // Each span has one fate, however often it was sent to find it out.
+        assert!(counts().requests > 2 && counts().attempted == 6, "{:?}", counts());
 
         letters.replay(&Which::default()).unwrap();
         eventually("refused again", || all(&letters)[0].attempts == 2).await;
+        assert_eq!(counts().attempted, 7);
         fake.heal();
         letters.replay(&Which::default()).unwrap();
         eventually("taken", || all(&letters).is_empty()).await;
         eventually("accounted for", || source.settled().revived == 1).await;
         assert_eq!(names(&fake.received().last().unwrap().body), ["c"]);
+        assert_eq!((counts().attempted, counts().late, counts().replayed), (8, 0, 1));
     }
+}
+
+#[tokio::test]
+async fn a_destination_that_refuses_spans_is_not_failing() {
+    let poison = Fake::http(&[], None).await;
+    poison.poison("b", Answer::Http { status: 400, retry_after: None, body: "no such tenant" });
+    let partial = Fake::http(&[Answer::Partial { rejected: 1, message: "too old" }], None).await;
+    for (fake, said) in [(&poison, "no such tenant"), (&partial, "too old")] {
+        // Nothing is sent afterwards.
+        let source = Memory::new(&[block(&["a", "b"])]);
+        let exporter = start(destination(&http_url(fake)), &source);
+        eventually("settled", || source.settled().dead == 1).await;
+        let counts = exporter.destinations()[0].counts();
+        assert!(counts.last_error.as_ref().is_some_and(|error| error.contains(said)), "{counts:?}");
+        assert!(!counts.failing && counts.attempted == 2, "{counts:?}");
+    }
+}
+
+#[tokio::test]
+async fn replayed_spans_that_somebody_had_asked_for_count_with_those() {
+    let fake = Fake::http(&[], None).await;
+    let (to, letters, source) = (destination(&http_url(&fake)), letters(), Memory::new(&[]));
+    let (payload, spans) = block(&["a", "b"]);
+    let destination = to.name.clone();
+    let letter =
+        Letter { destination, key: "memory-late-1".into(), spans, payload: payload.into(), ..Letter::default() };
+    letters.put(&letter).unwrap();
+    let exporter = start_with(to, &source, &letters);
+    letters.replay(&Which::default()).unwrap();
+    eventually("taken", || exporter.destinations()[0].counts().late == 2).await;
+    let counts = exporter.destinations()[0].counts();
+    assert_eq!((counts.attempted, counts.replayed, source.settled().revived), (2, 2, 0));
 }
 
 #[tokio::test]
@@ -256,6 +292,21 @@ async fn while_dead_letters_are_full_the_destination_waits_and_loses_nothing() {
     let error = || exporter.destinations()[0].counts().last_error.unwrap_or_default();
     eventually("told", || error().contains("dead letters are full")).await;
     assert_eq!((source.left(), source.settled().dead), (1, 0));
+}
+
+#[tokio::test]
+async fn a_destination_is_failing_until_there_is_room_for_its_dead_letters() {
+    let fake = Fake::http(&[], None).await;
+    fake.poison("a", Answer::Http { status: 400, retry_after: None, body: "" });
+    let (source, to) = (Memory::new(&[block(&["a"])]), destination(&http_url(&fake)));
+    let letters = DeadLetters::open(Path::new(":memory:"), block(&["a"]).0.len() as u64).unwrap();
+    let before = Letter { destination: to.name.clone(), payload: vec![7], ..Letter::default() };
+    letters.put(&before).unwrap();
+    let exporter = start_with(to, &source, &letters);
+    eventually("failing", || exporter.destinations()[0].counts().failing).await;
+    letters.forget(&Which::default()).unwrap();
+    eventually("settled", || source.settled().dead == 1).await;
+    assert!(!exporter.destinations()[0].counts().failing);
 }
 
 #[tokio::test]

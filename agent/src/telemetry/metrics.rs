@@ -240,7 +240,9 @@ impl Snapshot {
         counters(to, "destination_spans_sampled_out", "Spans that its sampling left out", sampled);
         let ratio = rows(|d| d.counts.sampling_ppm);
         gauges(to, "destination_sampling_ppm", "Part of the traces that is sent, in millionths", ratio);
-        counters(to, "destination_spans_attempted", "Spans in all requests", rows(|d| d.counts.attempted));
+        let attempted = rows(|d| d.counts.attempted);
+        let help = "Spans in requests, repeated ones included; of what is refused and sent in parts, those of the parts";
+        counters(to, "destination_spans_attempted", help, attempted);
         counters(to, "destination_requests", "Requests, repeated ones included", rows(|d| d.counts.requests));
         counters(to, "destination_retries", "Requests that were sent again", rows(|d| d.counts.retries));
         let auth = rows(|d| d.counts.auth_failures);
@@ -254,7 +256,9 @@ impl Snapshot {
             "Spans of requests that may have arrived before: their answer was not seen",
             rows(|d| d.counts.possible_duplicates),
         );
-        gauges(to, "destination_failing", "Whether the last request failed", rows(|d| d.counts.failing.into()));
+        let failing = rows(|d| d.counts.failing.into());
+        let help = "Whether spans do not arrive: the last request failed, and not only because of its spans";
+        gauges(to, "destination_failing", help, failing);
         gauges(to, "destination_dead_letters", "Dead letters kept", rows(|d| d.letters.letters));
         gauges(to, "destination_dead_letter_spans", "Spans of these", rows(|d| d.letters.spans));
         gauges(to, "destination_dead_letter_bytes", "Bytes of these", rows(|d| d.letters.bytes));
