@@ -256,7 +256,7 @@ pub struct Log {
     pub overflow: Overflow,
     /// Most of the log, in percent, that relayed spans which a destination waits for may take.
     pub relayed_percent_max: u32,
-    /// Size at which dead letters are full: destinations that refuse spans then wait.
+    /// Size at which the dead letters of a destination are full: it then waits with spans that it refuses.
     pub dead_letters_max_bytes: Size,
 }
 

@@ -3,6 +3,8 @@
 //! In: a [`Snapshot`], taken by the wiring each time that somebody wants it. Out: [`Family`]s, which [`super::text`] and [`super::otlp`]
 //! write down. Counts nothing itself: each figure is counted once, where it arises.
 
+use std::collections::BTreeMap;
+
 use agent_core::tail::Reason;
 
 use super::family::{Buckets, Family, Kind, Labels, Value};
@@ -48,6 +50,8 @@ pub struct Snapshot {
     pub receivers: ReceiverCounts,
     /// Destinations.
     pub destinations: Vec<DestinationFigures>,
+    /// Dead letters, also of destinations that are no longer configured.
+    pub letters: Vec<DeadSum>,
     /// The budget.
     pub budget: BudgetFigures,
     /// The configuration.
@@ -62,7 +66,7 @@ pub struct Snapshot {
     pub started_unix_ns: u64,
     /// Pushes of these figures that were taken, and that were not or not whole.
     pub pushes: [u64; 2],
-    /// Size at which dead letters are full.
+    /// Size at which the dead letters of a destination are full.
     pub dead_letters_bytes_max: u64,
 }
 
@@ -84,8 +88,6 @@ pub struct DestinationFigures {
     pub accounts: DestinationCounts,
     /// Requests, failures and times.
     pub counts: Counts,
-    /// Its dead letters.
-    pub letters: DeadSum,
 }
 
 impl Snapshot {
@@ -149,7 +151,7 @@ impl Snapshot {
         gauges(to, "log_awaited_bytes", "Size of the segments that some destination waits for", awaited);
         gauges(to, "log_bytes_max", "Bound of the span log's size", vec![(vec![], self.log_bytes_max)]);
         let letters = vec![(vec![], self.dead_letters_bytes_max)];
-        gauges(to, "dead_letters_bytes_max", "Bound of the size of all dead letters", letters);
+        gauges(to, "dead_letters_bytes_max", "Bound of the size of the dead letters of each destination", letters);
         gauges(to, "log_segments", "Files of the span log", vec![(vec![], self.log_segments)]);
         let dropped = vec![(vec![], self.log_spans_dropped)];
         counters(to, "log_spans_dropped", "Spans that could not be written to the span log", dropped);
@@ -241,7 +243,8 @@ impl Snapshot {
         let ratio = rows(|d| d.counts.sampling_ppm);
         gauges(to, "destination_sampling_ppm", "Part of the traces that is sent, in millionths", ratio);
         let attempted = rows(|d| d.counts.attempted);
-        let help = "Spans in requests, repeated ones included; of what is refused and sent in parts, those of the parts";
+        let help =
+            "Spans in requests, repeated ones included; of what is refused and sent in parts, those of the parts";
         counters(to, "destination_spans_attempted", help, attempted);
         counters(to, "destination_requests", "Requests, repeated ones included", rows(|d| d.counts.requests));
         counters(to, "destination_retries", "Requests that were sent again", rows(|d| d.counts.retries));
@@ -259,9 +262,11 @@ impl Snapshot {
         let failing = rows(|d| d.counts.failing.into());
         let help = "Whether spans do not arrive: the last request failed, and not only because of its spans";
         gauges(to, "destination_failing", help, failing);
-        gauges(to, "destination_dead_letters", "Dead letters kept", rows(|d| d.letters.letters));
-        gauges(to, "destination_dead_letter_spans", "Spans of these", rows(|d| d.letters.spans));
-        gauges(to, "destination_dead_letter_bytes", "Bytes of these", rows(|d| d.letters.bytes));
+        let letters = |figure: fn(&DeadSum) -> u64| self.dead_letters(figure);
+        let help = "Dead letters kept, also of destinations that are no longer configured";
+        gauges(to, "destination_dead_letters", help, letters(|sum| sum.letters));
+        gauges(to, "destination_dead_letter_spans", "Spans of these", letters(|sum| sum.spans));
+        gauges(to, "destination_dead_letter_bytes", "Bytes of these", letters(|sum| sum.bytes));
         counters(to, "destination_spans_replayed", "Spans of dead letters that it took", rows(|d| d.counts.replayed));
         let late = rows(|d| d.counts.late);
         counters(to, "destination_spans_late", "Spans that it took on request, after they were left out", late);
@@ -299,6 +304,15 @@ impl Snapshot {
     fn by_destination(&self, figure: fn(&DestinationFigures) -> u64) -> Vec<(Labels, u64)> {
         let row = |d: &DestinationFigures| (vec![("destination", d.counts.name.clone())], figure(d));
         self.destinations.iter().map(row).collect()
+    }
+
+    /// Of every destination that is configured or has some.
+    fn dead_letters(&self, figure: fn(&DeadSum) -> u64) -> Vec<(Labels, u64)> {
+        let configured = self.destinations.iter().map(|d| (d.counts.name.as_str(), 0));
+        let kept = self.letters.iter().map(|sum| (sum.destination.as_str(), figure(sum)));
+        // What comes later counts.
+        let by_name: BTreeMap<&str, u64> = configured.chain(kept).collect();
+        by_name.into_iter().map(|(name, count)| (vec![("destination", name.to_owned())], count)).collect()
     }
 
     fn of_latency(&self, to: &mut Vec<Family>) {
@@ -388,6 +402,28 @@ mod tests {
             let asked = names(&std::fs::read_to_string(&path).expect("readable"));
             let unknown: Vec<&String> = asked.difference(&known).collect();
             assert!(asked.len() > 10 && unknown.is_empty(), "{}: {unknown:?}", path.display());
+        }
+    }
+
+    #[test]
+    fn dead_letters_are_told_whatever_the_configuration_says() {
+        let configured = |name: &str| DestinationFigures {
+            counts: Counts { name: name.into(), ..Counts::default() },
+            ..DestinationFigures::default()
+        };
+        let letter =
+            |name: &str| DeadSum { destination: name.into(), letters: 2, spans: 3, bytes: 4, ..DeadSum::default() };
+        let snapshot = Snapshot {
+            destinations: vec![configured("kept"), configured("none")],
+            letters: vec![letter("kept"), letter("removed")],
+            ..Snapshot::default()
+        };
+        let text = render(&snapshot);
+        for (name, counts) in [("kept", [2, 3, 4]), ("none", [0; 3]), ("removed", [2, 3, 4])] {
+            for (figure, count) in ["letters", "letter_spans", "letter_bytes"].into_iter().zip(counts) {
+                let line = format!("spantap_destination_dead_{figure}{{destination=\"{name}\"}} {count}\n");
+                assert_eq!(text.matches(&line).count(), 1, "{line} in {text}");
+            }
         }
     }
 
