@@ -241,7 +241,12 @@ impl Snapshot {
         let sampled = rows(|d| d.counts.sampled_out);
         counters(to, "destination_spans_sampled_out", "Spans that its sampling left out", sampled);
         let ratio = rows(|d| d.counts.sampling_ppm);
-        gauges(to, "destination_sampling_ppm", "Part of the traces that is sent, in millionths", ratio);
+        gauges(
+            to,
+            "destination_sampling_ppm",
+            "Part of the traces that is to be sent, as configured or adapted, in millionths",
+            ratio,
+        );
         let attempted = rows(|d| d.counts.attempted);
         let help =
             "Spans in requests, repeated ones included; of what is refused and sent in parts, those of the parts";

@@ -7,3 +7,6 @@ pub mod metrics;
 pub mod otlp;
 pub mod push;
 pub mod text;
+
+#[cfg(test)]
+mod alerts;
