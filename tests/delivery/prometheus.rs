@@ -27,6 +27,8 @@ use crate::{
 
 /// Each figure of the reference and what it is asked by. A query that is about nothing has no result.
 const FIGURES: &[(&str, &str)] = &[
+    ("F4", "spantap_destination_failures_total{kind=\"refused\"} > 0"),
+    ("F4", "spantap_destination_failures_total{kind=\"credentials\"} > 0"),
     (
         "M1",
         "(spantap_destination_spans_delivered_total + spantap_destination_spans_late_total) / spantap_destination_spans_attempted_total",
@@ -48,6 +50,7 @@ const FIGURES: &[(&str, &str)] = &[
     ("M11", "spantap_received_requests_total{outcome=\"unauthenticated\"} == 1"),
     ("M12", "spantap_destination_spans_attempted_total / spantap_destination_requests_total > 1"),
     ("M13", "spantap_destination_bytes_total > 0"),
+    ("M13", "spantap_destination_sent_bytes_total > spantap_destination_bytes_total / 100"),
     ("M14", "spantap_destination_dead_letters == 1"),
     ("M14", "spantap_destination_dead_letter_spans == 1"),
     ("M14", "spantap_destination_dead_letter_bytes > 0"),

@@ -293,6 +293,7 @@ impl Line {
         let (bytes, began) = (body.len() as u64, Instant::now());
         let outcome = before_stop(stop, self.client.send(body, &part.key)).await?;
         self.stats.count_request(&outcome, bytes, began.elapsed());
+        self.stats.set_sent_bytes(self.client.sent());
         match &outcome {
             Outcome::Again { kind, after, cause } => {
                 match kind {

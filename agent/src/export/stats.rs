@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     late::Target,
-    retry::{AgainKind, Outcome},
+    retry::{AgainKind, FailureKind, Outcome},
     tail::TailFigures,
 };
 use crate::{capture::lock, config::Destination, run::unix_ns};
@@ -65,8 +65,12 @@ pub struct Counts {
     pub auth_failures: u64,
     /// Of these, because the destination wants less (429, `RESOURCE_EXHAUSTED`).
     pub rate_limited: u64,
+    /// Requests that were not taken whole, by [`FailureKind`].
+    pub failures: [u64; FailureKind::ALL.len()],
     /// Bytes of all requests, before compression.
     pub bytes: u64,
+    /// Bytes sent, after compression, with all that protocols and TLS add.
+    pub sent_bytes: u64,
     /// Spans of requests that may have arrived before: their answer was not seen.
     pub possible_duplicates: u64,
     /// Requests by their duration: up to each of [`LATENCY_BOUNDS`], and beyond. Not cumulative.
@@ -114,6 +118,9 @@ impl DestinationStats {
         counts.latency_sum += took;
         let bucket = LATENCY_BOUNDS.iter().position(|bound| took.as_secs_f64() <= *bound);
         counts.latency[bucket.unwrap_or(LATENCY_BOUNDS.len())] += 1;
+        if let Some(kind) = outcome.failure() {
+            counts.failures[kind as usize] += 1;
+        }
         if let Outcome::Again { kind, .. } = outcome {
             counts.retries += 1;
             match kind {
@@ -122,6 +129,10 @@ impl DestinationStats {
                 AgainKind::Unavailable | AgainKind::Unanswered | AgainKind::Timeout | AgainKind::Misconfigured => {}
             }
         }
+    }
+
+    pub(super) fn set_sent_bytes(&self, bytes: u64) {
+        lock(&self.counts).sent_bytes = bytes;
     }
 
     pub(super) fn count_attempted(&self, spans: u64) {

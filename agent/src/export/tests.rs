@@ -6,7 +6,7 @@ use prost::Message;
 use tonic::Code;
 
 use super::{
-    Exporter,
+    Exporter, FailureKind,
     fakes::{self, Answer, Fake, Identity, Memory, block, eventually, names},
     format::samples,
 };
@@ -88,6 +88,59 @@ async fn blocks_arrive_in_order_by_either_protocol_however_compressed() {
         let counts = exporter.destinations()[0].counts();
         assert_eq!((counts.delivered, counts.requests, counts.retries, counts.last_error), (3, 1, 0, None));
     }
+}
+
+#[tokio::test]
+async fn what_leaves_is_counted_after_compression() {
+    let (body, spans) = block(&["a"; 2_000]);
+    let len = body.len() as u64;
+    for (grpc, compression) in
+        [(true, Compression::None), (true, Compression::Zstd), (false, Compression::None), (false, Compression::Gzip)]
+    {
+        let fake = if grpc { Fake::grpc(&[], None).await } else { Fake::http(&[], None).await };
+        let mut to = destination(&if grpc { grpc_url(&fake) } else { http_url(&fake) });
+        (to.compression, to.batch.spans) = (compression, 2_000);
+        let source = Memory::new(&[(body.clone(), spans)]);
+        let exporter = start(to, &source);
+        delivered(&source, spans).await;
+        let counts = exporter.destinations()[0].counts();
+        assert_eq!(counts.bytes, len);
+        let expected = if compression == Compression::None { len..len + 2_000 } else { 200..len / 4 };
+        assert!(expected.contains(&counts.sent_bytes), "{grpc} {compression:?}: {} of {len}", counts.sent_bytes);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spans");
+    let source = Memory::new(&[(body, spans)]);
+    let exporter = start(destination(&format!("file://{}", path.display())), &source);
+    delivered(&source, spans).await;
+    assert_eq!(exporter.destinations()[0].counts().sent_bytes, std::fs::metadata(&path).unwrap().len());
+}
+
+#[tokio::test]
+async fn failures_count_by_why_in_words() {
+    let answer = |status| Answer::Http { status, retry_after: None, body: "" };
+    let partial = Answer::Partial { rejected: 1, message: "" };
+    // What is too large or refused is one span each: nothing is halved.
+    let script = [503, 502, 401, 429, 404, 413, 400].map(answer).into_iter().chain([partial]);
+    let fake = Fake::http(&script.collect::<Vec<_>>(), None).await;
+    let mut to = destination(&http_url(&fake));
+    to.batch.spans = 1;
+    let source = Memory::new(&[block(&["a"]), block(&["b"]), block(&["c", "d"])]);
+    let exporter = start(to, &source);
+    eventually("settled", || source.settled().dead == 3).await;
+    let failures = exporter.destinations()[0].counts().failures;
+    let failures: Vec<_> = FailureKind::ALL.map(FailureKind::name).into_iter().zip(failures).collect();
+    let expected = [
+        ("unavailable", 2),
+        ("timeout", 0),
+        ("credentials", 1),
+        ("quota", 1),
+        ("address", 1),
+        ("refused", 1),
+        ("size", 1),
+        ("partial", 1),
+    ];
+    assert_eq!(failures, expected);
 }
 
 #[tokio::test]

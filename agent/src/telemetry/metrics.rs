@@ -9,7 +9,7 @@ use agent_core::tail::Reason;
 
 use super::family::{Buckets, Family, Kind, Labels, Value};
 use crate::{
-    export::{Counts, TailFigures, symptom::SymptomFigures},
+    export::{Counts, FailureKind, TailFigures, symptom::SymptomFigures},
     intake::IntakeCounts,
     kernel::budget::BudgetFigures,
     log::{DeadSum, DestinationCounts},
@@ -257,7 +257,12 @@ impl Snapshot {
         counters(to, "destination_auth_failures", "Requests refused for their credentials", auth);
         let limited = rows(|d| d.counts.rate_limited);
         counters(to, "destination_rate_limited", "Requests that came too fast for it", limited);
+        self.of_failures(to);
         counters(to, "destination_bytes", "Bytes of requests before compression", rows(|d| d.counts.bytes));
+        let sent = rows(|d| d.counts.sent_bytes);
+        let help =
+            "Bytes sent to it, after compression and with all that protocols and TLS add; of a file, bytes written";
+        counters(to, "destination_sent_bytes", help, sent);
         counters(
             to,
             "destination_spans_possible_duplicates",
@@ -277,6 +282,15 @@ impl Snapshot {
         counters(to, "destination_spans_late", "Spans that it took on request, after they were left out", late);
         self.of_tail(to);
         self.of_latency(to);
+    }
+
+    fn of_failures(&self, to: &mut Vec<Family>) {
+        let row = |counts: &Counts, kind: FailureKind| {
+            let labels = vec![("destination", counts.name.clone()), ("kind", kind.name().to_owned())];
+            (labels, counts.failures[kind as usize])
+        };
+        let rows = self.destinations.iter().flat_map(|d| FailureKind::ALL.map(|kind| row(&d.counts, kind)));
+        counters(to, "destination_failures", "Requests that were not taken whole, by why", rows.collect());
     }
 
     fn of_tail(&self, to: &mut Vec<Family>) {
@@ -439,7 +453,7 @@ mod tests {
         let labels = families.iter().flat_map(|family| &family.rows).flat_map(|(labels, _)| labels);
         let found: std::collections::BTreeSet<&str> = labels.map(|(name, _)| *name).collect();
         let of_configuration = ["destination", "scheme", "tenant", "hash", "version"];
-        let words = ["cpu", "hook", "outcome", "protocol", "reason"];
+        let words = ["cpu", "hook", "kind", "outcome", "protocol", "reason"];
         assert_eq!(found, of_configuration.into_iter().chain(words).collect());
     }
 }
