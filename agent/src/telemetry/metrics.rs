@@ -93,6 +93,13 @@ pub struct DestinationFigures {
 impl Snapshot {
     /// All families that have something to tell, each once.
     pub fn families(&self) -> Vec<Family> {
+        let mut all = self.all();
+        all.retain(|family| !family.rows.is_empty());
+        all
+    }
+
+    /// Also those that have no row.
+    pub(super) fn all(&self) -> Vec<Family> {
         let mut to = Vec::new();
         self.of_capture(&mut to);
         self.of_budget(&mut to);
@@ -101,7 +108,6 @@ impl Snapshot {
         self.of_process(&mut to);
         self.of_symptoms(&mut to);
         self.of_destinations(&mut to);
-        to.retain(|family| !family.rows.is_empty());
         to
     }
 
@@ -367,7 +373,7 @@ fn push(to: &mut Vec<Family>, name: &'static str, help: &'static str, kind: Kind
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::telemetry::text::render;
 
@@ -386,7 +392,7 @@ mod tests {
     }
 
     /// Something of everything that has a label.
-    fn one_of_each() -> Snapshot {
+    pub fn one_of_each() -> Snapshot {
         let counts = Counts { tail: Some(TailFigures::default()), ..Counts::default() };
         let destination = DestinationFigures { counts, ..DestinationFigures::default() };
         let request = RequestCount {

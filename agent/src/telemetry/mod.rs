@@ -10,3 +10,5 @@ pub mod text;
 
 #[cfg(test)]
 mod alerts;
+#[cfg(test)]
+mod reference;
