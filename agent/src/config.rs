@@ -256,7 +256,7 @@ pub struct Log {
     pub overflow: Overflow,
     /// Most of the log, in percent, that relayed spans which a destination waits for may take.
     pub relayed_percent_max: u32,
-    /// Size at which dead letters are full: destinations that refuse spans then wait.
+    /// Size at which the dead letters of a destination are full: it then waits with spans that it refuses.
     pub dead_letters_max_bytes: Size,
 }
 
@@ -392,9 +392,10 @@ impl Config {
         keys.into_iter().filter(|key| ours.get(*key) != theirs.get(*key)).cloned().collect()
     }
 
-    /// The same for the same configuration, on every host and in every run. Says nothing about its content.
+    /// The same for the same configuration, on every host and in every run: what names the host is left out. Says nothing about its content.
     pub fn hash(&self) -> u64 {
-        let text = serde_json::to_string(self).unwrap_or_default();
+        let everywhere = Self { host_name: None, node_name: None, ..self.clone() };
+        let text = serde_json::to_string(&everywhere).unwrap_or_default();
         // FNV-1a: nobody attacks it, and a change of one value has to show.
         text.bytes()
             .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))

@@ -335,14 +335,9 @@ impl Facts for LiveFacts {
         let losses = lock(&self.figures.losses).clone().into_iter().chain(self.skipped().map(|count| (SKIPPED, count)));
         let losses = losses.map(|(name, count)| (name.to_owned(), count)).collect();
         let accounts = self.log.destinations();
-        let letters = self.log.dead_letters().sums().unwrap_or_default();
         let destination = |stats: &Arc<DestinationStats>| {
             let counts = stats.counts();
-            DestinationFigures {
-                accounts: accounts.get(&counts.name).copied().unwrap_or_default(),
-                letters: letters.iter().find(|sum| sum.destination == counts.name).cloned().unwrap_or_default(),
-                counts,
-            }
+            DestinationFigures { accounts: accounts.get(&counts.name).copied().unwrap_or_default(), counts }
         };
         Snapshot {
             records_decoded: self.figures.records.load(Ordering::Relaxed),
@@ -358,6 +353,7 @@ impl Facts for LiveFacts {
             log_sync_errors: log.sync_errors,
             hooks: self.hooks.iter().map(|hook| (hook.name.to_owned(), hook.rung.is_some())).collect(),
             destinations: lock(&self.destinations).iter().map(destination).collect(),
+            letters: self.log.dead_letters().sums().unwrap_or_default(),
             intake: self.intake.counts(),
             receivers: self.receivers.counts(),
             budget: *lock(&self.budget),

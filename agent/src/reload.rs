@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use crate::config::{Config, ConfigError, Loaded, RunArgs};
 
-/// Keys that take effect while the agent runs; all others after a restart.
+/// Keys that take effect while the agent runs; all others after a restart. [`in_effect`] says the same.
 const APPLIED: [&str; 4] = ["export.", "relay.", "capture.select", "capture.exclude"];
 /// Of those, what does not.
 const NOT_APPLIED: [&str; 1] = ["relay.durability"];
@@ -25,7 +25,7 @@ pub struct Reloader {
 /// A configuration that may be applied.
 #[derive(Debug)]
 pub struct Change {
-    /// All of it.
+    /// What is in effect once it is applied: keys that need a restart are as they run.
     pub config: Config,
     /// Keys that differ and are applied.
     pub applied: Vec<String>,
@@ -66,15 +66,15 @@ impl Reloader {
         has_changed
     }
 
-    /// The configuration as it is now, and what is different.
+    /// What of the configuration as it is now can be applied, and what is different.
     ///
     /// # Errors
     /// It cannot be used.
     pub fn load(&self) -> Result<Change, ConfigError> {
-        let config = Loaded::load(&self.args, std::env::vars())?.config;
-        let differences = self.running.differences(&config);
+        let loaded = Loaded::load(&self.args, std::env::vars())?.config;
+        let differences = self.running.differences(&loaded);
         let (applied, after_restart) = differences.into_iter().partition(|key| is_applied(key));
-        Ok(Change { config, applied, after_restart })
+        Ok(Change { config: in_effect(&self.running, loaded), applied, after_restart })
     }
 
     /// The change is in effect: leaves a record of it. Values are never told.
@@ -92,6 +92,15 @@ impl Reloader {
         }
         self.running = config;
     }
+}
+
+/// The keys that take effect while the agent runs as they are loaded, all others as they run.
+fn in_effect(running: &Config, loaded: Config) -> Config {
+    let mut config = Config { export: loaded.export, relay: loaded.relay, ..running.clone() };
+    config.relay.durability = running.relay.durability;
+    let (capture, selection) = (&mut config.capture, loaded.capture);
+    (capture.select_all, capture.select, capture.exclude) = (selection.select_all, selection.select, selection.exclude);
+    config
 }
 
 fn is_applied(key: &str) -> bool {
@@ -121,12 +130,61 @@ mod tests {
         let before = reloader.running().hash();
         reloader.applied(change);
         assert!(reloader.running().hash() != before);
-        assert_eq!(reloader.load().unwrap().applied, [""; 0]);
+        let change = reloader.load().unwrap();
+        assert_eq!(change.applied, [""; 0]);
+        assert_eq!(change.after_restart, ["log.max_age", "relay.durability"], "they still wait");
 
         write("relay: { smapling_ratio: 1 }\n");
         assert!(reloader.has_changed());
         assert!(reloader.load().is_err_and(|error| error.to_string().contains("sampling_ratio")));
         std::fs::remove_file(&file).unwrap();
         assert!(!reloader.has_changed());
+    }
+
+    #[test]
+    fn the_hash_is_that_of_what_is_in_effect() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("spantap.yaml");
+        let write = |text: &str| std::fs::write(&file, text).unwrap();
+        let args = RunArgs { config: Some(file.clone()), ..RunArgs::default() };
+        let hash_after_restart = || Loaded::load(&args, []).unwrap().config.hash();
+        write("{}\n");
+        let mut reloader = Reloader::new(&args, Loaded::load(&args, []).unwrap().config);
+        let before = reloader.running().hash();
+        for restart_only in
+            ["log: { max_age: 1h }\n", "relay: { durability: written }\n", "capture: { payload_bytes_max: 99 }\n"]
+        {
+            write(restart_only);
+            reloader.applied(reloader.load().unwrap());
+            assert_eq!(reloader.running().hash(), before, "{restart_only}");
+            assert!(hash_after_restart() != before, "{restart_only}");
+        }
+        for applied in [
+            "relay: { sampling_ratio: 0.5 }\n",
+            "capture: { select: { port: [80] } }\n",
+            "capture: { exclude: { port: [80] } }\n",
+            "capture: { select_all: true }\n",
+            "export: { destinations: [{ name: a, url: otlp+http://127.0.0.1:1 }] }\n",
+        ] {
+            write(applied);
+            reloader.applied(reloader.load().unwrap());
+            assert_eq!(reloader.running().hash(), hash_after_restart(), "{applied}");
+        }
+    }
+
+    #[test]
+    fn hosts_with_one_file_have_one_hash() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("spantap.yaml");
+        std::fs::write(&file, "log: { max_age: 1h }\n").unwrap();
+        let args = RunArgs { config: Some(file), ..RunArgs::default() };
+        let on = |host: &str| {
+            let names = ["SPANTAP_HOST_NAME", "SPANTAP_NODE_NAME"].map(|name| (name.to_owned(), host.to_owned()));
+            Loaded::load(&args, names).unwrap().config
+        };
+        let (first, second) = (on("node-1"), on("node-2"));
+        assert!(first.host_name.as_deref() == Some("node-1") && second.node_name.as_deref() == Some("node-2"));
+        assert_eq!(first.hash(), second.hash());
+        assert!(first.hash() != Config::default().hash(), "the rest of it counts");
     }
 }

@@ -27,8 +27,14 @@ use crate::{
 
 /// Each figure of the reference and what it is asked by. A query that is about nothing has no result.
 const FIGURES: &[(&str, &str)] = &[
-    ("M1", "spantap_destination_spans_delivered_total / spantap_destination_spans_attempted_total"),
+    ("F4", "spantap_destination_failures_total{kind=\"refused\"} > 0"),
+    ("F4", "spantap_destination_failures_total{kind=\"credentials\"} > 0"),
+    (
+        "M1",
+        "(spantap_destination_spans_delivered_total + spantap_destination_spans_late_total) / spantap_destination_spans_attempted_total",
+    ),
     ("M1", "spantap:export_success:ratio5m"),
+    ("M1", "spantap:export_success:ratio2m"),
     ("M2", "histogram_quantile(0.99, spantap_destination_request_duration_seconds_bucket) > 0"),
     ("M2", "spantap:export_duration_seconds:p99_5m"),
     ("M3", "spantap_destination_spans_queued"),
@@ -44,10 +50,12 @@ const FIGURES: &[(&str, &str)] = &[
     ("M11", "spantap_received_requests_total{outcome=\"unauthenticated\"} == 1"),
     ("M12", "spantap_destination_spans_attempted_total / spantap_destination_requests_total > 1"),
     ("M13", "spantap_destination_bytes_total > 0"),
+    ("M13", "spantap_destination_sent_bytes_total > spantap_destination_bytes_total / 100"),
     ("M14", "spantap_destination_dead_letters == 1"),
     ("M14", "spantap_destination_dead_letter_spans == 1"),
     ("M14", "spantap_destination_dead_letter_bytes > 0"),
     ("M15", "spantap_destination_sampling_ppm == 1000000"),
+    ("M15", "spantap:sampling_observed:ratio5m == 1"),
     ("M15", "spantap_destination_spans_sampled_out_total + on (instance) spantap_relayed_spans_local_total"),
 ];
 

@@ -57,6 +57,18 @@ impl Client {
         })
     }
 
+    /// Bytes sent since it was made: on connections with all that protocols and TLS add, after compression; to a file as they are written.
+    pub(super) fn sent(&self) -> u64 {
+        match self {
+            Self::Grpc(client) => client.sent(),
+            Self::Http(client) => client.sent(),
+            Self::File(client) => client.sent(),
+            Self::Kafka(client) => client.sent(),
+            Self::Nats(client) => client.sent(),
+            Self::S3(client) => client.sent(),
+        }
+    }
+
     /// Sends one request; `key` is the same for the same spans. Takes at most the destination's timeout, except for a file, whose disk has none.
     pub(super) async fn send(&self, body: impl Into<Pieces>, key: &str) -> Outcome {
         let body = body.into();

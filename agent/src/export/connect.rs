@@ -33,7 +33,11 @@ use tokio::net::TcpStream;
 use tower::Service;
 use tracing::{info, warn};
 
-use super::{ExportError, Pieces, secrets};
+use super::{
+    ExportError, Pieces,
+    counted::{Counted, SentBytes},
+    secrets,
+};
 use crate::{
     capture::lock,
     config::{Basic, Destination},
@@ -61,6 +65,8 @@ pub(super) struct Target {
     pub timeout: Duration,
     /// Name of the protocol within TLS (ALPN): `h2` or `http/1.1`; empty where the protocol has no such name.
     pub alpn: &'static str,
+    /// What is sent on all connections.
+    pub sent: SentBytes,
 }
 
 impl Target {
@@ -75,6 +81,7 @@ impl Target {
             proxy_auth: destination.proxy_auth.clone(),
             timeout: destination.timeout.0,
             alpn,
+            sent: SentBytes::default(),
         }
     }
 }
@@ -122,6 +129,11 @@ impl<C: Clone> Renewed<C> {
         let client = build(made(&target, &files)?);
         let state = State { client, files, looked: Instant::now(), trouble: String::new() };
         Ok(Self { target, build: Box::new(build), state: Mutex::new(state) })
+    }
+
+    /// Bytes sent on all connections that its clients made.
+    pub(super) fn sent(&self) -> u64 {
+        self.target.sent.get()
     }
 
     /// The client for the files as they are now.
@@ -218,8 +230,8 @@ fn made(target: &Target, files: &Files) -> Result<Made, ExportError> {
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(target.timeout));
-    let way = match &target.proxy {
-        None => Way::Direct(tcp),
+    let road = match &target.proxy {
+        None => Road::Direct(tcp),
         Some(proxy) => {
             let unusable = |cause: http::uri::InvalidUri| ExportError::Url {
                 destination: target.destination.clone(),
@@ -227,12 +239,13 @@ fn made(target: &Target, files: &Files) -> Result<Made, ExportError> {
                 cause: cause.to_string(),
             };
             let tunnel = Tunnel::new(proxy.parse().map_err(unusable)?, tcp);
-            Way::Proxy(match &files.proxy_auth {
+            Road::Proxy(match &files.proxy_auth {
                 Some(auth) => tunnel.with_auth(auth.clone()),
                 None => tunnel,
             })
         }
     };
+    let way = Way { road, sent: target.sent.clone() };
     let tls = Arc::new(tls(target, files)?);
     let connector = HttpsConnector::from((way.clone(), Arc::clone(&tls)));
     Ok(Made { connector, dial: Dial { way, tls } })
@@ -283,9 +296,15 @@ fn roots(target: &Target, files: &Files) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-/// The way of a TCP connection.
+/// The way of a TCP connection, and who counts what is sent on it.
 #[derive(Clone)]
-pub(super) enum Way {
+pub(super) struct Way {
+    road: Road,
+    sent: SentBytes,
+}
+
+#[derive(Clone)]
+enum Road {
     Direct(HttpConnector),
     Proxy(Tunnel<HttpConnector>),
 }
@@ -293,26 +312,28 @@ pub(super) enum Way {
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl Service<Uri> for Way {
-    type Response = TokioIo<TcpStream>;
+    type Response = TokioIo<Counted>;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        match self {
-            Self::Direct(tcp) => tcp.poll_ready(context).map_err(Into::into),
-            Self::Proxy(tunnel) => tunnel.poll_ready(context).map_err(Into::into),
+        match &mut self.road {
+            Road::Direct(tcp) => tcp.poll_ready(context).map_err(Into::into),
+            Road::Proxy(tunnel) => tunnel.poll_ready(context).map_err(Into::into),
         }
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        match self {
-            Self::Direct(tcp) => {
+        let sent = self.sent.clone();
+        let counted = |stream: TokioIo<TcpStream>| TokioIo::new(Counted::new(stream.into_inner(), sent));
+        match &mut self.road {
+            Road::Direct(tcp) => {
                 let connecting = tcp.call(uri);
-                Box::pin(async { connecting.await.map_err(Into::into) })
+                Box::pin(async { Ok(counted(connecting.await?)) })
             }
-            Self::Proxy(tunnel) => {
+            Road::Proxy(tunnel) => {
                 let connecting = tunnel.call(uri);
-                Box::pin(async { connecting.await.map_err(Into::into) })
+                Box::pin(async { Ok(counted(connecting.await?)) })
             }
         }
     }

@@ -221,19 +221,21 @@ impl Line {
         stop: &mut watch::Receiver<Option<Instant>>,
     ) -> Option<Result<(), String>> {
         let part = Part::new(letter.key.clone(), letter.payload.clone(), letter.spans);
-        loop {
+        let fate = loop {
             match self.request(&part, stop).await? {
-                Outcome::Delivered { rejected: 0, .. } => return Some(Ok(())),
+                Outcome::Delivered { rejected: 0, .. } => break Ok(()),
                 Outcome::Delivered { rejected, message } => {
-                    return Some(Err(format!("{} refused: {message}", counted(rejected, "span"))));
+                    break Err(format!("{} refused: {message}", counted(rejected, "span")));
                 }
                 Outcome::Partly { spans, cause, .. } => {
-                    return Some(Err(format!("{} refused: {cause}", counted(spans, "span"))));
+                    break Err(format!("{} refused: {cause}", counted(spans, "span")));
                 }
-                Outcome::Never { cause } | Outcome::TooLarge { cause } => return Some(Err(cause)),
+                Outcome::Never { cause } | Outcome::TooLarge { cause } => break Err(cause),
                 Outcome::Again { .. } => {}
             }
-        }
+        };
+        self.stats.count_attempted(part.spans);
+        Some(fate)
     }
 
     /// Sends a part until it is taken or refused for good.
@@ -251,26 +253,33 @@ impl Line {
                         self.trouble(&reason);
                         self.bury(part, rejected, &reason, stop).await?;
                     }
+                    self.stats.count_attempted(part.spans);
                     self.stats.count_delivered(part.spans, rejected);
                     return Some(Sent::Taken { rejected });
                 }
                 Outcome::Partly { refused, spans, cause } => {
                     let spans = spans.min(part.spans);
                     self.bury(&Part::new(part.key.clone(), refused, spans), spans, &cause, stop).await?;
+                    self.stats.count_attempted(part.spans);
                     self.stats.count_delivered(part.spans, spans);
                     return Some(Sent::Taken { rejected: spans });
                 }
                 Outcome::Never { cause } => {
                     let halves = if may_split && self.should_split(part) { halves(part) } else { None };
-                    return Some(halves.unwrap_or(Sent::Refused { cause }));
+                    return Some(halves.unwrap_or_else(|| self.refused(part, cause)));
                 }
                 Outcome::TooLarge { cause } => {
                     let halves = if part.spans > 1 { halves(part) } else { None };
-                    return Some(halves.unwrap_or(Sent::Refused { cause }));
+                    return Some(halves.unwrap_or_else(|| self.refused(part, cause)));
                 }
                 Outcome::Again { .. } => {}
             }
         }
+    }
+
+    fn refused(&self, part: &Part, cause: String) -> Sent {
+        self.stats.count_attempted(part.spans);
+        Sent::Refused { cause }
     }
 
     /// One request, as soon as the destination may be asked; its failures are told.
@@ -283,7 +292,8 @@ impl Line {
         let body = part.sent.get_or_init(|| self.as_sent(&part.body)).await.clone();
         let (bytes, began) = (body.len() as u64, Instant::now());
         let outcome = before_stop(stop, self.client.send(body, &part.key)).await?;
-        self.stats.count_request(&outcome, part.spans, bytes, began.elapsed());
+        self.stats.count_request(&outcome, bytes, began.elapsed());
+        self.stats.set_sent_bytes(self.client.sent());
         match &outcome {
             Outcome::Again { kind, after, cause } => {
                 match kind {
@@ -293,14 +303,15 @@ impl Line {
                     _ => {}
                 }
                 pass.failed(*after);
-                self.trouble(cause);
+                self.stats.count_attempted(part.spans);
+                self.failing(cause);
             }
             Outcome::Delivered { .. } | Outcome::Partly { .. } | Outcome::Never { .. } | Outcome::TooLarge { .. } => {
                 if let Some(failed_for) = pass.succeeded() {
                     self.pace.returned(failed_for);
                     info!(destination = self.stats.name(), ?failed_for, "destination answers again");
                 }
-                self.stats.note_answer();
+                self.stats.set_failing(false);
             }
         }
         Some(outcome)
@@ -346,14 +357,18 @@ impl Line {
             ..Letter::default()
         };
         let letter = Arc::new(letter);
-        let mut backoff = Backoff::new(&self.retry);
+        let (mut backoff, mut has_waited) = (Backoff::new(&self.retry), false);
         loop {
             let (letters, letter) = (self.letters.clone(), Arc::clone(&letter));
             match blocking(move || letters.put(&letter)).await {
                 Ok(()) => break,
-                Err(error) => self.trouble(&error),
+                Err(error) => self.failing(&error),
             }
+            has_waited = true;
             before_stop(stop, sleep(backoff.wait(None))).await?;
+        }
+        if has_waited {
+            self.stats.set_failing(false);
         }
         let refused = format!("{} {} refused", counted(spans, "span"), verb(spans, "was", "were"));
         let kept = verb(spans, "is", "are");
@@ -362,6 +377,13 @@ impl Line {
         Some(())
     }
 
+    /// Spans do not arrive until something changes.
+    pub(super) fn failing(&self, what: &str) {
+        self.stats.set_failing(true);
+        self.trouble(what);
+    }
+
+    /// Something is wrong that does not keep spans from arriving, or only some.
     pub(super) fn trouble(&self, what: &str) {
         self.stats.note_error(what);
         if let Some(unsaid) = lock(&self.messages).allow() {
@@ -404,10 +426,26 @@ mod tests {
     use crate::{
         export::{
             Unreadable,
-            fakes::{Fake, block, destination, names},
+            fakes::{Answer, Fake, block, destination, names},
         },
         log::Which,
     };
+
+    #[tokio::test]
+    async fn spans_that_somebody_asked_for_count_as_attempted_and_late() {
+        let fake = Fake::http(&[Answer::Http { status: 503, retry_after: None, body: "" }], None).await;
+        let to = destination(&format!("otlp+http://{}/v1/traces", fake.address));
+        let letters = DeadLetters::open(std::path::Path::new(":memory:"), 1 << 20).unwrap();
+        let stats = Arc::new(DestinationStats::new(&to));
+        let line = Line::new(&to, Client::new(&to).unwrap(), Arc::clone(&stats), letters).unwrap();
+        let (_stop, mut stopped) = watch::channel(None);
+        let (body, spans) = block(&["a", "b"]);
+        let (key, body, unreadable) = ("log-late-1".into(), body.into(), Vec::new());
+        let batch = Batch { id: 0, key, body, spans, left_out: 0, unreadable, may_be_duplicate: false };
+        line.deliver_late(batch, &mut stopped).await.unwrap();
+        // One attempt failed.
+        assert_eq!((stats.counts().attempted, stats.counts().late), (4, 2));
+    }
 
     #[tokio::test]
     async fn what_cannot_be_judged_is_kept_as_a_dead_letter_and_the_rest_is_sent() {

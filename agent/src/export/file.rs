@@ -18,6 +18,7 @@ use tracing::warn;
 
 use super::{
     compress::Compressor,
+    counted::SentBytes,
     format,
     retry::{AgainKind, Outcome},
 };
@@ -33,6 +34,7 @@ const SUFFIXES: [&str; 3] = ["", ".gz", ".zst"];
 
 pub(super) struct FileClient {
     log: Arc<Mutex<Lines>>,
+    written: SentBytes,
 }
 
 impl FileClient {
@@ -44,16 +46,23 @@ impl FileClient {
             packs: destination.compression != Compression::None,
             open: None,
         };
-        Self { log: Arc::new(Mutex::new(log)) }
+        Self { log: Arc::new(Mutex::new(log)), written: SentBytes::default() }
+    }
+
+    /// Bytes written, before a full file is compressed.
+    pub(super) fn sent(&self) -> u64 {
+        self.written.get()
     }
 
     pub(super) async fn send(&self, body: Bytes) -> Outcome {
-        let log = Arc::clone(&self.log);
+        let (log, written_bytes) = (Arc::clone(&self.log), self.written.clone());
         let written = tokio::task::spawn_blocking(move || {
             let request = format::decode(&body).map_err(Failure::Malformed)?;
             let mut line = format::otlp_json(&request);
             line.push(b'\n');
-            lock(&log).append(&line)
+            lock(&log).append(&line)?;
+            written_bytes.add(line.len());
+            Ok(())
         });
         match written.await {
             Ok(Ok(())) => Outcome::Delivered { rejected: 0, message: String::new() },

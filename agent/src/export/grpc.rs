@@ -76,6 +76,11 @@ impl GrpcClient {
         })
     }
 
+    /// Bytes sent on all connections.
+    pub(super) fn sent(&self) -> u64 {
+        self.grpc.sent()
+    }
+
     pub(super) async fn send(&self, body: Pieces, key: &str) -> Outcome {
         tokio::time::timeout(self.timeout, self.send_all(body, key)).await.unwrap_or_else(|_| self.late())
     }

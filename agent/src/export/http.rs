@@ -59,6 +59,11 @@ impl HttpClient {
         Ok(Self { client, auth, unfinished, signal, protocol, format, compressor, uri, shown, headers, timeout })
     }
 
+    /// Bytes sent on all connections.
+    pub(super) fn sent(&self) -> u64 {
+        self.client.sent()
+    }
+
     pub(super) async fn send(&self, body: Pieces, key: &str) -> Outcome {
         match tokio::time::timeout(self.timeout, self.send_all(body, key)).await {
             Ok(outcome) => outcome,

@@ -38,6 +38,7 @@ mod auth;
 mod client;
 mod compress;
 mod connect;
+mod counted;
 mod delivery;
 mod explain;
 mod file;
@@ -79,6 +80,7 @@ use self::{delivery::Line, late::LateNext};
 pub use self::{
     metrics::MetricsClient,
     pieces::Pieces,
+    retry::FailureKind,
     source::LogSource,
     stats::{Counts, DestinationStats, LATENCY_BOUNDS},
     tail::TailFigures,

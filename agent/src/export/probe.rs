@@ -13,7 +13,7 @@ use prost::Message;
 use super::{
     ExportError,
     client::Client,
-    retry::{AgainKind, Outcome},
+    retry::{FailureKind, Outcome},
     writable,
 };
 use crate::{
@@ -55,25 +55,15 @@ pub async fn probe(destination: &Destination) -> Result<Probe, ExportError> {
         return Ok(Probe { is_taken, is_sent: false, trouble, message, took });
     }
     let outcome = client.send(request().encode_to_vec(), &format!("probe-{}", unix_ns())).await;
-    let (is_taken, trouble, message) = match outcome {
-        Outcome::Delivered { rejected: 0, message } => (true, "", message),
-        Outcome::Delivered { message, .. }
-        | Outcome::Partly { cause: message, .. }
-        | Outcome::Never { cause: message } => (false, "refused", message),
-        Outcome::TooLarge { cause } => (false, "size", cause),
-        Outcome::Again { kind, cause, .. } => (false, word(kind), cause),
-    };
+    // Of one span nothing is taken in part.
+    let failure = outcome.failure().map(|kind| if kind == FailureKind::Partial { FailureKind::Refused } else { kind });
+    let (is_taken, trouble) = (failure.is_none(), failure.map_or("", FailureKind::name));
+    let (Outcome::Delivered { message, .. }
+    | Outcome::Partly { cause: message, .. }
+    | Outcome::Never { cause: message }
+    | Outcome::TooLarge { cause: message }
+    | Outcome::Again { cause: message, .. }) = outcome;
     Ok(Probe { is_taken, is_sent: true, trouble, message, took: began.elapsed() })
-}
-
-fn word(kind: AgainKind) -> &'static str {
-    match kind {
-        AgainKind::Unavailable | AgainKind::Unanswered => "unavailable",
-        AgainKind::Timeout => "timeout",
-        AgainKind::Auth => "credentials",
-        AgainKind::RateLimited => "quota",
-        AgainKind::Misconfigured => "address",
-    }
 }
 
 fn request() -> ExportTraceServiceRequest {

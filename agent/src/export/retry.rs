@@ -66,7 +66,79 @@ pub(super) enum AgainKind {
     Misconfigured,
 }
 
+/// Why a request was not taken whole. One of a few words, the same in every format and protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// No connection or no answer, or one that says "not now".
+    Unavailable,
+    /// No answer in time.
+    Timeout,
+    /// Credentials.
+    Credentials,
+    /// More than the destination wants now.
+    Quota,
+    /// What is there is no receiver of this format.
+    Address,
+    /// Refused for good, all of it.
+    Refused,
+    /// Too large.
+    Size,
+    /// Some of its spans were refused for good.
+    Partial,
+}
+
+impl FailureKind {
+    /// All.
+    pub const ALL: [Self; 8] = [
+        Self::Unavailable,
+        Self::Timeout,
+        Self::Credentials,
+        Self::Quota,
+        Self::Address,
+        Self::Refused,
+        Self::Size,
+        Self::Partial,
+    ];
+
+    /// In one word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Timeout => "timeout",
+            Self::Credentials => "credentials",
+            Self::Quota => "quota",
+            Self::Address => "address",
+            Self::Refused => "refused",
+            Self::Size => "size",
+            Self::Partial => "partial",
+        }
+    }
+}
+
+impl From<AgainKind> for FailureKind {
+    fn from(kind: AgainKind) -> Self {
+        match kind {
+            AgainKind::Unavailable | AgainKind::Unanswered => Self::Unavailable,
+            AgainKind::Timeout => Self::Timeout,
+            AgainKind::Auth => Self::Credentials,
+            AgainKind::RateLimited => Self::Quota,
+            AgainKind::Misconfigured => Self::Address,
+        }
+    }
+}
+
 impl Outcome {
+    /// Why it was not taken whole; nothing if it was.
+    pub(super) fn failure(&self) -> Option<FailureKind> {
+        match self {
+            Self::Delivered { rejected: 0, .. } => None,
+            Self::Delivered { .. } | Self::Partly { .. } => Some(FailureKind::Partial),
+            Self::Again { kind, .. } => Some((*kind).into()),
+            Self::Never { .. } => Some(FailureKind::Refused),
+            Self::TooLarge { .. } => Some(FailureKind::Size),
+        }
+    }
+
     /// To be sent again, whenever.
     pub(super) fn again(kind: AgainKind, cause: String) -> Self {
         Self::Again { kind, after: None, cause }

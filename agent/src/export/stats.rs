@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     late::Target,
-    retry::{AgainKind, Outcome},
+    retry::{AgainKind, FailureKind, Outcome},
     tail::TailFigures,
 };
 use crate::{capture::lock, config::Destination, run::unix_ns};
@@ -54,7 +54,8 @@ pub struct Counts {
     pub sampled_out: u64,
     /// Part of the traces that is sent now, in millionths.
     pub sampling_ppm: u64,
-    /// Spans in all requests, repeated ones included.
+    /// Spans in all requests whose fate an answer, or that there was none, decided: as often as they were sent, but for requests that
+    /// were refused and are sent in parts, whose spans count with these. What is asked for and replayed is among them.
     pub attempted: u64,
     /// Requests sent, repeated ones included.
     pub requests: u64,
@@ -64,8 +65,12 @@ pub struct Counts {
     pub auth_failures: u64,
     /// Of these, because the destination wants less (429, `RESOURCE_EXHAUSTED`).
     pub rate_limited: u64,
+    /// Requests that were not taken whole, by [`FailureKind`].
+    pub failures: [u64; FailureKind::ALL.len()],
     /// Bytes of all requests, before compression.
     pub bytes: u64,
+    /// Bytes sent, after compression, with all that protocols and TLS add.
+    pub sent_bytes: u64,
     /// Spans of requests that may have arrived before: their answer was not seen.
     pub possible_duplicates: u64,
     /// Requests by their duration: up to each of [`LATENCY_BOUNDS`], and beyond. Not cumulative.
@@ -74,9 +79,9 @@ pub struct Counts {
     pub latency_sum: Duration,
     /// What was decided about traces; nothing if that is not sampled by.
     pub tail: Option<TailFigures>,
-    /// Whether the last request failed.
+    /// Whether its spans do not arrive: the last request was not answered, or is to come again, or there is no room for what was refused.
     pub failing: bool,
-    /// The last failure, also after the destination has recovered.
+    /// The last failure, also after the destination has recovered, and also of single spans.
     pub last_error: Option<String>,
     /// When that was, nanoseconds since the epoch.
     pub last_error_unix_ns: u64,
@@ -106,14 +111,16 @@ impl DestinationStats {
         self.queued.store(spans, Relaxed);
     }
 
-    pub(super) fn count_request(&self, outcome: &Outcome, spans: u64, bytes: u64, took: Duration) {
+    pub(super) fn count_request(&self, outcome: &Outcome, bytes: u64, took: Duration) {
         let mut counts = lock(&self.counts);
         counts.requests += 1;
-        counts.attempted += spans;
         counts.bytes += bytes;
         counts.latency_sum += took;
         let bucket = LATENCY_BOUNDS.iter().position(|bound| took.as_secs_f64() <= *bound);
         counts.latency[bucket.unwrap_or(LATENCY_BOUNDS.len())] += 1;
+        if let Some(kind) = outcome.failure() {
+            counts.failures[kind as usize] += 1;
+        }
         if let Outcome::Again { kind, .. } = outcome {
             counts.retries += 1;
             match kind {
@@ -122,6 +129,14 @@ impl DestinationStats {
                 AgainKind::Unavailable | AgainKind::Unanswered | AgainKind::Timeout | AgainKind::Misconfigured => {}
             }
         }
+    }
+
+    pub(super) fn set_sent_bytes(&self, bytes: u64) {
+        lock(&self.counts).sent_bytes = bytes;
+    }
+
+    pub(super) fn count_attempted(&self, spans: u64) {
+        lock(&self.counts).attempted += spans;
     }
 
     pub(super) fn count_delivered(&self, spans: u64, rejected: u64) {
@@ -162,12 +177,11 @@ impl DestinationStats {
 
     pub(super) fn note_error(&self, error: &str) {
         let mut counts = lock(&self.counts);
-        counts.failing = true;
         counts.last_error = Some(error.to_owned());
         counts.last_error_unix_ns = unix_ns();
     }
 
-    pub(super) fn note_answer(&self) {
-        lock(&self.counts).failing = false;
+    pub(super) fn set_failing(&self, failing: bool) {
+        lock(&self.counts).failing = failing;
     }
 }

@@ -6,7 +6,7 @@ use prost::Message;
 use tonic::Code;
 
 use super::{
-    Exporter,
+    Exporter, FailureKind,
     fakes::{self, Answer, Fake, Identity, Memory, block, eventually, names},
     format::samples,
 };
@@ -91,6 +91,59 @@ async fn blocks_arrive_in_order_by_either_protocol_however_compressed() {
 }
 
 #[tokio::test]
+async fn what_leaves_is_counted_after_compression() {
+    let (body, spans) = block(&["a"; 2_000]);
+    let len = body.len() as u64;
+    for (grpc, compression) in
+        [(true, Compression::None), (true, Compression::Zstd), (false, Compression::None), (false, Compression::Gzip)]
+    {
+        let fake = if grpc { Fake::grpc(&[], None).await } else { Fake::http(&[], None).await };
+        let mut to = destination(&if grpc { grpc_url(&fake) } else { http_url(&fake) });
+        (to.compression, to.batch.spans) = (compression, 2_000);
+        let source = Memory::new(&[(body.clone(), spans)]);
+        let exporter = start(to, &source);
+        delivered(&source, spans).await;
+        let counts = exporter.destinations()[0].counts();
+        assert_eq!(counts.bytes, len);
+        let expected = if compression == Compression::None { len..len + 2_000 } else { 200..len / 4 };
+        assert!(expected.contains(&counts.sent_bytes), "{grpc} {compression:?}: {} of {len}", counts.sent_bytes);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spans");
+    let source = Memory::new(&[(body, spans)]);
+    let exporter = start(destination(&format!("file://{}", path.display())), &source);
+    delivered(&source, spans).await;
+    assert_eq!(exporter.destinations()[0].counts().sent_bytes, std::fs::metadata(&path).unwrap().len());
+}
+
+#[tokio::test]
+async fn failures_count_by_why_in_words() {
+    let answer = |status| Answer::Http { status, retry_after: None, body: "" };
+    let partial = Answer::Partial { rejected: 1, message: "" };
+    // What is too large or refused is one span each: nothing is halved.
+    let script = [503, 502, 401, 429, 404, 413, 400].map(answer).into_iter().chain([partial]);
+    let fake = Fake::http(&script.collect::<Vec<_>>(), None).await;
+    let mut to = destination(&http_url(&fake));
+    to.batch.spans = 1;
+    let source = Memory::new(&[block(&["a"]), block(&["b"]), block(&["c", "d"])]);
+    let exporter = start(to, &source);
+    eventually("settled", || source.settled().dead == 3).await;
+    let failures = exporter.destinations()[0].counts().failures;
+    let failures: Vec<_> = FailureKind::ALL.map(FailureKind::name).into_iter().zip(failures).collect();
+    let expected = [
+        ("unavailable", 2),
+        ("timeout", 0),
+        ("credentials", 1),
+        ("quota", 1),
+        ("address", 1),
+        ("refused", 1),
+        ("size", 1),
+        ("partial", 1),
+    ];
+    assert_eq!(failures, expected);
+}
+
+#[tokio::test]
 async fn segments_are_child_spans_only_where_the_configuration_says_so() {
     let block = Encoder::default().encode(&[safe(span(7))]).bytes;
     for (segments, expected) in
@@ -153,7 +206,7 @@ async fn what_may_be_retried_is_sent_again_until_it_is_taken() {
         delivered(&source, 1).await;
         assert!(fake.received().iter().all(|received| names(&received.body) == ["a"]));
         let counts = exporter.destinations()[0].counts();
-        assert_eq!((counts.requests, counts.retries, counts.delivered), (3, 2, 1));
+        assert_eq!((counts.requests, counts.retries, counts.attempted, counts.delivered), (3, 2, 3, 1));
         assert!(!counts.failing && counts.last_error.is_some());
     }
 }
@@ -193,17 +246,53 @@ async fn only_the_spans_that_are_refused_become_dead_letters_and_a_replay_delive
         assert!(dead[0].key.starts_with("memory-0/"), "{dead:?}");
         let payload = letters.get(dead[0].id).unwrap().unwrap().payload;
         assert_eq!(names(&payload.into()), ["c"]);
-        let counts = exporter.destinations()[0].counts();
-        assert_eq!((counts.delivered, counts.dead, counts.retries), (5, 1, 0));
+        let counts = || exporter.destinations()[0].counts();
+        assert_eq!((counts().delivered, counts().dead, counts().retries), (5, 1, 0));
+        // Each span has one fate, however often it was sent to find it out.
+        assert!(counts().requests > 2 && counts().attempted == 6, "{:?}", counts());
 
         letters.replay(&Which::default()).unwrap();
         eventually("refused again", || all(&letters)[0].attempts == 2).await;
+        assert_eq!(counts().attempted, 7);
         fake.heal();
         letters.replay(&Which::default()).unwrap();
         eventually("taken", || all(&letters).is_empty()).await;
         eventually("accounted for", || source.settled().revived == 1).await;
         assert_eq!(names(&fake.received().last().unwrap().body), ["c"]);
+        assert_eq!((counts().attempted, counts().late, counts().replayed), (8, 0, 1));
     }
+}
+
+#[tokio::test]
+async fn a_destination_that_refuses_spans_is_not_failing() {
+    let poison = Fake::http(&[], None).await;
+    poison.poison("b", Answer::Http { status: 400, retry_after: None, body: "no such tenant" });
+    let partial = Fake::http(&[Answer::Partial { rejected: 1, message: "too old" }], None).await;
+    for (fake, said) in [(&poison, "no such tenant"), (&partial, "too old")] {
+        // Nothing is sent afterwards.
+        let source = Memory::new(&[block(&["a", "b"])]);
+        let exporter = start(destination(&http_url(fake)), &source);
+        eventually("settled", || source.settled().dead == 1).await;
+        let counts = exporter.destinations()[0].counts();
+        assert!(counts.last_error.as_ref().is_some_and(|error| error.contains(said)), "{counts:?}");
+        assert!(!counts.failing && counts.attempted == 2, "{counts:?}");
+    }
+}
+
+#[tokio::test]
+async fn replayed_spans_that_somebody_had_asked_for_count_with_those() {
+    let fake = Fake::http(&[], None).await;
+    let (to, letters, source) = (destination(&http_url(&fake)), letters(), Memory::new(&[]));
+    let (payload, spans) = block(&["a", "b"]);
+    let destination = to.name.clone();
+    let letter =
+        Letter { destination, key: "memory-late-1".into(), spans, payload: payload.into(), ..Letter::default() };
+    letters.put(&letter).unwrap();
+    let exporter = start_with(to, &source, &letters);
+    letters.replay(&Which::default()).unwrap();
+    eventually("taken", || exporter.destinations()[0].counts().late == 2).await;
+    let counts = exporter.destinations()[0].counts();
+    assert_eq!((counts.attempted, counts.replayed, source.settled().revived), (2, 2, 0));
 }
 
 #[tokio::test]
@@ -256,6 +345,21 @@ async fn while_dead_letters_are_full_the_destination_waits_and_loses_nothing() {
     let error = || exporter.destinations()[0].counts().last_error.unwrap_or_default();
     eventually("told", || error().contains("dead letters are full")).await;
     assert_eq!((source.left(), source.settled().dead), (1, 0));
+}
+
+#[tokio::test]
+async fn a_destination_is_failing_until_there_is_room_for_its_dead_letters() {
+    let fake = Fake::http(&[], None).await;
+    fake.poison("a", Answer::Http { status: 400, retry_after: None, body: "" });
+    let (source, to) = (Memory::new(&[block(&["a"])]), destination(&http_url(&fake)));
+    let letters = DeadLetters::open(Path::new(":memory:"), block(&["a"]).0.len() as u64).unwrap();
+    let before = Letter { destination: to.name.clone(), payload: vec![7], ..Letter::default() };
+    letters.put(&before).unwrap();
+    let exporter = start_with(to, &source, &letters);
+    eventually("failing", || exporter.destinations()[0].counts().failing).await;
+    letters.forget(&Which::default()).unwrap();
+    eventually("settled", || source.settled().dead == 1).await;
+    assert!(!exporter.destinations()[0].counts().failing);
 }
 
 #[tokio::test]

@@ -159,7 +159,7 @@ impl<S: BatchSource> Worker<S> {
             }
             Ok(None) => {}
             Err(error) => {
-                self.line.trouble(&format!("the span log cannot be read: {error}"));
+                self.line.failing(&format!("the span log cannot be read: {error}"));
                 before_stop(&mut self.stop.clone(), sleep(backoff.wait(None))).await;
             }
         }
@@ -353,7 +353,7 @@ impl<S: BatchSource> Worker<S> {
                 self.late = Late::At(Instant::now() + LATE_INTERVAL);
                 self.line.trouble(&format!("sending spans that were asked for failed: {failure}"));
             }
-            _ => self.line.trouble(&format!("a delivery failed, its spans wait for the next start: {failure}")),
+            _ => self.line.failing(&format!("a delivery failed, its spans wait for the next start: {failure}")),
         }
     }
 
@@ -374,6 +374,9 @@ impl<S: BatchSource> Worker<S> {
             self.line.stats.count_replayed(spans);
         }
         // The log's accounts know nothing of spans that were asked for.
+        if taken && is_late {
+            self.line.stats.count_late(spans);
+        }
         if taken && !is_late {
             let settled = self.source.revive(spans).await;
             self.settled(settled);

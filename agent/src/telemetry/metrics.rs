@@ -3,11 +3,13 @@
 //! In: a [`Snapshot`], taken by the wiring each time that somebody wants it. Out: [`Family`]s, which [`super::text`] and [`super::otlp`]
 //! write down. Counts nothing itself: each figure is counted once, where it arises.
 
+use std::collections::BTreeMap;
+
 use agent_core::tail::Reason;
 
 use super::family::{Buckets, Family, Kind, Labels, Value};
 use crate::{
-    export::{Counts, TailFigures, symptom::SymptomFigures},
+    export::{Counts, FailureKind, TailFigures, symptom::SymptomFigures},
     intake::IntakeCounts,
     kernel::budget::BudgetFigures,
     log::{DeadSum, DestinationCounts},
@@ -48,6 +50,8 @@ pub struct Snapshot {
     pub receivers: ReceiverCounts,
     /// Destinations.
     pub destinations: Vec<DestinationFigures>,
+    /// Dead letters, also of destinations that are no longer configured.
+    pub letters: Vec<DeadSum>,
     /// The budget.
     pub budget: BudgetFigures,
     /// The configuration.
@@ -62,7 +66,7 @@ pub struct Snapshot {
     pub started_unix_ns: u64,
     /// Pushes of these figures that were taken, and that were not or not whole.
     pub pushes: [u64; 2],
-    /// Size at which dead letters are full.
+    /// Size at which the dead letters of a destination are full.
     pub dead_letters_bytes_max: u64,
 }
 
@@ -84,13 +88,18 @@ pub struct DestinationFigures {
     pub accounts: DestinationCounts,
     /// Requests, failures and times.
     pub counts: Counts,
-    /// Its dead letters.
-    pub letters: DeadSum,
 }
 
 impl Snapshot {
     /// All families that have something to tell, each once.
     pub fn families(&self) -> Vec<Family> {
+        let mut all = self.all();
+        all.retain(|family| !family.rows.is_empty());
+        all
+    }
+
+    /// Also those that have no row.
+    pub(super) fn all(&self) -> Vec<Family> {
         let mut to = Vec::new();
         self.of_capture(&mut to);
         self.of_budget(&mut to);
@@ -99,7 +108,6 @@ impl Snapshot {
         self.of_process(&mut to);
         self.of_symptoms(&mut to);
         self.of_destinations(&mut to);
-        to.retain(|family| !family.rows.is_empty());
         to
     }
 
@@ -149,7 +157,7 @@ impl Snapshot {
         gauges(to, "log_awaited_bytes", "Size of the segments that some destination waits for", awaited);
         gauges(to, "log_bytes_max", "Bound of the span log's size", vec![(vec![], self.log_bytes_max)]);
         let letters = vec![(vec![], self.dead_letters_bytes_max)];
-        gauges(to, "dead_letters_bytes_max", "Bound of the size of all dead letters", letters);
+        gauges(to, "dead_letters_bytes_max", "Bound of the size of the dead letters of each destination", letters);
         gauges(to, "log_segments", "Files of the span log", vec![(vec![], self.log_segments)]);
         let dropped = vec![(vec![], self.log_spans_dropped)];
         counters(to, "log_spans_dropped", "Spans that could not be written to the span log", dropped);
@@ -239,30 +247,56 @@ impl Snapshot {
         let sampled = rows(|d| d.counts.sampled_out);
         counters(to, "destination_spans_sampled_out", "Spans that its sampling left out", sampled);
         let ratio = rows(|d| d.counts.sampling_ppm);
-        gauges(to, "destination_sampling_ppm", "Part of the traces that is sent, in millionths", ratio);
-        counters(to, "destination_spans_attempted", "Spans in all requests", rows(|d| d.counts.attempted));
+        gauges(
+            to,
+            "destination_sampling_ppm",
+            "Part of the traces that is to be sent, as configured or adapted, in millionths",
+            ratio,
+        );
+        let attempted = rows(|d| d.counts.attempted);
+        let help =
+            "Spans in requests, repeated ones included; of what is refused and sent in parts, those of the parts";
+        counters(to, "destination_spans_attempted", help, attempted);
         counters(to, "destination_requests", "Requests, repeated ones included", rows(|d| d.counts.requests));
         counters(to, "destination_retries", "Requests that were sent again", rows(|d| d.counts.retries));
         let auth = rows(|d| d.counts.auth_failures);
         counters(to, "destination_auth_failures", "Requests refused for their credentials", auth);
         let limited = rows(|d| d.counts.rate_limited);
         counters(to, "destination_rate_limited", "Requests that came too fast for it", limited);
+        self.of_failures(to);
         counters(to, "destination_bytes", "Bytes of requests before compression", rows(|d| d.counts.bytes));
+        let sent = rows(|d| d.counts.sent_bytes);
+        let help =
+            "Bytes sent to it, after compression and with all that protocols and TLS add; of a file, bytes written";
+        counters(to, "destination_sent_bytes", help, sent);
         counters(
             to,
             "destination_spans_possible_duplicates",
             "Spans of requests that may have arrived before: their answer was not seen",
             rows(|d| d.counts.possible_duplicates),
         );
-        gauges(to, "destination_failing", "Whether the last request failed", rows(|d| d.counts.failing.into()));
-        gauges(to, "destination_dead_letters", "Dead letters kept", rows(|d| d.letters.letters));
-        gauges(to, "destination_dead_letter_spans", "Spans of these", rows(|d| d.letters.spans));
-        gauges(to, "destination_dead_letter_bytes", "Bytes of these", rows(|d| d.letters.bytes));
+        let failing = rows(|d| d.counts.failing.into());
+        let help = "Whether spans do not arrive: the last request failed, and not only because of its spans";
+        gauges(to, "destination_failing", help, failing);
+        let letters = |figure: fn(&DeadSum) -> u64| self.dead_letters(figure);
+        let help = "Dead letters kept, also of destinations that are no longer configured";
+        gauges(to, "destination_dead_letters", help, letters(|sum| sum.letters));
+        gauges(to, "destination_dead_letter_spans", "Spans of these", letters(|sum| sum.spans));
+        gauges(to, "destination_dead_letter_bytes", "Bytes of these", letters(|sum| sum.bytes));
         counters(to, "destination_spans_replayed", "Spans of dead letters that it took", rows(|d| d.counts.replayed));
         let late = rows(|d| d.counts.late);
         counters(to, "destination_spans_late", "Spans that it took on request, after they were left out", late);
         self.of_tail(to);
         self.of_latency(to);
+    }
+
+    fn of_failures(&self, to: &mut Vec<Family>) {
+        let row = |counts: &Counts, kind: FailureKind| {
+            let labels = vec![("destination", counts.name.clone()), ("kind", kind.name().to_owned())];
+            (labels, counts.failures[kind as usize])
+        };
+        let rows = self.destinations.iter().flat_map(|d| FailureKind::ALL.map(|kind| row(&d.counts, kind)));
+        counters(to, "destination_failures", "Requests that were not taken whole, by why", rows.collect());
     }
 
     fn of_tail(&self, to: &mut Vec<Family>) {
@@ -295,6 +329,15 @@ impl Snapshot {
     fn by_destination(&self, figure: fn(&DestinationFigures) -> u64) -> Vec<(Labels, u64)> {
         let row = |d: &DestinationFigures| (vec![("destination", d.counts.name.clone())], figure(d));
         self.destinations.iter().map(row).collect()
+    }
+
+    /// Of every destination that is configured or has some.
+    fn dead_letters(&self, figure: fn(&DeadSum) -> u64) -> Vec<(Labels, u64)> {
+        let configured = self.destinations.iter().map(|d| (d.counts.name.as_str(), 0));
+        let kept = self.letters.iter().map(|sum| (sum.destination.as_str(), figure(sum)));
+        // What comes later counts.
+        let by_name: BTreeMap<&str, u64> = configured.chain(kept).collect();
+        by_name.into_iter().map(|(name, count)| (vec![("destination", name.to_owned())], count)).collect()
     }
 
     fn of_latency(&self, to: &mut Vec<Family>) {
@@ -330,7 +373,7 @@ fn push(to: &mut Vec<Family>, name: &'static str, help: &'static str, kind: Kind
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::telemetry::text::render;
 
@@ -349,7 +392,7 @@ mod tests {
     }
 
     /// Something of everything that has a label.
-    fn one_of_each() -> Snapshot {
+    pub fn one_of_each() -> Snapshot {
         let counts = Counts { tail: Some(TailFigures::default()), ..Counts::default() };
         let destination = DestinationFigures { counts, ..DestinationFigures::default() };
         let request = RequestCount {
@@ -387,6 +430,28 @@ mod tests {
         }
     }
 
+    #[test]
+    fn dead_letters_are_told_whatever_the_configuration_says() {
+        let configured = |name: &str| DestinationFigures {
+            counts: Counts { name: name.into(), ..Counts::default() },
+            ..DestinationFigures::default()
+        };
+        let letter =
+            |name: &str| DeadSum { destination: name.into(), letters: 2, spans: 3, bytes: 4, ..DeadSum::default() };
+        let snapshot = Snapshot {
+            destinations: vec![configured("kept"), configured("none")],
+            letters: vec![letter("kept"), letter("removed")],
+            ..Snapshot::default()
+        };
+        let text = render(&snapshot);
+        for (name, counts) in [("kept", [2, 3, 4]), ("none", [0; 3]), ("removed", [2, 3, 4])] {
+            for (figure, count) in ["letters", "letter_spans", "letter_bytes"].into_iter().zip(counts) {
+                let line = format!("spantap_destination_dead_{figure}{{destination=\"{name}\"}} {count}\n");
+                assert_eq!(text.matches(&line).count(), 1, "{line} in {text}");
+            }
+        }
+    }
+
     /// Whose values are the configuration's, or one of a few words of the agent. Services and span names are those of others, without number.
     #[test]
     fn labels_are_few_and_none_comes_from_spans() {
@@ -394,7 +459,7 @@ mod tests {
         let labels = families.iter().flat_map(|family| &family.rows).flat_map(|(labels, _)| labels);
         let found: std::collections::BTreeSet<&str> = labels.map(|(name, _)| *name).collect();
         let of_configuration = ["destination", "scheme", "tenant", "hash", "version"];
-        let words = ["cpu", "hook", "outcome", "protocol", "reason"];
+        let words = ["cpu", "hook", "kind", "outcome", "protocol", "reason"];
         assert_eq!(found, of_configuration.into_iter().chain(words).collect());
     }
 }

@@ -7,3 +7,8 @@ pub mod metrics;
 pub mod otlp;
 pub mod push;
 pub mod text;
+
+#[cfg(test)]
+mod alerts;
+#[cfg(test)]
+mod reference;

@@ -83,7 +83,7 @@ fn metric(family: &Family, times: Times) -> Metric {
 }
 
 /// In UCUM's words; nothing for numbers of things.
-fn unit(family: &Family) -> &'static str {
+pub(super) fn unit(family: &Family) -> &'static str {
     match family.name {
         _ if family.is_of_seconds() => "s",
         name if name.ends_with("_bytes") || name.ends_with("_bytes_max") => "By",

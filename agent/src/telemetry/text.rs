@@ -122,11 +122,9 @@ mod tests {
         (counts.latency[0], counts.latency[8]) = (2, 1);
         let mut accounts = DestinationCounts::default();
         (accounts.delivered, accounts.queued, accounts.dead, accounts.dropped) = (4, 3, 2, 1);
-        let destination = DestinationFigures {
-            accounts,
-            letters: DeadSum { letters: 1, spans: 2, bytes: 300, ..DeadSum::default() },
-            counts,
-        };
+        let name = counts.name.clone();
+        let letters = vec![DeadSum { destination: name, letters: 1, spans: 2, bytes: 300, ..DeadSum::default() }];
+        let destination = DestinationFigures { accounts, counts };
         check(
             Snapshot {
                 spans_generated: 10,
@@ -136,6 +134,7 @@ mod tests {
                 losses: vec![("flow_evicted".into(), 5)],
                 hooks: vec![("sys_exit".into(), false)],
                 destinations: vec![destination],
+                letters,
                 budget: BudgetFigures {
                     cpu_percent_max: 5,
                     level: 2,

@@ -26,7 +26,6 @@ use rskafka::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, BufStream, ReadBuf},
-    net::TcpStream,
     sync::Mutex,
     time::Instant,
 };
@@ -36,6 +35,7 @@ use super::{
     super::{
         ExportError,
         connect::{Connector, Renewed, Target},
+        counted::Counted,
         retry::{AgainKind, Outcome},
     },
     sasl::Sasl,
@@ -50,7 +50,7 @@ const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// After this the leaders are asked for again, as new partitions are told to nobody.
 const TOPIC_AGE_MAX: Duration = Duration::from_secs(300);
 
-type Stream = BufStream<Watched<TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>>>;
+type Stream = BufStream<Watched<TokioIo<MaybeHttpsStream<TokioIo<Counted>>>>>;
 
 /// A connection to a broker.
 pub(super) struct Broker {
@@ -104,6 +104,11 @@ impl Cluster {
             sasl: Sasl::new(destination),
             state: Mutex::default(),
         })
+    }
+
+    /// Bytes sent to brokers.
+    pub(super) fn sent(&self) -> u64 {
+        self.connector.sent()
     }
 
     /// The topic, as it was told a short time ago.

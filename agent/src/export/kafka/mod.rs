@@ -86,6 +86,11 @@ impl KafkaClient {
         })
     }
 
+    /// Bytes sent on all connections.
+    pub(super) fn sent(&self) -> u64 {
+        self.cluster.sent()
+    }
+
     pub(super) async fn send(&self, body: Bytes, key: &str) -> Outcome {
         let sent = self.auth.attempt(|authorization| self.send_all(body.clone(), key, authorization));
         let Produce { url, timeout, .. } = &self.produce;

@@ -80,6 +80,11 @@ impl NatsClient {
         })
     }
 
+    /// Bytes sent on all connections.
+    pub(super) fn sent(&self) -> u64 {
+        self.dial.sent()
+    }
+
     pub(super) async fn send(&self, body: Bytes, key: &str) -> Outcome {
         let sent = self.auth.attempt(|authorization| self.publish(body.clone(), key, authorization));
         tokio::time::timeout(self.timeout, sent).await.unwrap_or_else(|_| {

@@ -84,6 +84,11 @@ impl S3Client {
         })
     }
 
+    /// Bytes sent on all connections.
+    pub(super) fn sent(&self) -> u64 {
+        self.client.sent()
+    }
+
     pub(super) async fn send(&self, body: Bytes, key: &str) -> Outcome {
         let put = tokio::time::timeout(self.timeout, self.put(body, key));
         put.await.unwrap_or_else(|_| too_late(&self.place.origin, self.timeout))
