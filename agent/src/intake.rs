@@ -278,3 +278,43 @@ fn refusal(error: LogError) -> Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use agent_core::relay::RelayConfig;
+    use opentelemetry_proto::tonic::{
+        collector::trace::v1::ExportTraceServiceRequest,
+        trace::v1::{ResourceSpans, ScopeSpans, Span},
+    };
+    use prost::Message;
+
+    use super::*;
+    use crate::log::LogConfig;
+
+    fn request(spans: u64) -> Bytes {
+        let span = |number: u64| Span {
+            trace_id: [7, number].map(u64::to_be_bytes).concat(),
+            span_id: (number + 1).to_be_bytes().to_vec(),
+            start_time_unix_nano: unix_ns(),
+            end_time_unix_nano: unix_ns(),
+            ..Span::default()
+        };
+        let scope = ScopeSpans { spans: (0..spans).map(span).collect(), ..ScopeSpans::default() };
+        let resource = ResourceSpans { scope_spans: vec![scope], ..ResourceSpans::default() };
+        ExportTraceServiceRequest { resource_spans: vec![resource] }.encode_to_vec().into()
+    }
+
+    #[tokio::test]
+    async fn what_the_disk_refuses_to_keep_is_not_acknowledged_and_counted_as_what_may_come_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = SpanLog::open(folder.path(), LogConfig::default()).unwrap();
+        let intake = Intake::new(log.clone(), Relay::new(RelayConfig::default()).unwrap(), Durability::Fsync);
+        intake.accept(request(2), NO_TENANT).await.expect("taken");
+        log.fail_next_force();
+        let refused = intake.accept(request(3), NO_TENANT).await.expect_err("it may be lost");
+        assert!(matches!(refused, Refusal::Storage(_)), "{refused:?}");
+        intake.accept(request(3), NO_TENANT).await.expect("taken when it is sent again");
+        let IntakeCounts { accepted, refused, possible_duplicates, .. } = intake.counts();
+        assert_eq!((accepted, refused, possible_duplicates), (5, 1, 3));
+    }
+}

@@ -1,14 +1,17 @@
 //! Destinations that fail in every way.
 
-use std::time::Duration;
+use std::{cell::Cell, net::SocketAddr, ops::Range, time::Duration};
 
 use spantap_tests::{
     clock::{pace, wait_for},
-    temp::TempDir,
+    http::get,
+    numbered::{bare, even},
+    temp::{TempDir, free_port},
 };
 
 use crate::{
     RATE, check,
+    judge::wait_for_trouble,
     rig::{BOUND, Relay},
     sender::Sender,
     sink::{Behaviour, Sink},
@@ -17,12 +20,22 @@ use crate::{
 
 /// A second of a behaviour in the middle of three seconds of spans.
 fn through(what: &str, behaviour: Behaviour) {
+    through_while(what, |sink| to("sink", sink), behaviour, |_, _| pace(Duration::from_secs(1)));
+}
+
+/// A behaviour in the middle of three seconds of spans, as long as this takes.
+fn through_while(
+    what: &str,
+    to: impl FnOnce(&Sink) -> String,
+    behaviour: Behaviour,
+    lasts: impl FnOnce(&Sink, &Relay),
+) {
     let sink = Sink::start(Behaviour::Take);
-    let relay = Relay::start(&[to("sink", &sink)], "");
+    let relay = Relay::start(&[to(&sink)], "");
     let sender = Sender::start(relay.address(), RATE, RATE * 2);
     pace(Duration::from_millis(500));
     sink.set(behaviour);
-    pace(Duration::from_secs(1));
+    lasts(&sink, &relay);
     sink.set(Behaviour::Take);
     let twice = check(what, sender, &sink, &relay);
     relay.drained("sink");
@@ -45,11 +58,88 @@ fn rate_limits_in_every_form() {
 }
 
 #[test]
+fn a_rate_limit_is_waited_for_as_long_as_the_destination_asks() {
+    for asks in [
+        "retry-after: 2\r\n",
+        // By the clock of the destination, two seconds too.
+        "date: Sun, 06 Nov 1994 08:49:37 GMT\r\nretry-after: Sun, 06 Nov 1994 08:49:39 GMT\r\n",
+    ] {
+        through_while(
+            asks,
+            |sink| to("sink", sink),
+            refusing(429, asks),
+            |sink, _| {
+                let refused = wait_for("a request is refused", BOUND, || sink.first_met());
+                sink.set(Behaviour::Take);
+                let waited = wait_for("the next one comes", BOUND, || sink.first_met()) - refused;
+                assert!(waited >= Duration::from_secs(2), "{waited:?} after {asks}");
+            },
+        );
+    }
+}
+
+/// A number of the destination in the agent's figures.
+fn figure(metrics: SocketAddr, name: &str) -> Option<u64> {
+    let text = get(metrics, "/metrics").ok()?;
+    let start = format!("spantap_destination_{name}{{destination=\"sink\"}} ");
+    text.lines().find_map(|line| line.strip_prefix(&start))?.parse().ok()
+}
+
+#[test]
+fn a_destination_that_wants_less_gets_a_part_that_stands_for_all_until_it_is_calm() {
+    let (count, few) = (1_024, 64);
+    let metrics = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let sink = Sink::start(Behaviour::Exhausted(None));
+    let destination = format!("{}, sampling: {{ ratio_min: 0.25 }}", to("sink", &sink));
+    let relay = Relay::start(&[destination], &format!("metrics: {{ address: '{metrics}' }}\n"));
+    let send = |first: u64, indices: Range<u64>| {
+        relay.send("shop", indices.map(|index| bare(even(index, count) + first, index + 1, false)));
+    };
+    let ratio_is = |ppm: u64, meanwhile: &dyn Fn()| {
+        wait_for(&format!("the ratio is {ppm} ppm"), BOUND, || {
+            meanwhile();
+            (figure(metrics, "sampling_ppm") == Some(ppm)).then_some(())
+        });
+    };
+    // Too few for a backlog, which would lower the ratio too; taken from the log before it is lowered.
+    send(0, 0..few);
+    for ppm in [1_000_000, 500_000, 250_000] {
+        ratio_is(ppm, &|| ());
+    }
+    send(1, 0..count);
+    sink.set(Behaviour::Take);
+    relay.drained("sink");
+    let kept = few + count / 4;
+    let counted =
+        || (sink.taken(), figure(metrics, "spans_delivered_total"), figure(metrics, "spans_sampled_out_total"));
+    assert_eq!(counted(), ((kept, 0), Some(kept), Some(count - count / 4)), "{}", relay.messages());
+    assert_eq!(figure(metrics, "spans_generated_total"), Some(few + count));
+
+    // A span now and then, of those that every ratio keeps.
+    let more = Cell::new(0);
+    for ppm in [500_000, 1_000_000] {
+        ratio_is(ppm, &|| {
+            more.set(more.get() + 1);
+            send(1 + more.get(), count - 1..count);
+            pace(Duration::from_millis(50));
+        });
+    }
+    send(0, few..count);
+    relay.drained("sink");
+    let kept = kept + more.get() + count - few;
+    assert_eq!(counted(), ((kept, 0), Some(kept), Some(count - count / 4)), "{}", relay.messages());
+}
+
+#[test]
 fn outages_in_every_form() {
     through("503", refusing(503, ""));
     through("404", refusing(404, ""));
     through("302", refusing(302, "location: http://elsewhere/\r\n"));
-    through("hang", Behaviour::Hang);
+    // Nothing else ends a request that gets no answer.
+    let short = |sink: &Sink| to("sink", sink).replace("timeout: 2s", "timeout: 300ms");
+    through_while("hang", short, Behaviour::Hang, |_, relay| {
+        wait_for_trouble(relay, "sink", &["no answer from", "within 300ms"]);
+    });
     through("broken answer", Behaviour::Break);
     through("reset within the answer", Behaviour::Reset);
     through("slow", Behaviour::Slow(Duration::from_millis(150)));

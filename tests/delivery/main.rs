@@ -18,6 +18,7 @@ mod push;
 mod reload;
 mod rig;
 mod rotate;
+mod routes;
 mod s3;
 mod sdk;
 mod sender;

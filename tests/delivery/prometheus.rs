@@ -1,17 +1,15 @@
 //! The agent's figures as Prometheus sees them: its own linter takes the text and the rules, it scrapes a running agent, and its query
 //! API has each figure of `docs/reference-coverage.md`, with the values that the sink counted.
 
-use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
-    path::PathBuf,
-    time::Duration,
-};
+mod counts;
+
+use std::{net::SocketAddr, path::PathBuf};
 
 use serde_json::Value;
 use spantap_tests::{
     agent::repository,
     clock::{poll, wait_for},
+    http::get,
     otlp,
     process::{Launch, Process, tool},
     temp::{TempDir, free_port},
@@ -107,18 +105,6 @@ impl Prometheus {
 
 fn rules() -> PathBuf {
     repository().join("deploy/prometheus/rules.yaml")
-}
-
-/// The body of an answer.
-fn get(from: SocketAddr, path: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(from)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    // HTTP/1.0: the body ends with the connection.
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: {from}\r\n\r\n").as_bytes())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (_, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::InvalidData)?;
-    Ok(body.to_owned())
 }
 
 #[test]

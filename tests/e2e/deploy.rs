@@ -1,13 +1,22 @@
 //! What `deploy/` ships is usable: the manifests and the unit by the judgement of their own tools, the samples by that
 //! of the built agent, and the capabilities that both grant by an agent that has no others.
 
-use std::{fs, path::PathBuf, process::Output, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::{PermissionsExt, chown},
+    path::{Path, PathBuf},
+    process::Output,
+    time::Duration,
+};
 
 use spantap_tests::{
     agent::{binary, repository},
     clock,
+    http::get,
+    numbered, otlp,
     process::{Launch, require_root, tool},
-    temp::TempDir,
+    temp::{TempDir, free_port},
 };
 
 /// What the agent needs, and nothing else. In the words of capabilities(7), without the prefix.
@@ -25,13 +34,14 @@ fn text(output: &Output) -> String {
 
 /// Values of the lines `- value` that follow the line `key:`.
 fn list(manifest: &str, key: &str) -> Vec<String> {
-    let lines = manifest.lines().map(str::trim).skip_while(|line| *line != format!("{key}:")).skip(1);
+    let begins = |line: &str| line.trim_start_matches("- ") == format!("{key}:");
+    let lines = manifest.lines().map(str::trim).skip_while(|line| !begins(line)).skip(1);
     lines.map_while(|line| line.strip_prefix("- ").map(str::to_owned)).collect()
 }
 
 #[test]
 fn samples_are_valid_for_the_built_agent() {
-    for sample in ["spantap.yaml", "kubernetes/base/spantap.yaml"] {
+    for sample in ["spantap.yaml", "kubernetes/base/spantap.yaml", "kubernetes/sidecar/spantap.yaml"] {
         let output = Launch::new(binary()).args(["config", "check"]).arg(deploy(sample)).output();
         assert!(output.status.success(), "{sample}: {}", text(&output));
     }
@@ -49,6 +59,85 @@ fn the_manifests_build_with_few_capabilities_and_few_mounts() {
     let mounts = lines.windows(2).filter(|pair| pair[0].ends_with("hostPath:")).map(|pair| pair[1]);
     let mounts: Vec<&str> = mounts.collect();
     assert_eq!(mounts, ["path: /var/lib/spantap", "path: /sys/fs/cgroup", "path: /sys/kernel/tracing"]);
+}
+
+/// The user of the sidecar, who is nobody else's.
+const SIDECAR_USER: u32 = 65_532;
+
+#[test]
+fn the_sidecar_has_no_privilege_and_its_configuration_is_valid() {
+    require_root();
+    let manifest = Launch::new(tool("kubectl")).arg("kustomize").arg(deploy("kubernetes/sidecar")).run();
+    let kinds: Vec<&str> = manifest.lines().filter_map(|line| line.strip_prefix("kind: ")).collect();
+    assert_eq!(kinds, ["ConfigMap", "Deployment"]);
+    assert_eq!((list(&manifest, "add"), list(&manifest, "drop")), (vec![], vec!["ALL".to_owned()]));
+    for granted in [
+        "privileged: false",
+        "allowPrivilegeEscalation: false",
+        "readOnlyRootFilesystem: true",
+        "runAsNonRoot: true",
+        &format!("runAsUser: {SIDECAR_USER}"),
+        // What `delivery::sidecar` shows to be enough.
+        "memory: 64Mi",
+    ] {
+        assert!(manifest.contains(granted), "no `{granted}`:\n{manifest}");
+    }
+    for host in ["hostPath", "hostPID", "hostNetwork", "hostPort"] {
+        assert!(!manifest.contains(host), "{host}");
+    }
+
+    // As its container runs it, but for places that are taken or not there.
+    let arguments = list(&manifest, "args");
+    assert_eq!(arguments, ["run", "--config", "/etc/spantap/spantap.yaml"]);
+    let folder = TempDir::new("sidecar");
+    // As a volume is: root's, and open to the group of the pod (`fsGroup`).
+    let volume = |path: &Path| {
+        chown(path, None, Some(SIDECAR_USER)).expect("root may");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o2_770)).expect("root may");
+    };
+    fs::create_dir(folder.join("data")).expect("created");
+    volume(folder.path());
+    volume(&folder.join("data"));
+    let [http, metrics] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
+    let mut config = fs::read_to_string(deploy("kubernetes/sidecar/spantap.yaml")).expect("read the sample");
+    for (place, here) in [
+        ("127.0.0.1:4317", format!("127.0.0.1:{}", free_port())),
+        ("127.0.0.1:4318", http.to_string()),
+        ("0.0.0.0:9464", metrics.to_string()),
+        ("otlp+grpc://otel-collector.observability.svc:4317", format!("otlp+grpc://127.0.0.1:{}", free_port())),
+    ] {
+        assert_eq!(config.matches(place).count(), 1, "{place}");
+        config = config.replace(place, &here);
+    }
+    let config = folder.write("spantap.yaml", config);
+    let program = folder.join("spantap");
+    // The one that was built may be where only root looks.
+    fs::copy(binary(), &program).expect("copied");
+    let user = SIDECAR_USER.to_string();
+    let mut agent = Launch::new(tool("setpriv"))
+        .args(["--reuid", &user, "--regid", &user, "--clear-groups"])
+        .args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"])
+        .arg(program)
+        .args(&arguments[..2])
+        .arg(config)
+        .arg("--data-dir")
+        .arg(folder.join("data"))
+        .arg("--socket")
+        .arg(folder.join("s.sock"))
+        .env("SPANTAP_RELAY_ATTRIBUTES", "k8s.pod.name=checkout-1,k8s.namespace.name=shop")
+        .stderr_to(&folder.join("stderr"))
+        .spawn();
+    let said = || fs::read_to_string(folder.join("stderr")).unwrap_or_default();
+    clock::wait_for("the sidecar is ready", Duration::from_secs(60), || {
+        assert!(agent.ended().is_none(), "{}", said());
+        get(metrics, "/readyz").ok().filter(|answer| answer.contains("ok"))
+    });
+    let request = otlp::post(&numbered::request(0, 10));
+    let answered = otlp::exchange(&mut None, http, &request, Duration::from_secs(60)).expect("an answer");
+    assert_eq!(answered, Some(200), "{}", said());
+    let text = get(metrics, "/metrics").expect("an answer");
+    assert!(text.contains("spantap_relayed_spans_accepted_total 10"), "{text}");
+    assert!(agent.terminate(Duration::from_secs(30)).success(), "{}", said());
 }
 
 #[test]

@@ -1,14 +1,16 @@
 //! What cannot work is refused with the cause and the next step; what can go on goes on and counts.
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
 
 use spantap_tests::{
     agent::{Agent, AgentOptions, binary},
     clock,
-    http::{Server, request},
+    http::{Server, get, request},
+    nginx::Nginx,
     process::{Launch, require_root, tool},
     span::Span,
     temp::{TempDir, free_port},
+    tools::wrk,
     traced::Traced,
 };
 
@@ -146,12 +148,51 @@ impl Drop for SmallDisk {
     }
 }
 
+/// A counter in the agent's own figures: by its reason, or by nothing if it has none; summed over CPUs, zeros left out.
+fn figures(metrics: SocketAddr, name: &str) -> BTreeMap<String, u64> {
+    let text = get(metrics, "/metrics").expect("an answer");
+    let mut counts = BTreeMap::new();
+    for line in
+        text.lines().filter_map(|line| line.strip_prefix("spantap_")?.strip_prefix(name)?.strip_prefix("_total"))
+    {
+        let (labels, count) = line.rsplit_once(' ').expect("a value");
+        let reason = labels.split('"').nth(1).unwrap_or_default();
+        *counts.entry(reason.to_owned()).or_default() += count.parse::<u64>().expect("a number");
+    }
+    counts.retain(|_, count| *count > 0);
+    counts
+}
+
+#[test]
+fn what_is_lost_is_in_the_figures_by_its_reason() {
+    let metrics = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let traced = Traced::with("figures", |mut options| {
+        // Fewer than there are: the kernel side has no room for some, and the agent forgets some of the others.
+        options.capture.push_str("  connections_max: 24\n");
+        options.config.push_str("assembly: { connections_max: 4 }\n");
+        options.flag("--metrics", metrics.to_string())
+    });
+    let nginx = Nginx::start(traced.place());
+    wrk(Default::default(), &format!("http://{}/", nginx.address), 48, Duration::from_secs(1));
+    drop(nginx);
+    for (name, source, reason) in
+        [("kernel_losses", "kernel cpu", "connection_table_full"), ("losses", "pipeline", "connection_evicted")]
+    {
+        // What is on its way is counted a moment later, by both.
+        let told = || (figures(metrics, name), traced.agent.losses_where(|of| of.starts_with(source)));
+        let same = clock::poll(BOUND, || Some(told()).filter(|(figures, losses)| figures == losses));
+        let (figures, _) = same.unwrap_or_else(|| panic!("M7: {name} differ: {:?}", told()));
+        assert!(figures.contains_key(reason), "M7: {name} has no {reason}: {figures:?}");
+    }
+}
+
 #[test]
 fn a_full_disk_loses_spans_by_count_and_recovers_with_room() {
     let disk = SmallDisk::new("2m");
+    let metrics = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let traced = Traced::with("disk", |mut options| {
         options.data_dir = Some(disk.path().join("data"));
-        options
+        options.flag("--metrics", metrics.to_string())
     });
     let server = Server::start(traced.place());
     clock::wait_for("a loss by the full disk", Duration::from_secs(60), || {
@@ -165,6 +206,8 @@ fn a_full_disk_loses_spans_by_count_and_recovers_with_room() {
         traced.agent.spans().iter().any(room).then_some(())
     });
     assert!(recovered.is_some(), "no span after there was room again: {}", traced.agent.messages());
+    let told = traced.agent.losses_where(|source| source == "log").get("spans not appended").copied();
+    assert_eq!(figures(metrics, "log_spans_dropped").get("").copied(), told, "M7: log_spans_dropped");
     drop(traced);
 }
 

@@ -3,7 +3,8 @@
 //! In: modes and routes of [`crate::actors`]. Out: where the server listens; the client's own times per request.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     sync::mpsc,
     time::Duration,
@@ -20,6 +21,21 @@ use crate::{
 
 const SERVER_BOUND: Duration = Duration::from_secs(30);
 const CLIENT_BOUND: Duration = Duration::from_secs(120);
+
+/// The body that a server answers with to a `GET`, whatever its status.
+///
+/// # Errors
+/// The connection cannot be made, broke, or gave nothing for ten seconds; what came is no answer.
+pub fn get(from: SocketAddr, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(from)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    // HTTP/1.0: the body ends with the connection.
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: {from}\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (_, body) = answer.split_once("\r\n\r\n").ok_or(io::ErrorKind::InvalidData)?;
+    Ok(body.to_owned())
+}
 
 /// Where a process shall run.
 #[derive(Clone, Copy, Default)]

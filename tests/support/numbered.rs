@@ -30,13 +30,31 @@ fn span(number: u64, now: u64) -> Vec<u8> {
 /// A span with no more than it needs, that ends now.
 pub fn bare(number: u64, span_id: u64, is_error: bool) -> Vec<u8> {
     let now = now_unix_ns();
-    let mut span = message(1, &[MAGIC, number.to_be_bytes()].concat());
-    span.extend(message(2, &span_id.to_be_bytes()));
-    span.extend(message(5, b"GET /"));
+    let mut span = with_ids(number, span_id);
     span.extend([fixed64(7, now - 1_000_000), fixed64(8, now)].concat());
     if is_error {
         span.extend(message(15, &otlp::number(3, 2)));
     }
+    span
+}
+
+/// A span as [`bare`] makes it that ends before it begins.
+pub fn backwards(number: u64, span_id: u64) -> Vec<u8> {
+    let now = now_unix_ns();
+    [&with_ids(number, span_id)[..], &fixed64(7, now), &fixed64(8, now - 1_000_000)].concat()
+}
+
+/// The number of a span among `count`, by which sampling keeps exactly as many of these as its ratio says: the second half of a trace
+/// id without its first byte is what it goes by.
+pub fn even(index: u64, count: u64) -> u64 {
+    assert!(index < count && count.is_power_of_two(), "{index} of {count}");
+    index * ((1 << 56) / count)
+}
+
+fn with_ids(number: u64, span_id: u64) -> Vec<u8> {
+    let mut span = message(1, &[MAGIC, number.to_be_bytes()].concat());
+    span.extend(message(2, &span_id.to_be_bytes()));
+    span.extend(message(5, b"GET /"));
     span
 }
 

@@ -467,6 +467,12 @@ impl SpanLog {
         self.inner.config.bytes_max
     }
 
+    /// The disk refuses the next force.
+    #[cfg(test)]
+    pub(crate) fn fail_next_force(&self) {
+        self.inner.committer.fail_next();
+    }
+
     /// The folder that it was opened in.
     pub fn dir(&self) -> &Path {
         &self.inner.dir

@@ -3,7 +3,7 @@
 //! In: a [`Snapshot`], taken by the wiring each time that somebody wants it. Out: [`Family`]s, which [`super::text`] and [`super::otlp`]
 //! write down. Counts nothing itself: each figure is counted once, where it arises.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use agent_core::tail::Reason;
 
@@ -214,6 +214,8 @@ impl Snapshot {
             let rows = rows.map(|(outcome, count)| (vec![("outcome", outcome.to_owned())], count)).collect();
             counters(to, "metrics_pushes", "Requests with these figures, by what became of them", rows);
         }
+        let start = Value::Seconds(Duration::from_nanos(self.started_unix_ns).as_secs_f64());
+        push(to, "start_time", "When the agent started, as Unix time", Kind::Gauge, vec![(vec![], start)]);
         let cpu = Value::Seconds(self.cpu_ns as f64 / 1e9);
         push(to, "cpu", "CPU time of the agent itself", Kind::Counter, vec![(vec![], cpu)]);
         gauges(to, "resident_memory_bytes", "Resident memory of the agent", vec![(vec![], self.memory_bytes)]);
