@@ -53,7 +53,7 @@ const FIGURES: &[(&str, &str)] = &[
     ("M14", "spantap_destination_dead_letter_spans == 1"),
     ("M14", "spantap_destination_dead_letter_bytes > 0"),
     ("M15", "spantap_destination_sampling_ppm == 1000000"),
-    ("M15", "spantap:sampling_observed:ratio5m == 1"),
+    ("M15", "spantap:sampling_observed:ratio5m"),
     ("M15", "spantap_destination_spans_sampled_out_total + on (instance) spantap_relayed_spans_local_total"),
 ];
 

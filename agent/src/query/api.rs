@@ -329,7 +329,7 @@ pub struct DestinationStatus {
     /// When the last failure was, nanoseconds since the epoch; 0: none since the start.
     #[prost(uint64, tag = "10")]
     pub last_error_unix_ns: u64,
-    /// Whether the last request failed.
+    /// Whether its spans do not arrive: the last request failed, and not only because of its spans.
     #[prost(bool, tag = "11")]
     pub is_failing: bool,
 }
