@@ -25,6 +25,7 @@ pub mod otlp;
 pub mod php;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod python;
 pub mod realtime;
 pub mod resolver;
