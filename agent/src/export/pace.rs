@@ -1,8 +1,9 @@
 //! How fast a destination is sent to: a limit that is configured, and a gentle return after an outage.
 //!
 //! In: what is sent, what comes in. Out: how long to wait before a request. After an outage the backlog is sent at a multiple of the
-//! rate at which spans come in, so that a destination that has just come back is not thrown down again. So is what waits when the agent
-//! starts: all agents of a fleet may have been started at once. Their rate is then the one at which the log was filled, until it is measured.
+//! rate at which spans usually come in, so that a destination that has just come back is not thrown down again. So is what waits when the
+//! agent starts: all agents of a fleet may have been started at once. Their rate is then the one at which the log was filled. What is usual
+//! is remembered for about an hour: what came by day must not leave at the pace of the night.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -16,6 +17,8 @@ const OUTAGE_MIN: Duration = Duration::from_secs(5);
 const RETURN_RATE_MIN: f64 = 2_000.0;
 /// Weight of the last interval in the measured rate.
 const SMOOTHING: f64 = 0.2;
+/// Seconds in which the usual rate goes down to a third, if nothing comes.
+const USUAL_FOR: f64 = 3_600.0;
 /// Interval of the measurement.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -32,6 +35,8 @@ struct State {
     bytes: Bucket,
     /// Spans per second that come in.
     incoming: f64,
+    /// The most of it, as it is remembered.
+    usual: f64,
     seen: Option<(Instant, u64)>,
     is_returning: bool,
 }
@@ -39,8 +44,14 @@ struct State {
 impl Pace {
     pub(super) fn new(config: &config::Pace) -> Self {
         let now = Instant::now();
-        let state =
-            State { spans: Bucket::new(now), bytes: Bucket::new(now), incoming: 0.0, seen: None, is_returning: false };
+        let state = State {
+            spans: Bucket::new(now),
+            bytes: Bucket::new(now),
+            incoming: 0.0,
+            usual: 0.0,
+            seen: None,
+            is_returning: false,
+        };
         Self { config: config.clone(), state: Mutex::new(state) }
     }
 
@@ -72,6 +83,7 @@ impl Pace {
         if elapsed >= INTERVAL {
             let rate = generated.saturating_sub(before) as f64 / elapsed.as_secs_f64();
             state.incoming += (rate - state.incoming) * SMOOTHING;
+            state.usual = (state.usual * (-elapsed.as_secs_f64() / USUAL_FOR).exp()).max(state.incoming);
             state.seen = Some((now, generated));
         }
     }
@@ -79,7 +91,7 @@ impl Pace {
     /// The agent starts with a backlog; before, spans came in at this rate.
     pub(super) fn resumed(&self, incoming: f64) {
         let mut state = lock(&self.state);
-        state.incoming = incoming;
+        (state.incoming, state.usual) = (incoming, incoming);
         state.is_returning = true;
     }
 
@@ -93,7 +105,7 @@ impl Pace {
 
 impl State {
     fn return_rate(&self, factor: f64) -> Option<f64> {
-        (self.is_returning && factor > 0.0).then(|| (self.incoming * factor).max(RETURN_RATE_MIN))
+        (self.is_returning && factor > 0.0).then(|| (self.usual * factor).max(RETURN_RATE_MIN))
     }
 }
 
@@ -163,6 +175,27 @@ mod tests {
         pace.observe(generated, 100, 512);
         tokio::time::advance(Duration::from_secs(2)).await;
         assert_eq!([pace.wait(10_000, 1), pace.wait(1, 1)], [Duration::ZERO; 2], "the backlog is gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_came_by_day_does_not_leave_at_the_pace_of_the_night() {
+        let pace = pace(0, 0);
+        let mut generated = 0;
+        for per_second in [[5_000; 60], [0; 60]].concat() {
+            pace.observe(generated, 1_000_000, 512);
+            generated += per_second;
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        pace.returned(Duration::from_secs(120));
+        let after = |pace: &Pace| [pace.wait(10_000, 1), pace.wait(1, 1)][1].as_secs_f64();
+        let now = after(&pace);
+        assert!((0.99..1.05).contains(&now), "{now}");
+        for _ in 0..4 * 3_600 {
+            pace.observe(generated, 1_000_000, 512);
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        let later = after(&pace);
+        assert!((4.9..5.1).contains(&later), "the least, hours after: {later}");
     }
 
     #[tokio::test(start_paused = true)]
