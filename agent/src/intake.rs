@@ -317,4 +317,19 @@ mod tests {
         let IntakeCounts { accepted, refused, possible_duplicates, .. } = intake.counts();
         assert_eq!((accepted, refused, possible_duplicates), (5, 1, 3));
     }
+
+    /// Of what one part of was stored, and could not be forced, before the other one was there.
+    #[test]
+    fn each_part_of_a_request_has_to_be_on_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = SpanLog::open(folder.path(), LogConfig::default()).unwrap();
+        let intake = Intake::new(log.clone(), Relay::new(RelayConfig::default()).unwrap(), Durability::Fsync);
+        let stored = || intake.store(&request(2), NO_TENANT).expect("appended");
+        let [failed, _] = stored().blocks;
+        log.fail_next_force();
+        log.durable(failed.expect("a block")).expect_err("the test says so");
+        let [forced, _] = stored().blocks;
+        intake.acknowledged(Stored { blocks: [forced, failed], ..stored() }).expect_err("one part may be lost");
+        intake.acknowledged(Stored { blocks: [forced, None], ..stored() }).expect("that is there");
+    }
 }

@@ -85,15 +85,14 @@ pub struct Draft {
     pub client_traced: bool,
     /// Process; 0 if not known.
     pub pid: u32,
-    /// What is not selected, at either end that is on this host.
+    /// Whether it is of what is selected.
     pub selection: Selection,
 }
 
 /// Whether a span is of what is selected.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Selection {
     /// It is, or that is not known.
-    #[default]
     Selected,
     /// It is not, but the other end is, which is on this host.
     OtherEnd,

@@ -19,26 +19,16 @@ pub(super) async fn slow(args: &SlowArgs, output: &mut Output) -> Done {
     let all = SpansRequest { limit: args.limit, order: Order::Slowest.into(), ..request(&args.filter) };
     let mut client = Client::connect(&args.read.socket).await?;
     // What nobody selected may wait for as long as it likes.
-    let mut spans = match args.unselected {
-        true => Vec::new(),
-        false => found(&mut client, SpansRequest { selected_only: true, ..all.clone() }).await?,
-    };
-    if spans.is_empty() {
-        spans = found(&mut client, all).await?;
+    let selected = SpansRequest { selected_only: !args.unselected, ..all.clone() };
+    let mut spans = client.spans(selected).await?.all().await?;
+    if spans.is_empty() && !args.unselected {
+        spans = client.spans(all).await?.all().await?;
     }
     // Of all of them the agent sends each as it finds it.
     if args.limit == 0 {
         spans.sort_by(|one, other| (other.duration_ns, &other.span_id).cmp(&(one.duration_ns, &one.span_id)));
     }
     answer(&spans, args.read.json, |spans, colour| render(spans, &args.read.socket, colour), output)
-}
-
-async fn found(client: &mut Client, wanted: SpansRequest) -> anyhow::Result<Vec<SpanView>> {
-    let (mut found, mut spans) = (client.spans(wanted).await?, Vec::new());
-    while let Some(span) = found.next().await? {
-        spans.push(span);
-    }
-    Ok(spans)
 }
 
 fn render(spans: &[SpanView], socket: &Path, colour: bool) -> String {

@@ -51,18 +51,18 @@ impl Parts {
                 self.messages.extend(Some(message).filter(|message| !message.is_empty()));
             }
             // What was taken already must not be sent again with the rest, halved.
-            Outcome::TooLarge { cause } if self.several && self.any_taken => {
-                self.rejected += self.left.front().map_or(0, |post| post.spans);
-                self.messages.push(cause);
-            }
-            Outcome::Never { cause } if self.several => {
-                self.rejected += self.left.front().map_or(0, |post| post.spans);
-                self.messages.push(cause);
-            }
+            Outcome::TooLarge { cause } if self.several && self.any_taken => self.refuse(cause),
+            Outcome::Never { cause } if self.several => self.refuse(cause),
             other => return Some(other),
         }
         self.left.pop_front();
         None
+    }
+
+    /// The spans of what was sent last are refused for good.
+    fn refuse(&mut self, cause: String) {
+        self.rejected += self.left.front().map_or(0, |post| post.spans);
+        self.messages.push(cause);
     }
 
     /// The outcome once nothing is left.

@@ -347,17 +347,13 @@ impl Reader {
         let mut taken = 0;
         let mut has_room = true;
         while let Some(item) = walk.next() {
+            let end = open.offset + walk.position() as u64;
+            let note_damage = |bytes| self.inner.state().note_damage(open.meta.first_block, end - bytes);
             match item {
-                Item::Damaged { bytes } => {
-                    let at = open.offset + (walk.position() - bytes) as u64;
-                    self.inner.state().note_damage(open.meta.first_block, at);
-                }
+                Item::Damaged { bytes } => note_damage(bytes as u64),
                 Item::Block { header, .. } if header.block < self.position.block => {}
                 // Never written by this log: it stood in a span, and what was before it is damaged.
-                Item::Block { header, .. } if header.block >= end_block => {
-                    let at = open.offset + (walk.position() as u64) - header.bytes();
-                    self.inner.state().note_damage(open.meta.first_block, at);
-                }
+                Item::Block { header, .. } if header.block >= end_block => note_damage(header.bytes()),
                 Item::Block { header, payload, payload_at } => {
                     let Some(is_wanted) = self.take(&header, read, room) else {
                         has_room = false;

@@ -141,7 +141,7 @@ impl Relayed {
     fn add(&mut self, header: &BlockHeader) {
         self.tenants.insert(header.flags.tenant);
         if header.flags.is_relayed {
-            self.bytes += block_bytes(header);
+            self.bytes += header.bytes();
             self.end = header.block + 1;
         }
     }
@@ -168,13 +168,9 @@ fn relayed(file: &File, bytes: u64) -> Relayed {
             return relayed;
         };
         relayed.add(&header);
-        offset += block_bytes(&header);
+        offset += header.bytes();
     }
     relayed
-}
-
-fn block_bytes(header: &BlockHeader) -> u64 {
-    BLOCK_HEADER_BYTES as u64 + u64::from(header.payload_bytes)
 }
 
 /// Finds the end of the last segment, cuts what is torn, and takes the next numbers from there: also the numbers of what is lost, so that

@@ -168,12 +168,7 @@ impl Client {
         let request = Request::new(TraceRequest { id: id.to_owned() });
         let answer = grpc.server_streaming(request, path, ProstCodec::default()).await;
         let stream = answer.map_err(|status| self.refused(&status))?.into_inner();
-        let mut spans = Spans { path: self.path.clone(), stream };
-        let mut all = Vec::new();
-        while let Some(span) = spans.next().await? {
-            all.push(span);
-        }
-        Ok(all)
+        Spans { path: self.path.clone(), stream }.all().await
     }
 
     /// Gives each dead letter to `each`, oldest first; its error ends it.
@@ -265,6 +260,18 @@ impl Spans {
     /// The agent broke off.
     pub async fn next(&mut self) -> Result<Option<SpanView>, ClientError> {
         self.stream.message().await.map_err(|status| refused(&self.path, &status))
+    }
+
+    /// All of them.
+    ///
+    /// # Errors
+    /// The agent broke off.
+    pub async fn all(mut self) -> Result<Vec<SpanView>, ClientError> {
+        let mut all = Vec::new();
+        while let Some(span) = self.next().await? {
+            all.push(span);
+        }
+        Ok(all)
     }
 }
 
