@@ -15,6 +15,7 @@ mod floor;
 mod load;
 mod memory;
 mod mode;
+mod postgres;
 mod queue;
 mod relay;
 mod saturation;
