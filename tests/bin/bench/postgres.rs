@@ -11,13 +11,14 @@ use spantap_tests::{
     temp::{TempDir, free_port},
 };
 
+const BOUND: Duration = Duration::from_secs(30);
 /// Who runs it, its role and its database; Debian's package makes the first.
 pub const USER: &str = "postgres";
 const ITEMS: u32 = 1000;
 
 /// A running server.
 pub struct Postgres {
-    _process: Process,
+    process: Process,
     /// Port on loopback.
     pub port: u16,
 }
@@ -41,15 +42,21 @@ impl Postgres {
             let port = port.to_string();
             Launch::new(tool("psql")).args(["-h", "127.0.0.1", "-p", &port, "-U", USER, "-q", "-c", sql]).output()
         };
-        clock::wait_for("PostgreSQL answers", Duration::from_secs(30), || {
-            psql("select 1").status.success().then_some(())
-        });
+        clock::wait_for("PostgreSQL answers", BOUND, || psql("select 1").status.success().then_some(()));
         let table = format!(
             "create table item (id int primary key, name text, price numeric);
              insert into item select n, 'item ' || n, n * 1.25 from generate_series(1, {ITEMS}) n; analyze item;"
         );
         assert!(psql(&table).status.success(), "the table could not be made");
-        Self { _process: process, port }
+        Self { process, port }
+    }
+}
+
+impl Drop for Postgres {
+    /// At once, but so that it gives back its shared memory.
+    fn drop(&mut self) {
+        self.process.signal(libc::SIGQUIT);
+        let _ = clock::poll(BOUND, || self.process.ended());
     }
 }
 
