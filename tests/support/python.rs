@@ -22,7 +22,11 @@ pub fn program(name: &str) -> PathBuf {
 /// A program of another environment, of packages that do not go together with the others.
 pub fn program_of(environment: &str, name: &str) -> PathBuf {
     let path = repository().join(".cache").join(environment).join("bin").join(name);
-    let by = if environment == "venv-http" { "test --only servers" } else { "setup --tests" };
+    let by = match environment {
+        "venv-http" => "test --only servers",
+        "venv-bench" => "bench",
+        _ => "setup --tests",
+    };
     assert!(path.exists(), "{} is not there; `cargo xtask {by}` installs it", path.display());
     path
 }

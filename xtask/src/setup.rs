@@ -209,9 +209,9 @@ fn components() -> Result<()> {
     Ok(())
 }
 
-/// A Python environment in `.cache/`, with what the tests start. One that an earlier set-up left with packages that do not go together
-/// is made anew.
-fn python(repo: &Repo, environment: &str, packages: &[(&str, &str)]) -> Result<()> {
+/// A Python environment in `.cache/`, with what the tests or the benchmark start. One that an earlier set-up left with packages that do
+/// not go together is made anew.
+pub fn python(repo: &Repo, environment: &str, packages: &[(&str, &str)]) -> Result<()> {
     let venv = repo.cache(environment);
     let pip = venv.join("bin/pip");
     let is_sound = || shell::succeeds(Command::new(&pip).args(["--quiet", "check"]));

@@ -13,7 +13,7 @@ use spantap_tests::{
     temp::{TempDir, free_port},
 };
 
-use crate::app::App;
+use crate::{app::App, fastapi::FastApi};
 
 /// Bytes of nginx's answer.
 const BODY_BYTES: usize = 1024;
@@ -29,6 +29,8 @@ pub enum Load {
     Nginx,
     /// PHP behind nginx, with a row from PostgreSQL.
     App,
+    /// Python on uvicorn, with a row from PostgreSQL.
+    FastApi,
 }
 
 /// A server of a load that ends with the guard.
@@ -42,13 +44,15 @@ pub enum Running {
         /// `ip:port`.
         address: String,
     },
-    /// Several.
+    /// nginx, PHP, PostgreSQL.
     App(App),
+    /// uvicorn, PostgreSQL.
+    FastApi(FastApi),
 }
 
 impl Load {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Ping, Self::Redis, Self::Nginx, Self::App];
+    pub const ALL: [Self; 5] = [Self::Ping, Self::Redis, Self::Nginx, Self::App, Self::FastApi];
 
     /// Its name in arguments.
     pub const fn name(self) -> &'static str {
@@ -57,6 +61,7 @@ impl Load {
             Self::Redis => "redis",
             Self::Nginx => "nginx",
             Self::App => "app",
+            Self::FastApi => "fastapi",
         }
     }
 
@@ -67,6 +72,7 @@ impl Load {
             Self::Redis => "redis-server, GET",
             Self::Nginx => "nginx, 1 KiB",
             Self::App => "PHP-FPM behind nginx, with PostgreSQL",
+            Self::FastApi => "FastAPI on uvicorn, with PostgreSQL",
         }
     }
 
@@ -75,23 +81,25 @@ impl Load {
         match self {
             Self::Ping | Self::Redis => 5000,
             Self::Nginx => 3000,
-            Self::App => 200,
+            Self::App | Self::FastApi => 200,
         }
     }
 
     /// Messages of a request, counted once at each end: a request and its answer make four. The application's are those
-    /// of client and nginx, nginx and PHP, PHP and PostgreSQL.
+    /// of client and nginx, nginx and PHP, PHP and PostgreSQL. FastAPI's, by `strace` of uvicorn and PostgreSQL: request and answer,
+    /// of which head and body are two writes; the cached statement and its row; what asyncpg's pool sends to reset a connection
+    /// that it takes back, and its answer.
     pub const fn message_sides(self) -> u64 {
         match self {
             Self::Ping | Self::Redis | Self::Nginx => 4,
-            Self::App => 12,
+            Self::App | Self::FastApi => 12,
         }
     }
 
     /// Whether client and server share a CPU at the fixed rate: without that, what is measured is where the scheduler puts
-    /// them. The application needs both.
+    /// them. The applications need both.
     pub const fn is_pinned(self) -> bool {
-        !matches!(self, Self::App)
+        !matches!(self, Self::App | Self::FastApi)
     }
 
     /// The paced client's protocol.
@@ -99,7 +107,7 @@ impl Load {
         match self {
             Self::Ping => "ping",
             Self::Redis => "redis",
-            Self::Nginx | Self::App => "http",
+            Self::Nginx | Self::App | Self::FastApi => "http",
         }
     }
 
@@ -107,6 +115,7 @@ impl Load {
     pub const fn path(self) -> &'static str {
         match self {
             Self::App => "/item.php?id=7",
+            Self::FastApi => "/items/7",
             _ => "/1k",
         }
     }
@@ -118,6 +127,7 @@ impl Load {
             Self::Redis => redis(place),
             Self::Nginx => nginx(place),
             Self::App => Running::App(App::start(place)),
+            Self::FastApi => Running::FastApi(FastApi::start(place)),
         }
     }
 }
@@ -128,6 +138,7 @@ impl Running {
         match self {
             Self::One { address, .. } => address,
             Self::App(app) => app.address(),
+            Self::FastApi(app) => app.address(),
         }
     }
 }

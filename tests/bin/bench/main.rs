@@ -2,7 +2,7 @@
 //!
 //! In: `[what=LIST] [seconds=S] [rounds=N] [modes=LIST] [rate.LOAD=R] [burst=N] [syscall_hooks=every|io]`. Out: tables in Markdown on
 //! standard output. `modes` (`mode.rs`) and `burst` (`client.rs`) are for fixed rates.
-//! `what` names any of the loads `ping`, `redis`, `nginx`, `app` (fixed rate), `saturation`, `syscall`, `memory`, `size`, `relay` (see
+//! `what` names any of the loads `ping`, `redis`, `nginx`, `app`, `fastapi` (fixed rate), `saturation`, `syscall`, `memory`, `size`, `relay` (see
 //! `relay.rs`), by default all of these, and `queue`, which needs 10 GB of disk. Each table comes from one run in which the modes take turns (see `mode.rs`).
 //!
 //! Called by `cargo xtask bench`. Limits: both ends of every connection run on this host, and within the traced cgroup. On a
@@ -10,6 +10,7 @@
 
 mod app;
 mod client;
+mod fastapi;
 mod fixed;
 mod floor;
 mod load;
@@ -72,7 +73,8 @@ fn main() {
     }
     require_root();
     let arguments = Arguments::new(args());
-    let what: String = arguments.get("what", "relay,size,ping,redis,nginx,app,saturation,syscall,memory".to_owned());
+    let what: String =
+        arguments.get("what", "relay,size,ping,redis,nginx,app,fastapi,saturation,syscall,memory".to_owned());
     let wanted = |name: &str| what.split(',').any(|item| item == name);
     println!("Command: `cargo xtask bench -- {}`.", args().collect::<Vec<_>>().join(" "));
     println!("{}", machine());

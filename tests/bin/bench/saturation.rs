@@ -51,6 +51,7 @@ fn generator(load: Load) -> &'static str {
         Load::Redis => "redis-benchmark -t get on 16 connections",
         Load::Nginx => "wrk with one thread on 16 connections",
         Load::App => "wrk with one thread on 4 connections, 2 PHP workers",
+        Load::FastApi => "wrk with one thread on 4 connections, one worker of uvicorn, 2 connections to PostgreSQL",
     }
 }
 
@@ -76,7 +77,7 @@ fn once(load: Load, place: Place, server: &Running, seconds: u64) -> f64 {
         }
         Load::Redis => redis_benchmark(place, server.address()),
         Load::Nginx => by_wrk(CONNECTIONS),
-        Load::App => by_wrk(4),
+        Load::App | Load::FastApi => by_wrk(4),
     }
 }
 
@@ -94,9 +95,9 @@ fn rate_of_redis(csv: &str) -> Option<f64> {
     line.split(',').nth(1)?.trim_matches('"').parse().ok()
 }
 
-/// The line `Requests/sec:  1234.56`. Answers other than 200 end the benchmark.
+/// The line `Requests/sec:  1234.56`. Answers other than 200 end the benchmark, and connections that broke.
 fn rate_of_wrk(text: &str) -> f64 {
-    assert!(!text.contains("Non-2xx"), "wrk got errors: {text}");
+    assert!(!text.contains("Non-2xx") && !text.contains("Socket errors"), "wrk got errors: {text}");
     let rate = text.lines().find_map(|line| line.trim().strip_prefix("Requests/sec:")?.trim().parse().ok());
     rate.unwrap_or_else(|| panic!("wrk gives no rate: {text}"))
 }
