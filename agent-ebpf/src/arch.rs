@@ -9,6 +9,12 @@ pub mod regs {
     pub const FIRST: usize = 56;
     /// Number of 8-byte registers read from there: r10 r9 r8 rax rcx rdx rsi rdi.
     pub const COUNT: usize = 8;
+    /// With what stands behind them: the number of the system call.
+    pub const COUNT_WITH_CALL: usize = 9;
+    /// Index of the register that gets the result.
+    pub const RESULT: usize = 3;
+    /// What that holds while the call is in progress, in which alone the thread may still be in it: `-ENOSYS`.
+    pub const IN_PROGRESS: u64 = -38i64 as u64;
     /// Index of the fifth argument.
     pub const ARG4: usize = 2;
     /// Index of the fourth argument.

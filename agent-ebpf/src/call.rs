@@ -1,8 +1,12 @@
 //! System calls that move bytes: noted at entry, told at return.
 //!
-//! Entry stores where the bytes are; whether the file is a TCP socket shows when a socket hook fires in between, so
-//! ordinary file I/O costs two look-ups and no walk. At return the kernel has just touched the buffers, so they are
-//! resident, and the result says how many bytes are real.
+//! Entry stores where the bytes are; whether the file is a TCP socket shows when a socket hook fires in between. At return
+//! the kernel has just touched the buffers, so they are resident, and the result says how many bytes are real.
+//!
+//! Where sockets tell of calls (`Settings::by_sockets`), most calls are neither seen to be entered nor to return: a file's then cost
+//! nothing. The first hook that fires inside notes the call ([`notice`]): a socket's, or the scheduler's where the thread goes to sleep. The
+//! socket itself tells when it is done, a moment before the return ([`on_length`]). Of the calls that no single socket tells of, entry and
+//! return are hooked as everywhere else ([`is_hooked`]).
 
 use agent_common::{
     header::kind,
@@ -18,13 +22,14 @@ use crate::{
     ktls,
     maps::{self, Scratch, TASKS},
     message,
-    offsets::{self, Memory},
+    offsets::{self, Checked, Memory},
     payload::{self, Captured},
     sched,
     select::{self, chosen},
     socket::{self, Kind},
     state::{Task, flag},
-    tls, unix, walk,
+    tls, unix,
+    walk::{self, Found},
 };
 
 /// `recv` with it leaves the bytes where they are.
@@ -52,7 +57,7 @@ pub fn on_enter<M: Memory>(pt_regs: u64, id: u64) {
     }
     let registers = M::words::<{ regs::COUNT }>(pt_regs + regs::FIRST as u64);
     let arguments = [regs::ARG0, regs::ARG1, regs::ARG2, regs::ARG3, regs::ARG4].map(|index| registers[index]);
-    begin(task, id, arguments);
+    begin(task, id, arguments, now());
     tls::note_goroutine(task, pt_regs);
 }
 
@@ -73,10 +78,53 @@ pub fn on_enter_arguments(id: u64, arguments: [u64; 5]) {
     if select::hopeless(settings, task.mode) {
         return;
     }
-    begin(task, id, arguments);
-    // SAFETY: as in `sched::current_call`.
-    let registers = unsafe { helpers::bpf_task_pt_regs(helpers::bpf_get_current_task_btf()) };
-    tls::note_goroutine(task, registers as u64);
+    begin(task, id, arguments, now());
+    tls::note_goroutine(task, registers());
+}
+
+/// Address of the registers with which the current thread entered the kernel.
+#[inline(always)]
+pub fn registers() -> u64 {
+    // SAFETY: every thread has a place for them; that of a thread of the kernel holds zeroes.
+    unsafe { helpers::bpf_task_pt_regs(helpers::bpf_get_current_task_btf()) as u64 }
+}
+
+/// A hook fires for the current thread, perhaps inside a call that nobody saw it enter: notes that call.
+///
+/// Its entry is taken for now, and its totals for those of now: nothing of it was seen before. A call that was noticed when the thread lost its
+/// CPU keeps those, if it is still the same.
+#[inline(always)]
+pub fn notice(settings: &Settings, task: &mut Task, time_ns: impl FnOnce() -> u64) {
+    // Where the return of a call is hooked, it may be unseen nevertheless.
+    let known = task.number != 0 && task.noticed == 0 && !is_hooked(task.number - 1);
+    if settings.by_sockets == 0 || known {
+        return;
+    }
+    let at = registers();
+    let words = Checked::words::<{ regs::COUNT_WITH_CALL }>(at + regs::FIRST as u64);
+    let id = words[regs::COUNT_WITH_CALL - 1];
+    if words[regs::RESULT] != regs::IN_PROGRESS || !moves_bytes(id) {
+        task.number = 0;
+        task.noticed = 0;
+        return;
+    }
+    if task.number != id + 1 || task.fd != words[regs::ARG0] {
+        let arguments = [regs::ARG0, regs::ARG1, regs::ARG2, regs::ARG3, regs::ARG4].map(|index| words[index]);
+        begin(task, id, arguments, time_ns());
+        tls::note_goroutine(task, at);
+    }
+    task.noticed = 0;
+}
+
+/// The same when the thread loses its CPU: whether the call is one of a socket is not known, and so nobody may tell of its end.
+#[inline(always)]
+pub fn notice_leaving(task: &mut Task, time_ns: u64) {
+    if let Some(settings) = select::settings()
+        && settings.by_sockets != 0
+    {
+        notice(settings, task, || time_ns);
+        task.noticed = u32::from(task.number != 0);
+    }
 }
 
 /// The current thread, if it ever was seen to use a unix socket, or awaits an answer to a datagram: only then `close` is looked at.
@@ -102,9 +150,10 @@ fn begin_close(task: &mut Task, fd: u64) {
 }
 
 #[inline(always)]
-fn begin(task: &mut Task, id: u64, [fd, buffer, count, fourth, fifth]: [u64; 5]) {
-    task.enter_ns = now();
+fn begin(task: &mut Task, id: u64, [fd, buffer, count, fourth, fifth]: [u64; 5], time_ns: u64) {
+    task.enter_ns = time_ns;
     task.number = id + 1; // 0 means "in no call"
+    task.noticed = 0;
     task.fd = fd;
     task.buffer = buffer;
     task.count = count;
@@ -121,20 +170,50 @@ fn begin(task: &mut Task, id: u64, [fd, buffer, count, fourth, fifth]: [u64; 5])
     task.address = if id == number::SENDTO || id == number::RECVFROM { fifth } else { 0 };
 }
 
-/// Whether the call that returns is one that [`on_enter`] may have noted: to look at its number costs every other call of
-/// the host less than to look for the thread.
+/// Number of the call that returns.
 #[inline(always)]
-pub fn is_watched<M: Memory>(pt_regs: u64) -> bool {
+pub fn returning<M: Memory>(pt_regs: u64) -> u64 {
     let [id] = M::words::<1>(pt_regs + regs::CALL);
-    id == number::CLOSE || moves_bytes(id)
+    id
 }
 
-/// `sys_exit`.
+/// `sys_exit` of a call: to look at its number costs every call that is not watched less than to look for the thread.
 #[inline(always)]
-pub fn on_exit(result: i64) -> Next {
+pub fn on_exit(id: u64, result: i64) -> Next {
+    if id != number::CLOSE && !moves_bytes(id) {
+        return Next::Nothing;
+    }
     let Some(task) = task_in_call() else { return Next::Nothing };
     sched::runs(task);
-    let id = task.number - 1;
+    if task.number != id + 1 {
+        return Next::Nothing; // another one was noticed, whose end nobody saw
+    }
+    finish(task, id, result)
+}
+
+/// A socket is done with a call, or with one of its pieces.
+#[inline(always)]
+pub fn on_length(result: i64) -> Next {
+    let Some(settings) = select::settings() else { return Next::Nothing };
+    if settings.by_sockets == 0 {
+        return Next::Nothing;
+    }
+    let Some(task) = select::task_inside(settings) else { return Next::Nothing };
+    if select::hopeless(settings, task.mode) {
+        return Next::Nothing;
+    }
+    sched::runs(task);
+    notice(settings, task, now);
+    // In no call: a socket of the kernel's own, or io_uring, of which other hooks told.
+    if task.number == 0 || is_hooked(task.number - 1) {
+        return Next::Nothing;
+    }
+    finish(task, task.number - 1, result)
+}
+
+/// The call that the thread is in, of that number, is done; if hooks at a TCP socket fired in it, it is told, or nothing is to be told.
+#[inline(always)]
+fn finish(task: &mut Task, id: u64, result: i64) -> Next {
     if task.tx_sock == 0 && task.rx_sock == 0 && !comes_again(result) {
         return Next::Elsewhere;
     }
@@ -150,6 +229,14 @@ pub fn on_exit(result: i64) -> Next {
     task.rx_sock = 0;
     task.enter_ns = 0;
     Next::Nothing
+}
+
+/// Whether entry and return of the call are hooked where sockets tell of the others: it is of no single message of one socket. The return alone
+/// is hooked of calls that may bring a datagram's sender.
+#[inline(always)]
+fn is_hooked(id: u64) -> bool {
+    matches!(id, number::CONNECT | number::SENDFILE | number::SPLICE | number::RECVMMSG | number::SENDMMSG)
+        || is_accept(id)
 }
 
 /// Whether nothing is said of a socket by this result: there was nothing to do, or a signal came. A call that a signal
@@ -191,6 +278,31 @@ pub fn on_exit_elsewhere(result: i64) -> Next {
         end_call();
     }
     next
+}
+
+/// The second part of what [`on_length`] begins, likewise.
+#[inline(always)]
+pub fn on_length_elsewhere(sk: u64, result: i64) -> Next {
+    let Some(task) = task_in_call() else { return Next::Nothing };
+    let Some(settings) = select::settings() else { return Next::Nothing };
+    select::renew(settings, task);
+    let id = task.number - 1;
+    let found = Found { sk, inode: socket::inode(sk).unwrap_or(0) };
+    match socket::kind::<Checked>(sk) {
+        Some(Kind::Unix) => {
+            task.other = found;
+            return Next::Unix;
+        }
+        Some(Kind::Tcp) if says_something(task, id, result) => returned_unseen(settings, task, sk, id, result),
+        // Who sent it, the application is told only after this.
+        Some(Kind::Datagram) if id == number::RECVFROM || id == number::RECVMSG => return Next::Nothing,
+        Some(Kind::Datagram) => {
+            datagram::returned(settings, task, found, id, result);
+        }
+        _ => {}
+    }
+    end_call();
+    Next::Nothing
 }
 
 /// The third part, likewise, for unix stream sockets.
@@ -290,7 +402,7 @@ fn returned_elsewhere(settings: &Settings, task: &mut Task, id: u64, result: i64
         return Next::Nothing;
     }
     let Some(found) = walk::socket(if accepts { result as u64 } else { task.fd }) else { return Next::Nothing };
-    match socket::kind::<offsets::Checked>(found.sk) {
+    match socket::kind::<Checked>(found.sk) {
         Some(Kind::Unix) => {
             task.other = found;
             return Next::Unix;

@@ -110,7 +110,7 @@ pub fn reader(task: &Task, sk: u64) -> Reader {
 /// A write returned: where it ended, if the kernel encrypted it.
 #[inline(always)]
 pub fn sent(task: &mut Task, id: u64, result: i64) -> Option<u32> {
-    if !settle(task, task.tx_sock, Way::Out, (id, result)) {
+    if !is_noted(task) || !settle(task, task.tx_sock, Way::Out, (id, result)) {
         return None;
     }
     offsets::read::<u32>(task.tx_sock, &offsets::TCP_WRITE_SEQ)
@@ -119,7 +119,7 @@ pub fn sent(task: &mut Task, id: u64, result: i64) -> Option<u32> {
 /// A read returned: whether the kernel decrypted it.
 #[inline(always)]
 pub fn received(task: &mut Task, id: u64, result: i64) -> bool {
-    settle(task, task.rx_sock, Way::In, (id, result))
+    is_noted(task) && settle(task, task.rx_sock, Way::In, (id, result))
 }
 
 /// A call moved bytes, and no hook saw which of the connection's: whether the kernel encrypted or decrypted them.
@@ -137,10 +137,12 @@ pub fn moved_unseen(task: &mut Task, sk: u64, id: u64) -> bool {
 }
 
 #[inline(always)]
+fn is_noted(task: &Task) -> bool {
+    task.call_flags & u32::from(wire::KERNEL_TLS) != 0
+}
+
+#[inline(never)]
 fn settle(task: &mut Task, sk: u64, way: Way, (id, result): (u64, i64)) -> bool {
-    if task.call_flags & u32::from(wire::KERNEL_TLS) == 0 {
-        return false;
-    }
     if !has_keys(sk, way) {
         task.call_flags &= !u32::from(wire::KERNEL_TLS);
         return false;

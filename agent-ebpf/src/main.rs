@@ -149,21 +149,32 @@ hook!(sched_process_exec__tp_btf, sched_process_exec__raw_tp, "sched_process_exe
 ));
 hook!(sched_process_exit__tp_btf, sched_process_exit__raw_tp, "sched_process_exit", |_context| process::on_exit());
 
+// What a run costs beside its body is measured by these; see `agent/src/kernel/stats.rs`.
+/// Nothing.
+#[btf_tracepoint(function = "sys_enter")]
+pub fn empty_enter(_context: BtfTracePointContext) -> i32 {
+    0
+}
+
+/// Likewise.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn empty_exit(_context: BtfTracePointContext) -> i32 {
+    0
+}
+
 /// The first part, which goes on with `other_sockets` of the same rung where no TCP hook answered.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn sys_exit__tp_btf(context: BtfTracePointContext) -> i32 {
-    if call::is_watched::<Typed>(context.arg::<u64>(0)) {
-        go_on(&context, &maps::PARTS_TP_BTF, call::on_exit(context.arg::<i64>(1)));
-    }
+    let id = call::returning::<Typed>(context.arg::<u64>(0));
+    go_on(&context, &maps::PARTS_TP_BTF, call::on_exit(id, context.arg::<i64>(1)));
     0
 }
 
 /// Likewise.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn sys_exit__raw_tp(context: RawTracePointContext) -> i32 {
-    if call::is_watched::<Checked>(context.arg::<u64>(0)) {
-        go_on(&context, &maps::PARTS_RAW_TP, call::on_exit(context.arg::<i64>(1)));
-    }
+    let id = call::returning::<Checked>(context.arg::<u64>(0));
+    go_on(&context, &maps::PARTS_RAW_TP, call::on_exit(id, context.arg::<i64>(1)));
     0
 }
 
@@ -180,6 +191,58 @@ pub fn other_sockets__raw_tp(context: RawTracePointContext) -> i32 {
     go_on(&context, &maps::PARTS_RAW_TP, call::on_exit_elsewhere(context.arg::<i64>(1)));
     0
 }
+
+/// What a socket tells of a call: three parts likewise, by each rung. Arguments: the socket, and what it returns.
+macro_rules! length_hook {
+    (
+        $event:literal,
+        $btf_parts:ident: [$btf:ident, $btf_elsewhere:ident, $btf_unix:ident],
+        $raw_parts:ident: [$raw:ident, $raw_elsewhere:ident, $raw_unix:ident]
+    ) => {
+        #[btf_tracepoint(function = $event)]
+        pub fn $btf(context: BtfTracePointContext) -> i32 {
+            go_on(&context, &maps::$btf_parts, call::on_length(i64::from(context.arg::<i32>(1))));
+            0
+        }
+        #[btf_tracepoint(function = $event)]
+        pub fn $btf_elsewhere(context: BtfTracePointContext) -> i32 {
+            let next = call::on_length_elsewhere(context.arg::<u64>(0), i64::from(context.arg::<i32>(1)));
+            go_on(&context, &maps::$btf_parts, next);
+            0
+        }
+        #[btf_tracepoint(function = $event)]
+        pub fn $btf_unix(context: BtfTracePointContext) -> i32 {
+            call::on_exit_unix(i64::from(context.arg::<i32>(1)));
+            0
+        }
+        #[raw_tracepoint(tracepoint = $event)]
+        pub fn $raw(context: RawTracePointContext) -> i32 {
+            go_on(&context, &maps::$raw_parts, call::on_length(i64::from(context.arg::<i32>(1))));
+            0
+        }
+        #[raw_tracepoint(tracepoint = $event)]
+        pub fn $raw_elsewhere(context: RawTracePointContext) -> i32 {
+            let next = call::on_length_elsewhere(context.arg::<u64>(0), i64::from(context.arg::<i32>(1)));
+            go_on(&context, &maps::$raw_parts, next);
+            0
+        }
+        #[raw_tracepoint(tracepoint = $event)]
+        pub fn $raw_unix(context: RawTracePointContext) -> i32 {
+            call::on_exit_unix(i64::from(context.arg::<i32>(1)));
+            0
+        }
+    };
+}
+length_hook!(
+    "sock_send_length",
+    SENT_TP_BTF: [sock_send_length__tp_btf, sent_elsewhere__tp_btf, sent_unix__tp_btf],
+    SENT_RAW_TP: [sock_send_length__raw_tp, sent_elsewhere__raw_tp, sent_unix__raw_tp]
+);
+length_hook!(
+    "sock_recv_length",
+    RECEIVED_TP_BTF: [sock_recv_length__tp_btf, received_elsewhere__tp_btf, received_unix__tp_btf],
+    RECEIVED_RAW_TP: [sock_recv_length__raw_tp, received_elsewhere__raw_tp, received_unix__raw_tp]
+);
 
 hook!(unix_sockets__tp_btf, unix_sockets__raw_tp, "sys_exit", |context| call::on_exit_unix(context.arg::<i64>(1)));
 
@@ -199,8 +262,8 @@ pub fn sys_enter__tracepoint(context: TracePointContext) -> u32 {
 #[tracepoint]
 pub fn sys_exit__tracepoint(context: TracePointContext) -> u32 {
     // SAFETY: the offset is that of the event's format, which is part of the kernel's interface.
-    if let Ok(result) = unsafe { context.read_at::<i64>(16) } {
-        go_on(&context, &maps::PARTS_TRACEPOINT, call::on_exit(result));
+    if let Ok([id, result]) = unsafe { context.read_at::<[i64; 2]>(8) } {
+        go_on(&context, &maps::PARTS_TRACEPOINT, call::on_exit(id as u64 & 0xffff_ffff, result));
     }
     0
 }

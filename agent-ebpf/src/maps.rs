@@ -104,6 +104,19 @@ pub static PARTS_RAW_TP: ProgramArray = ProgramArray::with_max_entries(2, 0);
 #[map]
 pub static PARTS_TRACEPOINT: ProgramArray = ProgramArray::with_max_entries(2, 0);
 
+/// The same of `sock_send_length`.
+#[map]
+pub static SENT_TP_BTF: ProgramArray = ProgramArray::with_max_entries(2, 0);
+/// Likewise.
+#[map]
+pub static SENT_RAW_TP: ProgramArray = ProgramArray::with_max_entries(2, 0);
+/// The same of `sock_recv_length`.
+#[map]
+pub static RECEIVED_TP_BTF: ProgramArray = ProgramArray::with_max_entries(2, 0);
+/// Likewise.
+#[map]
+pub static RECEIVED_RAW_TP: ProgramArray = ProgramArray::with_max_entries(2, 0);
+
 /// The address of the kernel's `socket_file_ops`, once a socket was seen.
 #[map]
 pub static SOCKET_OPERATIONS: Array<u64> = Array::with_max_entries(1, 0);

@@ -51,6 +51,7 @@ pub fn on_send<M: Memory>(sk: u64, left: u32, each_piece: bool) {
         return;
     }
     let time_ns = now();
+    call::notice(settings, task, || time_ns);
     connection::announce::<M>(tcp, conn);
     if conn.flags & flag::CURSOR == 0 {
         set_cursor::<M>(tcp, conn);
@@ -84,9 +85,7 @@ pub fn on_send<M: Memory>(sk: u64, left: u32, each_piece: bool) {
         conn.queue_since_ns = 0;
     }
     if conn.tx_head.wrapping_sub(conn.tx_tail) >= SLOTS {
-        emit::lost(KernelLoss::SendSlotEvicted);
-        snapshot::take::<M>(tcp, conn, time_ns);
-        retire(conn, 0, time_ns, u32::from(wire::EVICTED));
+        evict::<M>(tcp, conn, time_ns);
     }
     if !outside {
         note_send(task, sk, conn.tx_head, (start, end));
@@ -104,6 +103,14 @@ pub fn on_send<M: Memory>(sk: u64, left: u32, each_piece: bool) {
         let moved = Outside { direction: direction::SEND, start, end, selected: true, by_kernel, time_ns };
         tell_outside(task, conn.id, &moved);
     }
+}
+
+/// There is no slot left.
+#[inline(never)]
+fn evict<M: Memory>(tcp: u64, conn: &mut Conn, time_ns: u64) {
+    emit::lost(KernelLoss::SendSlotEvicted);
+    snapshot::take::<M>(tcp, conn, time_ns);
+    retire(conn, 0, time_ns, u32::from(wire::EVICTED));
 }
 
 /// The call in progress moves `[start, end)`, in the slot `index`.
@@ -380,6 +387,10 @@ pub fn on_read<M: Memory>(sk: u64) {
         return;
     }
     let Some(tcp) = M::tcp(sk) else { return };
+    // Who interrupts the thread to read does not own the socket.
+    if M::read_optional::<u32>(tcp, &offsets::SK_OWNED).is_none_or(|owned| owned != 0) {
+        call::notice(settings, task, now);
+    }
     let by_kernel = ktls::is_layered::<M>(tcp) && ktls::has_keys(sk, Way::In);
     if by_kernel && ktls::reader(task, sk) == Reader::Layer {
         return; // told when the application reads
@@ -492,7 +503,7 @@ struct Outside {
 }
 
 /// io_uring, and readers in the kernel: neither entry nor return nor payload is known.
-#[inline(always)]
+#[inline(never)]
 fn tell_outside(task: &Task, connection_id: u64, moved: &Outside) {
     let receives = moved.direction == direction::RECEIVE;
     let header = emit::header(kind::CALL, moved.time_ns);

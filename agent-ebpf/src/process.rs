@@ -15,11 +15,15 @@ use crate::{
     select,
 };
 
-/// `sched_process_fork`: a selected process's child is selected too.
+/// `sched_process_fork`: a selected process's child is selected too. Where nobody sees a call begin, the threads of those that are recorded are
+/// known from their birth on: the first call of each may sleep before any hook fires in it.
 #[inline(always)]
 pub fn on_fork(parent: u64, child: u64) {
     let Some(settings) = select::settings() else { return };
-    if settings.rules & rule::PID == 0 {
+    let known = if settings.by_sockets == 0 { None } else { TASKS.get_ptr(&(bpf_get_current_pid_tgid() as u32)) };
+    // SAFETY: a live map value of the current thread.
+    let known = known.map(|task| unsafe { &*task }).filter(|task| task.watched != 0);
+    if settings.rules & rule::PID == 0 && known.is_none() {
         return;
     }
     let (Some(parent_pid), Some(child_pid), Some(child_tid)) = (
@@ -29,7 +33,10 @@ pub fn on_fork(parent: u64, child: u64) {
     ) else {
         return;
     };
-    if child_pid != child_tid {
+    if let Some(task) = known {
+        select::inherit(task, child_pid, child_tid);
+    }
+    if settings.rules & rule::PID == 0 || child_pid != child_tid {
         return; // a thread
     }
     if let Some(inherited) = SELECT_PID.get_ptr(&parent_pid) {

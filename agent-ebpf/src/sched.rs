@@ -16,10 +16,11 @@ use agent_common::{
     sched::{BLOCKED, Blocked, NEVER_SLEPT},
     settings::shed,
 };
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated as helpers};
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 
 use crate::{
     arch::{blocked_in, regs},
+    call,
     emit::now,
     maps::{SCHED_STATE, TASKS},
     offsets::{self, ABSENT, Memory, read, read_at},
@@ -207,6 +208,8 @@ fn leave(task: &mut Task, task_struct: u64, runnable: bool, sleep_state: u64, ti
         begin_wait(task, task_struct);
     } else {
         task.runnable_ns = 0;
+        task.off_since_ns = 0;
+        call::notice_leaving(task, time_ns);
         task.off_since_ns = time_ns;
         task.off_in = blocked(task, sleep_state) as u32;
     }
@@ -310,8 +313,5 @@ fn blocked(task: &Task, sleep_state: u64) -> Blocked {
 /// Number of the system call that the current thread is in.
 #[inline(always)]
 fn current_call() -> u64 {
-    // SAFETY: the registers of the thread's entry into the kernel exist for every thread that is not a kernel thread, and
-    // the read is checked.
-    let registers = unsafe { helpers::bpf_task_pt_regs(helpers::bpf_get_current_task_btf()) };
-    read_at(registers as u64 + regs::CALL).unwrap_or(u64::MAX)
+    read_at(call::registers() + regs::CALL).unwrap_or(u64::MAX)
 }

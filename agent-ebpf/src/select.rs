@@ -50,23 +50,20 @@ pub fn current_task(settings: &Settings) -> Option<&'static mut Task> {
 pub fn renew(settings: &Settings, task: &mut Task) {
     let generation = volatile_generation(settings);
     if task.generation != generation {
-        decide_inside(settings, task, generation);
+        // SAFETY: the helper takes no arguments.
+        task.cgroup_id = unsafe { helpers::bpf_get_current_cgroup_id() };
+        decide(settings, task, generation);
     }
 }
 
-/// A function of its own for the verifier: what follows at a call's return is long enough.
+/// A function of its own, as everything that seldom happens: hooks are short of instructions for the verifier to follow, and what lies between
+/// those that are always run takes room in the processor's cache.
 #[inline(never)]
-fn decide_inside(settings: &Settings, task: &mut Task, generation: u32) {
-    // SAFETY: the helper takes no arguments.
-    task.cgroup_id = unsafe { helpers::bpf_get_current_cgroup_id() };
-    decide(settings, task, generation, false);
-}
-
-#[inline(always)]
-fn decide(settings: &Settings, task: &mut Task, generation: u32, is_new: bool) {
+fn decide(settings: &Settings, task: &mut Task, generation: u32) {
+    task.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
     task.mode = decide_task(settings, task.pid);
     let watched = !hopeless(settings, task.mode);
-    if watched && task.watched == 0 && !is_new {
+    if watched && task.watched == 0 {
         sched::begins(task);
     }
     task.watched = u32::from(watched);
@@ -80,10 +77,11 @@ fn task(settings: &Settings, may_be_inside: bool) -> Option<&'static mut Task> {
     let pid_tgid = bpf_get_current_pid_tgid();
     let tid = pid_tgid as u32;
     let pid = (pid_tgid >> 32) as u32;
-    let (found, is_new) = match TASKS.get_ptr_mut(&tid) {
+    let found = match TASKS.get_ptr_mut(&tid) {
         // SAFETY: a live map value. Another process: the thread of that number ended unseen.
-        Some(task) if unsafe { (*task).pid == pid || (*task).pid == 0 } => (task, false),
-        _ => (insert_task(tid)?, true),
+        Some(task) if unsafe { (*task).pid == pid || (*task).pid == 0 } => task,
+        // Of a call that it may be in, nothing was seen so far.
+        _ => insert_task(tid, if may_be_inside { 0 } else { sched::since() })?,
     };
     // SAFETY: a live map value; only its own thread and the scheduler hooks (other fields) write it.
     let task = unsafe { &mut *found };
@@ -97,23 +95,32 @@ fn task(settings: &Settings, may_be_inside: bool) -> Option<&'static mut Task> {
         task.cgroup_id
     };
     if task.generation != generation || task.cgroup_id != cgroup_id {
-        task.pid = pid;
         task.cgroup_id = cgroup_id;
-        decide(settings, task, generation, is_new);
+        decide(settings, task, generation);
     }
     Some(task)
 }
 
+/// A child of the current thread, which is `parent`, is recorded from its birth on as that is.
 #[inline(always)]
-fn insert_task(tid: u32) -> Option<*mut Task> {
+pub fn inherit(parent: &Task, child_pid: u32, child_tid: u32) {
+    let Some(task) = insert_task(child_tid, sched::since()) else { return };
+    (task.pid, task.cgroup_id) = (child_pid, parent.cgroup_id);
+    (task.mode, task.generation) = (parent.mode, parent.generation);
+}
+
+/// A thread whose times are complete from `since_ns` on.
+#[inline(never)]
+fn insert_task(tid: u32, since_ns: u64) -> Option<&'static mut Task> {
     let empty = EMPTY_TASK.get_ptr(0)?;
     // SAFETY: `empty` is a live map value that nobody writes.
     if TASKS.insert(&tid, unsafe { &*empty }, u64::from(BPF_ANY)).is_err() {
         crate::emit::lost(agent_common::loss::KernelLoss::TaskTableFull);
     }
-    let task = TASKS.get_ptr_mut(&tid)?;
-    // SAFETY: a live map value of the current thread. Its times are complete from now on.
-    unsafe { (*task).sched_since_ns = sched::since() };
+    // SAFETY: a live map value of the current thread, or of one that does not run yet.
+    let task = TASKS.get_ptr_mut(&tid).map(|task| unsafe { &mut *task })?;
+    task.sched_since_ns = since_ns;
+    task.watched = 1;
     Some(task)
 }
 

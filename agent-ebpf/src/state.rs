@@ -214,6 +214,9 @@ pub struct Task {
     pub sched_complete: u32,
     /// 1 once the thread used a unix stream socket.
     pub uses_unix: u32,
+    /// 1 if the call in progress was noticed when the thread lost its CPU: it may be over unseen.
+    pub noticed: u32,
+    pub padding: u32,
     /// Total time on run queues while its cgroup was throttled.
     pub throttled_ns: u64,
     /// Total time of which was not seen whether it slept, waited for a CPU or ran.

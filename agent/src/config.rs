@@ -109,8 +109,8 @@ pub struct Capture {
     pub connections_max: u32,
     /// Threads tracked in the kernel at the same time.
     pub threads_max: u32,
-    /// Which system calls run the kernel programs: `every`, or `io`, only those that move bytes. With `io` a call of another
-    /// kind costs its process less, one that moves bytes more; docs/performance.md has the figures.
+    /// Which system calls run the kernel programs: `sockets`, only those that no single socket tells of, so that files cost nothing (needs
+    /// Linux 6.3, and is `every` before and on Linux 7); `every`; or `io`, only those that move bytes. docs/performance.md has the figures.
     pub syscall_hooks: SyscallHooks,
     /// Most of all CPUs' time, in percent, that kernel programs and the agent's capture may take together. Beyond it detail is left out
     /// step by step (what is not selected, if anything is; payload; run_queue and off_cpu times; half, three quarters, seven

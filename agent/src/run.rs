@@ -31,7 +31,7 @@ use crate::{
     export::{ExportError, Exporter, LogSource, symptom::Watcher},
     intake::Intake,
     kernel::{
-        attach::{AttachOptions, HOOKS},
+        attach::{self, AttachOptions},
         budget::Budget,
         load::{self, Capture, LoadOptions},
         ring::Ring,
@@ -367,7 +367,7 @@ fn kernel_log_level() -> u8 {
 
 fn check_hook_names(config: &Config) -> Result<()> {
     for name in &config.capture.without_hooks {
-        let names = || HOOKS.iter().map(|hook| hook.name).chain([tls::HOOK]);
+        let names = || attach::names().chain([tls::HOOK]);
         let known = || names().collect::<Vec<_>>().join(", ");
         anyhow::ensure!(names().any(|known| known == name), "there is no hook {name}; there are {}", known());
     }

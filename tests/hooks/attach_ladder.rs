@@ -6,13 +6,15 @@
 use std::time::Duration;
 
 use spantap_tests::{
+    agent::AgentOptions,
     http::{Server, request},
     span::only,
     traced::Traced,
 };
 
-fn check(rung: &str) {
-    let traced = Traced::with("rung", |options| options.flag("--attach", rung));
+fn check(rung: &str, told_by: &str) {
+    let options = |options: AgentOptions| options.flag("--attach", rung).flag("--syscall-hooks", told_by);
+    let traced = Traced::with("rung", options);
     let server = Server::start(traced.place());
     let own = request(traced.place(), &server.address, &["count=50", "rate=200", "path=/sleep/1/"]);
     let spans = traced.agent.wait_for_http(100, Duration::from_secs(15));
@@ -42,20 +44,22 @@ fn check(rung: &str) {
 
 #[test]
 fn btf_typed_raw_tracepoints_make_spans() {
-    check("tp_btf");
+    check("tp_btf", "sockets");
+    check("tp_btf", "every");
 }
 
 #[test]
 fn raw_tracepoints_make_spans() {
-    check("raw_tp");
+    check("raw_tp", "sockets");
+    check("raw_tp", "every");
 }
 
 #[test]
 fn tracepoints_make_spans() {
-    check("tracepoint");
+    check("tracepoint", "every");
 }
 
 #[test]
 fn tracepoints_of_single_system_calls_make_spans() {
-    check("syscalls");
+    check("syscalls", "io");
 }

@@ -140,7 +140,8 @@ fn run(scenario: &Scenario, traced: &Traced, expected: usize) -> Vec<Span> {
 }
 
 /// Hooks without which there are few spans, or none.
-const REQUIRED: &[&str] = &["sys_enter", "sys_exit", "tcp_sendmsg_locked", "tcp_rcv_space_adjust"];
+const REQUIRED: &[&str] =
+    &["sock_send_length", "sock_recv_length", "sys_enter", "sys_exit", "tcp_sendmsg_locked", "tcp_rcv_space_adjust"];
 
 /// What only this hook can measure.
 fn gone_with(hook: &str) -> &'static [&'static str] {
@@ -224,6 +225,12 @@ mod without {
     use super::check;
 
     without! {
+        sock_send_length
+        sent_elsewhere
+        sent_unix
+        sock_recv_length
+        received_elsewhere
+        received_unix
         sys_enter
         sys_exit
         inet_sock_set_state

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use agent::kernel::{
+    attach::{AttachOptions, SyscallHooks},
     load::{self, Capture, LoadOptions},
     ring::Ring,
     select::{Rules, Selection, Wanted},
@@ -34,7 +35,14 @@ pub struct Records {
 impl Records {
     /// Loads the kernel side and selects a process and its children, and nothing else.
     pub fn of(pid: u32) -> Self {
-        let loaded = load::load(&LoadOptions::default()).expect("load the kernel side");
+        Self::told_by(SyscallHooks::default(), pid)
+    }
+
+    /// The same by other hooks of calls.
+    pub fn told_by(syscalls: SyscallHooks, pid: u32) -> Self {
+        let attach = AttachOptions { syscalls, ..AttachOptions::default() };
+        let options = LoadOptions { attach, ..LoadOptions::default() };
+        let loaded = load::load(&options).expect("load the kernel side");
         for hook in loaded.capture.hooks() {
             assert!(hook.rung.is_some(), "{} is not attached: {}", hook.name, hook.detail);
         }

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use agent::kernel::attach::SyscallHooks;
 use agent_common::{
     connection::{ConnectionRecord, change, role},
     datagram::{self, DatagramRecord},
@@ -70,8 +71,11 @@ impl Said {
     }
 }
 
+/// Who may tell of calls.
+const TELLERS: [SyscallHooks; 2] = [SyscallHooks::Sockets, SyscallHooks::Every];
+
 /// Runs the program with the kernel side watching it; gives what it says of its calls.
-fn run(what: &str) -> (Vec<Said>, Records) {
+fn run(what: &str, told_by: SyscallHooks) -> (Vec<Said>, Records) {
     require_root();
     let folder = TempDir::new("sockets");
     let (script, go) = (folder.write("sockets.py", SOCKETS), folder.join("go"));
@@ -80,7 +84,7 @@ fn run(what: &str) -> (Vec<Said>, Records) {
     let launch = Launch::new(tool("sh")).args(["-c", line]).arg(tool("python3")).arg(script).arg(what);
     let mut process = launch.arg(folder.join("socket")).arg(&go).stdout_piped().spawn();
     let mut lines = BufReader::new(process.stdout()).lines();
-    let records = Records::of(process.pid());
+    let records = Records::told_by(told_by, process.pid());
     let mut go = File::options().write(true).open(&go).expect("open the FIFO");
     assert_eq!(lines.next().expect("a line").expect("a line"), "ready");
     go.write_all(b"\n").expect("start the calls");
@@ -91,7 +95,11 @@ fn run(what: &str) -> (Vec<Said>, Records) {
 
 #[test]
 fn each_datagram_has_its_record() {
-    let (said, mut records) = run("udp");
+    TELLERS.into_iter().for_each(check_datagrams);
+}
+
+fn check_datagrams(told_by: SyscallHooks) {
+    let (said, mut records) = run("udp", told_by);
     // That a socket is closed is no datagram.
     let is_datagram = |record: &&Vec<u8>| {
         let read = || agent_common::read::<DatagramRecord>(record);
@@ -129,7 +137,11 @@ fn check_datagram(said: &Said, record: &DatagramRecord, payload: &[u8]) {
 
 #[test]
 fn each_call_on_a_unix_stream_has_its_record() {
-    let (said, mut records) = run("unix");
+    TELLERS.into_iter().for_each(check_unix_streams);
+}
+
+fn check_unix_streams(told_by: SyscallHooks) {
+    let (said, mut records) = run("unix", told_by);
     let closed = |record: &Vec<u8>| {
         is_kind(record, kind::CONNECTION)
             && agent_common::read::<ConnectionRecord>(record).is_some_and(|record| record.change == change::CLOSED)

@@ -92,7 +92,7 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Output")]
     pub keep_paths: bool,
 
-    /// Run the kernel programs at every system call, or only at those that move bytes
+    /// Run the kernel programs where sockets tell of calls, at every system call, or at those that move bytes
     #[arg(long, value_name = "WHICH")]
     pub syscall_hooks: Option<SyscallHooks>,
 

@@ -72,15 +72,35 @@ impl Rung {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum SyscallHooks {
-    /// Every one: calls that move bytes cost least.
+    /// Only those that no single socket tells of; of the others sockets do. Files cost nothing. Needs Linux 6.3, without which it is `every`.
     #[default]
+    Sockets,
+    /// Every one.
     Every,
-    /// Only those that move bytes: these cost more, every other one less. For hosts with far more of the others.
+    /// Only those that move bytes: these cost more than with `every`, every other one less.
     Io,
 }
 
-/// The system calls that [`Rung::Syscalls`] attaches to, by the names of their tracepoints.
-const SYSCALLS: &[&str] = &[
+impl SyscallHooks {
+    /// The system calls of a hook that [`Rung::Syscalls`] attaches to, by the names of their tracepoints.
+    fn calls(self, hook: &str) -> impl Iterator<Item = &'static str> {
+        let (both, return_only) = match self {
+            Self::Sockets => (OF_NO_SINGLE_SOCKET, BRING_SENDER),
+            Self::Every | Self::Io => (MOVE_BYTES, &[][..]),
+        };
+        let more = if hook == "sys_exit" { return_only } else { &[] };
+        both.iter().chain(more).copied()
+    }
+}
+
+/// `agent-ebpf/src/call.rs` has the same (`is_hooked`), and looks at `close`.
+const OF_NO_SINGLE_SOCKET: &[&str] =
+    &["close", "connect", "accept", "accept4", "sendfile64", "splice", "recvmmsg", "sendmmsg"];
+
+/// Sockets tell of these too, but not who sent a datagram.
+const BRING_SENDER: &[&str] = &["recvfrom", "recvmsg"];
+
+const MOVE_BYTES: &[&str] = &[
     "read",
     "write",
     "close",
@@ -101,28 +121,60 @@ const SYSCALLS: &[&str] = &[
     "pwritev2",
 ];
 
+/// Every hook's name.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    SOCKET_HOOKS.iter().chain(HOOKS).map(|hook| hook.name)
+}
+
 /// One place in the kernel.
-pub struct Hook {
+struct Hook {
     /// The kernel's name of it.
-    pub name: &'static str,
+    name: &'static str,
     /// Category, if it has a program for a tracepoint through tracefs.
     tracepoint: Option<&'static str>,
     /// The function that fentry and kprobe can reach instead, if there is one.
     function: Option<&'static str>,
-    /// The hook whose program goes on with this one, and where it looks for it: it is not attached, but put there.
-    part_of: Option<(&'static str, u32)>,
+    /// What program goes on with this one: it is not attached, but put where that looks for it.
+    part_of: Option<Part>,
     /// Nothing works without it.
-    pub required: bool,
+    required: bool,
     /// What is not known without it.
-    pub gives: &'static str,
+    gives: &'static str,
+}
+
+/// Where a program looks for the one that it goes on with.
+#[derive(Clone, Copy)]
+struct Part {
+    /// Its hook.
+    whole: &'static str,
+    /// The map's name up to the rung.
+    map: &'static str,
+    index: u32,
+}
+
+const fn part(whole: &'static str, map: &'static str, index: u32) -> Option<Part> {
+    Some(Part { whole, map, index })
 }
 
 const fn hook(name: &'static str, gives: &'static str) -> Hook {
     Hook { name, tracepoint: None, function: None, part_of: None, required: false, gives }
 }
 
-/// Every hook. Order of attaching: state first, so that no hook sees a connection before the ones that create it.
-pub const HOOKS: &[Hook] = &[
+const UNSEEN: &str = "UDP, the end of streams, failed calls";
+const UNIX: &str = "unix stream sockets";
+
+/// The hooks by which sockets tell of calls: all of them or none.
+const SOCKET_HOOKS: &[Hook] = &[
+    hook("sock_send_length", "when writes were done, and payload"),
+    Hook { part_of: part("sock_send_length", "SENT", 0), ..hook("sent_elsewhere", UNSEEN) },
+    Hook { part_of: part("sock_send_length", "SENT", 1), ..hook("sent_unix", UNIX) },
+    hook("sock_recv_length", "when reads were done, and payload"),
+    Hook { part_of: part("sock_recv_length", "RECEIVED", 0), ..hook("received_elsewhere", UNSEEN) },
+    Hook { part_of: part("sock_recv_length", "RECEIVED", 1), ..hook("received_unix", UNIX) },
+];
+
+/// Every other hook. Order of attaching: state first, so that no hook sees a connection before the ones that create it.
+const HOOKS: &[Hook] = &[
     hook("tcp_destroy_sock", "the end of connections"),
     hook("inet_sock_set_state", "connect time, role and birth of connections"),
     hook("sched_process_exit", "the end of threads and processes"),
@@ -153,14 +205,10 @@ pub const HOOKS: &[Hook] = &[
     Hook { tracepoint: Some("raw_syscalls"), required: true, ..hook("sys_exit", "when calls returned, and payload") },
     Hook {
         tracepoint: Some("raw_syscalls"),
-        part_of: Some(("sys_exit", 0)),
+        part_of: part("sys_exit", "PARTS", 0),
         ..hook("other_sockets", "UDP, the end of streams, failed calls, when connections were accepted")
     },
-    Hook {
-        tracepoint: Some("raw_syscalls"),
-        part_of: Some(("sys_exit", 1)),
-        ..hook("unix_sockets", "unix stream sockets")
-    },
+    Hook { tracepoint: Some("raw_syscalls"), part_of: part("sys_exit", "PARTS", 1), ..hook("unix_sockets", UNIX) },
 ];
 
 impl Hook {
@@ -175,12 +223,15 @@ impl Hook {
 
     /// The rungs to try; a forced one stands alone where the hook has it.
     fn ladder(&self, forced: Option<Rung>, options: &AttachOptions) -> Vec<Rung> {
-        if let Some(rung) = forced.filter(|rung| self.has(*rung)) {
+        // Where sockets tell of calls, only single ones are hooked, and a part goes with its whole.
+        let of_single =
+            options.syscalls == SyscallHooks::Sockets && self.tracepoint.is_some() && self.part_of.is_none();
+        if let Some(rung) = forced.filter(|rung| self.has(*rung) && !of_single) {
             return vec![rung];
         }
         let all = [Rung::TpBtf, Rung::RawTp, Rung::Tracepoint, Rung::Fentry, Rung::Kprobe];
         let first = match options.syscalls {
-            SyscallHooks::Io => Some(Rung::Syscalls),
+            SyscallHooks::Io | SyscallHooks::Sockets => Some(Rung::Syscalls),
             SyscallHooks::Every => options.preemptible.then_some(Rung::Tracepoint),
         };
         first.into_iter().chain(all).filter(|rung| self.has(*rung)).collect()
@@ -216,16 +267,68 @@ pub struct AttachOptions {
     pub preemptible: bool,
 }
 
-/// Attaches every hook by the first rung that works.
+/// Whether sockets tell of calls with these hooks.
+pub fn is_by_sockets(states: &[HookState]) -> bool {
+    states.iter().any(|state| state.name == SOCKET_HOOKS[0].name)
+}
+
+/// Attaches every hook by the first rung that works. The hooks by which sockets tell of calls are only among them if they do.
 pub fn attach_all(ebpf: &mut Ebpf, btf: &Btf, options: &AttachOptions) -> Vec<HookState> {
-    let mut states: Vec<HookState> = Vec::with_capacity(HOOKS.len());
-    for hook in HOOKS {
+    let mut options = options.clone();
+    let mut states = Vec::with_capacity(SOCKET_HOOKS.len() + HOOKS.len());
+    if options.syscalls == SyscallHooks::Sockets {
+        match attach_to_sockets(ebpf, btf, &options) {
+            Ok(attached) => states = attached,
+            Err(why) => {
+                tracing::info!("sockets do not tell of calls here, so that every system call is hooked: {why}");
+                options.syscalls = SyscallHooks::Every;
+            }
+        }
+    }
+    attach_each(ebpf, btf, HOOKS, &options, &mut states);
+    states
+}
+
+/// All of them but for those that are left out by request, or why not.
+fn attach_to_sockets(ebpf: &mut Ebpf, btf: &Btf, options: &AttachOptions) -> Result<Vec<HookState>, String> {
+    if options.preemptible {
+        return Err("the kernel may take the CPU from a program".into());
+    }
+    if options.rung.is_some_and(|rung| !SOCKET_HOOKS[0].has(rung)) {
+        return Err("another means is asked for".into());
+    }
+    let mut states = Vec::with_capacity(SOCKET_HOOKS.len());
+    attach_each(ebpf, btf, SOCKET_HOOKS, options, &mut states);
+    let has_failed = |state: &&HookState| state.rung.is_none() && options.without.iter().all(|name| name != state.name);
+    let Some(failed) = states.iter().find(has_failed) else { return Ok(states) };
+    let why = format!("{}: {}", failed.name, failed.detail);
+    for state in &states {
+        let name = state.rung.map(|rung| format!("{}__{}", state.name, rung.suffix()));
+        let result = match name.and_then(|name| ebpf.program_mut(&name)) {
+            Some(Program::BtfTracePoint(program)) => program.unload(),
+            Some(Program::RawTracePoint(program)) => program.unload(),
+            _ => Ok(()),
+        };
+        if let Err(error) = result {
+            tracing::warn!(%error, hook = state.name, "cannot be detached");
+        }
+    }
+    Err(why)
+}
+
+fn attach_each(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    hooks: &'static [Hook],
+    options: &AttachOptions,
+    states: &mut Vec<HookState>,
+) {
+    for hook in hooks {
         // A part has to be of the type of what goes on with it.
-        let whole = states.iter().find(|state| hook.part_of.is_some_and(|(whole, _)| whole == state.name));
+        let whole = states.iter().find(|state| hook.part_of.is_some_and(|part| part.whole == state.name));
         let rung = whole.map_or(options.rung, |state| state.rung);
         states.push(attach(ebpf, btf, hook, rung, options));
     }
-    states
 }
 
 fn attach(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, rung: Option<Rung>, options: &AttachOptions) -> HookState {
@@ -234,9 +337,12 @@ fn attach(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, rung: Option<Rung>, options: 
         return state(None, "left out by request".into());
     }
     let mut failures = Vec::new();
-    let attach_by = if hook.part_of.is_some() { append_by } else { attach_by };
     for rung in hook.ladder(rung, options) {
-        match attach_by(ebpf, btf, hook, rung) {
+        let result = match hook.part_of {
+            Some(part) => append_by(ebpf, btf, hook, part, rung),
+            None => attach_by(ebpf, btf, hook, rung, options.syscalls),
+        };
+        match result {
             Ok(()) => return state(Some(rung), failures.join("; ")),
             Err(error) => failures.push(format!("{}: {error}", rung.name())),
         }
@@ -244,7 +350,7 @@ fn attach(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, rung: Option<Rung>, options: 
     state(None, failures.join("; "))
 }
 
-fn attach_by(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, rung: Rung) -> Result<(), String> {
+fn attach_by(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, rung: Rung, syscalls: SyscallHooks) -> Result<(), String> {
     let name = format!("{}__{}", hook.name, rung.suffix());
     let program = ebpf.program_mut(&name).ok_or_else(|| format!("the object has no program {name}"))?;
     match (program, rung) {
@@ -262,7 +368,7 @@ fn attach_by(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, rung: Rung) -> Result<(), 
         }
         (Program::TracePoint(p), Rung::Syscalls) => {
             p.load().map_err(|e| reason(&e))?;
-            attach_to_each(p, hook.name)
+            attach_to_each(p, hook.name, syscalls)
         }
         (Program::FEntry(p), Rung::Fentry) => {
             p.load(hook.function.unwrap_or_default(), btf).map_err(|e| reason(&e))?;
@@ -277,9 +383,9 @@ fn attach_by(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, rung: Rung) -> Result<(), 
 }
 
 /// All of them or none: a call of which only one end is seen would be mistaken for another.
-fn attach_to_each(program: &mut TracePoint, hook: &str) -> Result<(), String> {
-    let mut links = Vec::with_capacity(SYSCALLS.len());
-    let failure = SYSCALLS.iter().find_map(|call| match program.attach("syscalls", &format!("{hook}_{call}")) {
+fn attach_to_each(program: &mut TracePoint, hook: &str, syscalls: SyscallHooks) -> Result<(), String> {
+    let mut links = Vec::new();
+    let failure = syscalls.calls(hook).find_map(|call| match program.attach("syscalls", &format!("{hook}_{call}")) {
         Ok(link) => {
             links.push(link);
             None
@@ -295,21 +401,20 @@ fn attach_to_each(program: &mut TracePoint, hook: &str) -> Result<(), String> {
 }
 
 /// Loads a part and puts it where what goes on with it looks.
-fn append_by(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, rung: Rung) -> Result<(), String> {
+fn append_by(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, part: Part, rung: Rung) -> Result<(), String> {
     let name = format!("{}__{}", hook.name, rung.suffix());
     let program = ebpf.program_mut(&name).ok_or_else(|| format!("the object has no program {name}"))?;
-    let (whole, index) = hook.part_of.unwrap_or_default();
     match program {
-        Program::BtfTracePoint(p) => p.load(whole, btf).map_err(|e| reason(&e))?,
+        Program::BtfTracePoint(p) => p.load(part.whole, btf).map_err(|e| reason(&e))?,
         Program::RawTracePoint(p) => p.load().map_err(|e| reason(&e))?,
         Program::TracePoint(p) => p.load().map_err(|e| reason(&e))?,
         _ => return Err(format!("program {name} has another type")),
     }
     let loaded = program.fd().map_err(|e| reason(&e))?.try_clone().map_err(|e| reason(&e))?;
-    let place = format!("PARTS_{}", rung.suffix().to_uppercase());
+    let place = format!("{}_{}", part.map, rung.suffix().to_uppercase());
     let map = ebpf.map_mut(&place).ok_or_else(|| format!("the object has no map {place}"))?;
     let mut places = ProgramArray::try_from(map).map_err(|e| reason(&e))?;
-    places.set(index, &loaded, 0).map_err(|e| reason(&e))
+    places.set(part.index, &loaded, 0).map_err(|e| reason(&e))
 }
 
 /// The innermost cause, and the verifier's last words if it spoke.
@@ -342,13 +447,14 @@ mod tests {
             let options = AttachOptions { syscalls, ..AttachOptions::default() };
             assert_eq!(find(name).ladder(forced, &options), expected, "{name} {forced:?} {syscalls:?}");
         };
-        let (every, io) = (SyscallHooks::Every, SyscallHooks::Io);
+        let (sockets, every, io) = (SyscallHooks::Sockets, SyscallHooks::Every, SyscallHooks::Io);
         check("sys_enter", Some(Rung::Tracepoint), every, &[Rung::Tracepoint]);
         check("tcp_probe", Some(Rung::Tracepoint), every, &[Rung::TpBtf, Rung::RawTp]);
         check("tcp_sendmsg_locked", None, every, &[Rung::TpBtf, Rung::RawTp, Rung::Fentry, Rung::Kprobe]);
         check("tcp_probe", None, io, &[Rung::TpBtf, Rung::RawTp]);
         check("sys_exit", None, io, &[Rung::Syscalls, Rung::TpBtf, Rung::RawTp, Rung::Tracepoint]);
-        let preemptible = AttachOptions { preemptible: true, ..AttachOptions::default() };
+        check("sys_exit", None, sockets, &[Rung::Syscalls, Rung::TpBtf, Rung::RawTp, Rung::Tracepoint]);
+        let preemptible = AttachOptions { preemptible: true, syscalls: every, ..AttachOptions::default() };
         assert_eq!(find("sys_exit").ladder(None, &preemptible)[..2], [Rung::Tracepoint, Rung::TpBtf]);
         assert_eq!(find("tcp_probe").ladder(None, &preemptible), [Rung::TpBtf, Rung::RawTp]);
     }

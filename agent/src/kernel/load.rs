@@ -9,7 +9,7 @@ use aya::{
 };
 
 use super::{
-    attach::{AttachOptions, HookState, attach_all},
+    attach::{AttachOptions, HookState, attach_all, is_by_sockets},
     btf::{self, BtfError},
     object, ring,
     select::Selection,
@@ -143,10 +143,10 @@ fn load_and_attach(options: &LoadOptions) -> Result<Loaded, LoadError> {
     let mut places = take(&mut ebpf, "RECORDS")?;
     let records = ring::make(&mut places, options.ring_bytes).map_err(|error| LoadError::Map("RECORDS", error))?;
     let (wake, losses) = (take(&mut ebpf, "WAKE")?, take(&mut ebpf, "LOSSES")?);
-    let selection = Selection::new(&mut ebpf)?;
     let attach = AttachOptions { preemptible: super::preflight::preempts_programs(), ..options.attach.clone() };
-    let empty_run = EmptyRun::before();
+    let empty_run_ns = EmptyRun::measure(&mut ebpf, &kernel_btf);
     let mut hooks = attach_in_own_namespace(&mut ebpf, &kernel_btf, &attach);
+    let selection = Selection::new(&mut ebpf, is_by_sockets(&hooks))?;
     hooks.push(tls::prepare(&mut ebpf, &options.attach.without));
     for hook in &hooks {
         let wanted = !options.attach.without.iter().any(|name| name == hook.name);
@@ -156,7 +156,6 @@ fn load_and_attach(options: &LoadOptions) -> Result<Loaded, LoadError> {
         }
     }
     let is_attached = |name| hooks.iter().any(|hook: &HookState| hook.name == name && hook.rung.is_some());
-    let empty_run_ns = if is_attached("sys_enter") && is_attached("sys_exit") { empty_run.after() } else { None };
     let programs = Arc::new(Programs::new(&ebpf, &hooks, empty_run_ns));
     let logger = (options.log_level > 0).then(|| spawn_logger(&mut ebpf)).flatten();
     let ebpf = Arc::new(Mutex::new(ebpf));

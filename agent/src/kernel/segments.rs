@@ -2,7 +2,7 @@
 //!
 //! In: how the hooks fared. Out: one line per segment, for `spantap check`. Pure.
 
-use super::attach::HookState;
+use super::attach::{HookState, is_by_sockets};
 
 /// How a segment is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ struct Needs {
     segment: &'static str,
     /// All of these.
     hooks: &'static [&'static str],
+    /// All of these instead where sockets tell of calls, if it is others.
+    by_sockets: &'static [&'static str],
     /// What it is without one of them.
     without: &'static str,
     /// What is never measured of it, whatever the kernel has; may be empty.
@@ -27,20 +29,28 @@ struct Needs {
 }
 
 const fn needs(segment: &'static str, hooks: &'static [&'static str], without: &'static str) -> Needs {
-    Needs { segment, hooks, without, always: "" }
+    Needs { segment, hooks, by_sockets: &[], without, always: "" }
 }
+
+const SOCKETS: &[&str] = &["sock_send_length", "sock_recv_length"];
 
 /// In the order of a request.
 const SEGMENTS: &[Needs] = &[
-    needs("dns", &["sys_enter", "sys_exit", "other_sockets"], "not known: a part of what precedes the request"),
+    Needs {
+        by_sockets: &["sent_elsewhere", "received_elsewhere"],
+        ..needs("dns", &["sys_enter", "sys_exit", "other_sockets"], "not known: a part of what precedes the request")
+    },
     needs("connect", &["inet_sock_set_state"], "not known: a part of what precedes the request"),
     needs(
         "accept_queue",
         &["inet_sock_set_state", "tcp_probe", "other_sockets"],
         "not known: it is not a part of spans",
     ),
-    needs("tls", &["sys_enter", "sys_exit"], "not known"),
-    needs("send", &["sys_enter", "tcp_sendmsg_locked"], "not known"),
+    Needs { by_sockets: SOCKETS, ..needs("tls", &["sys_enter", "sys_exit"], "not known") },
+    Needs {
+        by_sockets: &["tcp_sendmsg_locked", "sock_send_length"],
+        ..needs("send", &["sys_enter", "tcp_sendmsg_locked"], "not known")
+    },
     needs("held", &["tcp_sendmsg_locked", "net_dev_queue", "net_dev_start_xmit"], "not told from queue and network"),
     needs("queue", &["net_dev_queue", "net_dev_start_xmit"], "not told from held"),
     Needs {
@@ -60,7 +70,10 @@ const SEGMENTS: &[Needs] = &[
     needs("wakeup", &["tcp_probe", "sched_switch", "sched_waking"], "a part of receive_buffer"),
     needs("run_queue", &["sched_switch", "sched_waking"], "a part of receive_buffer and application"),
     needs("off_cpu", &["sched_switch", "sched_waking"], "a part of application"),
-    needs("application", &["sys_enter", "sys_exit", "tcp_rcv_space_adjust", "tcp_sendmsg_locked"], "not known"),
+    Needs {
+        by_sockets: &["sock_send_length", "sock_recv_length", "tcp_rcv_space_adjust", "tcp_sendmsg_locked"],
+        ..needs("application", &["sys_enter", "sys_exit", "tcp_rcv_space_adjust", "tcp_sendmsg_locked"], "not known")
+    },
 ];
 
 /// How each segment is known with these hooks.
@@ -70,10 +83,12 @@ pub fn means(hooks: &[HookState]) -> Vec<SegmentMeans> {
 
 fn segment_means(needs: &Needs, hooks: &[HookState]) -> SegmentMeans {
     let rung = |name: &str| hooks.iter().find(|hook| hook.name == name).and_then(|hook| hook.rung);
-    let missing: Vec<&str> = needs.hooks.iter().copied().filter(|name| rung(name).is_none()).collect();
+    let others = is_by_sockets(hooks) && !needs.by_sockets.is_empty();
+    let needed = if others { needs.by_sockets } else { needs.hooks };
+    let missing: Vec<&str> = needed.iter().copied().filter(|name| rung(name).is_none()).collect();
     let mut detail = if missing.is_empty() {
         let by = |name: &&str| rung(name).map(|rung| format!("{name} ({})", rung.name()));
-        format!("by {}", needs.hooks.iter().filter_map(by).collect::<Vec<_>>().join(", "))
+        format!("by {}", needed.iter().filter_map(by).collect::<Vec<_>>().join(", "))
     } else {
         format!("without {}: {}", missing.join(", "), needs.without)
     };
@@ -133,6 +148,15 @@ mod tests {
         let degraded: Vec<&str> =
             means(&hooks).iter().filter(|means| !means.complete).map(|means| means.segment).collect();
         assert_eq!(degraded, ["wakeup", "run_queue", "off_cpu"]);
+    }
+
+    #[test]
+    fn where_sockets_tell_of_calls_these_hooks_are_named_and_needed() {
+        let mut hooks = all(Rung::TpBtf);
+        hooks.extend(["sock_send_length", "sock_recv_length"].map(|name| hook(name, Some(Rung::TpBtf))));
+        assert_eq!(detail(&hooks, "tls"), (true, "by sock_send_length (tp_btf), sock_recv_length (tp_btf)".into()));
+        let (complete, text) = detail(&hooks, "dns");
+        assert!(!complete && text.starts_with("without sent_elsewhere, received_elsewhere: "), "{text}");
     }
 
     #[test]
