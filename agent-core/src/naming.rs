@@ -103,11 +103,14 @@ impl Names {
             return;
         }
         let service = &span.span().process.service_name;
+        let hash = self.seen.hasher().hash_one(span.span().name.as_str());
+        if self.seen.get(service).is_some_and(|names| names.contains(&hash)) {
+            return;
+        }
         if !self.seen.contains_key(service) {
             let counted = if self.seen.len() < SERVICES_MAX { service.clone() } else { None };
             self.seen.entry(counted).or_default();
         }
-        let hash = self.seen.hasher().hash_one(span.span().name.as_str());
         let names = match self.seen.get_mut(service) {
             Some(names) => names,
             None => self.seen.entry(None).or_default(),

@@ -1,8 +1,10 @@
-//! How the allocator of the C library gives memory back.
+//! How memory is given back: the allocator's of the C library, and the program's own code.
 //!
 //! Called at the start of `spantap run`, and when the kernel programs are loaded. Requests, blocks and batches are buffers of some 100 KiB to a few MiB that live for
 //! milliseconds. Left to itself glibc maps the large ones anew each time and gives the others back at once, so that every page of
 //! each is faulted in again, and it keeps a heap for each thread, of which there are many that wait for files.
+
+use procfs::process::{MMPermissions, MemoryMap};
 
 /// Buffers up to this size come from a heap, and are used again; as much may be free at the end of a heap.
 #[cfg(target_env = "gnu")]
@@ -24,9 +26,30 @@ pub fn keep_buffers() {
     }
 }
 
-/// Gives back what is free by now.
-#[cfg(target_env = "gnu")]
+/// Gives back what is free by now, and of the program itself what only its start needed: more than half of the code, and the kernel
+/// programs.
 pub fn give_back() {
+    free_heaps();
+    unmap_program();
+}
+
+/// Lets go of the pages of the program's code and constants. They stay in the kernel's page cache; what is used is mapped again from there.
+/// Breakpoints that a debugger has set by then are lost.
+fn unmap_program() {
+    let here = unmap_program as fn() as usize as u64;
+    let Ok(maps) = procfs::process::Process::myself().and_then(|process| process.maps()) else { return };
+    let Some(code) = maps.iter().find(|map| (map.address.0..map.address.1).contains(&here)) else { return };
+    // Constants stand before the code; what is written when the program is started, which is not as in the file, stands behind it.
+    let constant = |map: &&MemoryMap| map.pathname == code.pathname && map.address.0 <= code.address.0;
+    for map in maps.iter().filter(constant).filter(|map| !map.perms.contains(MMPermissions::WRITE)) {
+        let (from, to) = map.address;
+        // SAFETY: the mapping is of the program's file, cannot be written to and was not, so each page that is used again is what it was.
+        unsafe { libc::madvise(from as *mut libc::c_void, (to - from) as usize, libc::MADV_DONTNEED) };
+    }
+}
+
+#[cfg(target_env = "gnu")]
+fn free_heaps() {
     // SAFETY: takes no pointers, and may be called at any time.
     unsafe { libc::malloc_trim(0) };
 }
@@ -37,4 +60,16 @@ pub fn keep_buffers() {}
 
 /// Likewise.
 #[cfg(not(target_env = "gnu"))]
-pub fn give_back() {}
+fn free_heaps() {}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn what_was_given_back_of_the_program_is_there_again_when_it_is_used() {
+        super::unmap_program();
+        assert_eq!(
+            std::hint::black_box("1 2 3").split(' ').filter_map(|part| part.parse::<u32>().ok()).sum::<u32>(),
+            6
+        );
+    }
+}

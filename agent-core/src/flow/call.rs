@@ -47,8 +47,17 @@ pub struct Totals {
     pub off_cpu_inside_ns: u64,
 }
 
-/// One call, or several neighbouring calls inside one message.
+/// What was between calls that are told as one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Between {
+    /// Time.
+    pub ns: u64,
+    /// What the thread waited for in it.
+    pub waits: Waits,
+}
+
+/// One call, or several neighbouring calls inside one message. Many are kept, and hardly any are of several calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CallTiming {
     /// First byte moved.
     pub start: u64,
@@ -82,10 +91,8 @@ pub struct CallTiming {
     pub sched: bool,
     /// Whether the bytes moved outside a system call (io_uring): then the return is when the kernel moved them.
     pub outside: bool,
-    /// Merged calls: time between them.
-    pub between_ns: u64,
-    /// Merged calls: what the thread waited for between them.
-    pub between: Waits,
+    /// Merged calls: what was between them.
+    pub merged: Option<Box<Between>>,
 }
 
 impl Totals {
@@ -166,8 +173,7 @@ impl CallTiming {
             slept_in: record.slept_in,
             sched: record.flags & flag::SCHED != 0,
             outside: record.flags & flag::OUTSIDE_CALL != 0,
-            between_ns: 0,
-            between: Waits::default(),
+            merged: None,
         }
     }
 
@@ -186,6 +192,11 @@ impl CallTiming {
             outside: record.flags & flag::OUTSIDE_CALL != 0,
             ..Self::default()
         }
+    }
+
+    /// What was between its calls, if they are several.
+    pub fn between(&self) -> Between {
+        self.merged.as_deref().copied().unwrap_or_default()
     }
 
     /// The entry; if that was not seen, the return is as near.
@@ -217,8 +228,12 @@ impl CallTiming {
             [Blocked::Socket, Blocked::Disk, Blocked::Other, Blocked::Lock, Blocked::Poll, Blocked::Sleep];
         let mut slept_ns = [0; BLOCKED];
         for (index, ns) in slept_ns.iter_mut().enumerate() {
-            let until_ns = next.totals.off_cpu_ns[index].checked_sub(self.totals.off_cpu_ns[index])?;
-            *ns = until_ns.checked_sub(next.between.off_cpu_ns[index])?;
+            *ns = next.totals.off_cpu_ns[index].checked_sub(self.totals.off_cpu_ns[index])?;
+        }
+        if let Some(between) = &next.merged {
+            for (ns, between_ns) in slept_ns.iter_mut().zip(between.waits.off_cpu_ns) {
+                *ns = ns.checked_sub(between_ns)?;
+            }
         }
         let mut inside_ns = next.totals.off_cpu_inside_ns;
         for blocked in IN_CALLS {
@@ -248,10 +263,11 @@ impl CallTiming {
         let unseen_ns = self.totals.unseen_ns[1].checked_sub(self.totals.unseen_ns[0])?;
         let all_ns = run_queue_ns.saturating_add(unseen_ns);
         let plausible = self.sched && all_ns <= self.return_ns.saturating_sub(self.enter_ns);
-        let unseen_ns = unseen_ns.saturating_sub(self.between.unseen_ns);
-        let run_queue_ns = run_queue_ns.saturating_sub(self.between.run_queue_ns);
+        let between = self.between().waits;
+        let unseen_ns = unseen_ns.saturating_sub(between.unseen_ns);
+        let run_queue_ns = run_queue_ns.saturating_sub(between.run_queue_ns);
         let throttled_ns = self.totals.throttled_ns[1].saturating_sub(self.totals.throttled_ns[0]);
-        let throttled_ns = throttled_ns.saturating_sub(self.between.throttled_ns).min(run_queue_ns);
+        let throttled_ns = throttled_ns.saturating_sub(between.throttled_ns).min(run_queue_ns);
         plausible.then_some(Waits { run_queue_ns, throttled_ns, unseen_ns, ..Waits::default() })
     }
 
@@ -269,6 +285,11 @@ impl CallTiming {
     pub(super) fn merge(&self, next: &Self) -> Self {
         let pause_ns = next.enter_ns.saturating_sub(self.return_ns);
         let waits = self.waits_until(next);
+        let (before, later) = (self.between(), next.between());
+        let between = Between {
+            ns: before.ns.saturating_add(later.ns).saturating_add(pause_ns),
+            waits: before.waits.plus(&later.waits).plus(&waits.unwrap_or_default()),
+        };
         Self {
             start: self.start,
             enter_ns: self.enter_ns,
@@ -277,9 +298,8 @@ impl CallTiming {
             sched: waits.is_some(),
             tid: if self.tid == next.tid { self.tid } else { 0 },
             outside: self.outside || next.outside,
-            between_ns: self.between_ns.saturating_add(next.between_ns).saturating_add(pause_ns),
-            between: self.between.plus(&next.between).plus(&waits.unwrap_or_default()),
-            ..*next
+            merged: Some(Box::new(between)),
+            ..next.clone()
         }
     }
 }
@@ -307,7 +327,7 @@ mod tests {
     #[test]
     fn merged_calls_keep_the_time_between_them() {
         let merged = call((10, 20), [0, 1], NONE, 0).merge(&call((50, 60), [6, 8], NONE, 0));
-        assert_eq!((merged.enter_ns, merged.return_ns, merged.between_ns), (10, 60, 30));
+        assert_eq!((merged.enter_ns, merged.return_ns, merged.between().ns), (10, 60, 30));
         assert_eq!(merged.run_queue_inside().unwrap().run_queue_ns, 3, "8 in all, 5 of them between the calls");
     }
 

@@ -8,7 +8,7 @@ use std::{collections::VecDeque, ops::Range};
 
 use agent_common::message::{SendRecord, flag};
 
-pub use super::call::{CallTiming, Totals, Waits};
+pub use super::call::{Between, CallTiming, Totals, Waits};
 
 /// A range of offsets.
 pub trait Ranged {
@@ -88,6 +88,9 @@ pub struct Moment {
 /// nothing is to be searched.
 const STEPS: usize = 4;
 
+/// Room for so many entries is never given back.
+const ROOM_KEPT: usize = 64;
+
 /// Entries in order of their first byte.
 #[derive(Debug)]
 pub struct Ordered<T>(VecDeque<T>);
@@ -132,10 +135,14 @@ impl<T: Ranged> Ordered<T> {
         self.0.range(places).filter(move |entry| entry.start() < range.end && entry.end() > range.start)
     }
 
-    /// Forgets entries that end at or before `offset`.
+    /// Forgets entries that end at or before `offset`, and the room of many when few are left.
     pub fn trim(&mut self, offset: u64) {
+        let most = self.0.len();
         while self.0.front().is_some_and(|entry| entry.end() <= offset) {
             self.0.pop_front();
+        }
+        if self.0.len() < most && self.0.capacity() > ROOM_KEPT && self.0.len() < self.0.capacity() / 8 {
+            self.0.shrink_to(self.0.capacity() / 4);
         }
     }
 
@@ -233,7 +240,7 @@ impl Timings {
 
     /// The first of [`Timings::writes`].
     pub fn first_write(&self, range: Range<u64>) -> Option<CallTiming> {
-        let call = self.calls.within(range.clone()).next().copied();
+        let call = self.calls.within(range.clone()).next().cloned();
         call.or_else(|| self.sends.within(range).next().map(SendTiming::as_call))
     }
 
@@ -342,6 +349,19 @@ mod tests {
             }
             assert_eq!(starts(0..count * 10).len() as u64, count);
         }
+    }
+
+    #[test]
+    fn room_for_many_is_given_back_when_few_are_left() {
+        let mut timings = Timings::default();
+        for start in 0..1000 {
+            timings.arrivals.insert(arrival(start, start + 1, start, start));
+        }
+        let most = timings.arrivals.0.capacity();
+        timings.trim(990);
+        assert_eq!(timings.arrivals.len(), 10);
+        assert!(timings.arrivals.0.capacity() < most / 2);
+        assert_eq!(timings.arrival_of_first(995), Some(Moment { ns: 995, exact: true }));
     }
 
     #[test]

@@ -219,11 +219,12 @@ impl Tiles {
         if write.enter_ns == 0 {
             return self.unexplained(write.return_ns);
         }
-        let own_end_ns = write.return_ns.saturating_sub(write.between_ns);
+        let between = write.between();
+        let own_end_ns = write.return_ns.saturating_sub(between.ns);
         self.until_waits(own_end_ns, Send, Measured, &write.run_queue_inside().unwrap_or_default());
-        if write.between_ns > 0 {
+        if between.ns > 0 {
             let known = if write.sched { Measured } else { Derived };
-            self.until_waits(write.return_ns, Application, known, &write.between);
+            self.until_waits(write.return_ns, Application, known, &between.waits);
         }
     }
 
@@ -303,7 +304,7 @@ impl Tiles {
 /// others in between. `None` if it made none, or if one contradicts another.
 fn by_waypoints(from: &CallTiming, to: &CallTiming, waypoints: &[Waypoint]) -> Option<Vec<(u64, Waits)>> {
     let mut parts = Vec::new();
-    let mut before = *from;
+    let mut before = from.clone();
     for waypoint in waypoints {
         if !waypoint.is_within(&(before.return_ns..to.enter_ns)) {
             continue;

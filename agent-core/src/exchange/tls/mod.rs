@@ -463,7 +463,7 @@ impl Tls {
         let base = self.lanes[CLIENT].base.unwrap_or(0);
         let hello = connection.send.timings.calls.holding(base);
         let pid = hello.map_or(connection.facts.pid, |call| call.pid);
-        let hello = CallTiming { enter_ns: start_ns, ..hello.copied().unwrap_or_default() };
+        let hello = CallTiming { enter_ns: start_ns, ..hello.cloned().unwrap_or_default() };
         let tls = Step { start_ns, end_ns: ns.max(start_ns), evidence: Evidence::Measured };
         let before = Before { tls: Some(tls), ..connection.before(&hello) };
         let mut attributes = Vec::with_capacity(semconv::ATTRIBUTES);

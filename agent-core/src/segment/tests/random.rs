@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::super::*;
 use crate::{
-    flow::timing::{Arrival, CallTiming, Resent, SendTiming, Totals, Waits},
+    flow::timing::{Arrival, Between, CallTiming, Resent, SendTiming, Totals, Waits},
     span::{Evidence::Measured, SegmentName::OffCpu},
 };
 
@@ -53,8 +53,10 @@ fn timings() -> impl Strategy<Value = Timings> {
                 outside,
                 tid,
                 slept_in,
-                between_ns,
-                between: Waits { run_queue_ns, throttled_ns, ..Waits::default() },
+                merged: Some(Box::new(Between {
+                    ns: between_ns,
+                    waits: Waits { run_queue_ns, throttled_ns, ..Waits::default() },
+                })),
                 ..CallTiming::default()
             }
         });
