@@ -438,11 +438,6 @@ impl State {
     pub(super) fn slowest_block(&self) -> u64 {
         self.cursors.values().map(|counts| counts.next.block).min().unwrap_or(u64::MAX)
     }
-
-    /// Whether no destination waits for anything.
-    pub(super) fn is_read_by_all(&self) -> bool {
-        self.slowest_block() >= self.next_block
-    }
 }
 
 /// A new destination gets what comes from now on, unless its place was lost: then everything that is there.

@@ -37,8 +37,7 @@ mod writer;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
-    os::{fd::AsRawFd, unix::fs::DirBuilderExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -608,21 +607,9 @@ impl Inner {
                     state.stats.last_error = error.to_string();
                     return Err(error);
                 }
-                if asked.is_none() {
-                    self.let_go(&file);
-                }
             }
             Ok(forced)
         })
-    }
-
-    /// Takes what is on the disk out of the kernel's page cache, if every destination has read it: left to itself the cache grows to the whole
-    /// log, and where a virtual machine has yet to get memory from its host each page takes longer than all that is done for its spans.
-    fn let_go(&self, file: &File) {
-        if self.state().is_read_by_all() {
-            // SAFETY: takes no pointers; the descriptor is open. Pages that are still to be written stay.
-            unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
-        }
     }
 }
 

@@ -55,24 +55,3 @@ fn settling_one_batch_and_taking_the_next_is_saved_as_both() {
     assert!(matches!(settled, Err(LogError::NotOpen { .. })), "{settled:?}");
     assert_eq!(batch_numbers(&next.expect("readable").expect("a batch")), [4]);
 }
-
-#[test]
-fn what_is_on_the_disk_and_read_is_let_go_of_and_can_be_read_again() {
-    let mut fixture = Fixture::new();
-    fixture.config.sync_interval = Some(Duration::ZERO);
-    let log = fixture.open();
-    let is_read = || log.inner.state().is_read_by_all();
-    let mut cursor = log.cursor("a", Wanted::default()).expect("a cursor");
-    log.append(&spans(0..10)).expect("appends");
-    assert!(!is_read(), "a destination waits for it");
-    log.maintain().expect("maintains");
-    let read = batch(&mut cursor);
-    cursor.settle(read.first_block, Fate::default()).expect("saved");
-    assert!(is_read());
-    log.append(&spans(10..20)).expect("appends");
-    let read = batch(&mut cursor);
-    cursor.settle(read.first_block, Fate::default()).expect("saved");
-    log.maintain().expect("maintains");
-    let again = log.read_oldest().read(1_000, 1 << 20).expect("readable");
-    assert_eq!(again.blocks.iter().map(|block| block.header.span_count).collect::<Vec<_>>(), [10, 10]);
-}
