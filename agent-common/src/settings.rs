@@ -32,8 +32,8 @@ pub struct Settings {
     pub shed: u32,
     /// New connections are recorded only if this many low bits of a hash of theirs are 0; 0 records all.
     pub sample_bits: u32,
-    /// 1 if sockets tell of the calls that move bytes (`sock_send_length`, `sock_recv_length`), 0 if the hooks of system calls do.
-    pub by_sockets: u32,
+    /// Zero.
+    pub padding: u32,
 }
 
 /// Detail that can be left out, in the order in which it is.

@@ -3,7 +3,7 @@
 //! Entry stores where the bytes are; whether the file is a TCP socket shows when a socket hook fires in between. At return
 //! the kernel has just touched the buffers, so they are resident, and the result says how many bytes are real.
 //!
-//! Where sockets tell of calls (`Settings::by_sockets`), most calls are neither seen to be entered nor to return: a file's then cost
+//! Where sockets tell of calls (`offsets::by_sockets`), most calls are neither seen to be entered nor to return: a file's then cost
 //! nothing. The first hook that fires inside notes the call ([`notice`]): a socket's, or the scheduler's where the thread goes to sleep. The
 //! socket itself tells when it is done, a moment before the return ([`on_length`]). Of the calls that no single socket tells of, entry and
 //! return are hooked as everywhere else ([`is_hooked`]).
@@ -94,10 +94,9 @@ pub fn registers() -> u64 {
 /// Its entry is taken for now, and its totals for those of now: nothing of it was seen before. A call that was noticed when the thread lost its
 /// CPU keeps those, if it is still the same.
 #[inline(always)]
-pub fn notice(settings: &Settings, task: &mut Task, time_ns: impl FnOnce() -> u64) {
+pub fn notice(task: &mut Task, time_ns: impl FnOnce() -> u64) {
     // Where the return of a call is hooked, it may be unseen nevertheless.
-    let known = task.number != 0 && task.noticed == 0 && !is_hooked(task.number - 1);
-    if settings.by_sockets == 0 || known {
+    if !offsets::by_sockets() || (task.number != 0 && task.noticed == 0 && !is_hooked(task.number - 1)) {
         return;
     }
     let at = registers();
@@ -116,14 +115,28 @@ pub fn notice(settings: &Settings, task: &mut Task, time_ns: impl FnOnce() -> u6
     task.noticed = 0;
 }
 
-/// The same when the thread loses its CPU: whether the call is one of a socket is not known, and so nobody may tell of its end.
+/// The same where the call may not be one of a socket, so that nobody tells of its end: the thread loses its CPU, or brings bytes to another
+/// socket.
 #[inline(always)]
-pub fn notice_leaving(task: &mut Task, time_ns: u64) {
-    if let Some(settings) = select::settings()
-        && settings.by_sockets != 0
-    {
-        notice(settings, task, || time_ns);
+pub fn notice_passing(task: &mut Task, time_ns: impl FnOnce() -> u64) {
+    if offsets::by_sockets() {
+        notice(task, time_ns);
         task.noticed = u32::from(task.number != 0);
+    }
+}
+
+/// Bytes come to a socket that is not TCP: perhaps the current thread has just sent them, which no hook saw before.
+#[inline(always)]
+pub fn notice_sender() {
+    if !offsets::by_sockets() {
+        return;
+    }
+    let tid = bpf_get_current_pid_tgid() as u32;
+    // SAFETY: a live map value of the current thread.
+    if let Some(task) = TASKS.get_ptr_mut(&tid).map(|task| unsafe { &mut *task })
+        && task.watched != 0
+    {
+        notice_passing(task, now);
     }
 }
 
@@ -195,15 +208,12 @@ pub fn on_exit(id: u64, result: i64) -> Next {
 #[inline(always)]
 pub fn on_length(result: i64) -> Next {
     let Some(settings) = select::settings() else { return Next::Nothing };
-    if settings.by_sockets == 0 {
-        return Next::Nothing;
-    }
     let Some(task) = select::task_inside(settings) else { return Next::Nothing };
     if select::hopeless(settings, task.mode) {
         return Next::Nothing;
     }
     sched::runs(task);
-    notice(settings, task, now);
+    notice(task, now);
     // In no call: a socket of the kernel's own, or io_uring, of which other hooks told.
     if task.number == 0 || is_hooked(task.number - 1) {
         return Next::Nothing;

@@ -6,10 +6,11 @@
 //! wraps it in is another packet, which is not looked at: then it left when the tunnel had it.
 
 use crate::{
-    connection,
+    call, connection,
     emit::now,
     message::{MASK, reached},
     offsets::{self, Memory, read, read_at},
+    socket::{self, Kind},
     state::{Conn, SLOTS, TxSlot},
 };
 
@@ -20,7 +21,12 @@ const BELOW: u32 = 1 << 16;
 /// `net_dev_queue`: a buffer is given to the device's queue. Sees every packet of the host, so most return at once.
 #[inline(always)]
 pub fn on_queue<M: Memory>(skb: u64) {
-    let Some((conn, Packet { sk, start, end })) = in_flight::<M>(skb) else { return };
+    let sk = M::read::<u64>(skb, &offsets::SKB_SK);
+    if sk == 0 {
+        return;
+    }
+    let Some(conn) = connection::find(sk) else { return sends_datagram::<M>(sk) };
+    let Some(Packet { start, end }) = in_flight::<M>(skb, conn) else { return };
     let time_ns = now();
     if !reached(conn.queued_end, end) {
         conn.queued_end = end;
@@ -54,7 +60,12 @@ pub fn on_queue<M: Memory>(skb: u64) {
 /// were queued, so sequence numbers are compared, never buffers counted.
 #[inline(always)]
 pub fn on_transmit<M: Memory>(skb: u64) {
-    let Some((conn, Packet { start, end, .. })) = in_flight::<M>(skb) else { return };
+    let sk = M::read::<u64>(skb, &offsets::SKB_SK);
+    if sk == 0 {
+        return;
+    }
+    let Some(conn) = connection::find(sk) else { return };
+    let Some(Packet { start, end }) = in_flight::<M>(skb, conn) else { return };
     let time_ns = now();
     if conn.queue_since_ns != 0 && reached(end, conn.queued_end) {
         conn.queue_busy_ns += time_ns.saturating_sub(conn.queue_since_ns);
@@ -81,26 +92,28 @@ fn resent(sk: u64, slot: &TxSlot) -> bool {
     read::<u32>(sk, &offsets::TCP_TOTAL_RETRANS) != Some(slot.retrans)
 }
 
-/// A packet's socket, and the sequence numbers of its payload.
+/// The call that sends a datagram was not seen to begin, where sockets tell of calls; this is the first that is seen of it.
+#[inline(always)]
+fn sends_datagram<M: Memory>(sk: u64) {
+    if offsets::by_sockets() && socket::kind::<M>(sk) == Some(Kind::Datagram) {
+        call::notice_sender();
+    }
+}
+
+/// Sequence numbers of a packet's payload.
 struct Packet {
-    sk: u64,
     start: u32,
     end: u32,
 }
 
-/// The connection that `skb` carries payload of, if it has write calls in flight, and which.
+/// What `skb` carries of the connection's payload, if that has write calls in flight.
 #[inline(always)]
-fn in_flight<M: Memory>(skb: u64) -> Option<(&'static mut Conn, Packet)> {
-    let sk = M::read::<u64>(skb, &offsets::SKB_SK);
-    if sk == 0 {
-        return None;
-    }
-    let conn = connection::find(sk)?;
+fn in_flight<M: Memory>(skb: u64, conn: &Conn) -> Option<Packet> {
     if conn.tx_tail == conn.tx_head {
         return None;
     }
     let (start, end) = payload::<M>(skb, (conn.local_port, conn.remote_port))?;
-    Some((conn, Packet { sk, start, end }))
+    Some(Packet { start, end })
 }
 
 /// The payload of the TCP segment(s) in `skb`, whose data starts at the link or network header; `None` if it carries none, or is

@@ -33,8 +33,15 @@ offsets! {
     // other sockets
     SK_TYPE, SK_SOCKET, SK_RECEIVE_QUEUE, SOCKET_ALLOC_INODE, UDP_READER_QUEUE, UNIX_ADDRESS, UNIX_PEER,
     UNIX_ADDRESS_LENGTH, UNIX_ADDRESS_NAME,
-    // not an offset: length of the kernel's tick
-    JIFFY_NS,
+    // not offsets: length of the kernel's tick; 1 if sockets tell of calls, 0 if the hooks of system calls do
+    JIFFY_NS, BY_SOCKETS,
+}
+
+/// Whether sockets tell of the calls that move bytes (`sock_send_length`, `sock_recv_length`): what is only for them is not there for the verifier
+/// where they do not.
+#[inline(always)]
+pub fn by_sockets() -> bool {
+    BY_SOCKETS.load() != 0
 }
 
 /// What the loader writes for a field that this kernel does not have.

@@ -20,7 +20,7 @@ use crate::{
 #[inline(always)]
 pub fn on_fork(parent: u64, child: u64) {
     let Some(settings) = select::settings() else { return };
-    let known = if settings.by_sockets == 0 { None } else { TASKS.get_ptr(&(bpf_get_current_pid_tgid() as u32)) };
+    let known = if offsets::by_sockets() { TASKS.get_ptr(&(bpf_get_current_pid_tgid() as u32)) } else { None };
     // SAFETY: a live map value of the current thread.
     let known = known.map(|task| unsafe { &*task }).filter(|task| task.watched != 0);
     if settings.rules & rule::PID == 0 && known.is_none() {

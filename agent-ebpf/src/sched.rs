@@ -209,7 +209,7 @@ fn leave(task: &mut Task, task_struct: u64, runnable: bool, sleep_state: u64, ti
     } else {
         task.runnable_ns = 0;
         task.off_since_ns = 0;
-        call::notice_leaving(task, time_ns);
+        call::notice_passing(task, || time_ns);
         task.off_since_ns = time_ns;
         task.off_in = blocked(task, sleep_state) as u32;
     }

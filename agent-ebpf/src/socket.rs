@@ -11,7 +11,7 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use aya_ebpf::{helpers::bpf_get_smp_processor_id, maps::Array};
 
 use crate::{
-    datagram,
+    call, datagram,
     maps::HANDS,
     message,
     offsets::{self, ABSENT, Memory, read},
@@ -61,8 +61,14 @@ pub fn kind<M: Memory>(sk: u64) -> Option<Kind> {
 #[inline(always)]
 pub fn on_ready<M: Memory>(sk: u64) {
     match kind::<M>(sk) {
-        Some(Kind::Datagram) => datagram::on_ready(sk),
-        Some(Kind::Unix) => unix::on_ready(sk),
+        Some(Kind::Datagram) => {
+            call::notice_sender();
+            datagram::on_ready(sk);
+        }
+        Some(Kind::Unix) => {
+            call::notice_sender();
+            unix::on_ready(sk);
+        }
         // On established connections `tcp_probe` sees the segments themselves.
         Some(Kind::Tcp) => message::on_ready::<M>(sk),
         None => {}

@@ -130,7 +130,7 @@ catalogue! {
         "`transfer` is the largest segment, nothing was lost, and for at least half of it the span of the other end, where it was traced too, shows `application`, `off_cpu` or `run_queue` (seen by `why` only)",
         "spantap trace {trace}   (what the other end did meanwhile)";
     TransferHeld: "transfer_held", "the peer's kernel held a part of the message back",
-        "`transfer` is the largest segment, nothing was lost, the other end made no pauses, and its span, where it was traced too, says that TCP kept bytes for at least half of it (`spantap.tcp.response.held_ns`; seen by `why` only)",
+        "`transfer` is the largest segment, nothing was lost, the other end made no pauses, it is at most 14,600 bytes (a first window) or of unknown size, and its span, where it was traced too, says that TCP kept bytes for at least half of it (`spantap.tcp.response.held_ns`; seen by `why` only)",
         "spantap trace {trace}   (does the other end write its answer in small pieces? then TCP_NODELAY, or one write)";
     TransferLarge: "transfer_large", "the message is large, and came as fast as the path and the sender allow",
         "`transfer` is the largest segment, of at least 256 KiB, at 1 MB/s or more",

@@ -190,6 +190,9 @@ fn time_at(bytes: u64, bytes_per_s: u64) -> u64 {
     u64::try_from(ns).unwrap_or(u64::MAX)
 }
 
+/// What TCP sends before it waits for any acknowledgement (RFC 6928).
+const INITIAL_WINDOW_BYTES: u64 = 14_600;
+
 fn transfer(view: &View<'_>, ns: u64) -> Cause {
     if view.int("spantap.tcp.out_of_order").is_some_and(|count| count > 0) {
         return Cause::TransferLoss;
@@ -201,7 +204,9 @@ fn transfer(view: &View<'_>, ns: u64) -> Cause {
     if view.around.peer_paused_ns.is_some_and(|paused| paused.saturating_mul(2) >= ns) {
         return Cause::TransferPaused;
     }
-    if view.around.peer_held_ns.is_some_and(|held| held.saturating_mul(2) >= ns) {
+    // What is larger waits for acknowledgements on any path: that is how TCP finds its pace.
+    let is_small = view.arriving_bytes().is_none_or(|bytes| bytes <= INITIAL_WINDOW_BYTES);
+    if is_small && view.around.peer_held_ns.is_some_and(|held| held.saturating_mul(2) >= ns) {
         return Cause::TransferHeld;
     }
     let is_large = |bytes: &u64| *bytes >= LARGE_BYTES && rate(*bytes, ns) >= LARGE_BYTES_PER_S;

@@ -138,6 +138,8 @@ fn cases() -> Vec<(Case, &'static str)> {
     paused.around.peer_paused_ns = Some(80 * MS);
     let mut kept = case(Transfer).int("http.response.body.size", 3);
     kept.around.peer_held_ns = Some(80 * MS);
+    let mut paced_by_path = case(Transfer).int("http.response.body.size", 200_000);
+    paced_by_path.around.peer_held_ns = Some(80 * MS);
     let reset = |by| failed("connection_reset").text("spantap.tcp.reset_by", by);
     let unwatched = Case { segments: tiles(&[(Application, MS, Derived)]), ..case(Application) };
     vec![
@@ -199,6 +201,7 @@ fn cases() -> Vec<(Case, &'static str)> {
         (stalled, "reader_busy"),
         (paused, "transfer_paused"),
         (kept, "transfer_held"),
+        (paced_by_path, "transfer_slow"),
         (case(Wakeup), "wakeup_delay"),
         (case(RunQueue), "cpu_contention"),
         (case(RunQueue).by(By::Throttled), "cpu_throttled"),

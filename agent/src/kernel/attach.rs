@@ -272,48 +272,34 @@ pub fn is_by_sockets(states: &[HookState]) -> bool {
     states.iter().any(|state| state.name == SOCKET_HOOKS[0].name)
 }
 
-/// Attaches every hook by the first rung that works. The hooks by which sockets tell of calls are only among them if they do.
-pub fn attach_all(ebpf: &mut Ebpf, btf: &Btf, options: &AttachOptions) -> Vec<HookState> {
-    let mut options = options.clone();
-    let mut states = Vec::with_capacity(SOCKET_HOOKS.len() + HOOKS.len());
-    if options.syscalls == SyscallHooks::Sockets {
-        match attach_to_sockets(ebpf, btf, &options) {
-            Ok(attached) => states = attached,
-            Err(why) => {
-                tracing::info!("sockets do not tell of calls here, so that every system call is hooked: {why}");
-                options.syscalls = SyscallHooks::Every;
-            }
-        }
+/// Why sockets cannot tell of calls, as far as that shows before anything is attached.
+pub fn why_not_by_sockets(options: &AttachOptions) -> Option<&'static str> {
+    if options.preemptible {
+        Some("the kernel may take the CPU from a program")
+    } else if options.rung.is_some_and(|rung| !SOCKET_HOOKS[0].has(rung)) {
+        Some("another means is asked for")
+    } else {
+        None
     }
-    attach_each(ebpf, btf, HOOKS, &options, &mut states);
-    states
 }
 
-/// All of them but for those that are left out by request, or why not.
-fn attach_to_sockets(ebpf: &mut Ebpf, btf: &Btf, options: &AttachOptions) -> Result<Vec<HookState>, String> {
-    if options.preemptible {
-        return Err("the kernel may take the CPU from a program".into());
-    }
-    if options.rung.is_some_and(|rung| !SOCKET_HOOKS[0].has(rung)) {
-        return Err("another means is asked for".into());
-    }
-    let mut states = Vec::with_capacity(SOCKET_HOOKS.len());
-    attach_each(ebpf, btf, SOCKET_HOOKS, options, &mut states);
-    let has_failed = |state: &&HookState| state.rung.is_none() && options.without.iter().all(|name| name != state.name);
-    let Some(failed) = states.iter().find(has_failed) else { return Ok(states) };
-    let why = format!("{}: {}", failed.name, failed.detail);
-    for state in &states {
-        let name = state.rung.map(|rung| format!("{}__{}", state.name, rung.suffix()));
-        let result = match name.and_then(|name| ebpf.program_mut(&name)) {
-            Some(Program::BtfTracePoint(program)) => program.unload(),
-            Some(Program::RawTracePoint(program)) => program.unload(),
-            _ => Ok(()),
-        };
-        if let Err(error) = result {
-            tracing::warn!(%error, hook = state.name, "cannot be detached");
+/// Attaches every hook by the first rung that works. Those by which sockets tell of calls are among them if they shall.
+///
+/// # Errors
+/// Why sockets do not tell of calls. The object is of no use then: its programs are made for that.
+pub fn attach_all(ebpf: &mut Ebpf, btf: &Btf, options: &AttachOptions) -> Result<Vec<HookState>, String> {
+    let mut states = Vec::with_capacity(SOCKET_HOOKS.len() + HOOKS.len());
+    if options.syscalls == SyscallHooks::Sockets {
+        attach_each(ebpf, btf, SOCKET_HOOKS, options, &mut states);
+        // But for those that are left out by request.
+        let has_failed =
+            |state: &&HookState| state.rung.is_none() && options.without.iter().all(|name| name != state.name);
+        if let Some(failed) = states.iter().find(has_failed) {
+            return Err(format!("{}: {}", failed.name, failed.detail));
         }
     }
-    Err(why)
+    attach_each(ebpf, btf, HOOKS, options, &mut states);
+    Ok(states)
 }
 
 fn attach_each(

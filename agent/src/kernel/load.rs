@@ -9,7 +9,7 @@ use aya::{
 };
 
 use super::{
-    attach::{AttachOptions, HookState, attach_all, is_by_sockets},
+    attach::{AttachOptions, HookState, SyscallHooks, attach_all, why_not_by_sockets},
     btf::{self, BtfError},
     object, ring,
     select::Selection,
@@ -124,32 +124,27 @@ fn load_and_attach(options: &LoadOptions) -> Result<Loaded, LoadError> {
         return Err(LoadError::PidNamespace);
     }
     let offsets = btf::offsets(&btf::Btf::from_running_kernel()?)?;
-    let mut loader = EbpfLoader::new();
-    // It reads the kernel's types for relocations of the object, which has none. Those for attaching are read when it has let go of them: each
-    // time they take 12 MiB.
-    loader.btf(None);
     let kernel_btf = Btf::from_sys_fs().map_err(LoadError::KernelBtf)?;
-    for (name, offset) in &offsets {
-        // A field that no program reads is dropped from the object.
-        loader.override_global(name, offset, false);
+    let mut attach = AttachOptions { preemptible: super::preflight::preempts_programs(), ..options.attach.clone() };
+    if attach.syscalls == SyscallHooks::Sockets
+        && let Some(why) = why_not_by_sockets(&attach)
+    {
+        attach.syscalls = every_instead(why);
     }
-    let jiffy_ns = jiffy_ns();
-    let cpus = aya::util::nr_cpus().map_or(1, |cpus| cpus as u32);
-    loader
-        .override_global("JIFFY_NS", &jiffy_ns, false)
-        .override_global("AYA_LOG_LEVEL", &options.log_level, false)
-        .map_max_entries("RECORDS", cpus)
-        .map_max_entries("SCRATCH", cpus)
-        .map_max_entries("CONNECTIONS", options.connections_max)
-        .map_max_entries("TASKS", options.tasks_max);
-    let mut ebpf = loader.load(bytes).map_err(|error| LoadError::Maps(Box::new(error)))?;
-    let mut places = take(&mut ebpf, "RECORDS")?;
-    let records = ring::make(&mut places, options.ring_bytes).map_err(|error| LoadError::Map("RECORDS", error))?;
+    let mut object = Object::load(bytes, &offsets, options, attach.syscalls)?;
+    let empty_run_ns = EmptyRun::measure(&mut object.ebpf, &kernel_btf);
+    let mut hooks = match attach_in_own_namespace(&mut object.ebpf, &kernel_btf, &attach) {
+        Ok(hooks) => hooks,
+        Err(why) => {
+            attach.syscalls = every_instead(&why);
+            drop(object); // before it comes again, for its memory
+            object = Object::load(bytes, &offsets, options, attach.syscalls)?;
+            attach_in_own_namespace(&mut object.ebpf, &kernel_btf, &attach).unwrap_or_default()
+        }
+    };
+    let Object { mut ebpf, records, places: _places } = object;
     let (wake, losses) = (take(&mut ebpf, "WAKE")?, take(&mut ebpf, "LOSSES")?);
-    let attach = AttachOptions { preemptible: super::preflight::preempts_programs(), ..options.attach.clone() };
-    let empty_run_ns = EmptyRun::measure(&mut ebpf, &kernel_btf);
-    let mut hooks = attach_in_own_namespace(&mut ebpf, &kernel_btf, &attach);
-    let selection = Selection::new(&mut ebpf, is_by_sockets(&hooks))?;
+    let selection = Selection::new(&mut ebpf)?;
     hooks.push(tls::prepare(&mut ebpf, &options.attach.without));
     for hook in &hooks {
         let wanted = !options.attach.without.iter().any(|name| name == hook.name);
@@ -167,6 +162,51 @@ fn load_and_attach(options: &LoadOptions) -> Result<Loaded, LoadError> {
         tls.transpose().inspect_err(|error| tracing::warn!(%error, "TLS libraries are not looked at")).ok().flatten();
     let capture = Capture { hooks, losses, programs, _ebpf: ebpf, _logger: logger };
     Ok(Loaded { capture, records, wake, selection, tls })
+}
+
+fn every_instead(why: &str) -> SyscallHooks {
+    tracing::info!("sockets do not tell of calls here, so that every system call is hooked: {why}");
+    SyscallHooks::Every
+}
+
+/// The kernel programs and maps, nothing of it attached.
+struct Object {
+    ebpf: Ebpf,
+    records: ring::Records,
+    /// Programs that are loaded later find it by its descriptor.
+    places: ring::Rings,
+}
+
+impl Object {
+    fn load(
+        bytes: &[u8],
+        offsets: &[(&'static str, u32)],
+        options: &LoadOptions,
+        syscalls: SyscallHooks,
+    ) -> Result<Self, LoadError> {
+        let mut loader = EbpfLoader::new();
+        // It reads the kernel's types for relocations of the object, which has none: each time they take 12 MiB.
+        loader.btf(None);
+        for (name, offset) in offsets {
+            // A field that no program reads is dropped from the object.
+            loader.override_global(name, offset, false);
+        }
+        let jiffy_ns = jiffy_ns();
+        let by_sockets = u32::from(syscalls == SyscallHooks::Sockets);
+        let cpus = aya::util::nr_cpus().map_or(1, |cpus| cpus as u32);
+        loader
+            .override_global("JIFFY_NS", &jiffy_ns, false)
+            .override_global("BY_SOCKETS", &by_sockets, false)
+            .override_global("AYA_LOG_LEVEL", &options.log_level, false)
+            .map_max_entries("RECORDS", cpus)
+            .map_max_entries("SCRATCH", cpus)
+            .map_max_entries("CONNECTIONS", options.connections_max)
+            .map_max_entries("TASKS", options.tasks_max);
+        let mut ebpf = loader.load(bytes).map_err(|error| LoadError::Maps(Box::new(error)))?;
+        let mut places = take(&mut ebpf, "RECORDS")?;
+        let records = ring::make(&mut places, options.ring_bytes).map_err(|error| LoadError::Map("RECORDS", error))?;
+        Ok(Self { ebpf, records, places })
+    }
 }
 
 /// Length of the kernel's tick: the resolution of its coarse clocks (`LOW_RES_NSEC`, include/linux/hrtimer.h). 4 ms, the
@@ -191,7 +231,7 @@ where
 
 /// Attaches on a thread with a mount namespace of its own, so that a missing tracefs can be mounted there without the
 /// host noticing. BTF tracepoints need none of this.
-fn attach_in_own_namespace(ebpf: &mut Ebpf, btf: &Btf, options: &AttachOptions) -> Vec<HookState> {
+fn attach_in_own_namespace(ebpf: &mut Ebpf, btf: &Btf, options: &AttachOptions) -> Result<Vec<HookState>, String> {
     std::thread::scope(|scope| {
         let attaching = scope.spawn(|| {
             if let Err(error) = super::preflight::mount_private_tracefs() {
@@ -199,7 +239,7 @@ fn attach_in_own_namespace(ebpf: &mut Ebpf, btf: &Btf, options: &AttachOptions) 
             }
             attach_all(ebpf, btf, options)
         });
-        attaching.join().unwrap_or_default()
+        attaching.join().unwrap_or(Ok(Vec::new()))
     })
 }
 

@@ -196,7 +196,6 @@ pub struct Selection {
     sched_state: Array<MapData, u64>,
     whole_calls: HashMap<MapData, u64, u32>,
     generation: u32,
-    by_sockets: u32,
     detail: Detail,
     /// What is recorded of what no rule names, unless the budget leaves that out.
     unselected: u32,
@@ -212,7 +211,7 @@ pub struct Selection {
 }
 
 impl Selection {
-    pub(super) fn new(ebpf: &mut Ebpf, by_sockets: bool) -> Result<Self, LoadError> {
+    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
         Ok(Self {
             settings: take(ebpf, "SETTINGS")?,
             pid: take(ebpf, "SELECT_PID")?,
@@ -223,7 +222,6 @@ impl Selection {
             sched_state: take(ebpf, "SCHED_STATE")?,
             whole_calls: take(ebpf, "WHOLE_CALLS")?,
             generation: 0,
-            by_sockets: by_sockets.into(),
             detail: Detail::default(),
             unselected: mode::NONE,
             selects: false,
@@ -358,8 +356,7 @@ impl Maps for Selection {
         let Detail { shed, sample_bits, .. } = self.detail;
         let leaves_out = leaves_out_unselected(self.detail, self.selects, settings.unselected);
         let unselected = if leaves_out { mode::NONE } else { settings.unselected };
-        let (generation, by_sockets) = (self.generation, self.by_sockets);
-        let settings = Settings { generation, by_sockets, unselected, shed, sample_bits, ..settings };
+        let settings = Settings { generation: self.generation, unselected, shed, sample_bits, ..settings };
         self.settings.set(0, PodSettings(settings), 0).map_err(|source| SelectError::Map { what: "settings", source })
     }
 
