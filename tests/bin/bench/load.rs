@@ -86,13 +86,14 @@ impl Load {
     }
 
     /// Messages of a request, counted once at each end: a request and its answer make four. The application's are those
-    /// of client and nginx, nginx and PHP, PHP and PostgreSQL. FastAPI's, by `strace` of uvicorn and PostgreSQL: request and answer,
+    /// of client and nginx, nginx and PHP, PHP and PostgreSQL, by `strace` of PHP twice: `pg_pconnect` has the connection reset first. FastAPI's, by `strace` of uvicorn and PostgreSQL: request and answer,
     /// of which head and body are two writes; the cached statement and its row; what asyncpg's pool sends to reset a connection
     /// that it takes back, and its answer.
     pub const fn message_sides(self) -> u64 {
         match self {
             Self::Ping | Self::Redis | Self::Nginx => 4,
-            Self::App | Self::FastApi => 12,
+            Self::App => 16,
+            Self::FastApi => 12,
         }
     }
 

@@ -1,6 +1,6 @@
 //! What tracing costs the traced, and what the agent itself costs.
 //!
-//! In: `[what=LIST] [seconds=S] [rounds=N] [modes=LIST] [rate.LOAD=R] [burst=N] [syscall_hooks=every|io]`. Out: tables in Markdown on
+//! In: `[what=LIST] [seconds=S] [rounds=N] [modes=LIST] [rate.LOAD=R] [burst=N] [syscall_hooks=sockets|every|io]`. Out: tables in Markdown on
 //! standard output. `modes` (`mode.rs`) and `burst` (`client.rs`) are for fixed rates.
 //! `what` names any of the loads `ping`, `redis`, `nginx`, `app`, `fastapi` (fixed rate), `saturation`, `syscall`, `memory`, `size`, `relay` (see
 //! `relay.rs`), by default all of these, and `queue`, which needs 10 GB of disk. Each table comes from one run in which the modes take turns (see `mode.rs`).
@@ -92,7 +92,8 @@ fn main() {
         return;
     }
     let idle = Cgroup::new("bench-idle");
-    let hooks = mode::hooks_of_the_agent(&idle);
+    let syscall_hooks = arguments.get("syscall_hooks", "sockets".to_owned());
+    let hooks = mode::hooks_of_the_agent(&idle, &syscall_hooks);
     let bench = Bench {
         seconds,
         rounds,
@@ -100,7 +101,7 @@ fn main() {
         burst: arguments.get("burst", 1),
         idle,
         hooks,
-        syscall_hooks: arguments.get("syscall_hooks", "every".to_owned()),
+        syscall_hooks,
     };
     for load in Load::ALL.into_iter().filter(|load| wanted(load.name())) {
         let rate = arguments.get(&format!("rate.{}", load.name()), load.rate());

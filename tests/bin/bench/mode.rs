@@ -118,17 +118,25 @@ impl Losses {
 }
 
 /// Tracepoints that an agent attached; each of them can carry an empty program.
-pub fn hooks_of_the_agent(idle: &Cgroup) -> Vec<String> {
-    let agent = Agent::start(&AgentOptions::cgroup(idle));
+pub fn hooks_of_the_agent(idle: &Cgroup, syscall_hooks: &str) -> Vec<String> {
+    let agent = Agent::start(&AgentOptions::cgroup(idle).flag("--syscall-hooks", syscall_hooks));
     let status = agent.status();
     agent.stop();
     let hooks = status["hooks"].as_array().cloned().unwrap_or_default();
-    let attached = |hook: &Value| (hook["attached"] == true).then(|| hook["name"].as_str().map(str::to_owned))?;
-    let (with, without): (Vec<_>, Vec<_>) =
-        hooks.iter().filter_map(attached).partition(|hook| floor::has_tracepoint(hook));
+    let is_attached = |hook: &&Value| hook["attached"] == true;
+    // Of single system calls: an empty program would be at every one.
+    let of_single = |hook: &Value| hook["detail"].as_str().is_some_and(|detail| detail.contains("syscalls"));
+    let name = |hook: &Value| hook["name"].as_str().unwrap_or_default().to_owned();
+    let (with, without): (Vec<_>, Vec<_>) = hooks
+        .iter()
+        .filter(is_attached)
+        .map(|hook| (name(hook), of_single(hook)))
+        .partition(|(name, of_single)| !of_single && floor::has_tracepoint(name));
+    let names = |hooks: Vec<(String, bool)>| hooks.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    let (with, without) = (names(with), names(without));
     println!("Floor: {}.", with.join(", "));
     if !without.is_empty() {
-        println!("The agent has these besides, which are no tracepoints here: {}.", without.join(", "));
+        println!("The agent has these besides, which the floor has not: {}.", without.join(", "));
     }
     println!();
     with
