@@ -94,7 +94,7 @@ pub fn registers() -> u64 {
 /// Its entry is taken for now, and its totals for those of now: nothing of it was seen before. A call that was noticed when the thread lost its
 /// CPU keeps those, if it is still the same.
 #[inline(always)]
-pub fn notice(task: &mut Task, time_ns: impl FnOnce() -> u64) {
+pub fn notice(task: &mut Task, late: bool, time_ns: impl FnOnce() -> u64) {
     // Where the return of a call is hooked, it may be unseen nevertheless.
     if !offsets::by_sockets() || (task.number != 0 && task.noticed == 0 && !is_hooked(task.number - 1)) {
         return;
@@ -103,13 +103,17 @@ pub fn notice(task: &mut Task, time_ns: impl FnOnce() -> u64) {
     let words = Checked::words::<{ regs::COUNT_WITH_CALL }>(at + regs::FIRST as u64);
     let id = words[regs::COUNT_WITH_CALL - 1];
     if words[regs::RESULT] != regs::IN_PROGRESS || !moves_bytes(id) {
-        task.number = 0;
-        task.noticed = 0;
+        // On its way out, the call that the thread is in is told yet.
+        if task.number != id + 1 {
+            task.number = 0;
+            task.noticed = 0;
+        }
         return;
     }
-    if task.number != id + 1 || task.fd != words[regs::ARG0] {
-        let arguments = [regs::ARG0, regs::ARG1, regs::ARG2, regs::ARG3, regs::ARG4].map(|index| words[index]);
+    let arguments = [regs::ARG0, regs::ARG1, regs::ARG2, regs::ARG3, regs::ARG4].map(|index| words[index]);
+    if task.number != id + 1 || [task.fd, task.buffer, task.count] != [arguments[0], arguments[1], arguments[2]] {
         begin(task, id, arguments, time_ns());
+        task.late = u32::from(late);
         tls::note_goroutine(task, at);
     }
     task.noticed = 0;
@@ -120,24 +124,40 @@ pub fn notice(task: &mut Task, time_ns: impl FnOnce() -> u64) {
 #[inline(always)]
 pub fn notice_passing(task: &mut Task, time_ns: impl FnOnce() -> u64) {
     if offsets::by_sockets() {
-        notice(task, time_ns);
+        notice(task, false, time_ns);
         task.noticed = u32::from(task.number != 0);
     }
 }
 
-/// Bytes come to a socket that is not TCP: perhaps the current thread has just sent them, which no hook saw before.
+/// Bytes come to a unix socket: the current thread has just sent them, which no hook saw before.
 #[inline(always)]
 pub fn notice_sender() {
+    if let Some(task) = unseen_sender() {
+        notice_passing(task, now);
+    }
+}
+
+/// A datagram of this socket leaves, perhaps in the call that sends it, of which no hook saw anything before; or in somebody else's, which is interrupted.
+#[inline(always)]
+pub fn notice_sender_of(sk: u64) {
+    if let Some(task) = unseen_sender() {
+        let [fd] = Checked::words::<1>(registers() + (regs::FIRST + regs::ARG0 * 8) as u64);
+        if walk::socket(fd).is_some_and(|found| found.sk == sk) {
+            notice_passing(task, now);
+        }
+    }
+}
+
+/// The current thread, if it is recorded, and nothing is known of a call of it.
+#[inline(always)]
+fn unseen_sender() -> Option<&'static mut Task> {
     if !offsets::by_sockets() {
-        return;
+        return None;
     }
     let tid = bpf_get_current_pid_tgid() as u32;
     // SAFETY: a live map value of the current thread.
-    if let Some(task) = TASKS.get_ptr_mut(&tid).map(|task| unsafe { &mut *task })
-        && task.watched != 0
-    {
-        notice_passing(task, now);
-    }
+    let task = TASKS.get_ptr_mut(&tid).map(|task| unsafe { &mut *task })?;
+    (task.watched != 0 && (task.number == 0 || task.noticed != 0)).then_some(task)
 }
 
 /// The current thread, if it ever was seen to use a unix socket, or awaits an answer to a datagram: only then `close` is looked at.
@@ -156,6 +176,7 @@ fn begin_close(task: &mut Task, fd: u64) {
         datagram::closes(task, found);
     } else if unix::is_known(found) {
         task.number = number::CLOSE + 1;
+        task.noticed = 0;
         task.tx_sock = 0;
         task.rx_sock = 0;
         task.other = found;
@@ -167,6 +188,7 @@ fn begin(task: &mut Task, id: u64, [fd, buffer, count, fourth, fifth]: [u64; 5],
     task.enter_ns = time_ns;
     task.number = id + 1; // 0 means "in no call"
     task.noticed = 0;
+    task.late = 0;
     task.fd = fd;
     task.buffer = buffer;
     task.count = count;
@@ -210,10 +232,12 @@ pub fn on_length(result: i64) -> Next {
     let Some(settings) = select::settings() else { return Next::Nothing };
     let Some(task) = select::task_inside(settings) else { return Next::Nothing };
     if select::hopeless(settings, task.mode) {
+        // Nothing of what was noted is believed when it is recorded again.
+        (task.number, task.noticed, task.tx_sock, task.rx_sock) = (0, 0, 0, 0);
         return Next::Nothing;
     }
     sched::runs(task);
-    notice(task, now);
+    notice(task, true, now);
     // In no call: a socket of the kernel's own, or io_uring, of which other hooks told.
     if task.number == 0 || is_hooked(task.number - 1) {
         return Next::Nothing;
@@ -227,17 +251,19 @@ fn finish(task: &mut Task, id: u64, result: i64) -> Next {
     if task.tx_sock == 0 && task.rx_sock == 0 && !comes_again(result) {
         return Next::Elsewhere;
     }
-    task.number = 0;
-    let Some(settings) = select::settings() else { return Next::Nothing };
-    select::renew(settings, task);
-    if task.tx_sock != 0 {
-        returned_from_send(settings, task, id, result);
-    } else if task.rx_sock != 0 {
-        returned_from_read(settings, task, id, result);
+    if let Some(settings) = select::settings() {
+        select::renew(settings, task);
+        // What a read sends is no bytes of the application's: a file of the network's.
+        if task.tx_sock != 0 && !is_read(id) {
+            returned_from_send(settings, task, id, result);
+        } else if task.tx_sock == 0 && task.rx_sock != 0 {
+            returned_from_read(settings, task, id, result);
+        }
     }
     task.tx_sock = 0;
     task.rx_sock = 0;
     task.enter_ns = 0;
+    task.number = 0;
     Next::Nothing
 }
 
@@ -396,6 +422,9 @@ fn returned_from_read(settings: &Settings, task: &mut Task, id: u64, result: i64
     let moved = task.rx_end.wrapping_sub(task.rx_start);
     let range = (task.rx_start, task.rx_end);
     task.call_flags |= select::chosen(settings, combined);
+    if task.late != 0 && !sched::complete(task) {
+        task.enter_ns = 0; // it may have slept before, unseen
+    }
     let direction = direction::RECEIVE;
     let call = Call { id, result, direction, range, moved, time_ns, transmitted_ns: 0 };
     tell(settings, task, conn.id, call);

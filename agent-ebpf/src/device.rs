@@ -96,7 +96,7 @@ fn resent(sk: u64, slot: &TxSlot) -> bool {
 #[inline(always)]
 fn sends_datagram<M: Memory>(sk: u64) {
     if offsets::by_sockets() && socket::kind::<M>(sk) == Some(Kind::Datagram) {
-        call::notice_sender();
+        call::notice_sender_of(sk);
     }
 }
 

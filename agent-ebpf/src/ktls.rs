@@ -149,7 +149,8 @@ fn settle(task: &mut Task, sk: u64, way: Way, (id, result): (u64, i64)) -> bool 
     }
     // A record that the application was refused is none of its data; of one that is not complete yet it may be.
     let refused = result <= 0 && result != EAGAIN;
-    if refused || is_control(task, id) {
+    // Of what did not come nothing is written yet.
+    if refused || (result > 0 && is_control(task, id)) {
         task.call_flags |= u32::from(wire::TLS_CONTROL);
     }
     true

@@ -51,7 +51,7 @@ pub fn on_send<M: Memory>(sk: u64, left: u32, each_piece: bool) {
         return;
     }
     let time_ns = now();
-    call::notice(task, || time_ns);
+    call::notice(task, true, || time_ns);
     connection::announce::<M>(tcp, conn);
     if conn.flags & flag::CURSOR == 0 {
         set_cursor::<M>(tcp, conn);
@@ -389,7 +389,7 @@ pub fn on_read<M: Memory>(sk: u64) {
     let Some(tcp) = M::tcp(sk) else { return };
     // Who interrupts the thread to read does not own the socket.
     if M::read_optional::<u32>(tcp, &offsets::SK_OWNED).is_none_or(|owned| owned != 0) {
-        call::notice(task, now);
+        call::notice(task, true, now);
     }
     let by_kernel = ktls::is_layered::<M>(tcp) && ktls::has_keys(sk, Way::In);
     if by_kernel && ktls::reader(task, sk) == Reader::Layer {

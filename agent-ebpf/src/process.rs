@@ -58,7 +58,7 @@ pub fn on_exec(old_tid: u32, bprm: u64) {
     }
     if let Some(task) = TASKS.get_ptr_mut(&tid) {
         // SAFETY: a live map value of the current thread.
-        unsafe { (*task).generation = 0 };
+        unsafe { ((*task).generation, (*task).number, (*task).noticed) = (0, 0, 0) };
     }
     let Some(settings) = select::settings() else { return };
     let Some(task) = select::current_task(settings) else { return };

@@ -63,6 +63,9 @@ fn is_shed() -> bool {
     select::settings().is_none_or(|settings| unsafe { (&raw const settings.shed).read_volatile() } & shed::SCHED != 0)
 }
 
+/// Of a thread of which not everything was seen.
+pub const NEVER: u64 = u64::MAX;
+
 /// Since when the times of every known thread are complete, as far as the hooks work.
 #[inline(always)]
 pub fn since() -> u64 {
@@ -112,7 +115,7 @@ fn sleep_ends(task: &mut Task, slept_ns: u64) {
 /// What the thread does is recorded from now on: what was noted before it was left alone is old.
 #[inline(always)]
 pub fn begins(task: &mut Task) {
-    task.sched_since_ns = 0;
+    task.sched_since_ns = NEVER;
     task.runnable_ns = 0;
     task.off_since_ns = 0;
     task.woken_ns = 0;

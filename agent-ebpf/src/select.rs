@@ -81,11 +81,11 @@ fn task(settings: &Settings, may_be_inside: bool) -> Option<&'static mut Task> {
         // SAFETY: a live map value. Another process: the thread of that number ended unseen.
         Some(task) if unsafe { (*task).pid == pid || (*task).pid == 0 } => task,
         // Of a call that it may be in, nothing was seen so far.
-        _ => insert_task(tid, if may_be_inside { 0 } else { sched::since() })?,
+        _ => insert_task(tid, if may_be_inside { sched::NEVER } else { sched::since() })?,
     };
     // SAFETY: a live map value; only its own thread and the scheduler hooks (other fields) write it.
     let task = unsafe { &mut *found };
-    if may_be_inside && task.number != 0 && task.generation == generation {
+    if may_be_inside && task.number != 0 && task.noticed == 0 && task.generation == generation {
         return Some(task);
     }
     let cgroup_id = if settings.rules & rule::CGROUP != 0 || task.generation != generation {
@@ -106,7 +106,7 @@ fn task(settings: &Settings, may_be_inside: bool) -> Option<&'static mut Task> {
 pub fn inherit(parent: &Task, child_pid: u32, child_tid: u32) {
     let Some(task) = insert_task(child_tid, sched::since()) else { return };
     (task.pid, task.cgroup_id) = (child_pid, parent.cgroup_id);
-    (task.mode, task.generation) = (parent.mode, parent.generation);
+    task.mode = parent.mode; // until it does something itself
 }
 
 /// A thread whose times are complete from `since_ns` on.

@@ -61,10 +61,7 @@ pub fn kind<M: Memory>(sk: u64) -> Option<Kind> {
 #[inline(always)]
 pub fn on_ready<M: Memory>(sk: u64) {
     match kind::<M>(sk) {
-        Some(Kind::Datagram) => {
-            call::notice_sender();
-            datagram::on_ready(sk);
-        }
+        Some(Kind::Datagram) => datagram::on_ready(sk),
         Some(Kind::Unix) => {
             call::notice_sender();
             unix::on_ready(sk);

@@ -216,7 +216,8 @@ pub struct Task {
     pub uses_unix: u32,
     /// 1 if the call in progress was noticed when the thread lost its CPU: it may be over unseen.
     pub noticed: u32,
-    pub padding: u32,
+    /// 1 if it was noticed only when bytes moved: it was entered no later than that, and before if the thread slept unseen.
+    pub late: u32,
     /// Total time on run queues while its cgroup was throttled.
     pub throttled_ns: u64,
     /// Total time of which was not seen whether it slept, waited for a CPU or ran.

@@ -40,6 +40,8 @@ fn check(rung: &str, told_by: &str) {
         hook["attached"] == true && hook["detail"].as_str().is_some_and(|detail| detail.contains(rung))
     };
     assert!(hooks.as_array().expect("hooks").iter().any(used), "{rung} is not in use: {hooks}");
+    let by_sockets = hooks.as_array().expect("hooks").iter().any(|hook| hook["name"] == "sock_send_length");
+    assert_eq!(by_sockets, told_by == "sockets", "whether sockets tell of calls: {hooks}");
 }
 
 #[test]

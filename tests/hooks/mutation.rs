@@ -140,8 +140,7 @@ fn run(scenario: &Scenario, traced: &Traced, expected: usize) -> Vec<Span> {
 }
 
 /// Hooks without which there are few spans, or none.
-const REQUIRED: &[&str] =
-    &["sock_send_length", "sock_recv_length", "sys_enter", "sys_exit", "tcp_sendmsg_locked", "tcp_rcv_space_adjust"];
+const REQUIRED: &[&str] = &["sock_send_length", "sock_recv_length", "tcp_sendmsg_locked", "tcp_rcv_space_adjust"];
 
 /// What only this hook can measure.
 fn gone_with(hook: &str) -> &'static [&'static str] {

@@ -46,6 +46,8 @@ impl Records {
         for hook in loaded.capture.hooks() {
             assert!(hook.rung.is_some(), "{} is not attached: {}", hook.name, hook.detail);
         }
+        let by_sockets = loaded.capture.hooks().iter().any(|hook| hook.name == "sock_send_length");
+        assert_eq!(by_sockets, syscalls == SyscallHooks::Sockets, "whether sockets tell of calls");
         let mut selection = loaded.selection;
         selection.replace(&wanted(pid, Rules::default())).expect("select the process");
         Self { ring: Ring::new(loaded.records, loaded.wake), selection, capture: loaded.capture }
