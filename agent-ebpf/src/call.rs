@@ -110,8 +110,9 @@ pub fn notice(task: &mut Task, late: bool, time_ns: impl FnOnce() -> u64) {
         }
         return;
     }
-    let arguments = [regs::ARG0, regs::ARG1, regs::ARG2, regs::ARG3, regs::ARG4].map(|index| words[index]);
-    if task.number != id + 1 || [task.fd, task.buffer, task.count] != [arguments[0], arguments[1], arguments[2]] {
+    let [fd, buffer, count] = [regs::ARG0, regs::ARG1, regs::ARG2].map(|index| words[index]);
+    if task.number != id + 1 || task.fd != fd || task.buffer != buffer || task.count != count {
+        let arguments = [fd, buffer, count, words[regs::ARG3], words[regs::ARG4]];
         begin(task, id, arguments, time_ns());
         task.late = u32::from(late);
         tls::note_goroutine(task, at);
@@ -253,8 +254,8 @@ fn finish(task: &mut Task, id: u64, result: i64) -> Next {
     }
     if let Some(settings) = select::settings() {
         select::renew(settings, task);
-        // What a read sends is no bytes of the application's: a file of the network's.
-        if task.tx_sock != 0 && !is_read(id) {
+        // What a read sends is no bytes of the application's: it reads a file of the network's. `splice` goes both ways.
+        if task.tx_sock != 0 && (id == number::SPLICE || !is_read(id)) {
             returned_from_send(settings, task, id, result);
         } else if task.tx_sock == 0 && task.rx_sock != 0 {
             returned_from_read(settings, task, id, result);

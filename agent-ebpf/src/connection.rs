@@ -54,14 +54,9 @@ pub fn find(sk: u64) -> Option<&'static mut Conn> {
 /// The connection of a socket that moves data in the current task, made if it is older than the agent.
 #[inline(always)]
 pub fn find_or_adopt<M: Memory>(sk: u64, tcp: u64) -> Option<&'static mut Conn> {
-    match find(sk) {
-        None => adopt::<M>(sk, tcp),
-        found => found,
+    if let Some(conn) = find(sk) {
+        return Some(conn);
     }
-}
-
-#[inline(never)]
-fn adopt<M: Memory>(sk: u64, tcp: u64) -> Option<&'static mut Conn> {
     // TCP Fast Open sends before it connects (where the function's entry is seen): what comes is no older connection.
     if M::read::<u8>(tcp, &offsets::SK_STATE) == self::tcp::CLOSE {
         return None;
@@ -355,13 +350,9 @@ pub fn on_accepted(sk: u64, listener: Option<u64>, pid: u32, cgroup_id: u64) {
 /// of has no spans. Called under the socket lock.
 #[inline(always)]
 pub fn announce<M: Memory>(tcp: u64, conn: &mut Conn) {
-    if conn.flags & flag::ANNOUNCED == 0 {
-        announce_now::<M>(tcp, conn);
+    if conn.flags & flag::ANNOUNCED != 0 {
+        return;
     }
-}
-
-#[inline(never)]
-fn announce_now<M: Memory>(tcp: u64, conn: &mut Conn) {
     if conn.pid == 0 {
         conn.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
         // SAFETY: the helper takes no arguments.

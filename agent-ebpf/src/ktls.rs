@@ -141,7 +141,7 @@ fn is_noted(task: &Task) -> bool {
     task.call_flags & u32::from(wire::KERNEL_TLS) != 0
 }
 
-#[inline(never)]
+#[inline(always)]
 fn settle(task: &mut Task, sk: u64, way: Way, (id, result): (u64, i64)) -> bool {
     if !has_keys(sk, way) {
         task.call_flags &= !u32::from(wire::KERNEL_TLS);

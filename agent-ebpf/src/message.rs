@@ -43,6 +43,7 @@ pub fn on_send<M: Memory>(sk: u64, left: u32, each_piece: bool) {
     if select::hopeless(settings, task.mode) {
         return;
     }
+    call::notice(task, true, now); // here, where the program's stack has room for it
     let Some(tcp) = M::tcp(sk) else { return };
     let Some(conn) = connection::find_or_adopt::<M>(sk, tcp) else { return };
     let by_connection = select::connection_mode(settings, conn);
@@ -51,7 +52,6 @@ pub fn on_send<M: Memory>(sk: u64, left: u32, each_piece: bool) {
         return;
     }
     let time_ns = now();
-    call::notice(task, true, || time_ns);
     connection::announce::<M>(tcp, conn);
     if conn.flags & flag::CURSOR == 0 {
         set_cursor::<M>(tcp, conn);
@@ -106,7 +106,7 @@ pub fn on_send<M: Memory>(sk: u64, left: u32, each_piece: bool) {
 }
 
 /// There is no slot left.
-#[inline(never)]
+#[inline(always)]
 fn evict<M: Memory>(tcp: u64, conn: &mut Conn, time_ns: u64) {
     emit::lost(KernelLoss::SendSlotEvicted);
     snapshot::take::<M>(tcp, conn, time_ns);
@@ -503,7 +503,7 @@ struct Outside {
 }
 
 /// io_uring, and readers in the kernel: neither entry nor return nor payload is known.
-#[inline(never)]
+#[inline(always)]
 fn tell_outside(task: &Task, connection_id: u64, moved: &Outside) {
     let receives = moved.direction == direction::RECEIVE;
     let header = emit::header(kind::CALL, moved.time_ns);

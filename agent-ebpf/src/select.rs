@@ -50,15 +50,19 @@ pub fn current_task(settings: &Settings) -> Option<&'static mut Task> {
 pub fn renew(settings: &Settings, task: &mut Task) {
     let generation = volatile_generation(settings);
     if task.generation != generation {
-        // SAFETY: the helper takes no arguments.
-        task.cgroup_id = unsafe { helpers::bpf_get_current_cgroup_id() };
-        decide(settings, task, generation);
+        decide_inside(settings, task, generation);
     }
 }
 
-/// A function of its own, as everything that seldom happens: hooks are short of instructions for the verifier to follow, and what lies between
-/// those that are always run takes room in the processor's cache.
+/// A function of its own for the verifier: what follows at a call's return is long enough.
 #[inline(never)]
+fn decide_inside(settings: &Settings, task: &mut Task, generation: u32) {
+    // SAFETY: the helper takes no arguments.
+    task.cgroup_id = unsafe { helpers::bpf_get_current_cgroup_id() };
+    decide(settings, task, generation);
+}
+
+#[inline(always)]
 fn decide(settings: &Settings, task: &mut Task, generation: u32) {
     task.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
     task.mode = decide_task(settings, task.pid);
@@ -110,7 +114,7 @@ pub fn inherit(parent: &Task, child_pid: u32, child_tid: u32) {
 }
 
 /// A thread whose times are complete from `since_ns` on.
-#[inline(never)]
+#[inline(always)]
 fn insert_task(tid: u32, since_ns: u64) -> Option<&'static mut Task> {
     let empty = EMPTY_TASK.get_ptr(0)?;
     // SAFETY: `empty` is a live map value that nobody writes.
