@@ -103,7 +103,7 @@ pub fn notice(task: &mut Task, late: bool, time_ns: impl FnOnce() -> u64) {
     let words = Checked::words::<{ regs::COUNT_WITH_CALL }>(at + regs::FIRST as u64);
     let id = words[regs::COUNT_WITH_CALL - 1];
     if words[regs::RESULT] != regs::IN_PROGRESS || !moves_bytes(id) {
-        // On its way out, the call that the thread is in is told yet.
+        // The call that the thread is in and on its way out of is still to be told.
         if task.number != id + 1 {
             task.number = 0;
             task.noticed = 0;
@@ -155,10 +155,7 @@ fn unseen_sender() -> Option<&'static mut Task> {
     if !offsets::by_sockets() {
         return None;
     }
-    let tid = bpf_get_current_pid_tgid() as u32;
-    // SAFETY: a live map value of the current thread.
-    let task = TASKS.get_ptr_mut(&tid).map(|task| unsafe { &mut *task })?;
-    (task.watched != 0 && (task.number == 0 || task.noticed != 0)).then_some(task)
+    sched::watched(bpf_get_current_pid_tgid() as u32).filter(|task| task.number == 0 || task.noticed != 0)
 }
 
 /// The current thread, if it ever was seen to use a unix socket, or awaits an answer to a datagram: only then `close` is looked at.
@@ -257,7 +254,7 @@ fn finish(task: &mut Task, id: u64, result: i64) -> Next {
         // What a read sends is no bytes of the application's: it reads a file of the network's. `splice` goes both ways.
         if task.tx_sock != 0 && (id == number::SPLICE || !is_read(id)) {
             returned_from_send(settings, task, id, result);
-        } else if task.tx_sock == 0 && task.rx_sock != 0 {
+        } else if task.rx_sock != 0 {
             returned_from_read(settings, task, id, result);
         }
     }

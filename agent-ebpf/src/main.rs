@@ -192,57 +192,56 @@ pub fn other_sockets__raw_tp(context: RawTracePointContext) -> i32 {
     0
 }
 
-/// What a socket tells of a call: three parts likewise, by each rung. Arguments: the socket, and what it returns.
+/// What a socket tells of a call: the first and second part likewise, by one rung. Arguments: the socket, and what it returns.
 macro_rules! length_hook {
-    (
-        $event:literal,
-        $btf_parts:ident: [$btf:ident, $btf_elsewhere:ident, $btf_unix:ident],
-        $raw_parts:ident: [$raw:ident, $raw_elsewhere:ident, $raw_unix:ident]
-    ) => {
-        #[btf_tracepoint(function = $event)]
-        pub fn $btf(context: BtfTracePointContext) -> i32 {
-            go_on(&context, &maps::$btf_parts, call::on_length(i64::from(context.arg::<i32>(1))));
+    ($attribute:meta, $context:ty, $parts:ident, $whole:ident, $elsewhere:ident) => {
+        #[$attribute]
+        pub fn $whole(context: $context) -> i32 {
+            go_on(&context, &maps::$parts, call::on_length(i64::from(context.arg::<i32>(1))));
             0
         }
-        #[btf_tracepoint(function = $event)]
-        pub fn $btf_elsewhere(context: BtfTracePointContext) -> i32 {
+        #[$attribute]
+        pub fn $elsewhere(context: $context) -> i32 {
             let next = call::on_length_elsewhere(context.arg::<u64>(0), i64::from(context.arg::<i32>(1)));
-            go_on(&context, &maps::$btf_parts, next);
-            0
-        }
-        #[btf_tracepoint(function = $event)]
-        pub fn $btf_unix(context: BtfTracePointContext) -> i32 {
-            call::on_exit_unix(i64::from(context.arg::<i32>(1)));
-            0
-        }
-        #[raw_tracepoint(tracepoint = $event)]
-        pub fn $raw(context: RawTracePointContext) -> i32 {
-            go_on(&context, &maps::$raw_parts, call::on_length(i64::from(context.arg::<i32>(1))));
-            0
-        }
-        #[raw_tracepoint(tracepoint = $event)]
-        pub fn $raw_elsewhere(context: RawTracePointContext) -> i32 {
-            let next = call::on_length_elsewhere(context.arg::<u64>(0), i64::from(context.arg::<i32>(1)));
-            go_on(&context, &maps::$raw_parts, next);
-            0
-        }
-        #[raw_tracepoint(tracepoint = $event)]
-        pub fn $raw_unix(context: RawTracePointContext) -> i32 {
-            call::on_exit_unix(i64::from(context.arg::<i32>(1)));
+            go_on(&context, &maps::$parts, next);
             0
         }
     };
 }
 length_hook!(
-    "sock_send_length",
-    SENT_TP_BTF: [sock_send_length__tp_btf, sent_elsewhere__tp_btf, sent_unix__tp_btf],
-    SENT_RAW_TP: [sock_send_length__raw_tp, sent_elsewhere__raw_tp, sent_unix__raw_tp]
+    btf_tracepoint(function = "sock_send_length"),
+    BtfTracePointContext,
+    SENT_TP_BTF,
+    sock_send_length__tp_btf,
+    sent_elsewhere__tp_btf
 );
 length_hook!(
-    "sock_recv_length",
-    RECEIVED_TP_BTF: [sock_recv_length__tp_btf, received_elsewhere__tp_btf, received_unix__tp_btf],
-    RECEIVED_RAW_TP: [sock_recv_length__raw_tp, received_elsewhere__raw_tp, received_unix__raw_tp]
+    raw_tracepoint(tracepoint = "sock_send_length"),
+    RawTracePointContext,
+    SENT_RAW_TP,
+    sock_send_length__raw_tp,
+    sent_elsewhere__raw_tp
 );
+length_hook!(
+    btf_tracepoint(function = "sock_recv_length"),
+    BtfTracePointContext,
+    RECEIVED_TP_BTF,
+    sock_recv_length__tp_btf,
+    received_elsewhere__tp_btf
+);
+length_hook!(
+    raw_tracepoint(tracepoint = "sock_recv_length"),
+    RawTracePointContext,
+    RECEIVED_RAW_TP,
+    sock_recv_length__raw_tp,
+    received_elsewhere__raw_tp
+);
+hook!(sent_unix__tp_btf, sent_unix__raw_tp, "sock_send_length", |context| call::on_exit_unix(i64::from(
+    context.arg::<i32>(1)
+)));
+hook!(received_unix__tp_btf, received_unix__raw_tp, "sock_recv_length", |context| call::on_exit_unix(i64::from(
+    context.arg::<i32>(1)
+)));
 
 hook!(unix_sockets__tp_btf, unix_sockets__raw_tp, "sys_exit", |context| call::on_exit_unix(context.arg::<i64>(1)));
 

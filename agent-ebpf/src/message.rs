@@ -85,7 +85,9 @@ pub fn on_send<M: Memory>(sk: u64, left: u32, each_piece: bool) {
         conn.queue_since_ns = 0;
     }
     if conn.tx_head.wrapping_sub(conn.tx_tail) >= SLOTS {
-        evict::<M>(tcp, conn, time_ns);
+        emit::lost(KernelLoss::SendSlotEvicted);
+        snapshot::take::<M>(tcp, conn, time_ns);
+        retire(conn, 0, time_ns, u32::from(wire::EVICTED));
     }
     if !outside {
         note_send(task, sk, conn.tx_head, (start, end));
@@ -103,14 +105,6 @@ pub fn on_send<M: Memory>(sk: u64, left: u32, each_piece: bool) {
         let moved = Outside { direction: direction::SEND, start, end, selected: true, by_kernel, time_ns };
         tell_outside(task, conn.id, &moved);
     }
-}
-
-/// There is no slot left.
-#[inline(always)]
-fn evict<M: Memory>(tcp: u64, conn: &mut Conn, time_ns: u64) {
-    emit::lost(KernelLoss::SendSlotEvicted);
-    snapshot::take::<M>(tcp, conn, time_ns);
-    retire(conn, 0, time_ns, u32::from(wire::EVICTED));
 }
 
 /// The call in progress moves `[start, end)`, in the slot `index`.

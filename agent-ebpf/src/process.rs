@@ -12,7 +12,7 @@ use crate::{
     emit::{self, now},
     maps::{SELECT_PID, TASKS},
     offsets::{self, read, read_at},
-    select,
+    sched, select,
 };
 
 /// `sched_process_fork`: a selected process's child is selected too. Where nobody sees a call begin, the threads of those that are recorded are
@@ -20,9 +20,7 @@ use crate::{
 #[inline(always)]
 pub fn on_fork(parent: u64, child: u64) {
     let Some(settings) = select::settings() else { return };
-    let known = if offsets::by_sockets() { TASKS.get_ptr(&(bpf_get_current_pid_tgid() as u32)) } else { None };
-    // SAFETY: a live map value of the current thread.
-    let known = known.map(|task| unsafe { &*task }).filter(|task| task.watched != 0);
+    let known = if offsets::by_sockets() { sched::watched(bpf_get_current_pid_tgid() as u32) } else { None };
     if settings.rules & rule::PID == 0 && known.is_none() {
         return;
     }

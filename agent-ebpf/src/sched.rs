@@ -149,8 +149,9 @@ pub fn slept_in(task: &Task) -> u8 {
     if task.slept_in == 0 { NEVER_SLEPT } else { (task.slept_in - 1) as u8 }
 }
 
+/// The thread, if what it does may be recorded.
 #[inline(always)]
-fn watched(tid: u32) -> Option<&'static mut Task> {
+pub fn watched(tid: u32) -> Option<&'static mut Task> {
     // SAFETY: a live map value; the scheduler's own locking orders the hooks for one thread.
     TASKS.get_ptr_mut(&tid).map(|task| unsafe { &mut *task }).filter(|task| task.watched != 0)
 }

@@ -214,7 +214,7 @@ pub struct Task {
     pub sched_complete: u32,
     /// 1 once the thread used a unix stream socket.
     pub uses_unix: u32,
-    /// 1 if the call in progress was noticed when the thread lost its CPU: it may be over unseen.
+    /// 1 if the call in progress was noticed by a hook that may fire in calls that no socket tells of: it may be over unseen.
     pub noticed: u32,
     /// 1 if it was noticed only when bytes moved: it was entered no later than that, and before if the thread slept unseen.
     pub late: u32,

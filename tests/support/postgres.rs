@@ -17,7 +17,7 @@ use crate::{
 
 const BOUND: Duration = Duration::from_secs(60);
 /// Who owns the cluster; the server refuses to run as root.
-const USER: &str = "postgres";
+pub const USER: &str = "postgres";
 
 /// A running server. Database `test` is for loads, `postgres` for questions about them.
 pub struct Postgres {
@@ -40,7 +40,7 @@ impl Postgres {
 
     fn start_with(place: Place, tls: bool) -> Self {
         let (folder, port) = (TempDir::new("postgres"), free_port());
-        let owner = Launch::new("id").args(["-u", USER]).run().trim().parse().expect("a user id");
+        let owner = owner();
         chown(folder.path(), Some(owner), None).expect("give the folder away");
         let data = folder.join("data");
         as_owner("initdb").args(["-A", "trust", "-U", "root", "--no-sync", "-D"]).arg(&data).run();
@@ -118,13 +118,23 @@ impl Postgres {
 impl Drop for Postgres {
     /// At once, but so that it gives back its shared memory.
     fn drop(&mut self) {
-        self.process.signal(libc::SIGQUIT);
-        let _ = clock::poll(BOUND, || self.process.ended());
+        quit(&mut self.process);
     }
 }
 
+/// Ends a server at once, but so that it gives back its shared memory.
+pub fn quit(server: &mut Process) {
+    server.signal(libc::SIGQUIT);
+    let _ = clock::poll(BOUND, || server.ended());
+}
+
+/// Number of [`USER`].
+pub fn owner() -> u32 {
+    Launch::new("id").args(["-u", USER]).run().trim().parse().expect("a user id")
+}
+
 /// One of the server's own programs, run by the owner of the cluster.
-fn as_owner(program: &str) -> Launch {
+pub fn as_owner(program: &str) -> Launch {
     let program = programs().join(program);
     Launch::new(tool("setpriv")).args(["--reuid", USER, "--regid", USER, "--clear-groups"]).arg(program)
 }
@@ -133,5 +143,5 @@ fn as_owner(program: &str) -> Launch {
 fn programs() -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let newest = versions.map(|version| version.path().join("bin")).filter(|bin| bin.join("initdb").is_file()).max();
-    newest.expect("PostgreSQL is not installed; `cargo xtask setup --tests` installs it")
+    newest.expect("PostgreSQL is not installed; `cargo xtask setup --tests` installs it, and `cargo xtask bench`")
 }

@@ -123,17 +123,14 @@ pub fn hooks_of_the_agent(idle: &Cgroup, syscall_hooks: &str) -> Vec<String> {
     let status = agent.status();
     agent.stop();
     let hooks = status["hooks"].as_array().cloned().unwrap_or_default();
-    let is_attached = |hook: &&Value| hook["attached"] == true;
+    let text = |hook: &Value, key: &str| hook[key].as_str().unwrap_or_default().to_owned();
     // Of single system calls: an empty program would be at every one.
-    let of_single = |hook: &Value| hook["detail"].as_str().is_some_and(|detail| detail.contains("syscalls"));
-    let name = |hook: &Value| hook["name"].as_str().unwrap_or_default().to_owned();
-    let (with, without): (Vec<_>, Vec<_>) = hooks
-        .iter()
-        .filter(is_attached)
-        .map(|hook| (name(hook), of_single(hook)))
-        .partition(|(name, of_single)| !of_single && floor::has_tracepoint(name));
-    let names = |hooks: Vec<(String, bool)>| hooks.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
-    let (with, without) = (names(with), names(without));
+    let may_be_empty =
+        |hook: &&Value| !text(hook, "detail").contains("syscalls") && floor::has_tracepoint(&text(hook, "name"));
+    let (with, without): (Vec<_>, Vec<_>) =
+        hooks.iter().filter(|hook| hook["attached"] == true).partition(may_be_empty);
+    let [with, without] =
+        [with, without].map(|hooks| hooks.into_iter().map(|hook| text(hook, "name")).collect::<Vec<_>>());
     println!("Floor: {}.", with.join(", "));
     if !without.is_empty() {
         println!("The agent has these besides, which the floor has not: {}.", without.join(", "));
