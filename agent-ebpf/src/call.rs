@@ -8,6 +8,8 @@
 //! socket itself tells when it is done, a moment before the return ([`on_length`]). Of the calls that no single socket tells of, entry and
 //! return are hooked as everywhere else ([`is_hooked`]).
 
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
 use agent_common::{
     header::kind,
     message::{CallRecord, TAIL_BYTES, WHOLE_CALL_BYTES, direction, flag as wire},
@@ -20,7 +22,7 @@ use crate::{
     connection, datagram,
     emit::{self, now},
     ktls,
-    maps::{self, Scratch, TASKS},
+    maps::{self, SENDERS_AWAITED, Scratch, TASKS},
     message,
     offsets::{self, Checked, Memory},
     payload::{self, Captured},
@@ -216,7 +218,14 @@ pub fn on_exit(id: u64, result: i64) -> Next {
     if id != number::CLOSE && !moves_bytes(id) {
         return Next::Nothing;
     }
+    let may_bring_sender = id == number::RECVFROM || id == number::RECVMSG;
+    if offsets::by_sockets() && may_bring_sender && !is_any_sender_awaited() {
+        return Next::Nothing; // its socket told of it
+    }
     let Some(task) = task_in_call() else { return Next::Nothing };
+    if may_bring_sender {
+        await_sender(task, false);
+    }
     sched::runs(task);
     if task.number != id + 1 {
         return Next::Nothing; // another one was noticed, whose end nobody saw
@@ -271,6 +280,28 @@ fn finish(task: &mut Task, id: u64, result: i64) -> Next {
 fn is_hooked(id: u64) -> bool {
     matches!(id, number::CONNECT | number::SENDFILE | number::SPLICE | number::RECVMMSG | number::SENDMMSG)
         || is_accept(id)
+}
+
+/// Whether any thread is between what a socket told of a datagram and the return that brings its sender. Of all other returns of `recvfrom` and
+/// `recvmsg` nothing more is asked.
+#[inline(always)]
+pub fn is_any_sender_awaited() -> bool {
+    // SAFETY: a live, aligned map value.
+    SENDERS_AWAITED.get_ptr(0).is_none_or(|count| unsafe { count.read_volatile() } != 0)
+}
+
+/// The thread is there, or not any more. One that is forgotten stays in the count, at the cost of a look-up for each return.
+#[inline(always)]
+pub fn await_sender(task: &mut Task, awaits: bool) {
+    let awaits = u32::from(awaits);
+    if task.awaits_sender != awaits
+        && let Some(count) = SENDERS_AWAITED.get_ptr_mut(0)
+    {
+        task.awaits_sender = awaits;
+        let change = if awaits == 0 { u64::MAX } else { 1 }; // -1
+        // SAFETY: a live, aligned map value.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(count, change) };
+    }
 }
 
 /// Whether nothing is said of a socket by this result: there was nothing to do, or a signal came. A call that a signal
@@ -329,7 +360,10 @@ pub fn on_length_elsewhere(sk: u64, result: i64) -> Next {
         }
         Some(Kind::Tcp) if says_something(task, id, result) => returned_unseen(settings, task, sk, id, result),
         // Who sent it, the application is told only after this.
-        Some(Kind::Datagram) if id == number::RECVFROM || id == number::RECVMSG => return Next::Nothing,
+        Some(Kind::Datagram) if id == number::RECVFROM || id == number::RECVMSG => {
+            await_sender(task, true);
+            return Next::Nothing;
+        }
         Some(Kind::Datagram) => {
             datagram::returned(settings, task, found, id, result);
         }

@@ -246,7 +246,8 @@ hook!(received_unix__tp_btf, received_unix__raw_tp, "sock_recv_length", |context
 hook!(unix_sockets__tp_btf, unix_sockets__raw_tp, "sys_exit", |context| call::on_exit_unix(context.arg::<i64>(1)));
 
 /// `raw_syscalls:sys_enter`: common fields 8 bytes, id 8, six arguments of 8. In `syscalls:sys_enter_*` the id has 4 bytes
-/// and 4 without meaning behind it, and so have the arguments that a call does not have.
+/// and 4 without meaning behind it, and so have the arguments that a call does not have. The kernel attaches no program with loads of its own
+/// beyond the arguments that the call has.
 #[tracepoint]
 pub fn sys_enter__tracepoint(context: TracePointContext) -> u32 {
     // SAFETY: the offsets are those of the event's format, which is part of the kernel's interface; the kernel has room for
@@ -260,31 +261,30 @@ pub fn sys_enter__tracepoint(context: TracePointContext) -> u32 {
 /// `raw_syscalls:sys_exit` and `syscalls:sys_exit_*`: common fields 8 bytes, id 8, result 8.
 #[tracepoint]
 pub fn sys_exit__tracepoint(context: TracePointContext) -> u32 {
-    // SAFETY: the offset is that of the event's format, which is part of the kernel's interface.
-    if let Ok([id, result]) = unsafe { context.read_at::<[i64; 2]>(8) } {
-        go_on(&context, &maps::PARTS_TRACEPOINT, call::on_exit(id as u64 & 0xffff_ffff, result));
-    }
+    let id = field::<8>(&context) & 0xffff_ffff;
+    go_on(&context, &maps::PARTS_TRACEPOINT, call::on_exit(id, field::<16>(&context) as i64));
     0
 }
 
 /// The second part of it.
 #[tracepoint]
 pub fn other_sockets__tracepoint(context: TracePointContext) -> u32 {
-    // SAFETY: as above.
-    if let Ok(result) = unsafe { context.read_at::<i64>(16) } {
-        go_on(&context, &maps::PARTS_TRACEPOINT, call::on_exit_elsewhere(result));
-    }
+    go_on(&context, &maps::PARTS_TRACEPOINT, call::on_exit_elsewhere(field::<16>(&context) as i64));
     0
 }
 
 /// The third part of it.
 #[tracepoint]
 pub fn unix_sockets__tracepoint(context: TracePointContext) -> u32 {
-    // SAFETY: as above.
-    if let Ok(result) = unsafe { context.read_at::<i64>(16) } {
-        call::on_exit_unix(result);
-    }
+    call::on_exit_unix(field::<16>(&context) as i64);
     0
+}
+
+/// Eight bytes of an event's record, as its format has them. A load of the program's own, where the crate's `read_at` calls a helper.
+#[inline(always)]
+fn field<const OFFSET: usize>(context: &TracePointContext) -> u64 {
+    // SAFETY: the verifier checks that the place is one of a record's, and the kernel, when it attaches the program, that it is one of this event's.
+    unsafe { context.as_ptr().add(OFFSET).cast::<u64>().read_volatile() }
 }
 
 /// Ends this program and runs the next part of `sys_exit`, if that is there: in one program, all parts are more than the

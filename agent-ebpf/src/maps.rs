@@ -121,6 +121,10 @@ pub static RECEIVED_RAW_TP: ProgramArray = ProgramArray::with_max_entries(2, 0);
 #[map]
 pub static SOCKET_OPERATIONS: Array<u64> = Array::with_max_entries(1, 0);
 
+/// How many threads are between what a socket told of a datagram and the return of the call that brings its sender.
+#[map]
+pub static SENDERS_AWAITED: Array<u64> = Array::with_max_entries(1, 0);
+
 /// With what plain TCP sockets send and receive: addresses of two functions, once such a socket was seen.
 #[map]
 pub static PLAIN_CALLS: Array<[u64; 2]> = Array::with_max_entries(1, 0);

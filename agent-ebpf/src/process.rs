@@ -9,6 +9,7 @@ use agent_common::{
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, generated as helpers};
 
 use crate::{
+    call,
     emit::{self, now},
     maps::{SELECT_PID, TASKS},
     offsets::{self, read, read_at},
@@ -75,6 +76,12 @@ pub fn on_exit() {
     if process_ends() {
         tell_end(pid, tid);
         let _ = SELECT_PID.remove(&pid);
+    }
+    if call::is_any_sender_awaited()
+        && let Some(task) = TASKS.get_ptr_mut(&tid)
+    {
+        // SAFETY: a live map value of the current thread.
+        call::await_sender(unsafe { &mut *task }, false);
     }
     let _ = TASKS.remove(&tid);
 }

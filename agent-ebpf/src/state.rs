@@ -258,6 +258,9 @@ pub struct Task {
     pub near_begins: u32,
     /// As in the slot of the call's first arrival.
     pub behind_hole_us: u32,
+    /// 1 if a socket told of a datagram that the thread is about to return with.
+    pub awaits_sender: u32,
+    pub padding: u32,
 }
 
 impl Task {

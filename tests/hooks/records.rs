@@ -14,6 +14,7 @@ use agent::kernel::{
 use agent_common::{
     Plain,
     connection::ConnectionRecord,
+    datagram::DatagramRecord,
     header::{RecordHeader, kind},
     loss::KernelLoss,
     message::{CallRecord, SendRecord},
@@ -23,6 +24,9 @@ use spantap_tests::clock;
 
 /// Bytes of each call that are captured.
 pub const PAYLOAD_BYTES: u32 = 64;
+
+/// Who may tell of calls.
+pub const TELLERS: [SyscallHooks; 2] = [SyscallHooks::Sockets, SyscallHooks::Every];
 
 /// The kernel side, loaded by the test itself.
 pub struct Records {
@@ -40,6 +44,11 @@ impl Records {
 
     /// The same by other hooks of calls.
     pub fn told_by(syscalls: SyscallHooks, pid: u32) -> Self {
+        Self::selecting(syscalls, process(pid))
+    }
+
+    /// Loads the kernel side with these hooks of calls, and selects what these rules name.
+    pub fn selecting(syscalls: SyscallHooks, select: Rules) -> Self {
         let attach = AttachOptions { syscalls, ..AttachOptions::default() };
         let options = LoadOptions { attach, ..LoadOptions::default() };
         let loaded = load::load(&options).expect("load the kernel side");
@@ -48,14 +57,20 @@ impl Records {
         }
         let by_sockets = loaded.capture.hooks().iter().any(|hook| hook.name == "sock_send_length");
         assert_eq!(by_sockets, syscalls == SyscallHooks::Sockets, "whether sockets tell of calls");
-        let mut selection = loaded.selection;
-        selection.replace(&wanted(pid, Rules::default())).expect("select the process");
-        Self { ring: Ring::new(loaded.records, loaded.wake), selection, capture: loaded.capture }
+        let ring = Ring::new(loaded.records, loaded.wake);
+        let mut records = Self { ring, selection: loaded.selection, capture: loaded.capture };
+        records.replace(select, Rules::default());
+        records
     }
 
     /// Selects the process, and excludes what these rules name: exclusion wins.
     pub fn exclude(&mut self, pid: u32, rules: Rules) {
-        self.selection.replace(&wanted(pid, rules)).expect("exclude what runs");
+        self.replace(process(pid), rules);
+    }
+
+    /// Replaces what is selected and excluded.
+    pub fn replace(&mut self, select: Rules, exclude: Rules) {
+        self.selection.replace(&wanted(select, exclude)).expect("select");
     }
 
     /// Waits for records that are `enough`; gives all that came until then, in the order of their times.
@@ -77,14 +92,13 @@ impl Records {
     }
 }
 
-fn wanted(pid: u32, exclude: Rules) -> Wanted {
-    Wanted {
-        select: Rules { pids: vec![pid], ..Rules::default() },
-        exclude,
-        select_all: false,
-        unselected_timing: false,
-        payload_bytes_max: PAYLOAD_BYTES,
-    }
+/// Rules for one process.
+pub fn process(pid: u32) -> Rules {
+    Rules { pids: vec![pid], ..Rules::default() }
+}
+
+fn wanted(select: Rules, exclude: Rules) -> Wanted {
+    Wanted { select, exclude, select_all: false, unselected_timing: false, payload_bytes_max: PAYLOAD_BYTES }
 }
 
 /// The call records among these, in their order.
@@ -100,6 +114,10 @@ pub trait Kind: Plain {
 
 impl Kind for CallRecord {
     const KIND: u8 = kind::CALL;
+}
+
+impl Kind for DatagramRecord {
+    const KIND: u8 = kind::DATAGRAM;
 }
 
 impl Kind for ConnectionRecord {

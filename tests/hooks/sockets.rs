@@ -4,6 +4,7 @@
 //! sockets a datagram arrives within the call that sends it.
 
 use std::{
+    collections::{BTreeSet, HashMap},
     fs::File,
     io::{BufRead, BufReader, Write},
     time::Duration,
@@ -19,12 +20,16 @@ use agent_common::{
 };
 use serde::Deserialize;
 use spantap_tests::{
+    namespace::Namespace,
     process::{Launch, require_root, tool},
     temp::TempDir,
 };
 
-use crate::records::{PAYLOAD_BYTES, Records, is_kind};
+use crate::records::{PAYLOAD_BYTES, Records, TELLERS, is_kind, of_kind};
 
+const INTERRUPTED: &str = include_str!("interrupted.py");
+/// Each has four calls.
+const ROUNDS: usize = 300;
 const SOCKETS: &str = include_str!("sockets.py");
 const BOUND: Duration = Duration::from_secs(30);
 /// The family of unix sockets, and that of IPv6.
@@ -70,9 +75,6 @@ impl Said {
         assert_eq!(payload.get(..most), Some(&bytes[..most]), "{what}");
     }
 }
-
-/// Who may tell of calls.
-const TELLERS: [SyscallHooks; 2] = [SyscallHooks::Sockets, SyscallHooks::Every];
 
 /// Runs the program with the kernel side watching it; gives what it says of its calls.
 fn run(what: &str, told_by: SyscallHooks) -> (Vec<Said>, Records) {
@@ -153,7 +155,7 @@ fn check_unix_streams(told_by: SyscallHooks) {
     let opened: Vec<ConnectionRecord> = opened.filter_map(|record| agent_common::read(record)).collect();
     let calls: Vec<&Vec<u8>> = taken.iter().filter(|record| is_kind(record, kind::CALL)).collect();
     assert_eq!(calls.len(), said.len(), "records and calls");
-    let mut positions = std::collections::HashMap::new();
+    let mut positions = HashMap::new();
     for (said, bytes) in said.iter().zip(&calls) {
         let record: CallRecord = agent_common::read(bytes).expect("a record");
         said.check_call(
@@ -181,6 +183,72 @@ fn check_unix_streams(told_by: SyscallHooks) {
                 agent_common::read::<CallRecord>(record).is_some_and(|call| call.flags & flag::END_OF_STREAM != 0)
             })
     );
+}
+
+/// What the program says of a call beside which datagrams arrived.
+#[derive(Debug, Deserialize)]
+struct Interrupted {
+    text: String,
+    way: String,
+    start_ns: u64,
+    end_ns: u64,
+}
+
+#[test]
+fn a_datagram_that_interrupts_a_thread_says_nothing_of_its_call() {
+    require_root();
+    TELLERS.into_iter().for_each(check_interrupted);
+}
+
+fn check_interrupted(told_by: SyscallHooks) {
+    let namespace = Namespace::new();
+    // What arrives is taken to the first CPU, where the program runs, from the second, where it was sent by its children.
+    let steer = "mount -t sysfs sysfs /sys && echo 1 > /sys/class/net/lo/queues/rx-0/rps_cpus";
+    let private = Launch::new(tool("unshare")).in_namespace(&namespace).args(["--mount", "--propagation", "private"]);
+    private.arg(tool("sh")).args(["-c", steer]).run();
+    let folder = TempDir::new("interrupted");
+    let (script, go) = (folder.write("interrupted.py", INTERRUPTED), folder.join("go"));
+    assert!(Launch::new(tool("mkfifo")).arg(&go).output().status.success());
+    let line = "exec \"$0\" \"$1\" \"$2\" < \"$3\"";
+    let launch = Launch::new(tool("sh")).in_namespace(&namespace).on_cpu(0).args(["-c", line]).arg(tool("python3"));
+    let mut process = launch.arg(script).arg(ROUNDS.to_string()).arg(&go).stdout_piped().spawn();
+    let mut lines = BufReader::new(process.stdout()).lines();
+    let mut go = File::options().write(true).open(&go).expect("open the FIFO");
+    assert_eq!(lines.next().expect("a line").expect("a line"), "ready");
+    let mut records = Records::told_by(told_by, process.pid());
+    go.write_all(b"\n").expect("start the calls");
+    let said: Vec<Interrupted> =
+        lines.map(|line| serde_json::from_str(&line.expect("a line")).expect("a call")).collect();
+    process.wait(BOUND);
+    assert_eq!(said.len(), ROUNDS * 4, "calls");
+    let pid = process.pid();
+    let taken = records.wait_for("the last call's record", BOUND, |taken| {
+        let last = (direction::RECEIVE, said[said.len() - 1].text.as_bytes());
+        of_texts(taken, pid).any(|(text, _)| text == last)
+    });
+    assert_eq!(records.lost(KernelLoss::RingFull), 0, "records lost");
+    let calls: HashMap<(u8, &[u8]), CallRecord> = of_texts(&taken, pid).collect();
+    let arrivals: BTreeSet<u64> = of_kind::<DatagramRecord>(&taken).map(|datagram| datagram.arrival_ns).collect();
+    let mut interrupted = 0;
+    for said in &said {
+        let way = if said.way == "send" { direction::SEND } else { direction::RECEIVE };
+        let call = calls.get(&(way, said.text.as_bytes())).unwrap_or_else(|| panic!("{told_by:?}: no {said:?}"));
+        let (enter_ns, return_ns) = (call.enter_ns, call.header.time_ns);
+        let within = said.start_ns <= enter_ns && enter_ns <= return_ns && return_ns <= said.end_ns;
+        assert!(within, "{told_by:?}: {said:?}, recorded {enter_ns} to {return_ns}");
+        interrupted += usize::from(arrivals.range(enter_ns..return_ns).next().is_some());
+    }
+    assert!(interrupted >= ROUNDS / 20, "{told_by:?}: datagrams arrived within {interrupted} of {} calls", said.len());
+}
+
+/// The records of a process's calls that moved bytes, by their direction and bytes.
+fn of_texts(records: &[Vec<u8>], pid: u32) -> impl Iterator<Item = ((u8, &[u8]), CallRecord)> {
+    let call = |record: &Vec<u8>| agent_common::read::<CallRecord>(record);
+    let calls = records.iter().filter(|record| is_kind(record, kind::CALL));
+    calls.filter_map(move |record| {
+        let call = call(record).filter(|call| call.pid == pid)?;
+        Some(((call.direction, &record[size_of::<CallRecord>()..]), call))
+    })
 }
 
 /// The connection of a call was told before, with this end's number, its role and the listener's name.

@@ -55,6 +55,12 @@ impl Cgroup {
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
+    /// Moves a process here.
+    pub fn adopt(&self, pid: u32) {
+        fs::write(self.0.join("cgroup.procs"), pid.to_string())
+            .unwrap_or_else(|error| panic!("move {pid} to {}: {error}", self.0.display()));
+    }
+
     /// CPU time of all its processes so far, also of ended ones (`cpu.stat`, `usage_usec`).
     pub fn cpu_usec(&self) -> u64 {
         let path = self.0.join("cpu.stat");

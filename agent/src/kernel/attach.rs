@@ -221,12 +221,14 @@ impl Hook {
         }
     }
 
+    /// Whether only single system calls are to run it: sockets tell of the others. A part goes with its whole.
+    fn is_of_single(&self, options: &AttachOptions) -> bool {
+        options.syscalls == SyscallHooks::Sockets && self.tracepoint.is_some() && self.part_of.is_none()
+    }
+
     /// The rungs to try; a forced one stands alone where the hook has it.
     fn ladder(&self, forced: Option<Rung>, options: &AttachOptions) -> Vec<Rung> {
-        // Where sockets tell of calls, only single ones are hooked, and a part goes with its whole.
-        let of_single =
-            options.syscalls == SyscallHooks::Sockets && self.tracepoint.is_some() && self.part_of.is_none();
-        if let Some(rung) = forced.filter(|rung| self.has(*rung) && !of_single) {
+        if let Some(rung) = forced.filter(|rung| self.has(*rung) && !self.is_of_single(options)) {
             return vec![rung];
         }
         let all = [Rung::TpBtf, Rung::RawTp, Rung::Tracepoint, Rung::Fentry, Rung::Kprobe];
@@ -329,7 +331,12 @@ fn attach(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook, rung: Option<Rung>, options: 
             None => attach_by(ebpf, btf, hook, rung, options.syscalls),
         };
         match result {
-            Ok(()) => return state(Some(rung), failures.join("; ")),
+            Ok(()) => {
+                if hook.is_of_single(options) && rung != Rung::Syscalls {
+                    failures.push("so every system call of the host runs it".into());
+                }
+                return state(Some(rung), failures.join("; "));
+            }
             Err(error) => failures.push(format!("{}: {error}", rung.name())),
         }
     }
