@@ -64,9 +64,29 @@ fn free_heaps() {}
 
 #[cfg(test)]
 mod tests {
+    use procfs::process::{MemoryMap, Process};
+
+    /// How the program's code is mapped, with how much of it is in memory.
+    fn code() -> (MemoryMap, u64) {
+        let here = super::unmap_program as fn() as usize as u64;
+        let maps = Process::myself().and_then(|process| process.smaps()).expect("read the mappings");
+        let code = maps.into_iter().find(|map| (map.address.0..map.address.1).contains(&here)).expect("the code");
+        let resident = code.extension.map["Rss"];
+        (code, resident)
+    }
+
     #[test]
     fn what_was_given_back_of_the_program_is_there_again_when_it_is_used() {
+        let (from, to) = code().0.address;
+        for page in (from..to).step_by(4096) {
+            // SAFETY: within the mapping, which can be read.
+            unsafe { (page as *const u8).read_volatile() };
+        }
+        let (_, before) = code();
         super::unmap_program();
+        let (_, after) = code();
+        // Other tests go on and take some of it again.
+        assert!(after < before / 2, "{after} of {before} bytes are left");
         assert_eq!(
             std::hint::black_box("1 2 3").split(' ').filter_map(|part| part.parse::<u32>().ok()).sum::<u32>(),
             6

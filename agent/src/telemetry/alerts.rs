@@ -46,6 +46,15 @@ fn every_alert_fires_in_one_test_and_is_silent_in_another() {
 }
 
 #[test]
+fn the_runbook_has_a_section_for_each_alert_and_for_nothing_else() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/runbook.md");
+    let text = std::fs::read_to_string(path).expect("the runbook");
+    let sections: BTreeSet<&str> = text.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    let rules = read("rules.yaml");
+    assert_eq!(sections, alerts(&rules).into_iter().map(|(alert, _)| alert).collect());
+}
+
+#[test]
 fn the_alert_manager_knows_the_alerts_and_sends_each_somewhere() {
     let (rules, manager) = (read("rules.yaml"), read("alertmanager.yaml"));
     let named = |key: &str| list(&manager, key).filter_map(|one| one["name"].as_str()).collect::<BTreeSet<_>>();
