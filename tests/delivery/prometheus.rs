@@ -5,7 +5,7 @@ mod counts;
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use spantap_tests::{
     agent::repository,
     clock::{poll, wait_for},
@@ -113,6 +113,38 @@ fn rules_page_for_what_needs_somebody_and_not_for_a_short_outage() {
     let output = Launch::new(tool("promtool")).args(["test", "rules"]).arg(tests).output();
     let said = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned()).concat();
     assert!(output.status.success(), "{said}");
+}
+
+/// Whether Grafana shows a panel as it is meant, nobody here can say; whether Prometheus can answer it, its own tool can.
+#[test]
+fn prometheus_can_answer_each_panel_of_the_dashboards() {
+    let folder = TempDir::new("dashboards");
+    let mut dashboards = 0;
+    for file in std::fs::read_dir(repository().join("deploy/grafana")).expect("the dashboards") {
+        let path = file.expect("a file").path();
+        let text = std::fs::read_to_string(&path).expect("read the dashboard");
+        let dashboard: Value = serde_json::from_str(&text).expect("JSON");
+        let panels = dashboard["panels"].as_array().into_iter().flatten();
+        let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+        let expressions = targets.map(|target| target["expr"].as_str().expect("an expression"));
+        // What Grafana fills in.
+        let filled = |expression: &str| {
+            let values = [("$__range", "1h"), ("$price_per_gib", "0.1"), ("$instance", ".*"), ("$destination", ".*")];
+            values.iter().fold(expression.to_owned(), |text, (name, value)| text.replace(name, value))
+        };
+        let rules: Vec<Value> = expressions
+            .enumerate()
+            .map(|(n, text)| json!({ "record": format!("panel:{n}"), "expr": filled(text) }))
+            .collect();
+        assert!(rules.len() >= 10, "{}: {} expressions", path.display(), rules.len());
+        let rules = json!({ "groups": [{ "name": "panels", "rules": rules }] });
+        let rules = folder.write("panels.yaml", rules.to_string());
+        let output = Launch::new(tool("promtool")).args(["check", "rules"]).arg(rules).output();
+        let said = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned()).concat();
+        assert!(output.status.success(), "{}: {said}", path.display());
+        dashboards += 1;
+    }
+    assert_eq!(dashboards, 3);
 }
 
 #[test]

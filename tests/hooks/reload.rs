@@ -129,6 +129,7 @@ impl Waiter {
 }
 
 fn check(records: &mut Records, mut waiter: Waiter, exclude: impl FnOnce(u32) -> Rules) {
+    waiter.sleeps();
     records.replace(process(waiter.pid()), Rules::default());
     // The first is read by a call that was entered before anything was watched.
     waiter.say("first");
@@ -191,6 +192,7 @@ fn a_waiting_reader_is_recorded_again_when_its_exclusion_ends() {
 
 fn check_again(records: &mut Records, mut waiter: Waiter, what: &str) {
     let pid = waiter.pid();
+    waiter.sleeps();
     records.replace(process(pid), Rules::default());
     waiter.say("first");
     waiter.sleeps();

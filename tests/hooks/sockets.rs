@@ -217,15 +217,16 @@ fn check_interrupted(told_by: SyscallHooks) {
     assert_eq!(lines.next().expect("a line").expect("a line"), "ready");
     let mut records = Records::told_by(told_by, process.pid());
     go.write_all(b"\n").expect("start the calls");
+    // It says nothing before the last of them, and the rings have to be emptied until then.
+    let pid = process.pid();
+    let last = format!("unix {:06}", ROUNDS - 1);
+    let taken = records.wait_for("the last call's record", BOUND, |taken| {
+        of_texts(taken, pid).any(|(text, _)| text == (direction::RECEIVE, last.as_bytes()))
+    });
     let said: Vec<Interrupted> =
         lines.map(|line| serde_json::from_str(&line.expect("a line")).expect("a call")).collect();
     process.wait(BOUND);
     assert_eq!(said.len(), ROUNDS * 4, "calls");
-    let pid = process.pid();
-    let taken = records.wait_for("the last call's record", BOUND, |taken| {
-        let last = (direction::RECEIVE, said[said.len() - 1].text.as_bytes());
-        of_texts(taken, pid).any(|(text, _)| text == last)
-    });
     assert_eq!(records.lost(KernelLoss::RingFull), 0, "records lost");
     let calls: HashMap<(u8, &[u8]), CallRecord> = of_texts(&taken, pid).collect();
     let arrivals: BTreeSet<u64> = of_kind::<DatagramRecord>(&taken).map(|datagram| datagram.arrival_ns).collect();
@@ -236,9 +237,11 @@ fn check_interrupted(told_by: SyscallHooks) {
         let (enter_ns, return_ns) = (call.enter_ns, call.header.time_ns);
         let within = said.start_ns <= enter_ns && enter_ns <= return_ns && return_ns <= said.end_ns;
         assert!(within, "{told_by:?}: {said:?}, recorded {enter_ns} to {return_ns}");
-        interrupted += usize::from(arrivals.range(enter_ns..return_ns).next().is_some());
+        // While a thread sleeps nothing interrupts it.
+        let may_sleep = said.way == "receive" && said.text.starts_with("tcp");
+        interrupted += usize::from(!may_sleep && arrivals.range(enter_ns..return_ns).next().is_some());
     }
-    assert!(interrupted >= ROUNDS / 20, "{told_by:?}: datagrams arrived within {interrupted} of {} calls", said.len());
+    assert!(interrupted >= ROUNDS / 50, "{told_by:?}: datagrams arrived within {interrupted} of {} calls", said.len());
 }
 
 /// The records of a process's calls that moved bytes, by their direction and bytes.

@@ -9,7 +9,7 @@ use aya::{
 };
 
 use super::{
-    attach::{AttachOptions, HookState, SyscallHooks, attach_all, why_not_by_sockets},
+    attach::{AttachOptions, HookState, SyscallHooks, attach_all, is_by_sockets, why_not_by_sockets},
     btf::{self, BtfError},
     object, ring,
     select::Selection,
@@ -143,6 +143,11 @@ fn load_and_attach(options: &LoadOptions) -> Result<Loaded, LoadError> {
         }
     };
     let Object { mut ebpf, records, places: _places } = object;
+    if is_by_sockets(&hooks) && TELL_OF_DATAGRAMS.iter().any(|name| !is_attached(&hooks, name)) {
+        // Nobody says when a sender is awaited, so one always is.
+        let mut awaited: Array<MapData, u64> = take(&mut ebpf, "SENDERS_AWAITED")?;
+        awaited.set(0, 1, 0).map_err(|error| LoadError::Map("SENDERS_AWAITED", error))?;
+    }
     let (wake, losses) = (take(&mut ebpf, "WAKE")?, take(&mut ebpf, "LOSSES")?);
     let selection = Selection::new(&mut ebpf)?;
     hooks.push(tls::prepare(&mut ebpf, &options.attach.without));
@@ -153,15 +158,21 @@ fn load_and_attach(options: &LoadOptions) -> Result<Loaded, LoadError> {
             return Err(LoadError::Required { name, gives, detail });
         }
     }
-    let is_attached = |name| hooks.iter().any(|hook: &HookState| hook.name == name && hook.rung.is_some());
     let programs = Arc::new(Programs::new(&ebpf, &hooks, empty_run_ns));
     let logger = (options.log_level > 0).then(|| spawn_logger(&mut ebpf)).flatten();
     let ebpf = Arc::new(Mutex::new(ebpf));
-    let tls = is_attached(tls::HOOK).then(|| Follower::start(&ebpf));
+    let tls = is_attached(&hooks, tls::HOOK).then(|| Follower::start(&ebpf));
     let tls =
         tls.transpose().inspect_err(|error| tracing::warn!(%error, "TLS libraries are not looked at")).ok().flatten();
     let capture = Capture { hooks, losses, programs, _ebpf: ebpf, _logger: logger };
     Ok(Loaded { capture, records, wake, selection, tls })
+}
+
+/// What tells of a datagram that its sender is still to come.
+const TELL_OF_DATAGRAMS: [&str; 2] = ["sock_recv_length", "received_elsewhere"];
+
+fn is_attached(hooks: &[HookState], name: &str) -> bool {
+    hooks.iter().any(|hook| hook.name == name && hook.rung.is_some())
 }
 
 fn every_instead(why: &str) -> SyscallHooks {

@@ -11,7 +11,7 @@ use super::{
 const HEAD: &str = "# Metrics of the agent
 
 Written by `SPANTAP_BLESS=1 cargo test -p agent --lib telemetry::reference`, from what the agent tells; a test compares them. What they are good for:
-[reference-coverage.md](reference-coverage.md); rules, alerts and a dashboard: [deploy/](../deploy/README.md#watching-the-agents).
+[reference-coverage.md](reference-coverage.md); rules, alerts and dashboards: [deploy/](../deploy/README.md#watching-the-agents).
 
 Names are those of `/metrics`. Pushed by OTLP they have no `_total` and `_seconds`. A *counter* counts from the start of the agent; an *account* too,
 but from the first span, since the span log keeps it through restarts (an account of spans that are replayed can become less). A *histogram*
