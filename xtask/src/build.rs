@@ -51,6 +51,8 @@ pub fn object(repo: &Repo, toolchain: &Toolchain) -> Result<()> {
     let output = repo.path("target/ebpf").join(toolchain.label());
     let mut command = toolchain.cargo();
     command.args(["build", "--release", "--target", TARGET]).args(toolchain.build_flags());
+    // Whoever has it in the environment: in pieces, functions that belong into others are called, and the stack is too small for that.
+    command.env("CARGO_INCREMENTAL", "0");
     command.arg("--target-dir").arg(&output);
     for value in target_config(&toolchain.linker(repo)?) {
         command.args(["--config", &value]);
