@@ -6,6 +6,7 @@
 use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -25,11 +26,13 @@ const LIFE_SECONDS: &str = "120";
 /// The identifier of the pod in every test.
 pub const POD_UID: &str = "6f1d2c3b-4a59-4867-9786-a5b4c3d2e1f0";
 
-/// A running containerd.
+/// A running containerd. There is one at a time in a process: its state and the names of the pods are the host's.
 pub struct Containerd {
     socket: PathBuf,
     folder: TempDir,
     _process: Option<Process>,
+    /// Let go of when all else is gone.
+    _only: MutexGuard<'static, ()>,
 }
 
 /// A container that runs; it is killed and removed with the guard.
@@ -42,10 +45,12 @@ pub struct Container<'a> {
 impl Containerd {
     /// The host's, or one of its own that keeps its state where the host's would, since that is where the agent looks.
     pub fn start() -> Self {
+        static ONLY: Mutex<()> = Mutex::new(());
+        let only = ONLY.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = TempDir::new("ctd");
         std::fs::create_dir(folder.join("rootfs")).expect("an empty root");
         if UnixStream::connect(HOST_SOCKET).is_ok() {
-            return Self { socket: HOST_SOCKET.into(), folder, _process: None };
+            return Self { socket: HOST_SOCKET.into(), folder, _process: None, _only: only };
         }
         let socket = folder.join("s.sock");
         let config = format!(
@@ -58,7 +63,7 @@ impl Containerd {
         let launch = Launch::new(tool("containerd")).arg("--config").arg(config);
         let process = launch.stderr_to(&folder.join("log")).spawn();
         clock::wait_for("containerd listens", START_BOUND, || UnixStream::connect(&socket).ok());
-        Self { socket, folder, _process: Some(process) }
+        Self { socket, folder, _process: Some(process), _only: only }
     }
 
     /// Runs the actor `args` in a container of the host's network, annotated as a container of a pod.
