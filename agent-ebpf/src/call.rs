@@ -218,7 +218,7 @@ pub fn on_exit(id: u64, result: i64) -> Next {
     if id != number::CLOSE && !moves_bytes(id) {
         return Next::Nothing;
     }
-    let may_bring_sender = id == number::RECVFROM || id == number::RECVMSG;
+    let may_bring_sender = may_bring_sender(id);
     if offsets::by_sockets() && may_bring_sender && !is_any_sender_awaited() {
         return Next::Nothing; // its socket told of it
     }
@@ -280,6 +280,12 @@ fn finish(task: &mut Task, id: u64, result: i64) -> Next {
 fn is_hooked(id: u64) -> bool {
     matches!(id, number::CONNECT | number::SENDFILE | number::SPLICE | number::RECVMMSG | number::SENDMMSG)
         || is_accept(id)
+}
+
+/// Whether the return of the call tells the application who sent a datagram.
+#[inline(always)]
+fn may_bring_sender(id: u64) -> bool {
+    id == number::RECVFROM || id == number::RECVMSG
 }
 
 /// Whether any thread is between what a socket told of a datagram and the return that brings its sender. Of all other returns of `recvfrom` and
@@ -360,7 +366,7 @@ pub fn on_length_elsewhere(sk: u64, result: i64) -> Next {
         }
         Some(Kind::Tcp) if says_something(task, id, result) => returned_unseen(settings, task, sk, id, result),
         // Who sent it, the application is told only after this.
-        Some(Kind::Datagram) if id == number::RECVFROM || id == number::RECVMSG => {
+        Some(Kind::Datagram) if may_bring_sender(id) => {
             await_sender(task, true);
             return Next::Nothing;
         }

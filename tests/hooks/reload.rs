@@ -167,6 +167,19 @@ fn call_of(records: &[Vec<u8>], text: &str) -> Option<(u64, u64)> {
     streams.chain(datagrams).next()
 }
 
+/// With each way to tell of calls, for each kind of socket; with words for both.
+fn by_each_teller(check: impl Fn(&mut Records, Peer, &TempDir, &str)) {
+    require_root();
+    for told_by in TELLERS {
+        let mut records = Records::selecting(told_by, Rules::default());
+        let folder = TempDir::new("reload");
+        for peer in [tcp(), udp(), unix(&folder)] {
+            let what = format!("{} by {told_by:?}", peer.kind);
+            check(&mut records, peer, &folder, &what);
+        }
+    }
+}
+
 #[test]
 fn what_a_waiting_call_reads_after_its_exclusion_is_not_recorded() {
     require_root();
@@ -179,15 +192,7 @@ fn what_a_waiting_call_reads_after_its_exclusion_is_not_recorded() {
 
 #[test]
 fn a_waiting_reader_is_recorded_again_when_its_exclusion_ends() {
-    require_root();
-    for told_by in TELLERS {
-        let mut records = Records::selecting(told_by, Rules::default());
-        let folder = TempDir::new("reload");
-        for peer in [tcp(), udp(), unix(&folder)] {
-            let what = format!("{} by {told_by:?}", peer.kind);
-            check_again(&mut records, Waiter::start(peer, &folder, None), &what);
-        }
-    }
+    by_each_teller(|records, peer, folder, what| check_again(records, Waiter::start(peer, folder, None), what));
 }
 
 fn check_again(records: &mut Records, mut waiter: Waiter, what: &str) {
@@ -219,16 +224,10 @@ fn check_again(records: &mut Records, mut waiter: Waiter, what: &str) {
 
 #[test]
 fn a_reader_that_moves_while_it_waits_is_told_of_by_its_new_cgroup() {
-    require_root();
-    for told_by in TELLERS {
-        let mut records = Records::selecting(told_by, Rules::default());
-        let folder = TempDir::new("reload");
-        for peer in [tcp(), udp(), unix(&folder)] {
-            let what = format!("{} by {told_by:?}", peer.kind);
-            let other = Cgroup::new("other");
-            check_move(&mut records, Waiter::start(peer, &folder, Some(&other)), &other, &what);
-        }
-    }
+    by_each_teller(|records, peer, folder, what| {
+        let other = Cgroup::new("other");
+        check_move(records, Waiter::start(peer, folder, Some(&other)), &other, what);
+    });
 }
 
 fn check_move(records: &mut Records, mut waiter: Waiter, other: &Cgroup, what: &str) {

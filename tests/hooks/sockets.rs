@@ -52,7 +52,7 @@ struct Said {
 
 impl Said {
     fn direction(&self) -> u8 {
-        if self.way == "send" { direction::SEND } else { direction::RECEIVE }
+        direction_of(&self.way)
     }
 
     /// Fails unless the arrival is within the calls that sent what arrived; the first and the last of them.
@@ -74,6 +74,10 @@ impl Said {
         let most = bytes.len().min(PAYLOAD_BYTES as usize);
         assert_eq!(payload.get(..most), Some(&bytes[..most]), "{what}");
     }
+}
+
+fn direction_of(way: &str) -> u8 {
+    if way == "send" { direction::SEND } else { direction::RECEIVE }
 }
 
 /// Runs the program with the kernel side watching it; gives what it says of its calls.
@@ -232,7 +236,7 @@ fn check_interrupted(told_by: SyscallHooks) {
     let arrivals: BTreeSet<u64> = of_kind::<DatagramRecord>(&taken).map(|datagram| datagram.arrival_ns).collect();
     let mut interrupted = 0;
     for said in &said {
-        let way = if said.way == "send" { direction::SEND } else { direction::RECEIVE };
+        let way = direction_of(&said.way);
         let call = calls.get(&(way, said.text.as_bytes())).unwrap_or_else(|| panic!("{told_by:?}: no {said:?}"));
         let (enter_ns, return_ns) = (call.enter_ns, call.header.time_ns);
         let within = said.start_ns <= enter_ns && enter_ns <= return_ns && return_ns <= said.end_ns;
