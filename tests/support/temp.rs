@@ -2,6 +2,7 @@
 
 use std::{
     net::TcpListener,
+    ops::Range,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -49,8 +50,35 @@ impl Drop for TempDir {
     }
 }
 
-/// A TCP port on loopback that was free a moment ago.
+/// Where ports for servers are drawn from: below the ports that kernels give to connections and to listeners that name none
+/// (`net.ipv4.ip_local_port_range`, from 32768), so nothing of this machine takes one by chance before its server listens.
+const PORTS: Range<u16> = 20_000..32_768;
+
+/// A TCP port on loopback that nobody listens at. No other caller in this process gets it, and another test process begins
+/// somewhere else.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("bind a loopback port");
-    listener.local_addr().expect("address of a bound socket").port()
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let begin = std::process::id().wrapping_mul(257);
+    let drawn = (0..PORTS.len()).map(|_| {
+        let number = begin.wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed));
+        PORTS.start + (number % u32::from(PORTS.end - PORTS.start)) as u16
+    });
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    drawn.into_iter().find(is_free).expect("a free port on loopback")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn ports_are_free_and_each_is_given_once() {
+        let ports: Vec<_> = (0..100).map(|_| free_port()).collect();
+        let listeners: Vec<_> =
+            ports.iter().map(|port| TcpListener::bind(("127.0.0.1", *port)).expect("free")).collect();
+        assert_eq!(listeners.len(), ports.iter().collect::<HashSet<_>>().len());
+        assert!(ports.iter().all(|port| PORTS.contains(port)), "{ports:?}");
+    }
 }
