@@ -86,6 +86,7 @@ pub enum LoadError {
 pub struct Capture {
     hooks: Vec<HookState>,
     losses: PerCpuArray<MapData, u64>,
+    why_every_call: Option<String>,
     programs: Arc<Programs>,
     /// Keeps programs and links alive.
     _ebpf: Arc<Mutex<Ebpf>>,
@@ -126,10 +127,12 @@ fn load_and_attach(options: &LoadOptions) -> Result<Loaded, LoadError> {
     let offsets = btf::offsets(&btf::Btf::from_running_kernel()?)?;
     let kernel_btf = Btf::from_sys_fs().map_err(LoadError::KernelBtf)?;
     let mut attach = AttachOptions { preemptible: super::preflight::preempts_programs(), ..options.attach.clone() };
+    let mut why_every_call = None;
     if attach.syscalls == SyscallHooks::Sockets
         && let Some(why) = why_not_by_sockets(&attach)
     {
         attach.syscalls = every_instead(why);
+        why_every_call = Some(why.to_owned());
     }
     let mut object = Object::load(bytes, &offsets, options, attach.syscalls)?;
     let empty_run_ns = EmptyRun::measure(&mut object.ebpf, &kernel_btf);
@@ -137,6 +140,7 @@ fn load_and_attach(options: &LoadOptions) -> Result<Loaded, LoadError> {
         Ok(hooks) => hooks,
         Err(why) => {
             attach.syscalls = every_instead(&why);
+            why_every_call = Some(why);
             drop(object); // before it comes again, for its memory
             object = Object::load(bytes, &offsets, options, attach.syscalls)?;
             attach_in_own_namespace(&mut object.ebpf, &kernel_btf, &attach).unwrap_or_default()
@@ -164,7 +168,7 @@ fn load_and_attach(options: &LoadOptions) -> Result<Loaded, LoadError> {
     let tls = is_attached(&hooks, tls::HOOK).then(|| Follower::start(&ebpf));
     let tls =
         tls.transpose().inspect_err(|error| tracing::warn!(%error, "TLS libraries are not looked at")).ok().flatten();
-    let capture = Capture { hooks, losses, programs, _ebpf: ebpf, _logger: logger };
+    let capture = Capture { hooks, losses, why_every_call, programs, _ebpf: ebpf, _logger: logger };
     Ok(Loaded { capture, records, wake, selection, tls })
 }
 
@@ -277,6 +281,11 @@ impl Capture {
     /// How each hook fared.
     pub fn hooks(&self) -> &[HookState] {
         &self.hooks
+    }
+
+    /// Why every system call is hooked, though sockets were to tell of calls; nothing if they do.
+    pub fn why_every_call(&self) -> Option<&str> {
+        self.why_every_call.as_deref()
     }
 
     /// The attached programs, for what they cost. They are detached with this, whoever still holds them.

@@ -53,13 +53,27 @@ pub fn check(attach: AttachOptions) -> Report {
     report.findings.extend(capabilities());
     report.findings.extend([pid_namespace(), type_information(), cgroup_v2(), tracefs()]);
     match load::load(&LoadOptions { attach, ..LoadOptions::default() }) {
-        Ok(loaded) => report.hooks = loaded.capture.hooks().to_vec(),
+        Ok(loaded) => {
+            report.findings.push(calls(loaded.capture.why_every_call()));
+            report.hooks = loaded.capture.hooks().to_vec();
+        }
         Err(LoadError::Stub | LoadError::Privilege(_) | LoadError::PidNamespace) => {} // said above
         Err(error) => {
             report.findings.push(Finding { name: "load", ok: false, required: true, detail: error.to_string() })
         }
     }
     report
+}
+
+/// Files are read and written by far more calls than sockets are.
+fn calls(why_every: Option<&str>) -> Finding {
+    let detail = match why_every {
+        None => "told by sockets: what reads and writes files runs no program".to_owned(),
+        Some(why) => {
+            format!("every system call of the host runs a program, as sockets tell of none (since Linux 6.3): {why}")
+        }
+    };
+    Finding { name: "calls", ok: why_every.is_none(), required: false, detail }
 }
 
 fn release() -> String {
@@ -179,6 +193,14 @@ pub(super) fn mount_private_tracefs() -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hooks_of_every_call_are_a_degradation_and_say_why() {
+        let told = calls(None);
+        assert!(told.ok && told.detail.contains("sockets"), "{told:?}");
+        let every = calls(Some("sock_send_length: no such tracepoint"));
+        assert!(!every.ok && !every.required && every.detail.ends_with("no such tracepoint"), "{every:?}");
+    }
 
     #[test]
     fn only_the_initial_pid_namespace_will_do() {
