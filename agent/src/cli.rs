@@ -41,6 +41,9 @@ pub enum Command {
     Spans(SpansArgs),
     /// The slowest spans, and where their time went
     Slow(SlowArgs),
+    /// Groups of spans: how many, how slow, how many failed, and where their time went; of the last 10 minutes if --since does not
+    /// say otherwise
+    Top(TopArgs),
     /// One trace as a waterfall
     Trace(IdArgs),
     /// Where the time of one span went, in words
@@ -158,6 +161,47 @@ pub struct SlowArgs {
     /// How many; 0: all of them, which this command holds in memory
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub limit: u64,
+}
+
+/// Arguments of `spantap top`.
+#[derive(Clone, Debug, Args)]
+pub struct TopArgs {
+    #[command(flatten)]
+    pub(crate) read: ReadArgs,
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+    /// What the spans of a group have in common: service, kind, name, peer (of servers' spans without the port), cause, protocol, status,
+    /// or the key of any attribute (http.route, k8s.pod.name, process.pid)
+    #[arg(long, value_name = "KEY,...", value_delimiter = ',', default_value = "service,kind,name")]
+    pub by: Vec<String>,
+    /// What comes first
+    #[arg(long, value_name = "BY", default_value = "total")]
+    pub sort: TopOrder,
+    /// Also spans of processes that are not selected; without it only if there are no others
+    #[arg(long)]
+    pub unselected: bool,
+    /// Most groups to print; 0: all of them
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub limit: usize,
+}
+
+/// What groups are sorted by, the most first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TopOrder {
+    /// The sum of the spans' durations
+    Total,
+    /// Their number
+    Spans,
+    /// Those with an error
+    Errors,
+    /// The duration that half of them do not exceed
+    P50,
+    /// That nine tenths do not exceed
+    P90,
+    /// That 99 of a hundred do not exceed
+    P99,
+    /// The longest
+    Max,
 }
 
 /// Arguments of `spantap conns`.
@@ -479,7 +523,7 @@ mod tests {
         for wrong in ["18080", "10.77.9", "10.77.9.1:", ":80", "db.internal", "", "[]", "10.0.0.0/8"] {
             assert!(parse_peer(wrong).is_err_and(|message| message.contains("10.0.0.1:80")), "{wrong}");
         }
-        for command in ["spans", "slow", "conns"] {
+        for command in ["spans", "slow", "top", "conns"] {
             let parse = |peer| Cli::try_parse_from(["spantap", command, "--peer", peer]);
             assert!(parse("18080").is_err() && parse("10.0.0.1").is_ok(), "{command}");
         }
@@ -503,7 +547,7 @@ mod tests {
             ("--kind server", "--kind sever", "server"),
             ("--status error", "--status eror", "error"),
         ] {
-            for command in ["spans", "slow"] {
+            for command in ["spans", "slow", "top"] {
                 assert!(parse(&format!("spantap {command} {right}")).is_ok(), "{right}");
                 let error = parse(&format!("spantap {command} {wrong}")).expect_err("not one of them");
                 assert!(error.contains("possible values: ") && error.contains(&format!("exists: '{near}'")), "{error}");
@@ -519,6 +563,7 @@ mod tests {
             "self",
             "spans",
             "slow",
+            "top",
             "conns",
             "trace 0af7",
             "why 0af7",

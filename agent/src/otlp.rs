@@ -12,6 +12,7 @@
 
 mod decode;
 mod encode;
+mod facts;
 mod fragments;
 mod segments;
 mod waterfall;
@@ -19,6 +20,8 @@ pub(crate) mod wire;
 
 pub use decode::{Common, decode, kind_name};
 pub use encode::{Encoded, Encoder};
+pub use facts::{Facts, value_text};
+pub use segments::Tile;
 pub use waterfall::with_segment_spans;
 
 /// `otel.scope.name` of every span.

@@ -178,6 +178,37 @@ fn spans_are_filtered_limited_and_ordered() {
 }
 
 #[test]
+fn groups_say_how_many_spans_took_how_long_where() {
+    let agent = Agent::start();
+    for number in 1..=6 {
+        agent.log.append(&[common::span(number, number * 1_000_000)]).expect("appends");
+    }
+    let groups = |args: &[&str]| agent.json(&[&["top", "--since", "2025-01-01T00:00:00Z"], args].concat());
+    let default = groups(&[]);
+    assert_eq!(default.len(), 2, "{default:?}");
+    let names = serde_json::json!({ "service": "shop", "kind": "client", "name": "GET /orders" });
+    assert_eq!((&default[0]["group"], &default[0]["spans"], number_of(&default[0])), (&names, &Value::from(3), 6));
+    assert_eq!(default[0]["duration_ns"]["total"], 12_000_000);
+    assert_eq!(default[0]["duration_ns"]["max"], 6_000_000);
+    assert_eq!(default[0]["segments"][0]["name"], "remote");
+    assert_eq!(default[0]["segments"][0]["measured_ns"], 12_000_000);
+    assert_eq!((&default[1]["group"]["kind"], number_of(&default[1])), (&Value::from("server"), 5));
+    let spans = |groups: Vec<Value>| groups.iter().map(|group| group["spans"].as_u64()).collect::<Vec<_>>();
+    assert_eq!(spans(groups(&["--by", "cause"])), [Some(4), Some(2)]);
+    assert_eq!(spans(groups(&["--by", "cause,kind", "--sort", "max", "--limit", "1"])), [Some(1)]);
+    assert_eq!(spans(groups(&["--by", "peer", "--kind", "client"])), [Some(3)]);
+    assert_eq!(groups(&["--by", "absent"])[0]["group"]["absent"], Value::Null);
+    let table = agent.answer(&["top", "--since", "2025-01-01T00:00:00Z"]);
+    assert!(table.contains("remote 100.0 %") && table.contains("spantap why 0000000000000006 --socket"), "{table}");
+    let recent = agent.answer(&["top"]);
+    assert!(recent.contains("no span that ended"), "only of the last ten minutes: {recent}");
+}
+
+fn number_of(group: &Value) -> u64 {
+    u64::from_str_radix(group["slowest_span_id"].as_str().expect("an id"), 16).expect("hexadecimal")
+}
+
+#[test]
 fn connections_are_sorted_and_limited() {
     let agent = Agent::start();
     let ids = |args: &[&str]| -> Vec<u64> {
@@ -291,8 +322,16 @@ fn status_and_losses_join_live_facts_with_the_log() {
 fn without_an_agent_the_message_names_the_socket_and_the_remedy() {
     let dir = TempDir::new().expect("a temporary folder");
     let socket = dir.path().join("nobody.sock");
-    for args in [&["status"][..], &["spans"], &["slow"], &["conns"], &["trace", "abcd"], &["why", "abcd"], &["losses"]]
-    {
+    for args in [
+        &["status"][..],
+        &["spans"],
+        &["slow"],
+        &["top"],
+        &["conns"],
+        &["trace", "abcd"],
+        &["why", "abcd"],
+        &["losses"],
+    ] {
         let message = failure(&command(&socket, args).output().expect("it starts"));
         assert!(
             message.contains(&socket.display().to_string()) && message.contains("spantap run"),

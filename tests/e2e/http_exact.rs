@@ -7,6 +7,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use serde_json::Value;
 use spantap_tests::{
     http::Client,
     nginx::Nginx,
@@ -17,6 +18,8 @@ use spantap_tests::{
 
 const REQUESTS: usize = 10_000;
 const RATE: usize = 1_000;
+/// How far off percentiles of `spantap top` may be, as it says.
+const PERCENTILE_ERROR_PERCENT: f64 = 6.25;
 
 #[test]
 fn every_request_has_one_client_and_one_server_span_with_its_time() {
@@ -51,9 +54,37 @@ fn every_request_has_one_client_and_one_server_span_with_its_time() {
         differences.push(lacking.unwrap_or_else(|| panic!("longer than {own_time} ns: {client:#?}")));
         own_times.push(own_time);
     }
+    check_top(&traced, &spans);
     let (difference, allowed) = (median(&differences), (median(&own_times) / 5).max(10_000));
     println!("median difference {difference} ns of median {} ns, {allowed} ns allowed", median(&own_times));
     assert!(difference <= allowed, "median difference {difference} ns, {allowed} ns allowed");
+}
+
+/// `spantap top` says of all of them together what each says of itself.
+fn check_top(traced: &Traced, spans: &[Span]) {
+    let answer = traced.agent.answer(["top", "--by", "kind,name", "--protocol", "http", "--json"]);
+    let groups: Vec<Value> = answer.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(groups.len(), 2, "one route, both ends: {answer}");
+    for group in groups {
+        let kind = group["group"]["kind"].as_str().expect("a kind");
+        let mut durations: Vec<u64> =
+            spans.iter().filter(|span| span.kind == kind).map(|span| span.duration_ns).collect();
+        durations.sort_unstable();
+        let told = &group["duration_ns"];
+        assert_eq!((&group["spans"], &group["errors"]), (&REQUESTS.into(), &0.into()), "{group}");
+        assert_eq!(told["total"], durations.iter().sum::<u64>(), "{group}");
+        assert_eq!(told["max"], durations[REQUESTS - 1], "{group}");
+        for (name, rank) in [("p50", REQUESTS / 2), ("p90", REQUESTS * 9 / 10), ("p99", REQUESTS * 99 / 100)] {
+            let (told, truth) = (told[name].as_u64().expect("a number") as f64, durations[rank - 1] as f64);
+            assert!(
+                (told / truth - 1.0).abs() * 100.0 <= PERCENTILE_ERROR_PERCENT,
+                "{name} of {kind}: {told} for {truth}"
+            );
+        }
+        let tiled: u64 =
+            group["segments"].as_array().expect("a list").iter().filter_map(|sum| sum["total_ns"].as_u64()).sum();
+        assert_eq!(tiled, durations.iter().sum::<u64>(), "segments tile the spans: {group}");
+    }
 }
 
 fn one<'a>(spans: &[&'a Span], kind: &str, pid: u32) -> &'a Span {

@@ -19,6 +19,7 @@ mod slow;
 mod spans;
 mod status;
 mod text;
+mod top;
 mod trace;
 mod why;
 
@@ -56,6 +57,7 @@ pub fn execute(cli: Cli, run: impl FnOnce(RunArgs) -> anyhow::Result<()>) -> Exi
         Command::SelfCost(args) => ask(self_::self_cost(&args, &mut output)),
         Command::Spans(args) => ask(spans::spans(&args, &mut output)),
         Command::Slow(args) => ask(slow::slow(&args, &mut output)),
+        Command::Top(args) => ask(top::top(&args, &mut output)),
         Command::Trace(args) => ask(trace::trace(&args, &mut output)),
         Command::Why(args) => ask(why::why(&args, &mut output)),
     };

@@ -51,6 +51,17 @@ impl Common {
         text_of(&self.0.attributes, SERVICE_NAME).unwrap_or_default()
     }
 
+    /// An attribute's value as text, as [`attribute_text`] has it; nothing if there is none of this key.
+    pub fn text(&self, key: &str) -> Option<String> {
+        let attribute = self.0.attributes.iter().find(|attribute| attribute.key == key)?;
+        Some(attribute.value.clone().map(attribute_text).unwrap_or_default())
+    }
+
+    /// Whether this and the other are one, not only alike.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Whether it may have an attribute of this key whose value, as text, is like what is wanted: `false` only if it has not.
     pub fn may_have(&self, key: &str, is_like: impl Fn(&str) -> bool) -> bool {
         let values = self.0.attributes.iter().filter(|attribute| attribute.key == key);
@@ -177,13 +188,29 @@ fn any_text(value: AnyValue) -> String {
     }
 }
 
+/// A value as one text: a list's texts with commas between them.
+pub(super) fn attribute_text(value: AnyValue) -> String {
+    match value.value {
+        Some(any_value::Value::ArrayValue(array)) => {
+            array.values.into_iter().map(any_text).collect::<Vec<_>>().join(",")
+        }
+        other => any_text(AnyValue { value: other }),
+    }
+}
+
 /// `ip:port`, or `unix:` and the path.
 fn socket(attributes: &[KeyValue], address_key: &str, port_key: &str) -> String {
     let Some(address) = text_of(attributes, address_key) else { return String::new() };
-    if text_of(attributes, TRANSPORT).as_deref() == Some(UNIX) {
+    let is_unix = text_of(attributes, TRANSPORT).as_deref() == Some(UNIX);
+    socket_text(&address, int_of(attributes, port_key), is_unix)
+}
+
+/// Likewise, from the values.
+pub(super) fn socket_text(address: &str, port: Option<i64>, is_unix: bool) -> String {
+    if is_unix {
         return format!("{UNIX}:{address}");
     }
-    let port = int_of(attributes, port_key).and_then(|port| u16::try_from(port).ok()).unwrap_or(0);
+    let port = port.and_then(|port| u16::try_from(port).ok()).unwrap_or(0);
     match address.parse::<IpAddr>() {
         Ok(ip) => SocketAddr::new(ip, port).to_string(),
         Err(_) => format!("{address}:{port}"),

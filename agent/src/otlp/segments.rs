@@ -32,21 +32,51 @@ pub(super) fn write(wire: &mut Wire, segments: &[Segment]) {
     }
 }
 
-/// Reads it; `None` if it is no such text.
-pub(super) fn read(text: &str) -> Option<Vec<SegmentView>> {
+/// A segment in the text.
+#[derive(Clone, Copy, Debug)]
+pub struct Tile<'a> {
+    /// Where the time went.
+    pub name: &'a str,
+    /// From the span's start.
+    pub start_ns: u64,
+    /// Length.
+    pub duration_ns: u64,
+    /// How it is known.
+    pub evidence: &'a str,
+    /// By what in particular; empty: nothing says.
+    pub by: &'a str,
+    /// Records that were lost in its time.
+    pub lost_records: u64,
+}
+
+/// Reads it in place; `None` if it is no such text.
+pub(super) fn tiles(text: &str) -> Option<Vec<Tile<'_>>> {
     let mut start_ns = 0_u64;
-    let mut segment = |text: &str| {
-        let mut parts = text.split(':');
-        let name = parts.next().filter(|name| !name.is_empty())?.to_owned();
+    let tile = |text| {
+        let mut parts = str::split(text, ':');
+        let name = parts.next().filter(|name| !name.is_empty())?;
         let duration_ns = parts.next()?.parse().ok()?;
-        let evidence = parts.next()?.to_owned();
-        let by = parts.next().unwrap_or_default().to_owned();
+        let evidence = parts.next()?;
+        let by = parts.next().unwrap_or_default();
         let lost_records = parts.next().map_or(Some(0), |lost| lost.parse().ok())?;
-        let view = SegmentView { name, start_ns, duration_ns, evidence, by, lost_records };
+        let tile = Tile { name, start_ns, duration_ns, evidence, by, lost_records };
         start_ns = start_ns.checked_add(duration_ns)?;
-        parts.next().is_none().then_some(view)
+        parts.next().is_none().then_some(tile)
     };
-    text.split(' ').map(&mut segment).collect()
+    text.split(' ').map(tile).collect()
+}
+
+/// Likewise, as texts of their own.
+pub(super) fn read(text: &str) -> Option<Vec<SegmentView>> {
+    let view = |tile: Tile<'_>| SegmentView {
+        name: tile.name.to_owned(),
+        start_ns: tile.start_ns,
+        duration_ns: tile.duration_ns,
+        evidence: tile.evidence.to_owned(),
+        by: tile.by.to_owned(),
+        lost_records: tile.lost_records,
+    };
+    Some(tiles(text)?.into_iter().map(view).collect())
 }
 
 #[cfg(test)]

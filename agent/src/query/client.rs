@@ -19,11 +19,11 @@ use tonic::{
 use tonic_prost::ProstCodec;
 
 use super::api::{
-    CONNECTIONS_PATH, ConnView, ConnectionsRequest, DEAD_LETTERS_PATH, DeadLettersRequest, LATE_SPANS_PATH,
-    LOSSES_PATH, LateSpans, LetterView, LossesReport, LossesRequest, SELF_PATH, SEND_LATE_PATH,
-    SETTLE_DEAD_LETTERS_PATH, SPANS_PATH, STATUS_PATH, SelfReport, SelfRequest, SendLateReport, SendLateRequest,
-    SettleReport, SettleRequest, SpanBytes, SpanView, SpansRequest, StatusReport, StatusRequest, TRACE_PATH,
-    TraceRequest,
+    CONNECTIONS_PATH, ConnView, ConnectionsRequest, DEAD_LETTERS_PATH, DeadLettersRequest, GROUPS_PATH, GroupsReport,
+    GroupsRequest, LATE_SPANS_PATH, LOSSES_PATH, LateSpans, LetterView, LossesReport, LossesRequest, SELF_PATH,
+    SEND_LATE_PATH, SETTLE_DEAD_LETTERS_PATH, SPANS_PATH, STATUS_PATH, SelfReport, SelfRequest, SendLateReport,
+    SendLateRequest, SettleReport, SettleRequest, SpanBytes, SpanView, SpansRequest, StatusReport, StatusRequest,
+    TRACE_PATH, TraceRequest,
 };
 
 /// Largest answer that is accepted. A dead letter is as large as the request that was refused: at least a block of the log, else what
@@ -156,6 +156,17 @@ impl Client {
         let answer = grpc.server_streaming(Request::new(request), path, ProstCodec::default()).await;
         let stream = answer.map_err(|status| self.refused(&status))?.into_inner();
         Ok(Spans { path: self.path.clone(), stream })
+    }
+
+    /// Groups of the spans that match.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn groups(&mut self, request: GroupsRequest) -> Result<GroupsReport, ClientError> {
+        let mut grpc = self.ready().await?;
+        let path = PathAndQuery::from_static(GROUPS_PATH);
+        let answer = grpc.unary(Request::new(request), path, ProstCodec::default()).await;
+        Ok(answer.map_err(|status| self.refused(&status))?.into_inner())
     }
 
     /// Every span of the trace that an id names, in the order of their starts.

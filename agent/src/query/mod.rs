@@ -7,6 +7,7 @@ pub(crate) mod access;
 pub mod api;
 pub mod client;
 mod dead;
+mod groups;
 mod late;
 mod scan;
 mod search;

@@ -97,18 +97,23 @@ pub(super) struct Spans<'b> {
 impl<'b> Spans<'b> {
     /// The span that came last, if all of it matches.
     pub fn hit(&mut self, span: &wire::SpanView<'b>) -> Option<Hit> {
+        let common = self.process_of(span)?;
+        Some(Hit { common, span: span.encoded().into() })
+    }
+
+    /// The facts of its process, if all of the span that came last matches.
+    pub fn process_of(&mut self, span: &wire::SpanView<'b>) -> Option<Common> {
         let common = self.common()?;
         if self.scan.request.selected_only && is_unselected(span) {
             return None;
         }
-        let encoded = span.encoded();
-        let hit = Hit { common, span: encoded.into() };
         if !self.scan.needs_view {
-            return Some(hit);
+            return Some(common);
         }
+        let encoded = span.encoded();
         let may_match = self.scan.in_span.iter().all(|finder| finder.find(encoded).is_some())
-            && self.scan.request.attributes.iter().all(|wanted| may_have(span, &hit.common, wanted));
-        (may_match && matches(self.scan.request, &hit.view()?)).then_some(hit)
+            && self.scan.request.attributes.iter().all(|wanted| may_have(span, &common, wanted));
+        (may_match && matches(self.scan.request, &common.view(encoded).ok()?)).then_some(common)
     }
 
     fn common(&mut self) -> Option<Common> {
@@ -132,7 +137,7 @@ impl<'b> Iterator for Spans<'b> {
     }
 }
 
-fn is_unselected(span: &wire::SpanView<'_>) -> bool {
+pub(super) fn is_unselected(span: &wire::SpanView<'_>) -> bool {
     let says_so = |attribute: &Attribute<'_>| {
         attribute.key == SELECTED.as_bytes() && matches!(attribute.value, Value::Bool(false))
     };
@@ -169,7 +174,7 @@ fn ipv4_of(peer: &str) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::{net::SocketAddr, sync::Arc};
 
     use agent_core::span::{ProcessFacts, Protocol, SpanKind, Status};
@@ -181,7 +186,7 @@ mod tests {
     };
 
     /// Spans of two services that differ in all that is asked for; every third ends before it begins, as those of others may.
-    fn block() -> Vec<u8> {
+    pub(in super::super) fn block() -> Vec<u8> {
         let varied = |number: u64| {
             let mut span = span(number);
             let service = if number.is_multiple_of(2) { "shop" } else { "cart" };

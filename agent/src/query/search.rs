@@ -84,7 +84,11 @@ pub fn next_spans(reader: &mut Reader, request: &SpansRequest, until: u64) -> Re
 }
 
 /// Reads on, and gives the blocks that may match by their headers and stand before `until`; `None`: there is no more for now.
-fn next_blocks(reader: &mut Reader, request: &SpansRequest, until: u64) -> Result<Option<Vec<Block>>, LogError> {
+pub(super) fn next_blocks(
+    reader: &mut Reader,
+    request: &SpansRequest,
+    until: u64,
+) -> Result<Option<Vec<Block>>, LogError> {
     let mut blocks = reader.read(READ_SPANS, READ_BYTES)?.blocks;
     if blocks.is_empty() {
         return Ok(None);

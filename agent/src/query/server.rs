@@ -35,14 +35,17 @@ use super::{
     access::{self, Access},
     api::{
         CONNECTIONS_PATH, ConnView, ConnectionsRequest, DEAD_LETTERS_PATH, DeadLettersRequest, DestinationStatus,
-        ID_DIGITS_MIN, LATE_SPANS_PATH, LOSSES_PATH, LateSpans, Live, LogStatus, Loss, LossesReport, LossesRequest,
-        SELF_PATH, SELF_WINDOW_MS_MAX, SEND_LATE_PATH, SERVICE, SETTLE_DEAD_LETTERS_PATH, SPANS_PATH, STATUS_PATH,
-        SelfReport, SelfRequest, SendLateRequest, SettleRequest, SpanView, SpansRequest, StatusReport, StatusRequest,
-        TRACE_PATH, TraceRequest, hex,
+        GROUPS_PATH, GroupsReport, GroupsRequest, ID_DIGITS_MIN, LATE_SPANS_PATH, LOSSES_PATH, LateSpans, Live,
+        LogStatus, Loss, LossesReport, LossesRequest, SELF_PATH, SELF_WINDOW_MS_MAX, SEND_LATE_PATH, SERVICE,
+        SETTLE_DEAD_LETTERS_PATH, SPANS_PATH, STATUS_PATH, SelfReport, SelfRequest, SendLateRequest, SettleRequest,
+        SpanView, SpansRequest, StatusReport, StatusRequest, TRACE_PATH, TraceRequest, hex,
     },
-    dead, late, search,
+    dead, groups, late, search,
 };
-use crate::log::{LateExport, LogError, Reader, SpanLog};
+use crate::{
+    log::{LateExport, LogError, Reader, SpanLog},
+    run::unix_ns,
+};
 
 /// Most searches at a time; more wait.
 const SEARCHES_MAX: usize = 4;
@@ -232,6 +235,13 @@ impl Query {
                 });
                 Grpc::new(ProstCodec::default()).server_streaming(method, request).await
             }
+            GROUPS_PATH => {
+                let method = service_fn(|request: Request<GroupsRequest>| {
+                    let query = self.clone();
+                    async move { query.groups(request.into_inner()).await.map(Response::new) }
+                });
+                Grpc::new(ProstCodec::default()).unary(method, request).await
+            }
             TRACE_PATH => {
                 let method = service_fn(|request: Request<TraceRequest>| {
                     let query = self.clone();
@@ -334,6 +344,13 @@ impl Query {
             }
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn groups(self, request: GroupsRequest) -> Result<GroupsReport, Status> {
+        let _permit = self.searches.acquire().await;
+        let until = self.log.read_new().next_block();
+        let log = self.log.clone();
+        blocking(move || groups::groups(&log, &request, until, unix_ns()).map_err(internal)).await
     }
 
     async fn send_spans(self, request: SpansRequest, sender: &SpanSender) -> Result<(), Status> {

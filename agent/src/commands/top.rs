@@ -1,0 +1,345 @@
+//! `spantap top`: groups of spans, each with its rate, errors, percentiles, and where its time went.
+
+use std::{cmp::Reverse, collections::BTreeMap, path::Path, process::ExitCode, time::Duration};
+
+use agent_core::sketch::ERROR_PERCENT;
+use serde::Serialize;
+
+use super::{Done, Output, json, request, text};
+use crate::{
+    cli::{Since, TopArgs, TopOrder},
+    query::{
+        api::{CauseCount, GroupView, GroupsReport, GroupsRequest, SegmentSum, SpansRequest, hex},
+        client::Client,
+    },
+};
+
+/// How far back if nothing else is asked for.
+const SINCE: Duration = Duration::from_secs(600);
+/// Between columns.
+const GAP: &str = "  ";
+
+/// One line of `spantap top --json`.
+#[derive(Serialize)]
+struct JsonGroup<'a> {
+    since_unix_ns: u64,
+    until_unix_ns: u64,
+    /// By what was asked for; `null`: its spans have none.
+    group: BTreeMap<&'a str, Option<&'a str>>,
+    spans: u64,
+    errors: u64,
+    /// Their end was not seen.
+    unknown: u64,
+    duration_ns: JsonDurations,
+    /// The most first.
+    segments: Vec<JsonSegment<'a>>,
+    /// The most frequent first.
+    causes: Vec<JsonCause<'a>>,
+    slowest_span_id: String,
+}
+
+#[derive(Serialize)]
+struct JsonDurations {
+    total: u64,
+    p50: u64,
+    p90: u64,
+    p99: u64,
+    max: u64,
+}
+
+#[derive(Serialize)]
+struct JsonSegment<'a> {
+    name: &'a str,
+    by: Option<&'a str>,
+    total_ns: u64,
+    measured_ns: u64,
+}
+
+#[derive(Serialize)]
+struct JsonCause<'a> {
+    id: &'a str,
+    spans: u64,
+}
+
+pub(super) async fn top(args: &TopArgs, output: &mut Output) -> Done {
+    let mut filter = args.filter.clone();
+    filter.since.get_or_insert(Since::Ago(SINCE));
+    let all = request(&filter);
+    let mut client = Client::connect(&args.read.socket).await?;
+    let ask = |spans| GroupsRequest { spans: Some(spans), by: args.by.clone() };
+    // What nobody selected may wait for as long as it likes.
+    let selected = SpansRequest { selected_only: !args.unselected, ..all.clone() };
+    let mut report = client.groups(ask(selected)).await?;
+    if report.groups.is_empty() && !args.unselected {
+        report = client.groups(ask(all)).await?;
+    }
+    sort(&mut report.groups, args.sort);
+    let limit = if args.limit == 0 { usize::MAX } else { args.limit };
+    if args.read.json {
+        for group in report.groups.iter().take(limit) {
+            output.line(&json_line(&report, group, &args.by))?;
+        }
+    } else {
+        output.text(&render(&report, &args.by, limit, &args.read.socket, output.colour))?;
+    }
+    output.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The most first.
+fn sort(groups: &mut [GroupView], order: TopOrder) {
+    let key = |group: &GroupView| match order {
+        TopOrder::Total => group.total_ns,
+        TopOrder::Spans => group.spans,
+        TopOrder::Errors => group.errors,
+        TopOrder::P50 => group.p50_ns,
+        TopOrder::P90 => group.p90_ns,
+        TopOrder::P99 => group.p99_ns,
+        TopOrder::Max => group.max_ns,
+    };
+    groups.sort_by(|one, other| (Reverse(key(one)), &one.values).cmp(&(Reverse(key(other)), &other.values)));
+}
+
+fn json_line(report: &GroupsReport, group: &GroupView, by: &[String]) -> String {
+    json::line(&JsonGroup {
+        since_unix_ns: report.since_unix_ns,
+        until_unix_ns: report.until_unix_ns,
+        group: by.iter().zip(&group.values).map(|(by, value)| (by.as_str(), known(value))).collect(),
+        spans: group.spans,
+        errors: group.errors,
+        unknown: group.unknown,
+        duration_ns: JsonDurations {
+            total: group.total_ns,
+            p50: group.p50_ns,
+            p90: group.p90_ns,
+            p99: group.p99_ns,
+            max: group.max_ns,
+        },
+        segments: group.segments.iter().map(json_segment).collect(),
+        causes: group.causes.iter().map(|CauseCount { id, spans }| JsonCause { id, spans: *spans }).collect(),
+        slowest_span_id: hex(&group.slowest_span_id),
+    })
+}
+
+fn json_segment(SegmentSum { name, by, total_ns, measured_ns }: &SegmentSum) -> JsonSegment<'_> {
+    JsonSegment { name, by: known(by), total_ns: *total_ns, measured_ns: *measured_ns }
+}
+
+fn known(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+fn render(report: &GroupsReport, by: &[String], limit: usize, socket: &Path, colour: bool) -> String {
+    let window_ns = report.until_unix_ns.saturating_sub(report.since_unix_ns);
+    let window = humantime::format_duration(Duration::from_secs(window_ns / 1_000_000_000));
+    let Some(first) = report.groups.first() else {
+        return format!(
+            "no span that ended in the last {window} matches; --since looks further back, `spantap spans --follow` shows what arrives\n"
+        );
+    };
+    let spans = report.groups.iter().map(|group| group.spans).sum::<u64>() + report.spans_left_out;
+    let said = format!(
+        "{} of the last {window}, in {} by {}\n",
+        text::counted(spans, "span"),
+        text::counted(report.groups.len() as u64, "group"),
+        by.join(", ")
+    );
+    let mut out = text::dim(&said, colour);
+    let shown = &report.groups[..report.groups.len().min(limit)];
+    let widths: Vec<usize> = (0..by.len()).map(|place| width(&by[place], shown, place)).collect();
+    let titles = by.iter().zip(&widths).map(|(by, width)| format!("{GAP}{:<width$}", by.to_uppercase()));
+    let header = format!(
+        "{:>8}{GAP}{:>9}{GAP}{:>7}{GAP}{:>12}{GAP}{:>12}{GAP}{:>12}{GAP}{:>14}{GAP}{:<20}{GAP}{:<28}{GAP}{:<16}{}",
+        "SPANS",
+        "PER S",
+        "ERRORS",
+        "P50",
+        "P99",
+        "MAX",
+        "TOTAL",
+        "MOST TIME IN",
+        "CAUSE",
+        "SLOWEST",
+        titles.collect::<String>()
+    );
+    out.push_str(&text::dim(header.trim_end(), colour));
+    out.push('\n');
+    for group in shown {
+        out.push_str(&row(group, window_ns, &widths, colour));
+        out.push('\n');
+    }
+    if let Some(more) = report.groups.len().checked_sub(limit).filter(|more| *more > 0) {
+        out.push_str(&format!("and {more} more: --limit 0 prints all\n"));
+    }
+    for note in notes(report, by) {
+        out.push_str(&text::dim(&(note + "\n"), colour));
+    }
+    let why = text::ask(&format!("spantap why {}", hex(&first.slowest_span_id)), socket);
+    out.push_str(&text::dim(&format!("where the time of the first group's slowest went: {why}\n"), colour));
+    out
+}
+
+fn width(title: &str, groups: &[GroupView], place: usize) -> usize {
+    let values = groups.iter().map(|group| text::or_dash(&group.values[place]).chars().count());
+    values.chain([title.chars().count()]).max().unwrap_or_default()
+}
+
+fn row(group: &GroupView, window_ns: u64, widths: &[usize], colour: bool) -> String {
+    let errors = format!("{:>7}", group.errors);
+    let per_second = group.spans as f64 * 1e9 / window_ns.max(1) as f64;
+    let values = group.values.iter().zip(widths);
+    let line = format!(
+        "{:>8}{GAP}{:>9.1}{GAP}{}{GAP}{:>12}{GAP}{:>12}{GAP}{:>12}{GAP}{:>14}{GAP}{:<20}{GAP}{:<28}{GAP}{:<16}{}",
+        group.spans,
+        per_second,
+        if group.errors > 0 { text::red(&errors, colour) } else { errors },
+        text::ms(group.p50_ns),
+        text::ms(group.p99_ns),
+        text::ms(group.max_ns),
+        text::ms(group.total_ns),
+        most_time_in(group),
+        most_frequent(group),
+        hex(&group.slowest_span_id),
+        values.map(|(value, width)| format!("{GAP}{:<width$}", text::or_dash(value))).collect::<String>()
+    );
+    line.trim_end().to_owned()
+}
+
+/// The segment that took the most, by whatever it was spent on, and its share.
+fn most_time_in(group: &GroupView) -> String {
+    let mut sums: Vec<(&str, u64)> = Vec::new();
+    for segment in &group.segments {
+        match sums.iter_mut().find(|(name, _)| *name == segment.name) {
+            Some((_, sum)) => *sum = sum.saturating_add(segment.total_ns),
+            None => sums.push((&segment.name, segment.total_ns)),
+        }
+    }
+    let most = sums.into_iter().reduce(|most, sum| if sum.1 > most.1 { sum } else { most });
+    most.map_or_else(
+        || "-".to_owned(),
+        |(name, ns)| format!("{} {}", text::clean(name), text::percent(ns, group.total_ns)),
+    )
+}
+
+/// The cause that most of them have, and of how many.
+fn most_frequent(group: &GroupView) -> String {
+    let words = |cause: &CauseCount| format!("{} {}", text::clean(&cause.id), text::percent(cause.spans, group.spans));
+    group.causes.first().map_or_else(|| "-".to_owned(), words)
+}
+
+/// What has to be known to read the table rightly.
+fn notes(report: &GroupsReport, by: &[String]) -> Vec<String> {
+    let mut notes = vec![format!("P50, P99: within {ERROR_PERCENT} %; CAUSE: of how many spans")];
+    for (place, by) in by.iter().enumerate() {
+        if report.groups.iter().all(|group| group.values[place].is_empty()) {
+            notes.push(format!(
+                "none of these spans has `{by}`: `spantap spans --json --limit 1` shows what a span has"
+            ));
+        }
+    }
+    if report.spans_left_out > 0 {
+        notes.push(format!(
+            "{} of further groups {} only counted: fewer keys, or a filter, make fewer groups",
+            text::counted(report.spans_left_out, "span"),
+            text::verb(report.spans_left_out, "was", "were")
+        ));
+    }
+    if report.spans_unselected > 0 {
+        notes.push(format!(
+            "{} of processes that are not selected: of those not every one is kept (capture.unselected_spans_per_second)",
+            text::counted(report.spans_unselected, "span")
+        ));
+    }
+    if report.spans_with_losses > 0 {
+        notes.push(format!(
+            "in the time of {} kernel records were lost (spantap losses)",
+            text::counted(report.spans_with_losses, "span")
+        ));
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cli::SOCKET_DEFAULT, commands::fixtures};
+
+    fn by(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn report() -> GroupsReport {
+        let sum = |name: &str, by: &str, total_ns, measured_ns| SegmentSum {
+            name: name.to_owned(),
+            by: by.to_owned(),
+            total_ns,
+            measured_ns,
+        };
+        let client = GroupView {
+            values: by(&["shop", "client", "GET /orders/{id}"]),
+            spans: 1_200,
+            errors: 12,
+            unknown: 1,
+            total_ns: 12_345_678_901,
+            p50_ns: 9_000_000,
+            p90_ns: 20_000_000,
+            p99_ns: 65_000_000,
+            max_ns: 98_765_432,
+            slowest_span_id: vec![0xa1; 8],
+            segments: vec![
+                sum("remote", "", 5_000_000_000, 0),
+                sum("off_cpu", "lock", 3_500_000_000, 3_500_000_000),
+                sum("off_cpu", "", 3_500_000_000, 3_500_000_000),
+            ],
+            causes: vec![CauseCount { id: "blocked_lock".to_owned(), spans: 900 }],
+        };
+        let relayed = GroupView {
+            values: by(&["", "internal", "work"]),
+            spans: 1,
+            total_ns: 400_000,
+            p50_ns: 400_000,
+            p90_ns: 400_000,
+            p99_ns: 400_000,
+            max_ns: 400_000,
+            slowest_span_id: vec![0xb2; 8],
+            ..GroupView::default()
+        };
+        GroupsReport {
+            since_unix_ns: 1_738_324_200_000_000_000,
+            until_unix_ns: 1_738_324_800_000_000_000,
+            groups: vec![client, relayed],
+            spans_left_out: 7,
+            spans_unselected: 3,
+            spans_with_losses: 1,
+        }
+    }
+
+    #[test]
+    fn groups_are_a_table_with_what_has_to_be_known_of_it() {
+        let names = by(&["service", "kind", "name"]);
+        fixtures::check_golden("top.txt", &render(&report(), &names, 20, Path::new(SOCKET_DEFAULT), false));
+        let lines: String = report().groups.iter().map(|group| json_line(&report(), group, &names) + "\n").collect();
+        fixtures::check_golden("top.jsonl", &lines);
+    }
+
+    #[test]
+    fn what_no_span_has_is_said() {
+        let mut report = report();
+        report.groups.iter_mut().for_each(|group| group.values = by(&[""]));
+        let text = render(&report, &by(&["servce"]), 1, Path::new(SOCKET_DEFAULT), false);
+        assert!(text.contains("none of these spans has `servce`") && text.contains("and 1 more: --limit 0"), "{text}");
+        let none = render(&GroupsReport::default(), &by(&["name"]), 1, Path::new(SOCKET_DEFAULT), false);
+        assert!(none.contains("--since"), "{none}");
+    }
+
+    #[test]
+    fn each_order_puts_the_most_first() {
+        let group = |spans, errors, p99_ns| GroupView { spans, errors, p99_ns, ..GroupView::default() };
+        let first = |order| {
+            let mut groups = [group(3, 1, 2), group(1, 2, 3), group(2, 3, 1)];
+            sort(&mut groups, order);
+            groups[0].spans
+        };
+        assert_eq!([TopOrder::Spans, TopOrder::Errors, TopOrder::P99].map(first), [3, 2, 1]);
+    }
+}

@@ -1,0 +1,410 @@
+//! Groups of spans: how many, how slow, how many failed, and where their time went.
+//!
+//! In: a request and readers of the log. Out: a [`GroupsReport`]. Called by the server, on a thread that may block. Spans are read in place
+//! ([`Facts`]); the values of a process are made into text once for all of its spans that follow each other.
+//!
+//! Limits: [`GROUPS_MAX`] groups, then spans of others are only counted; of a group's segments and causes [`PARTS_MAX`] each, then the
+//! rest, and those with longer names than [`PART_BYTES_MAX`], are under `other`; values of [`VALUE_BYTES_MAX`] bytes, longer ones are cut. So a request holds a few megabytes, whatever the log has.
+
+use std::{collections::HashMap, mem};
+
+use agent_core::{sketch::Sketch, wire};
+
+use super::{
+    api::{CauseCount, GroupView, GroupsReport, GroupsRequest, SegmentSum, address_of},
+    scan::{Scan, is_unselected},
+    search::next_blocks,
+};
+use crate::{
+    log::{LogError, SpanLog},
+    otlp::{self, Common, Facts, Tile, value_text},
+};
+
+/// Most groups.
+const GROUPS_MAX: usize = 1_000;
+/// Most kinds of segments, and causes, of a group.
+const PARTS_MAX: usize = 40;
+/// Longest name of one.
+const PART_BYTES_MAX: usize = 40;
+/// Longest value.
+const VALUE_BYTES_MAX: usize = 256;
+/// What the parts beyond the limit are called.
+const OTHER: &str = "other";
+/// Stands after each value in a group's key, and in no value.
+const END: char = '\0';
+
+/// The groups of the spans that match and stand before the block `until`.
+///
+/// # Errors
+/// The log cannot be read.
+pub fn groups(log: &SpanLog, request: &GroupsRequest, until: u64, now_unix_ns: u64) -> Result<GroupsReport, LogError> {
+    let wanted = request.spans.clone().unwrap_or_default();
+    let mut groups = Groups::new(&request.by);
+    let scan = Scan::new(&wanted);
+    for mut reader in log.segments_newest_first(wanted.since_unix_ns) {
+        while let Some(blocks) = next_blocks(&mut reader, &wanted, until)? {
+            for block in blocks {
+                groups.add_block(&scan, &block.payload);
+            }
+        }
+    }
+    let since_unix_ns = wanted.since_unix_ns.max(log.stats().oldest_unix_ns).min(now_unix_ns);
+    Ok(GroupsReport { since_unix_ns, until_unix_ns: now_unix_ns, ..groups.finish() })
+}
+
+/// What spans of a group have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Service,
+    Kind,
+    Name,
+    Peer,
+    Cause,
+    Protocol,
+    Status,
+    /// The attribute of this number among those asked for.
+    Attribute(usize),
+}
+
+#[derive(Debug)]
+struct Groups {
+    by: Vec<By>,
+    /// Attributes that are asked for.
+    keys: Vec<String>,
+    found: HashMap<Box<str>, Group>,
+    /// The process of the last span, with its service and its values of `keys`.
+    process: Option<(Common, String, Vec<Option<String>>)>,
+    /// The key of the last span.
+    key: String,
+    report: GroupsReport,
+}
+
+impl Groups {
+    fn new(names: &[String]) -> Self {
+        let mut keys = Vec::new();
+        let by = names.iter().map(|name| match name.as_str() {
+            "service" => By::Service,
+            "kind" => By::Kind,
+            "name" => By::Name,
+            "peer" => By::Peer,
+            "cause" => By::Cause,
+            "protocol" => By::Protocol,
+            "status" => By::Status,
+            key => {
+                keys.push(key.to_owned());
+                By::Attribute(keys.len() - 1)
+            }
+        });
+        let by = by.collect();
+        let report = GroupsReport::default();
+        Self { by, keys, found: HashMap::new(), process: None, key: String::new(), report }
+    }
+
+    fn add_block(&mut self, scan: &Scan<'_>, payload: &[u8]) {
+        let mut spans = scan.block(payload);
+        while let Some(span) = spans.next() {
+            if let Some(process) = spans.process_of(&span) {
+                self.add(&span, &process);
+            }
+        }
+    }
+
+    fn add(&mut self, span: &wire::SpanView<'_>, process: &Common) {
+        // As a search shows none that cannot be decoded.
+        let Some(facts) = Facts::read(span, &self.keys) else { return };
+        self.report.spans_unselected += u64::from(is_unselected(span));
+        self.report.spans_with_losses += u64::from(facts.segments.iter().any(|tile| tile.lost_records > 0));
+        self.set_key(span, &facts, process);
+        let is_full = self.found.len() >= GROUPS_MAX;
+        match self.found.get_mut(self.key.as_str()) {
+            Some(group) => group.add(span, &facts),
+            None if is_full => self.report.spans_left_out += 1,
+            None => self.found.entry(self.key.as_str().into()).or_default().add(span, &facts),
+        }
+    }
+
+    fn set_key(&mut self, span: &wire::SpanView<'_>, facts: &Facts<'_>, process: &Common) {
+        if self.process.as_ref().is_none_or(|(known, ..)| !known.is_same(process)) {
+            let values = self.keys.iter().map(|key| process.text(key)).collect();
+            self.process = Some((process.clone(), process.service(), values));
+        }
+        let (service, of_process) =
+            self.process.as_ref().map_or(("", &[][..]), |(_, service, values)| (service, values));
+        let mut key = mem::take(&mut self.key);
+        key.clear();
+        for by in &self.by {
+            match *by {
+                By::Service => push(&mut key, service),
+                By::Kind => push(&mut key, otlp::kind_name(span.kind)),
+                By::Name => push(&mut key, &String::from_utf8_lossy(span.name)),
+                By::Peer => {
+                    let peer = facts.peer();
+                    // A client's port says nothing: it has another one for each connection.
+                    let is_server = matches!(span.kind, wire::Kind::Server | wire::Kind::Consumer);
+                    push(&mut key, if is_server && !peer.starts_with("unix:") { address_of(&peer) } else { &peer });
+                }
+                By::Cause => push(&mut key, &String::from_utf8_lossy(facts.cause)),
+                By::Protocol => push(&mut key, &String::from_utf8_lossy(facts.protocol)),
+                By::Status => push(&mut key, facts.status),
+                By::Attribute(place) => match (facts.values[place], of_process[place].as_deref()) {
+                    (Some(value), _) => push(&mut key, &value_text(value)),
+                    (None, value) => push(&mut key, value.unwrap_or_default()),
+                },
+            }
+        }
+        self.key = key;
+    }
+
+    fn finish(self) -> GroupsReport {
+        let groups = self.found.into_iter().map(|(key, group)| group.finish(&key)).collect();
+        GroupsReport { groups, ..self.report }
+    }
+}
+
+fn push(key: &mut String, value: &str) {
+    let is_cut = value.len() > VALUE_BYTES_MAX;
+    let value = if is_cut { &value[..value.floor_char_boundary(VALUE_BYTES_MAX)] } else { value };
+    key.extend(value.chars().map(|character| if character == END { char::REPLACEMENT_CHARACTER } else { character }));
+    key.extend(is_cut.then_some('…'));
+    key.push(END);
+}
+
+#[derive(Debug, Default)]
+struct Group {
+    durations: Sketch,
+    errors: u64,
+    unknown: u64,
+    total_ns: u64,
+    min_ns: Option<u64>,
+    slowest: Option<(u64, [u8; 8])>,
+    segments: Vec<SegmentSum>,
+    causes: Vec<CauseCount>,
+}
+
+impl Group {
+    fn add(&mut self, span: &wire::SpanView<'_>, facts: &Facts<'_>) {
+        let duration_ns = span.duration_ns();
+        self.durations.add(duration_ns);
+        self.total_ns = self.total_ns.saturating_add(duration_ns);
+        self.errors += u64::from(facts.status == "error");
+        self.unknown += u64::from(facts.status == "unknown");
+        self.min_ns = Some(self.min_ns.map_or(duration_ns, |least| least.min(duration_ns)));
+        // Of equal ones the same, in whatever order they come.
+        self.slowest = self.slowest.max(Some((duration_ns, span.span_id.try_into().unwrap_or_default())));
+        for tile in &facts.segments {
+            self.add_segment(tile);
+        }
+        if !facts.cause.is_empty() {
+            self.add_cause(facts.cause);
+        }
+    }
+
+    fn add_segment(&mut self, tile: &Tile<'_>) {
+        let known = self.segments.iter().position(|sum| sum.name == tile.name && sum.by == tile.by);
+        let place = known.unwrap_or_else(|| {
+            let has_room = self.segments.len() < PARTS_MAX && tile.name.len().max(tile.by.len()) <= PART_BYTES_MAX;
+            let (name, by) = if has_room { (tile.name, tile.by) } else { (OTHER, "") };
+            place_of(
+                &mut self.segments,
+                |sum| sum.name == name && sum.by == by,
+                || SegmentSum { name: name.to_owned(), by: by.to_owned(), ..SegmentSum::default() },
+            )
+        });
+        let sum = &mut self.segments[place];
+        sum.total_ns = sum.total_ns.saturating_add(tile.duration_ns);
+        if tile.evidence == "measured" {
+            sum.measured_ns = sum.measured_ns.saturating_add(tile.duration_ns);
+        }
+    }
+
+    fn add_cause(&mut self, id: &[u8]) {
+        let known = self.causes.iter().position(|cause| cause.id.as_bytes() == id);
+        let place = known.unwrap_or_else(|| {
+            let has_room = self.causes.len() < PARTS_MAX && id.len() <= PART_BYTES_MAX;
+            let id = if has_room { String::from_utf8_lossy(id) } else { OTHER.into() };
+            place_of(&mut self.causes, |cause| cause.id == id, || CauseCount { id: id.to_string(), spans: 0 })
+        });
+        self.causes[place].spans += 1;
+    }
+
+    fn finish(mut self, key: &str) -> GroupView {
+        let (max_ns, slowest_span_id) = self.slowest.unwrap_or_default();
+        let min_ns = self.min_ns.unwrap_or_default();
+        let quantile = |part| self.durations.quantile(part).unwrap_or_default().clamp(min_ns, max_ns);
+        self.segments
+            .sort_by(|one, other| (other.total_ns, &one.name, &one.by).cmp(&(one.total_ns, &other.name, &other.by)));
+        self.causes.sort_by(|one, other| (other.spans, &one.id).cmp(&(one.spans, &other.id)));
+        GroupView {
+            values: key.split_terminator(END).map(str::to_owned).collect(),
+            spans: self.durations.len(),
+            errors: self.errors,
+            unknown: self.unknown,
+            total_ns: self.total_ns,
+            p50_ns: quantile(0.5),
+            p90_ns: quantile(0.9),
+            p99_ns: quantile(0.99),
+            max_ns,
+            slowest_span_id: slowest_span_id.to_vec(),
+            segments: self.segments,
+            causes: self.causes,
+        }
+    }
+}
+
+/// Where it is in the list, into which it comes if it is not there.
+fn place_of<T>(list: &mut Vec<T>, is_it: impl Fn(&T) -> bool, new: impl FnOnce() -> T) -> usize {
+    list.iter().position(is_it).unwrap_or_else(|| {
+        list.push(new());
+        list.len() - 1
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        otlp::decode,
+        query::{
+            api::{AttributeMatch, AttributeValue, SpanView, SpansRequest, hex},
+            scan::tests::block,
+            search::matches,
+        },
+    };
+
+    /// What a view shows under this name.
+    fn value(view: &SpanView, by: &str) -> String {
+        match by {
+            "service" => view.service.clone(),
+            "kind" => view.kind.clone(),
+            "name" => view.name.clone(),
+            "peer" if view.kind == "server" => address_of(&view.peer).to_owned(),
+            "peer" => view.peer.clone(),
+            "cause" => view.cause().to_owned(),
+            "protocol" => view.protocol.clone(),
+            "status" => view.status.clone(),
+            "process.pid" if view.pid == 0 => String::new(),
+            "process.pid" => view.pid.to_string(),
+            key => match view.attribute(key) {
+                None => String::new(),
+                Some(AttributeValue::Text(text)) => text.clone(),
+                Some(AttributeValue::Int(number)) => number.to_string(),
+                Some(AttributeValue::Bool(truth)) => truth.to_string(),
+                Some(AttributeValue::Real(number)) => number.to_string(),
+                Some(AttributeValue::Texts(texts)) => texts.values.join(","),
+            },
+        }
+    }
+
+    fn grouped(request: &SpansRequest, by: &[&str]) -> GroupsReport {
+        let names: Vec<String> = by.iter().map(|by| (*by).to_owned()).collect();
+        let mut groups = Groups::new(&names);
+        groups.add_block(&Scan::new(request), &block());
+        groups.finish()
+    }
+
+    fn check(request: &SpansRequest, by: &[&str]) {
+        let views = decode(&block()).expect("a block");
+        let views: Vec<_> = views.iter().filter(|view| matches(request, view)).collect();
+        let report = grouped(request, by);
+        assert_eq!(report.groups.iter().map(|group| group.spans).sum::<u64>(), views.len() as u64, "{by:?}");
+        for group in &report.groups {
+            let of_group =
+                |view: &&&SpanView| by.iter().zip(&group.values).all(|(by, found)| value(view, by) == *found);
+            let views: Vec<_> = views.iter().filter(of_group).collect();
+            let count = |is_it: &dyn Fn(&SpanView) -> bool| views.iter().filter(|view| is_it(view)).count() as u64;
+            assert_eq!(group.spans, views.len() as u64, "{by:?} {:?}", group.values);
+            assert_eq!(group.errors, count(&|view| view.status == "error"), "{by:?} {:?}", group.values);
+            assert_eq!(group.unknown, count(&|view| view.status == "unknown"), "{by:?} {:?}", group.values);
+            let durations: Vec<u64> = views.iter().map(|view| view.duration_ns).collect();
+            assert_eq!(group.total_ns, durations.iter().sum::<u64>());
+            assert_eq!(Some(group.max_ns), durations.iter().max().copied());
+            assert!(group.p50_ns <= group.p90_ns && group.p90_ns <= group.p99_ns && group.p99_ns <= group.max_ns);
+            assert!(views.iter().any(|view| view.span_id == group.slowest_span_id && view.duration_ns == group.max_ns));
+            let tiles = || views.iter().flat_map(|view| &view.segments);
+            for sum in &group.segments {
+                let of_sum = || tiles().filter(|tile| tile.name == sum.name && tile.by == sum.by);
+                assert_eq!(sum.total_ns, of_sum().map(|tile| tile.duration_ns).sum::<u64>(), "{sum:?}");
+                let measured = of_sum().filter(|tile| tile.evidence == "measured");
+                assert_eq!(sum.measured_ns, measured.map(|tile| tile.duration_ns).sum::<u64>(), "{sum:?}");
+            }
+            let told: u64 = group.segments.iter().map(|sum| sum.total_ns).sum();
+            assert_eq!(told, tiles().map(|tile| tile.duration_ns).sum::<u64>());
+            for cause in &group.causes {
+                assert_eq!(cause.spans, count(&|view| view.cause() == cause.id), "{cause:?}");
+            }
+            assert_eq!(
+                group.causes.iter().map(|cause| cause.spans).sum::<u64>(),
+                count(&|view| !view.cause().is_empty())
+            );
+        }
+    }
+
+    #[test]
+    fn groups_say_what_their_spans_say_one_by_one() {
+        let attributes = vec![AttributeMatch { key: "host.name".to_owned(), glob: "host-*".to_owned() }];
+        let requests = [
+            SpansRequest::default(),
+            SpansRequest { service: "shop".to_owned(), ..Default::default() },
+            SpansRequest { protocol: "postgresql".to_owned(), ..Default::default() },
+            SpansRequest { selected_only: true, ..Default::default() },
+            SpansRequest { attributes, status: "error".to_owned(), ..Default::default() },
+        ];
+        for request in &requests {
+            for by in [
+                &["service", "kind", "name"][..],
+                &["peer"],
+                &["kind", "peer"],
+                &["cause"],
+                &["protocol", "status"],
+                &["http.response.status_code"],
+                &["spantap.connection.reused", "service"],
+                &["spantap.url.query_names"],
+                &["host.name"],
+                &["process.pid"],
+                &["service.version"],
+                &["absent"],
+            ] {
+                check(request, by);
+            }
+        }
+        let all = grouped(&SpansRequest::default(), &["service", "peer", "cause", "spantap.url.query_names"]);
+        assert!(all.groups.len() > 10, "{} groups", all.groups.len());
+        assert_eq!((all.spans_left_out, all.spans_unselected), (0, 3));
+    }
+
+    #[test]
+    fn spans_of_too_many_groups_are_counted() {
+        let request = SpansRequest::default();
+        let (scan, block) = (Scan::new(&request), block());
+        let mut groups = Groups::new(&["service".to_owned()]);
+        groups.found = (0..GROUPS_MAX - 1).map(|number| (number.to_string().into(), Group::default())).collect();
+        groups.add_block(&scan, &block);
+        let report = groups.finish();
+        let found: u64 = report.groups.iter().map(|group| group.spans).sum();
+        assert_eq!((report.groups.len(), found, report.spans_left_out), (GROUPS_MAX, 9, 10));
+    }
+
+    #[test]
+    fn long_values_are_cut_and_many_parts_are_one() {
+        let mut key = String::new();
+        push(&mut key, &"é".repeat(VALUE_BYTES_MAX));
+        push(&mut key, "a\0b");
+        push(&mut key, "");
+        let group = Group::default().finish(&key);
+        assert_eq!(group.values, ["é".repeat(VALUE_BYTES_MAX / 2) + "…", "a\u{fffd}b".to_owned(), String::new()]);
+
+        let mut group = Group::default();
+        let long = "x".repeat(PART_BYTES_MAX + 1);
+        let names = (0..PARTS_MAX + 5).map(|number| format!("s{number}")).chain([long]);
+        for name in names {
+            let tile = Tile { name: &name, start_ns: 0, duration_ns: 2, evidence: "measured", by: "", lost_records: 0 };
+            group.add_segment(&tile);
+            group.add_cause(name.as_bytes());
+        }
+        let view = group.finish("");
+        assert_eq!((view.segments.len(), view.causes.len()), (PARTS_MAX + 1, PARTS_MAX + 1));
+        assert_eq!((view.segments[0].name.as_str(), view.segments[0].total_ns), (OTHER, 12));
+        assert_eq!((view.causes[0].id.as_str(), view.causes[0].spans), (OTHER, 6));
+        assert_eq!(hex(&view.slowest_span_id), "0000000000000000");
+    }
+}
