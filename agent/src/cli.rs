@@ -281,12 +281,12 @@ pub struct ExportArgs {
 pub enum ExportCommand {
     /// Send one span to a destination and tell what becomes of it (a file is only looked at); the agent need not run
     Test {
-        /// Configuration file (YAML)
+        /// Configuration file (YAML); without it that of the running agent
         #[arg(long, value_name = "FILE", env = "SPANTAP_CONFIG")]
         config: Option<PathBuf>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        /// Which agent.
+        #[command(flatten)]
+        read: ReadArgs,
         /// The destination: its name in the configuration, or a URL
         #[arg(value_name = "NAME|URL")]
         destination: String,

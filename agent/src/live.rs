@@ -4,6 +4,7 @@ mod connections;
 
 use std::{
     collections::HashMap,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, atomic::Ordering},
     time::Duration,
 };
@@ -59,6 +60,7 @@ pub struct LiveFacts {
     receivers: Arc<ReceiverStats>,
     /// In the words of the flags, and what is recorded of the rest.
     selection: Mutex<(Vec<String>, Unselected)>,
+    config_file: Option<PathBuf>,
     started_unix_ns: u64,
     meter: Meter,
     budget: Arc<Mutex<BudgetFigures>>,
@@ -78,7 +80,7 @@ impl LiveFacts {
         destinations: AllStats,
         (log, intake, receivers): (SpanLog, Intake, Arc<ReceiverStats>),
         selection: Vec<String>,
-        config: &config::Capture,
+        (config, config_file): (&config::Capture, Option<&Path>),
     ) -> Self {
         let cpu_percent_max = config.max_cpu_percent;
         let (figures, questions) = match &kernel {
@@ -102,6 +104,8 @@ impl LiveFacts {
             intake,
             receivers,
             selection: Mutex::new((selection, config.unselected)),
+            // Whoever asks for it is in another folder.
+            config_file: config_file.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned())),
             started_unix_ns: unix_ns(),
             reloads: Mutex::default(),
             tls,
@@ -277,6 +281,7 @@ impl Live for LiveFacts {
             late: Vec::new(),
             symptoms: self.symptom_status(),
             unselected: unselected.name().into(),
+            config_file: self.config_file.as_ref().map_or_else(String::new, |path| path.display().to_string()),
         }
     }
 

@@ -66,10 +66,10 @@ pub fn run(args: &RunArgs) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(serve(args, loaded.config))
+    runtime.block_on(serve(args, loaded))
 }
 
-async fn serve(args: &RunArgs, config: Config) -> Result<()> {
+async fn serve(args: &RunArgs, Loaded { config, file, .. }: Loaded) -> Result<()> {
     let log = SpanLog::open(&config.data_dir, log_config(&config))?;
     let socket = QuerySocket::bind(&config.socket, None)?;
     let metrics = bind_metrics(&config).await?;
@@ -100,7 +100,7 @@ async fn serve(args: &RunArgs, config: Config) -> Result<()> {
         Arc::clone(exporter.stats()),
         (log.clone(), intake.clone(), Arc::clone(receivers.stats())),
         selection,
-        &config.capture,
+        (&config.capture, file.as_deref()),
     ));
     let budget = capturing.as_ref().and_then(|capturing| keep_budget(&live, &capturing.selection));
     let (stop, stopped) = watch::channel(false);
@@ -519,11 +519,11 @@ mod tests {
             socket: Some(folder.path().join("s.sock")),
             ..RunArgs::default()
         };
-        let mut config = Loaded::load(&args, []).unwrap().config;
+        let mut loaded = Loaded::load(&args, []).unwrap();
         // No kernel makes a ring of one byte: a start that gets as far as loading says so on every host.
-        config.capture.ring_bytes = config::Size(1);
+        loaded.config.capture.ring_bytes = config::Size(1);
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let error = runtime.block_on(serve(&args, config)).unwrap_err();
+        let error = runtime.block_on(serve(&args, loaded)).unwrap_err();
         assert!(format!("{error:#}").contains(part), "{error:#}");
     }
 

@@ -342,6 +342,23 @@ fn without_an_agent_the_message_names_the_socket_and_the_remedy() {
 }
 
 #[test]
+fn a_destination_that_is_not_known_is_told_with_those_that_are() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let test = |args: &[&str]| {
+        let mut command = command(&dir.path().join("nobody.sock"), &[&["export", "test", "backend"], args].concat());
+        failure(&command.env_remove("SPANTAP_CONFIG").output().expect("it starts"))
+    };
+    let alone = test(&[]);
+    assert!(alone.contains("without --config FILE") && alone.contains("nobody.sock"), "{alone}");
+    let file = dir.path().join("spantap.yaml");
+    std::fs::write(&file, "export: { destinations: [{ name: other, url: 'otlp+grpc://127.0.0.1:1' }] }")
+        .expect("writes");
+    let path = file.display().to_string();
+    let named = test(&["--config", &path]);
+    assert!(named.contains(&format!("known in {path}: other")), "{named}");
+}
+
+#[test]
 fn an_agent_that_goes_away_while_it_is_asked_is_told_in_plain_words() {
     let dir = TempDir::new().expect("a temporary folder");
     let socket = dir.path().join("dying.sock");

@@ -78,9 +78,9 @@ pub fn wait_for_trouble(relay: &Relay, name: &str, parts: &[&str]) {
     });
 }
 
-/// `spantap export test` of a destination in a configuration: whether it was taken, and what was said.
+/// `spantap export test` of a destination of the running agent: whether it was taken, and what was said.
 pub fn export_test(relay: &Relay, name: &str) -> (bool, String) {
-    let output = Launch::new(binary()).args(["export", "test", name, "--config"]).arg(relay.config()).output();
+    let output = Launch::new(binary()).args(["export", "test", name, "--socket"]).arg(relay.socket()).output();
     let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
     (output.status.success(), said)
 }

@@ -133,9 +133,9 @@ impl Relay {
         self.address
     }
 
-    /// Its configuration file.
-    pub fn config(&self) -> PathBuf {
-        self.folder.join("spantap.yaml")
+    /// Where it is asked.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("s.sock")
     }
 
     /// Its log.
@@ -176,9 +176,5 @@ impl Relay {
         let output = Launch::new(binary()).args(command).arg("--json").arg("--socket").arg(self.socket()).output();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         output.status.success().then(|| text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect())
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.join("s.sock")
     }
 }

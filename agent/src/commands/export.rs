@@ -1,6 +1,9 @@
 //! `spantap export test`: would a destination take spans, and if not, why? `spantap export --since` is in `late`.
 
-use std::process::ExitCode;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use serde::Serialize;
@@ -10,6 +13,7 @@ use crate::{
     cli::{ExportArgs, ExportCommand},
     config::{Destination, Loaded, RunArgs},
     export::probe::{Probe, probe},
+    query::client::Client,
 };
 
 #[derive(Serialize)]
@@ -23,10 +27,17 @@ struct JsonProbe<'a> {
 
 pub(super) async fn export(args: &ExportArgs, output: &mut Output) -> Done {
     let Some(command) = &args.command else { return late::export(args, output).await };
-    let ExportCommand::Test { config, json: as_json, destination } = command;
-    let destination = find(config.clone(), destination)?;
+    let ExportCommand::Test { config, read, destination } = command;
+    let destination = match config {
+        Some(file) => find(Some(file.clone()), &format!("in {}", file.display()), destination)?,
+        None => {
+            let (file, whose) = running(&read.socket).await;
+            // What is a URL needs no file, and not everybody who may ask the agent may read its.
+            find(file, &whose, destination).or_else(|error| destination_of(destination).map_err(|_| error))?
+        }
+    };
     let probe = probe(&destination).await?;
-    if *as_json {
+    if read.json {
         output.line(&json::line(&JsonProbe {
             destination: &destination.name,
             taken: probe.is_taken,
@@ -41,18 +52,37 @@ pub(super) async fn export(args: &ExportArgs, output: &mut Output) -> Done {
     Ok(if probe.is_taken { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// The configuration file of the agent that answers on the socket, if there is one, and whose destinations are known then, in words.
+async fn running(socket: &Path) -> (Option<PathBuf>, String) {
+    let report = match Client::connect(socket).await {
+        Ok(mut client) => client.status().await,
+        Err(error) => Err(error),
+    };
+    match report {
+        Err(_) => (None, format!("without --config FILE, as no agent answers on {}", socket.display())),
+        Ok(report) if report.config_file.is_empty() => {
+            (None, format!("of the agent on {}, which has no configuration file; give the URL", socket.display()))
+        }
+        Ok(report) => (Some(report.config_file.clone().into()), format!("in the agent's {}", report.config_file)),
+    }
+}
+
 /// By name in the configuration, else by URL.
-fn find(config: Option<std::path::PathBuf>, wanted: &str) -> anyhow::Result<Destination> {
+fn find(config: Option<PathBuf>, whose: &str, wanted: &str) -> anyhow::Result<Destination> {
     let args = RunArgs { config, ..RunArgs::default() };
     let destinations = Loaded::load(&args, std::env::vars())?.config.export.destinations;
     let names = destinations.iter().map(|to| to.name.clone()).collect::<Vec<_>>().join(", ");
+    let names = if names.is_empty() { "none".to_owned() } else { names };
     if let Some(known) = destinations.into_iter().find(|to| to.name == wanted) {
         return Ok(known);
     }
-    let url = wanted.parse().map_err(anyhow::Error::msg);
-    let url =
-        url.with_context(|| format!("no destination is named `{wanted}` (there are: {names}), and it is no URL"))?;
-    Ok(Destination { name: wanted.to_owned(), ..Destination::to(url) })
+    let unknown = || format!("no destination is named `{wanted}` (known {whose}: {names}), and it is no URL");
+    destination_of(wanted).with_context(unknown)
+}
+
+fn destination_of(url: &str) -> anyhow::Result<Destination> {
+    let to = url.parse().map_err(anyhow::Error::msg)?;
+    Ok(Destination { name: url.to_owned(), ..Destination::to(to) })
 }
 
 fn render(destination: &Destination, probe: &Probe) -> String {

@@ -224,6 +224,7 @@ pub fn status() -> StatusReport {
         budget: Some(budget()),
         tls: [42, 43].map(tls).into(),
         unselected: "timing".to_owned(),
+        config_file: "/etc/spantap/spantap.yaml".to_owned(),
         only_relays: false,
         relay: None,
         symptoms: Some(SymptomStatus {

@@ -68,7 +68,7 @@ fn json(report: &StatusReport) -> Value {
         "tls": report.tls.iter().map(tls).collect::<Vec<_>>(),
         "symptoms": report.symptoms.as_ref().map(symptoms_json),
         "late": report.late.iter().map(late_json).collect::<Vec<_>>(),
-        "unselected": report.unselected, "only_relays": report.only_relays, "relay": report.relay.as_ref().map(relay),
+        "unselected": report.unselected, "config_file": Some(&report.config_file).filter(|file| !file.is_empty()), "only_relays": report.only_relays, "relay": report.relay.as_ref().map(relay),
     })
 }
 
@@ -141,6 +141,9 @@ fn render(report: &StatusReport, now_unix_ns: u64, colour: bool) -> String {
         if !log.last_error.is_empty() {
             field("log error", log.last_error.clone());
         }
+    }
+    if !report.config_file.is_empty() {
+        field("configuration", report.config_file.clone());
     }
     if !report.tls.is_empty() {
         field("TLS seen of", tls_words(&report.tls));

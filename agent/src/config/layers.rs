@@ -37,6 +37,8 @@ pub enum Source {
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
+    /// The file, if there is one.
+    pub file: Option<PathBuf>,
     /// Source of each path that is not a default.
     pub sources: BTreeMap<String, Source>,
     /// What looks like a mistake, but is none for sure.
@@ -60,9 +62,9 @@ impl Loaded {
         let environment = spantap_variables(environment);
         let mut layers = Layers { leaves: leaves(&Config::default()), sources: BTreeMap::new() };
         let from_environment = environment.get("SPANTAP_CONFIG").map(PathBuf::from);
-        if let Some(path) = args.config.clone().or(from_environment) {
-            let given = file::read(&path)?;
-            layers.put_all(given, &Source::File(path));
+        let file = args.config.clone().or(from_environment);
+        if let Some(path) = &file {
+            layers.put_all(file::read(path)?, &Source::File(path.clone()));
         }
         let mut warnings = layers.put_environment(&environment)?;
         layers.put_flags(args)?;
@@ -78,7 +80,7 @@ impl Loaded {
         if !config.capture.enabled {
             warnings.extend(layers.selected_in_vain()?);
         }
-        Ok(Self { config, sources: layers.sources, warnings })
+        Ok(Self { config, file, sources: layers.sources, warnings })
     }
 }
 

@@ -113,6 +113,9 @@ pub struct StatusReport {
     /// What is recorded of what no rule names: `timing` or `none` (`capture.unselected`); empty: the agent does not say.
     #[prost(string, tag = "26")]
     pub unselected: String,
+    /// The configuration file; empty: none, or the agent does not say.
+    #[prost(string, tag = "27")]
+    pub config_file: String,
 }
 
 /// Symptoms that had left out spans sent, since the start.
