@@ -1,6 +1,6 @@
 //! `spantap top`: groups of spans, each with its rate, errors, percentiles, and where its time went.
 
-use std::{cmp::Reverse, collections::BTreeMap, path::Path, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, path::Path, process::ExitCode, time::Duration};
 
 use agent_core::sketch::ERROR_PERCENT;
 use serde::Serialize;
@@ -9,7 +9,7 @@ use super::{Done, Output, json, request, text};
 use crate::{
     cli::{Since, TopArgs, TopOrder},
     query::{
-        api::{CauseCount, GroupView, GroupsReport, GroupsRequest, SegmentSum, SpansRequest, hex},
+        api::{CauseCount, GroupOrder, GroupView, GroupsReport, GroupsRequest, SegmentSum, SpansRequest, hex},
         client::Client,
     },
 };
@@ -22,8 +22,12 @@ const GAP: &str = "  ";
 /// One line of `spantap top --json`.
 #[derive(Serialize)]
 struct JsonGroup<'a> {
+    /// Of all groups: of which time; spans that are in none, that are not selected, and in whose time records were lost.
     since_unix_ns: u64,
     until_unix_ns: u64,
+    spans_left_out: u64,
+    spans_unselected: u64,
+    spans_with_losses: u64,
     /// By what was asked for; `null`: its spans have none.
     group: BTreeMap<&'a str, Option<&'a str>>,
     spans: u64,
@@ -66,44 +70,48 @@ pub(super) async fn top(args: &TopArgs, output: &mut Output) -> Done {
     filter.since.get_or_insert(Since::Ago(SINCE));
     let all = request(&filter);
     let mut client = Client::connect(&args.read.socket).await?;
-    let ask = |spans| GroupsRequest { spans: Some(spans), by: args.by.clone() };
+    let ask = |spans| GroupsRequest {
+        spans: Some(spans),
+        by: args.by.clone(),
+        order: order(args.sort).into(),
+        limit: args.limit,
+    };
     // What nobody selected may wait for as long as it likes.
     let selected = SpansRequest { selected_only: !args.unselected, ..all.clone() };
     let mut report = client.groups(ask(selected)).await?;
     if report.groups.is_empty() && !args.unselected {
         report = client.groups(ask(all)).await?;
     }
-    sort(&mut report.groups, args.sort);
-    let limit = if args.limit == 0 { usize::MAX } else { args.limit };
     if args.read.json {
-        for group in report.groups.iter().take(limit) {
+        for group in &report.groups {
             output.line(&json_line(&report, group, &args.by))?;
         }
     } else {
-        output.text(&render(&report, &args.by, limit, &args.read.socket, output.colour))?;
+        output.text(&render(&report, &args.by, &args.read.socket, output.colour))?;
     }
     output.flush()?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The most first.
-fn sort(groups: &mut [GroupView], order: TopOrder) {
-    let key = |group: &GroupView| match order {
-        TopOrder::Total => group.total_ns,
-        TopOrder::Spans => group.spans,
-        TopOrder::Errors => group.errors,
-        TopOrder::P50 => group.p50_ns,
-        TopOrder::P90 => group.p90_ns,
-        TopOrder::P99 => group.p99_ns,
-        TopOrder::Max => group.max_ns,
-    };
-    groups.sort_by(|one, other| (Reverse(key(one)), &one.values).cmp(&(Reverse(key(other)), &other.values)));
+fn order(sort: TopOrder) -> GroupOrder {
+    match sort {
+        TopOrder::Total => GroupOrder::Total,
+        TopOrder::Spans => GroupOrder::Spans,
+        TopOrder::Errors => GroupOrder::Errors,
+        TopOrder::P50 => GroupOrder::P50,
+        TopOrder::P90 => GroupOrder::P90,
+        TopOrder::P99 => GroupOrder::P99,
+        TopOrder::Max => GroupOrder::Max,
+    }
 }
 
 fn json_line(report: &GroupsReport, group: &GroupView, by: &[String]) -> String {
     json::line(&JsonGroup {
         since_unix_ns: report.since_unix_ns,
         until_unix_ns: report.until_unix_ns,
+        spans_left_out: report.spans_left_out,
+        spans_unselected: report.spans_unselected,
+        spans_with_losses: report.spans_with_losses,
         group: by.iter().zip(&group.values).map(|(by, value)| (by.as_str(), known(value))).collect(),
         spans: group.spans,
         errors: group.errors,
@@ -129,31 +137,34 @@ fn known(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }
 
-fn render(report: &GroupsReport, by: &[String], limit: usize, socket: &Path, colour: bool) -> String {
+fn render(report: &GroupsReport, by: &[String], socket: &Path, colour: bool) -> String {
     let window_ns = report.until_unix_ns.saturating_sub(report.since_unix_ns);
-    let window = humantime::format_duration(Duration::from_secs(window_ns / 1_000_000_000));
+    let window = match Duration::from_secs(window_ns / 1_000_000_000) {
+        Duration::ZERO => "second".to_owned(),
+        seconds => humantime::format_duration(seconds).to_string(),
+    };
     let Some(first) = report.groups.first() else {
         return format!(
-            "no span that ended in the last {window} matches; --since looks further back, `spantap spans --follow` shows what arrives\n"
+            "no span that ended in the last {window} matches; --since looks as far back as the log goes (`spantap status`), \
+             `spantap spans --follow` shows what arrives\n"
         );
     };
-    let spans = report.groups.iter().map(|group| group.spans).sum::<u64>() + report.spans_left_out;
     let said = format!(
-        "{} of the last {window}, in {} by {}\n",
-        text::counted(spans, "span"),
-        text::counted(report.groups.len() as u64, "group"),
+        "{} of the last {window} in {} by {}\n",
+        text::counted(report.spans, "span"),
+        text::counted(report.groups_found, "group"),
         by.join(", ")
     );
     let mut out = text::dim(&said, colour);
-    let shown = &report.groups[..report.groups.len().min(limit)];
-    let widths: Vec<usize> = (0..by.len()).map(|place| width(&by[place], shown, place)).collect();
+    let widths: Vec<usize> = (0..by.len()).map(|place| width(&by[place], &report.groups, place)).collect();
     let titles = by.iter().zip(&widths).map(|(by, width)| format!("{GAP}{:<width$}", by.to_uppercase()));
     let header = format!(
-        "{:>8}{GAP}{:>9}{GAP}{:>7}{GAP}{:>12}{GAP}{:>12}{GAP}{:>12}{GAP}{:>14}{GAP}{:<20}{GAP}{:<28}{GAP}{:<16}{}",
+        "{:>8}{GAP}{:>9}{GAP}{:>7}{GAP}{:>12}{GAP}{:>12}{GAP}{:>12}{GAP}{:>12}{GAP}{:>14}{GAP}{:<20}{GAP}{:<28}{GAP}{:<16}{}",
         "SPANS",
         "PER S",
         "ERRORS",
         "P50",
+        "P90",
         "P99",
         "MAX",
         "TOTAL",
@@ -164,12 +175,9 @@ fn render(report: &GroupsReport, by: &[String], limit: usize, socket: &Path, col
     );
     out.push_str(&text::dim(header.trim_end(), colour));
     out.push('\n');
-    for group in shown {
+    for group in &report.groups {
         out.push_str(&row(group, window_ns, &widths, colour));
         out.push('\n');
-    }
-    if let Some(more) = report.groups.len().checked_sub(limit).filter(|more| *more > 0) {
-        out.push_str(&format!("and {more} more: --limit 0 prints all\n"));
     }
     for note in notes(report, by) {
         out.push_str(&text::dim(&(note + "\n"), colour));
@@ -186,14 +194,14 @@ fn width(title: &str, groups: &[GroupView], place: usize) -> usize {
 
 fn row(group: &GroupView, window_ns: u64, widths: &[usize], colour: bool) -> String {
     let errors = format!("{:>7}", group.errors);
-    let per_second = group.spans as f64 * 1e9 / window_ns.max(1) as f64;
     let values = group.values.iter().zip(widths);
     let line = format!(
-        "{:>8}{GAP}{:>9.1}{GAP}{}{GAP}{:>12}{GAP}{:>12}{GAP}{:>12}{GAP}{:>14}{GAP}{:<20}{GAP}{:<28}{GAP}{:<16}{}",
+        "{:>8}{GAP}{:>9}{GAP}{}{GAP}{:>12}{GAP}{:>12}{GAP}{:>12}{GAP}{:>12}{GAP}{:>14}{GAP}{:<20}{GAP}{:<28}{GAP}{:<16}{}",
         group.spans,
-        per_second,
+        per_second(group.spans, window_ns),
         if group.errors > 0 { text::red(&errors, colour) } else { errors },
         text::ms(group.p50_ns),
+        text::ms(group.p90_ns),
         text::ms(group.p99_ns),
         text::ms(group.max_ns),
         text::ms(group.total_ns),
@@ -227,11 +235,28 @@ fn most_frequent(group: &GroupView) -> String {
     group.causes.first().map_or_else(|| "-".to_owned(), words)
 }
 
+/// `-`: over less than a second there is no rate.
+fn per_second(spans: u64, window_ns: u64) -> String {
+    let rate = spans as f64 * 1e9 / window_ns.max(1) as f64;
+    match window_ns {
+        0..1_000_000_000 => "-".to_owned(),
+        _ if rate < 10.0 => format!("{rate:.3}"),
+        _ => format!("{rate:.1}"),
+    }
+}
+
 /// What has to be known to read the table rightly.
 fn notes(report: &GroupsReport, by: &[String]) -> Vec<String> {
-    let mut notes = vec![format!("P50, P99: within {ERROR_PERCENT} %; CAUSE: of how many spans")];
+    let shown = report.groups.len() as u64;
+    let mut notes = Vec::new();
+    if report.groups_found > shown {
+        notes.push(format!("and {} more: --limit 0 prints all", report.groups_found - shown));
+    }
+    notes.push(format!(
+        "P50, P90, P99: within {ERROR_PERCENT} %, if between 1 us and 73 minutes; CAUSE: of how many spans"
+    ));
     for (place, by) in by.iter().enumerate() {
-        if report.groups.iter().all(|group| group.values[place].is_empty()) {
+        if report.groups_found == shown && report.groups.iter().all(|group| group.values[place].is_empty()) {
             notes.push(format!(
                 "none of these spans has `{by}`: `spantap spans --json --limit 1` shows what a span has"
             ));
@@ -239,9 +264,17 @@ fn notes(report: &GroupsReport, by: &[String]) -> Vec<String> {
     }
     if report.spans_left_out > 0 {
         notes.push(format!(
-            "{} of further groups {} only counted: fewer keys, or a filter, make fewer groups",
+            "{} more {} in no group, as there are too many groups: the least were given up on the way, and others may lack as many spans; \
+             fewer keys, or a filter, make fewer groups",
             text::counted(report.spans_left_out, "span"),
-            text::verb(report.spans_left_out, "was", "were")
+            text::verb(report.spans_left_out, "is", "are")
+        ));
+    }
+    if report.started_unix_ns > report.since_unix_ns {
+        let ns = report.until_unix_ns.saturating_sub(report.started_unix_ns);
+        let started = humantime::format_duration(Duration::from_secs(ns / 1_000_000_000));
+        notes.push(format!(
+            "the agent started {started} ago: what was between its runs is unknown, so rates may be too low"
         ));
     }
     if report.spans_unselected > 0 {
@@ -308,6 +341,9 @@ mod tests {
             since_unix_ns: 1_738_324_200_000_000_000,
             until_unix_ns: 1_738_324_800_000_000_000,
             groups: vec![client, relayed],
+            spans: 1_201,
+            groups_found: 3,
+            started_unix_ns: 1_738_324_740_000_000_000,
             spans_left_out: 7,
             spans_unselected: 3,
             spans_with_losses: 1,
@@ -317,29 +353,26 @@ mod tests {
     #[test]
     fn groups_are_a_table_with_what_has_to_be_known_of_it() {
         let names = by(&["service", "kind", "name"]);
-        fixtures::check_golden("top.txt", &render(&report(), &names, 20, Path::new(SOCKET_DEFAULT), false));
+        fixtures::check_golden("top.txt", &render(&report(), &names, Path::new(SOCKET_DEFAULT), false));
         let lines: String = report().groups.iter().map(|group| json_line(&report(), group, &names) + "\n").collect();
         fixtures::check_golden("top.jsonl", &lines);
     }
 
     #[test]
     fn what_no_span_has_is_said() {
-        let mut report = report();
+        let mut report = GroupsReport { groups_found: 2, ..report() };
         report.groups.iter_mut().for_each(|group| group.values = by(&[""]));
-        let text = render(&report, &by(&["servce"]), 1, Path::new(SOCKET_DEFAULT), false);
-        assert!(text.contains("none of these spans has `servce`") && text.contains("and 1 more: --limit 0"), "{text}");
-        let none = render(&GroupsReport::default(), &by(&["name"]), 1, Path::new(SOCKET_DEFAULT), false);
-        assert!(none.contains("--since"), "{none}");
+        let text = render(&report, &by(&["servce"]), Path::new(SOCKET_DEFAULT), false);
+        assert!(text.contains("none of these spans has `servce`"), "{text}");
+        let none = render(&GroupsReport::default(), &by(&["name"]), Path::new(SOCKET_DEFAULT), false);
+        assert!(none.contains("the last second") && none.contains("--since"), "{none}");
     }
 
     #[test]
-    fn each_order_puts_the_most_first() {
-        let group = |spans, errors, p99_ns| GroupView { spans, errors, p99_ns, ..GroupView::default() };
-        let first = |order| {
-            let mut groups = [group(3, 1, 2), group(1, 2, 3), group(2, 3, 1)];
-            sort(&mut groups, order);
-            groups[0].spans
-        };
-        assert_eq!([TopOrder::Spans, TopOrder::Errors, TopOrder::P99].map(first), [3, 2, 1]);
+    fn rates_are_of_the_time_that_was_looked_at() {
+        let second = 1_000_000_000;
+        assert_eq!(per_second(5, second / 2), "-");
+        assert_eq!(per_second(5, 100 * second), "0.050");
+        assert_eq!(per_second(5_000, 100 * second), "50.0");
     }
 }

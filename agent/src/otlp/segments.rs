@@ -49,12 +49,15 @@ pub struct Tile<'a> {
     pub lost_records: u64,
 }
 
-/// Reads it in place; `None` if it is no such text.
-pub(super) fn tiles(text: &str) -> Option<Vec<Tile<'_>>> {
+/// Most segments that are read: a text of a sender may have millions.
+const TILES_MAX: usize = 10_000;
+
+/// Reads it in place, segment by segment; `None` in place of one that is none, and of one too many.
+pub(super) fn tiles(text: &str) -> impl Iterator<Item = Option<Tile<'_>>> {
     let mut start_ns = 0_u64;
-    let tile = |text| {
-        let mut parts = str::split(text, ':');
-        let name = parts.next().filter(|name| !name.is_empty())?;
+    text.split(' ').take(TILES_MAX + 1).enumerate().map(move |(index, text)| {
+        let mut parts = text.split(':');
+        let name = parts.next().filter(|name| !name.is_empty() && index < TILES_MAX)?;
         let duration_ns = parts.next()?.parse().ok()?;
         let evidence = parts.next()?;
         let by = parts.next().unwrap_or_default();
@@ -62,11 +65,10 @@ pub(super) fn tiles(text: &str) -> Option<Vec<Tile<'_>>> {
         let tile = Tile { name, start_ns, duration_ns, evidence, by, lost_records };
         start_ns = start_ns.checked_add(duration_ns)?;
         parts.next().is_none().then_some(tile)
-    };
-    text.split(' ').map(tile).collect()
+    })
 }
 
-/// Likewise, as texts of their own.
+/// Likewise all of them, as texts of their own; `None` if it is no such text.
 pub(super) fn read(text: &str) -> Option<Vec<SegmentView>> {
     let view = |tile: Tile<'_>| SegmentView {
         name: tile.name.to_owned(),
@@ -76,7 +78,7 @@ pub(super) fn read(text: &str) -> Option<Vec<SegmentView>> {
         by: tile.by.to_owned(),
         lost_records: tile.lost_records,
     };
-    Some(tiles(text)?.into_iter().map(view).collect())
+    tiles(text).map(|tile| tile.map(view)).collect()
 }
 
 #[cfg(test)]
@@ -100,5 +102,7 @@ mod tests {
         ] {
             assert_eq!(read_all(text), None, "{text}");
         }
+        let [most, more] = [0, 1].map(|more| vec!["send:1:measured"; TILES_MAX + more].join(" "));
+        assert_eq!((read_all(&most), read_all(&more)), (Some(TILES_MAX), None));
     }
 }

@@ -13,7 +13,7 @@ pub use dead::{
     DEAD_LETTERS_PATH, DeadLettersRequest, LetterView, SETTLE_DEAD_LETTERS_PATH, SettleReport, SettleRequest,
     Settlement, WhichLetters,
 };
-pub use groups::{CauseCount, GROUPS_PATH, GroupView, GroupsReport, GroupsRequest, SegmentSum};
+pub use groups::{CauseCount, GROUPS_PATH, GroupOrder, GroupView, GroupsReport, GroupsRequest, SegmentSum};
 pub use late::{LATE_SPANS_PATH, LateSpans, LateStatus, SEND_LATE_PATH, SendLateReport, SendLateRequest, SpanBytes};
 
 use crate::export::late::Target;

@@ -3,15 +3,17 @@
 //! In: a request and readers of the log. Out: a [`GroupsReport`]. Called by the server, on a thread that may block. Spans are read in place
 //! ([`Facts`]); the values of a process are made into text once for all of its spans that follow each other.
 //!
-//! Limits: [`GROUPS_MAX`] groups, then spans of others are only counted; of a group's segments and causes [`PARTS_MAX`] each, then the
-//! rest, and those with longer names than [`PART_BYTES_MAX`], are under `other`; values of [`VALUE_BYTES_MAX`] bytes, longer ones are cut. So a request holds a few megabytes, whatever the log has.
+//! Limits: [`GROUPS_MAX`] groups; when there are more, half of them go, those that are the least by the order that was asked for, and their
+//! spans are counted. Of a group's segments and causes [`PARTS_MAX`] each, then the rest, and those with longer names than
+//! [`PART_BYTES_MAX`], are under `other`; values of [`VALUE_BYTES_MAX`] bytes, longer ones are cut. So a request holds at most some 20 MB,
+//! whatever the log has, and mostly one.
 
-use std::{collections::HashMap, mem};
+use std::{cmp::Reverse, collections::HashMap, mem};
 
 use agent_core::{sketch::Sketch, wire};
 
 use super::{
-    api::{CauseCount, GroupView, GroupsReport, GroupsRequest, SegmentSum, address_of},
+    api::{CauseCount, GroupOrder, GroupView, GroupsReport, GroupsRequest, SegmentSum, address_of},
     scan::{Scan, is_unselected},
     search::next_blocks,
 };
@@ -21,7 +23,7 @@ use crate::{
 };
 
 /// Most groups.
-const GROUPS_MAX: usize = 1_000;
+const GROUPS_MAX: usize = 2_000;
 /// Most kinds of segments, and causes, of a group.
 const PARTS_MAX: usize = 40;
 /// Longest name of one.
@@ -33,23 +35,32 @@ const OTHER: &str = "other";
 /// Stands after each value in a group's key, and in no value.
 const END: char = '\0';
 
-/// The groups of the spans that match and stand before the block `until`.
+/// The groups of the spans that match and stand before the block `until`; what was found so far once nobody `waits` any more.
 ///
 /// # Errors
 /// The log cannot be read.
-pub fn groups(log: &SpanLog, request: &GroupsRequest, until: u64, now_unix_ns: u64) -> Result<GroupsReport, LogError> {
+pub fn groups(
+    log: &SpanLog,
+    request: &GroupsRequest,
+    until: u64,
+    now_unix_ns: u64,
+    waits: impl Fn() -> bool,
+) -> Result<GroupsReport, LogError> {
     let wanted = request.spans.clone().unwrap_or_default();
-    let mut groups = Groups::new(&request.by);
+    let mut groups = Groups::new(request);
     let scan = Scan::new(&wanted);
     for mut reader in log.segments_newest_first(wanted.since_unix_ns) {
-        while let Some(blocks) = next_blocks(&mut reader, &wanted, until)? {
+        while let Some(blocks) = next_blocks(&mut reader, &wanted, until)?
+            && waits()
+        {
             for block in blocks {
                 groups.add_block(&scan, &block.payload);
             }
         }
     }
     let since_unix_ns = wanted.since_unix_ns.max(log.stats().oldest_unix_ns).min(now_unix_ns);
-    Ok(GroupsReport { since_unix_ns, until_unix_ns: now_unix_ns, ..groups.finish() })
+    let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0).unwrap_or(GROUPS_MAX);
+    Ok(GroupsReport { since_unix_ns, until_unix_ns: now_unix_ns, ..groups.finish(limit) })
 }
 
 /// What spans of a group have in common.
@@ -71,6 +82,7 @@ struct Groups {
     by: Vec<By>,
     /// Attributes that are asked for.
     keys: Vec<String>,
+    order: GroupOrder,
     found: HashMap<Box<str>, Group>,
     /// The process of the last span, with its service and its values of `keys`.
     process: Option<(Common, String, Vec<Option<String>>)>,
@@ -80,9 +92,9 @@ struct Groups {
 }
 
 impl Groups {
-    fn new(names: &[String]) -> Self {
+    fn new(request: &GroupsRequest) -> Self {
         let mut keys = Vec::new();
-        let by = names.iter().map(|name| match name.as_str() {
+        let by = request.by.iter().map(|name| match name.as_str() {
             "service" => By::Service,
             "kind" => By::Kind,
             "name" => By::Name,
@@ -96,8 +108,8 @@ impl Groups {
             }
         });
         let by = by.collect();
-        let report = GroupsReport::default();
-        Self { by, keys, found: HashMap::new(), process: None, key: String::new(), report }
+        let (found, key, report) = (HashMap::new(), String::new(), GroupsReport::default());
+        Self { by, keys, order: request.order(), found, process: None, key, report }
     }
 
     fn add_block(&mut self, scan: &Scan<'_>, payload: &[u8]) {
@@ -110,17 +122,28 @@ impl Groups {
     }
 
     fn add(&mut self, span: &wire::SpanView<'_>, process: &Common) {
-        // As a search shows none that cannot be decoded.
         let Some(facts) = Facts::read(span, &self.keys) else { return };
         self.report.spans_unselected += u64::from(is_unselected(span));
-        self.report.spans_with_losses += u64::from(facts.segments.iter().any(|tile| tile.lost_records > 0));
+        self.report.spans_with_losses += u64::from(facts.tiles().any(|tile| tile.lost_records > 0));
         self.set_key(span, &facts, process);
-        let is_full = self.found.len() >= GROUPS_MAX;
-        match self.found.get_mut(self.key.as_str()) {
-            Some(group) => group.add(span, &facts),
-            None if is_full => self.report.spans_left_out += 1,
-            None => self.found.entry(self.key.as_str().into()).or_default().add(span, &facts),
+        if let Some(group) = self.found.get_mut(self.key.as_str()) {
+            return group.add(span, &facts);
         }
+        if self.found.len() >= GROUPS_MAX {
+            self.make_room();
+        }
+        self.found.entry(self.key.as_str().into()).or_default().add(span, &facts);
+    }
+
+    /// Gives up the half that is the least.
+    fn make_room(&mut self) {
+        let mut ranked: Vec<_> = self.found.drain().map(|(key, group)| (group.rank(self.order), key, group)).collect();
+        ranked.sort_unstable_by(|(one, first, _), (other, second, _)| {
+            (Reverse(one), first).cmp(&(Reverse(other), second))
+        });
+        let least = ranked.drain(GROUPS_MAX / 2..);
+        self.report.spans_left_out += least.map(|(_, _, group)| group.durations.len()).sum::<u64>();
+        self.found.extend(ranked.into_iter().map(|(_, key, group)| (key, group)));
     }
 
     fn set_key(&mut self, span: &wire::SpanView<'_>, facts: &Facts<'_>, process: &Common) {
@@ -136,15 +159,15 @@ impl Groups {
             match *by {
                 By::Service => push(&mut key, service),
                 By::Kind => push(&mut key, otlp::kind_name(span.kind)),
-                By::Name => push(&mut key, &String::from_utf8_lossy(span.name)),
+                By::Name => push(&mut key, facts.name),
                 By::Peer => {
                     let peer = facts.peer();
                     // A client's port says nothing: it has another one for each connection.
-                    let is_server = matches!(span.kind, wire::Kind::Server | wire::Kind::Consumer);
-                    push(&mut key, if is_server && !peer.starts_with("unix:") { address_of(&peer) } else { &peer });
+                    let is_clients = facts.is_server_end && !peer.starts_with("unix:");
+                    push(&mut key, if is_clients { address_of(&peer) } else { &peer });
                 }
-                By::Cause => push(&mut key, &String::from_utf8_lossy(facts.cause)),
-                By::Protocol => push(&mut key, &String::from_utf8_lossy(facts.protocol)),
+                By::Cause => push(&mut key, facts.cause),
+                By::Protocol => push(&mut key, facts.protocol),
                 By::Status => push(&mut key, facts.status),
                 By::Attribute(place) => match (facts.values[place], of_process[place].as_deref()) {
                     (Some(value), _) => push(&mut key, &value_text(value)),
@@ -155,9 +178,16 @@ impl Groups {
         self.key = key;
     }
 
-    fn finish(self) -> GroupsReport {
-        let groups = self.found.into_iter().map(|(key, group)| group.finish(&key)).collect();
-        GroupsReport { groups, ..self.report }
+    fn finish(self, limit: usize) -> GroupsReport {
+        let order = self.order;
+        let mut ranked: Vec<_> = self.found.into_iter().map(|(key, group)| (group.rank(order), key, group)).collect();
+        ranked.sort_unstable_by(|(one, first, _), (other, second, _)| {
+            (Reverse(one), first).cmp(&(Reverse(other), second))
+        });
+        let spans = ranked.iter().map(|(_, _, group)| group.durations.len()).sum();
+        let groups_found = ranked.len() as u64;
+        let groups = ranked.into_iter().take(limit).map(|(_, key, group)| group.finish(&key)).collect();
+        GroupsReport { groups, spans, groups_found, ..self.report }
     }
 }
 
@@ -191,9 +221,7 @@ impl Group {
         self.min_ns = Some(self.min_ns.map_or(duration_ns, |least| least.min(duration_ns)));
         // Of equal ones the same, in whatever order they come.
         self.slowest = self.slowest.max(Some((duration_ns, span.span_id.try_into().unwrap_or_default())));
-        for tile in &facts.segments {
-            self.add_segment(tile);
-        }
+        facts.tiles().for_each(|tile| self.add_segment(&tile));
         if !facts.cause.is_empty() {
             self.add_cause(facts.cause);
         }
@@ -217,20 +245,39 @@ impl Group {
         }
     }
 
-    fn add_cause(&mut self, id: &[u8]) {
-        let known = self.causes.iter().position(|cause| cause.id.as_bytes() == id);
+    fn add_cause(&mut self, id: &str) {
+        let known = self.causes.iter().position(|cause| cause.id == id);
         let place = known.unwrap_or_else(|| {
             let has_room = self.causes.len() < PARTS_MAX && id.len() <= PART_BYTES_MAX;
-            let id = if has_room { String::from_utf8_lossy(id) } else { OTHER.into() };
-            place_of(&mut self.causes, |cause| cause.id == id, || CauseCount { id: id.to_string(), spans: 0 })
+            let id = if has_room { id } else { OTHER };
+            place_of(&mut self.causes, |cause| cause.id == id, || CauseCount { id: id.to_owned(), spans: 0 })
         });
         self.causes[place].spans += 1;
     }
 
+    fn max_ns(&self) -> u64 {
+        self.slowest.map_or(0, |(duration_ns, _)| duration_ns)
+    }
+
+    fn quantile(&self, part: f64) -> u64 {
+        let quantile = self.durations.quantile(part).unwrap_or_default();
+        quantile.clamp(self.min_ns.unwrap_or_default(), self.max_ns())
+    }
+
+    /// The more, the earlier it comes.
+    fn rank(&self, order: GroupOrder) -> u64 {
+        match order {
+            GroupOrder::Total => self.total_ns,
+            GroupOrder::Spans => self.durations.len(),
+            GroupOrder::Errors => self.errors,
+            GroupOrder::P50 => self.quantile(0.5),
+            GroupOrder::P90 => self.quantile(0.9),
+            GroupOrder::P99 => self.quantile(0.99),
+            GroupOrder::Max => self.max_ns(),
+        }
+    }
+
     fn finish(mut self, key: &str) -> GroupView {
-        let (max_ns, slowest_span_id) = self.slowest.unwrap_or_default();
-        let min_ns = self.min_ns.unwrap_or_default();
-        let quantile = |part| self.durations.quantile(part).unwrap_or_default().clamp(min_ns, max_ns);
         self.segments
             .sort_by(|one, other| (other.total_ns, &one.name, &one.by).cmp(&(one.total_ns, &other.name, &other.by)));
         self.causes.sort_by(|one, other| (other.spans, &one.id).cmp(&(one.spans, &other.id)));
@@ -240,11 +287,11 @@ impl Group {
             errors: self.errors,
             unknown: self.unknown,
             total_ns: self.total_ns,
-            p50_ns: quantile(0.5),
-            p90_ns: quantile(0.9),
-            p99_ns: quantile(0.99),
-            max_ns,
-            slowest_span_id: slowest_span_id.to_vec(),
+            p50_ns: self.quantile(0.5),
+            p90_ns: self.quantile(0.9),
+            p99_ns: self.quantile(0.99),
+            max_ns: self.max_ns(),
+            slowest_span_id: self.slowest.unwrap_or_default().1.to_vec(),
             segments: self.segments,
             causes: self.causes,
         }
@@ -277,7 +324,9 @@ mod tests {
             "service" => view.service.clone(),
             "kind" => view.kind.clone(),
             "name" => view.name.clone(),
-            "peer" if view.kind == "server" => address_of(&view.peer).to_owned(),
+            "peer" if view.kind == "server" || view.attribute("client.address").is_some() => {
+                address_of(&view.peer).to_owned()
+            }
             "peer" => view.peer.clone(),
             "cause" => view.cause().to_owned(),
             "protocol" => view.protocol.clone(),
@@ -295,11 +344,14 @@ mod tests {
         }
     }
 
-    fn grouped(request: &SpansRequest, by: &[&str]) -> GroupsReport {
-        let names: Vec<String> = by.iter().map(|by| (*by).to_owned()).collect();
-        let mut groups = Groups::new(&names);
+    fn by(by: &[&str]) -> GroupsRequest {
+        GroupsRequest { by: by.iter().map(|by| (*by).to_owned()).collect(), ..GroupsRequest::default() }
+    }
+
+    fn grouped(request: &SpansRequest, keys: &[&str]) -> GroupsReport {
+        let mut groups = Groups::new(&by(keys));
         groups.add_block(&Scan::new(request), &block());
-        groups.finish()
+        groups.finish(GROUPS_MAX)
     }
 
     fn check(request: &SpansRequest, by: &[&str]) {
@@ -372,16 +424,90 @@ mod tests {
         assert_eq!((all.spans_left_out, all.spans_unselected), (0, 3));
     }
 
+    /// A group of so many spans of a nanosecond each.
+    fn group(spans: u64) -> Group {
+        let mut group = Group { total_ns: spans, ..Group::default() };
+        (0..spans).for_each(|_| group.durations.add(1));
+        group
+    }
+
     #[test]
-    fn spans_of_too_many_groups_are_counted() {
+    fn of_too_many_groups_the_least_are_given_up_and_their_spans_counted() {
         let request = SpansRequest::default();
-        let (scan, block) = (Scan::new(&request), block());
-        let mut groups = Groups::new(&["service".to_owned()]);
-        groups.found = (0..GROUPS_MAX - 1).map(|number| (number.to_string().into(), Group::default())).collect();
-        groups.add_block(&scan, &block);
-        let report = groups.finish();
-        let found: u64 = report.groups.iter().map(|group| group.spans).sum();
-        assert_eq!((report.groups.len(), found, report.spans_left_out), (GROUPS_MAX, 9, 10));
+        let mut groups = Groups::new(&by(&["service"]));
+        // The last ones have the most.
+        groups.found = (0..GROUPS_MAX as u64).map(|number| (format!("{number}\0").into(), group(number))).collect();
+        groups.add_block(&Scan::new(&request), &block());
+        let report = groups.finish(3);
+        let half = GROUPS_MAX as u64 / 2;
+        assert_eq!(report.spans_left_out, (0..half).sum::<u64>());
+        // And three services: of the block's spans nine each, and one without.
+        assert_eq!((report.groups_found, report.spans), (half + 3, (half..2 * half).sum::<u64>() + 19));
+        let first: Vec<&str> = report.groups.iter().map(|group| group.values[0].as_str()).collect();
+        assert_eq!(first[2], (GROUPS_MAX - 1).to_string(), "the block's take longer: {first:?}");
+    }
+
+    #[test]
+    fn each_order_puts_the_most_first() {
+        let named = |name: &str, durations: &[u64], errors| {
+            let mut group =
+                Group { errors, slowest: durations.iter().max().map(|ns| (*ns, [0; 8])), ..Group::default() };
+            durations.iter().for_each(|ns| group.durations.add(*ns));
+            group.total_ns = durations.iter().sum();
+            (format!("{name}\0").into_boxed_str(), group)
+        };
+        let (ms, first) = (1_000_000, |order: GroupOrder| {
+            let mut groups = Groups::new(&GroupsRequest { order: order.into(), ..by(&["name"]) });
+            groups.found.extend([
+                named("long", &[40 * 1_000_000], 0),
+                named("many", &[1_000_000; 30], 1),
+                named("failed", &[20 * 1_000_000, 25 * 1_000_000, 41 * 1_000_000], 2),
+            ]);
+            groups.finish(1).groups.remove(0)
+        });
+        assert_eq!(first(GroupOrder::Total).total_ns, 86 * ms);
+        let names = [GroupOrder::Spans, GroupOrder::Errors, GroupOrder::P50, GroupOrder::Max];
+        let names = names.map(|order| first(order).values.remove(0));
+        assert_eq!(names, ["many", "failed", "long", "failed"]);
+    }
+
+    #[test]
+    fn the_log_is_read_from_the_time_and_up_to_the_block_that_are_asked_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = SpanLog::open(folder.path(), crate::log::LogConfig::default()).expect("a log");
+        let lossy = |number| {
+            let mut span = crate::otlp::tests::span(number);
+            span.segments.iter_mut().for_each(|segment| segment.lost_records = u32::from(number == 2));
+            crate::otlp::tests::safe(span)
+        };
+        for number in 1..=3 {
+            log.append(&[lossy(number)]).expect("appends");
+        }
+        let until = log.read_new().next_block();
+        log.append(&[lossy(4)]).expect("appends");
+        let oldest = log.stats().oldest_unix_ns;
+        let ask =
+            |spans| groups(&log, &GroupsRequest { spans: Some(spans), ..by(&["kind"]) }, until, oldest + 7, || true);
+        let report = ask(SpansRequest::default()).expect("it can be read");
+        assert_eq!((report.spans, report.spans_with_losses), (3, 1));
+        assert_eq!((report.since_unix_ns, report.until_unix_ns), (oldest, oldest + 7));
+        let since_unix_ns = 1_000_000_000 + 2 + 600;
+        let report = ask(SpansRequest { since_unix_ns, ..SpansRequest::default() }).expect("it can be read");
+        assert_eq!((report.spans, report.since_unix_ns), (2, oldest), "by their end");
+        let later =
+            ask(SpansRequest { since_unix_ns: oldest + 99, ..SpansRequest::default() }).expect("it can be read");
+        assert_eq!((later.spans, later.since_unix_ns), (0, oldest + 7), "never later than now");
+        let nobody = groups(&log, &by(&["kind"]), until, oldest, || false).expect("it can be read");
+        assert_eq!(nobody.spans, 0);
+    }
+
+    #[test]
+    fn keys_that_cannot_be_answered_are_refused() {
+        assert_eq!(by(&["service", "http.route"]).check(), Ok(()));
+        for (keys, part) in [(vec!["a"; 2], "twice"), (vec![""], "between 1 and"), (vec!["a"; 9], "at most 8")] {
+            let refused = by(&keys).check().expect_err("refused");
+            assert!(refused.contains(part), "{refused}");
+        }
     }
 
     #[test]
@@ -399,7 +525,7 @@ mod tests {
         for name in names {
             let tile = Tile { name: &name, start_ns: 0, duration_ns: 2, evidence: "measured", by: "", lost_records: 0 };
             group.add_segment(&tile);
-            group.add_cause(name.as_bytes());
+            group.add_cause(&name);
         }
         let view = group.finish("");
         assert_eq!((view.segments.len(), view.causes.len()), (PARTS_MAX + 1, PARTS_MAX + 1));

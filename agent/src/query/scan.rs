@@ -1,6 +1,6 @@
 //! Which spans of a block are asked for, with as little decoding as can be.
 //!
-//! In: a request and the bytes of a block. Out: the spans that match, still encoded ([`Hit`]). Called by [`super::search`]. A block without the
+//! In: a request and the bytes of a block. Out: the spans that match, still encoded. Called by [`super::search`] and [`super::groups`]. A block without the
 //! texts that a match must have is passed over by a byte search; of the others a span's own fields are read in place, the process's facts
 //! decoded once for all of its spans, and a span only if a filter looks into its attributes and the texts for that are in it.
 //!
@@ -198,6 +198,9 @@ pub(super) mod tests {
             let peer = ["10.0.0.2:80", "10.0.0.20:80", "[::ffff:10.0.0.2]:80", "[2001:db8::1]:5432"];
             span.peer = peer[number as usize % 4].parse::<SocketAddr>().expect("an address").into();
             span.duration_ns = 100 * number;
+            for (segment, part) in span.segments.iter_mut().zip([10, 30, 60]) {
+                segment.duration_ns = part * number;
+            }
             span.cause = (number > 4).then_some("remote_slow");
             if number.is_multiple_of(4) {
                 span.attributes.push((SELECTED, agent_core::span::Value::Bool(number == 8)));

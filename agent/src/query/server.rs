@@ -347,10 +347,20 @@ impl Query {
     }
 
     async fn groups(self, request: GroupsRequest) -> Result<GroupsReport, Status> {
-        let _permit = self.searches.acquire().await;
-        let until = self.log.read_new().next_block();
-        let log = self.log.clone();
-        blocking(move || groups::groups(&log, &request, until, unix_ns()).map_err(internal)).await
+        request.check().map_err(Status::invalid_argument)?;
+        let permit = Arc::clone(&self.searches).acquire_owned().await;
+        // Goes with this future, when the client does.
+        let asked = Arc::new(());
+        let waits = Arc::downgrade(&asked);
+        let (log, live) = (self.log.clone(), Arc::clone(&self.live));
+        blocking(move || {
+            let _permit = permit;
+            let until = log.read_new().next_block();
+            let is_waiting = || waits.strong_count() > 0;
+            let report = groups::groups(&log, &request, until, unix_ns(), is_waiting).map_err(internal)?;
+            Ok(GroupsReport { started_unix_ns: live.status().started_unix_ns, ..report })
+        })
+        .await
     }
 
     async fn send_spans(self, request: SpansRequest, sender: &SpanSender) -> Result<(), Status> {
@@ -410,9 +420,14 @@ impl Query {
             let message = format!("{prefix:?} is no id: give at least {ID_DIGITS_MIN} hexadecimal digits");
             return Err(Status::invalid_argument(message));
         }
-        let _permit = self.searches.acquire().await;
+        // A search goes on when its client is gone.
+        let permit = Arc::clone(&self.searches).acquire_owned().await;
         let log = self.log.clone();
-        let spans = blocking(move || one_trace(&log, &prefix)).await?;
+        let search = move || {
+            let _permit = permit;
+            one_trace(&log, &prefix)
+        };
+        let spans = blocking(search).await?;
         Ok(Response::new(streamed(spans)))
     }
 }

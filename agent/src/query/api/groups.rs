@@ -5,16 +5,68 @@ use super::SpansRequest;
 /// Path of the unary method `Groups`: [`GroupsRequest`] -> [`GroupsReport`].
 pub const GROUPS_PATH: &str = "/spantap.query.v1.Query/Groups";
 
+/// Most keys to group by.
+const KEYS_MAX: usize = 8;
+/// Longest key.
+const KEY_BYTES_MAX: usize = 256;
+
 /// Asks for groups of spans.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct GroupsRequest {
     /// Of which spans; `limit`, `follow`, `order` and `only_new` say nothing here.
     #[prost(message, optional, tag = "1")]
     pub spans: Option<SpansRequest>,
-    /// What the spans of a group have in common: `service`, `kind`, `name`, `peer` (of server spans only the address), `cause`, `protocol`,
+    /// What the spans of a group have in common: `service`, `kind`, `name`, `peer` (of a server's end only the address), `cause`, `protocol`,
     /// `status`, or the key of an attribute of the span or its resource.
     #[prost(string, repeated, tag = "2")]
     pub by: Vec<String>,
+    /// Which groups come first.
+    #[prost(enumeration = "GroupOrder", tag = "3")]
+    pub order: i32,
+    /// Most groups to send; 0: all that there is room for.
+    #[prost(uint64, tag = "4")]
+    pub limit: u64,
+}
+
+impl GroupsRequest {
+    /// Whether it can be answered.
+    ///
+    /// # Errors
+    /// What is wrong with the keys.
+    pub fn check(&self) -> Result<(), String> {
+        if self.by.len() > KEYS_MAX {
+            return Err(format!("groups are made by at most {KEYS_MAX} keys, and these are {}", self.by.len()));
+        }
+        for (place, key) in self.by.iter().enumerate() {
+            if key.is_empty() || key.len() > KEY_BYTES_MAX {
+                return Err(format!("a key to group by has between 1 and {KEY_BYTES_MAX} bytes"));
+            }
+            if self.by[..place].contains(key) {
+                return Err(format!("groups are made by `{key}` twice: leave out one of them"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What groups are sorted by, the most first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum GroupOrder {
+    /// The sum of the durations.
+    Total = 0,
+    /// The number of spans.
+    Spans = 1,
+    /// Those with an error.
+    Errors = 2,
+    /// [`GroupView::p50_ns`].
+    P50 = 3,
+    /// [`GroupView::p90_ns`].
+    P90 = 4,
+    /// [`GroupView::p99_ns`].
+    P99 = 5,
+    /// [`GroupView::max_ns`].
+    Max = 6,
 }
 
 /// The groups of the spans that match.
@@ -26,10 +78,11 @@ pub struct GroupsReport {
     /// Until when.
     #[prost(fixed64, tag = "2")]
     pub until_unix_ns: u64,
-    /// In no order.
+    /// The first ones, in the order that was asked for.
     #[prost(message, repeated, tag = "3")]
     pub groups: Vec<GroupView>,
-    /// Spans that match, but belong to a group that there was no room for.
+    /// Spans that match, but are in no group, as there are more than there is room for. The groups that were the least by the order at some
+    /// point are left out then, and one that comes again begins anew: its numbers may lack as many.
     #[prost(uint64, tag = "4")]
     pub spans_left_out: u64,
     /// Spans that match of processes that are not selected, of which not every one is kept.
@@ -38,6 +91,15 @@ pub struct GroupsReport {
     /// Spans that match in whose time kernel records were lost.
     #[prost(uint64, tag = "6")]
     pub spans_with_losses: u64,
+    /// Spans in groups, those included that are not sent.
+    #[prost(uint64, tag = "7")]
+    pub spans: u64,
+    /// Groups, likewise.
+    #[prost(uint64, tag = "8")]
+    pub groups_found: u64,
+    /// When the agent started: before that it captured nothing.
+    #[prost(fixed64, tag = "9")]
+    pub started_unix_ns: u64,
 }
 
 /// One group.
@@ -58,7 +120,8 @@ pub struct GroupView {
     /// Sum of their durations.
     #[prost(uint64, tag = "5")]
     pub total_ns: u64,
-    /// Duration that half of them do not exceed; as the other percentiles, within [`agent_core::sketch::ERROR_PERCENT`].
+    /// Duration that half of them do not exceed; as the other percentiles, within [`agent_core::sketch::ERROR_PERCENT`] if it is between a
+    /// microsecond and 73 minutes.
     #[prost(uint64, tag = "6")]
     pub p50_ns: u64,
     /// That nine tenths do not exceed.
