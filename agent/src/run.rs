@@ -49,7 +49,7 @@ use crate::{
 
 /// Time between two looks at the configuration file, at what stands at the paths of the selection, and at the capture loop.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Time before destinations that a change has stopped are started again, if that failed.
+/// Time before destinations that a change has stopped, or that ended by themselves, are started again, if that failed.
 const RESTART_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Runs the agent until it is told to stop.
@@ -188,6 +188,13 @@ async fn supervise(mut reloader: Reloader, changing: &mut Changing<'_>) -> Resul
         if let Some(capturing) = changing.capturing {
             anyhow::ensure!(capturing.looping.is_running(), "the capture loop ended; see the messages above");
             tokio::task::block_in_place(|| follow(reloader.running(), capturing, changing.live, &mut failed));
+        }
+        if changing.stopped.is_none() {
+            let log = changing.log;
+            let started = changing.exporter.start_ended_anew(RESTART_INTERVAL, |to| LogSource::open(log, to));
+            if let Err(error) = started {
+                tracing::error!("a destination that ended is started again when it can be: {error}");
+            }
         }
         let has_changed = reloader.has_changed();
         let is_due = changing.stopped.as_ref().is_some_and(|(_, at)| *at <= Instant::now());

@@ -280,6 +280,12 @@ pub enum ExportError {
     },
 }
 
+impl ExportError {
+    fn source(destination: &config::Destination, cause: &impl std::fmt::Display) -> Self {
+        Self::Source { destination: destination.name.clone(), cause: cause.to_string() }
+    }
+}
+
 /// The running destinations.
 pub struct Exporter {
     running: Vec<Running>,
@@ -297,6 +303,16 @@ struct Running {
     stats: Arc<DestinationStats>,
     stop: watch::Sender<Option<Instant>>,
     task: JoinHandle<()>,
+    started: Instant,
+}
+
+impl Running {
+    fn start<S: BatchSource>(config: config::Destination, line: Line, source: S) -> Self {
+        let (stop, stopped) = watch::channel(None);
+        let worker = worker::Worker::new(&config, line, source, stopped);
+        let stats = Arc::clone(worker.stats());
+        Self { config, stats, stop, task: tokio::spawn(worker.run()), started: Instant::now() }
+    }
 }
 
 impl Exporter {
@@ -366,17 +382,38 @@ impl Exporter {
     ) -> Result<(), ExportError> {
         let mut ready = Vec::new();
         for (config, line) in lines {
-            let source = open(&config)
-                .map_err(|cause| ExportError::Source { destination: config.name.clone(), cause: cause.to_string() })?;
+            let source = open(&config).map_err(|cause| ExportError::source(&config, &cause))?;
             ready.push((config, line, source));
         }
-        for (config, line, source) in ready {
-            let (stop, stopped) = watch::channel(None);
-            let worker = worker::Worker::new(&config, line, source, stopped);
-            let stats = Arc::clone(worker.stats());
-            self.running.push(Running { config, stats, stop, task: tokio::spawn(worker.run()) });
-        }
+        self.running.extend(ready.into_iter().map(|(config, line, source)| Running::start(config, line, source)));
         self.tell();
+        Ok(())
+    }
+
+    /// Starts those destinations anew that ended though nobody stopped them, because of a mistake in this program: from their place in the
+    /// log, so that what was on its way comes again. Not those for which that was tried less than `after` ago.
+    ///
+    /// # Errors
+    /// One cannot be served now; it is still among those that ended.
+    pub fn start_ended_anew<S: BatchSource, E: std::fmt::Display>(
+        &mut self,
+        after: Duration,
+        mut open: impl FnMut(&config::Destination) -> Result<S, E>,
+    ) -> Result<(), ExportError> {
+        for place in 0..self.running.len() {
+            let ended = &mut self.running[place];
+            if !ended.task.is_finished() || ended.started.elapsed() < after {
+                continue;
+            }
+            ended.started = Instant::now();
+            let config = ended.config.clone();
+            for line in self.lines(std::slice::from_ref(&config))? {
+                let source = open(&config).map_err(|cause| ExportError::source(&config, &cause))?;
+                line.1.trouble("it ended by a mistake in spantap, and was started again where it was");
+                self.running[place] = Running::start(line.0, line.1, source);
+            }
+            self.tell();
+        }
         Ok(())
     }
 

@@ -1,12 +1,20 @@
 //! The whole exporter against servers on loopback: what arrives, what is repeated, what is settled.
 
-use std::{convert::Infallible, path::Path, time::Duration};
+use std::{
+    convert::Infallible,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use prost::Message;
 use tonic::Code;
 
 use super::{
-    Exporter, FailureKind,
+    Batch, BatchSource, Exporter, FailureKind, Fate, Limits, Queued,
     fakes::{self, Answer, Fake, Identity, Memory, block, eventually, names},
     format::samples,
 };
@@ -88,6 +96,60 @@ async fn blocks_arrive_in_order_by_either_protocol_however_compressed() {
         let counts = exporter.destinations()[0].counts();
         assert_eq!((counts.delivered, counts.requests, counts.retries, counts.last_error), (3, 1, 0, None));
     }
+}
+
+/// Panics when it is asked the first time.
+#[derive(Clone)]
+struct Faulty {
+    memory: Memory,
+    is_first: Arc<AtomicBool>,
+}
+
+impl BatchSource for Faulty {
+    type Error = Infallible;
+
+    fn queued(&self) -> Queued {
+        self.memory.queued()
+    }
+
+    async fn appended(&mut self) {
+        self.memory.appended().await;
+    }
+
+    async fn next(&mut self, limits: Limits) -> Result<Option<Batch>, Infallible> {
+        assert!(!self.is_first.swap(false, Ordering::SeqCst), "the test says so");
+        self.memory.next(limits).await
+    }
+
+    async fn settle(&mut self, id: u64, fate: Fate) -> Result<(), Infallible> {
+        self.memory.settle(id, fate).await
+    }
+
+    async fn revive(&mut self, spans: u64) -> Result<(), Infallible> {
+        self.memory.revive(spans).await
+    }
+}
+
+#[tokio::test]
+async fn a_destination_that_ended_by_a_mistake_goes_on_where_it_was() {
+    let fake = Fake::http(&[], None).await;
+    let source = Faulty { memory: Memory::new(&[block(&["a"])]), is_first: Arc::new(AtomicBool::new(true)) };
+    let to = destination(&http_url(&fake));
+    let export = Export { destinations: vec![to], ..Export::default() };
+    let open = || Ok::<_, Infallible>(source.clone());
+    let mut exporter = Exporter::start(&export, &letters(), |_| open()).unwrap();
+    eventually("it has panicked", || !source.is_first.load(Ordering::SeqCst)).await;
+    let hour = Duration::from_secs(3_600);
+    exporter.start_ended_anew(hour, |_| open()).unwrap();
+    assert_eq!(source.memory.settled().delivered, 0, "it was tried lately");
+    eventually("it is started and delivers", || {
+        exporter.start_ended_anew(Duration::ZERO, |_| open()).unwrap();
+        source.memory.settled().delivered == 1
+    })
+    .await;
+    let counts = exporter.destinations()[0].counts();
+    assert!(counts.last_error.is_some_and(|error| error.contains("mistake in spantap")));
+    assert_eq!(names(&fake.received()[0].body), ["a"]);
 }
 
 #[tokio::test]
