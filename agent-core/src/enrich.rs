@@ -199,6 +199,11 @@ impl Processes {
         self.known.get(&pid).map_or_else(unknown, |entry| Arc::clone(&entry.facts))
     }
 
+    /// The service of a process, if it is known now.
+    pub fn service(&self, pid: u32) -> Option<&str> {
+        self.known.get(&pid)?.facts.service_name.as_deref()
+    }
+
     /// Pids to ask for; each is told once.
     pub fn take_wanted(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.wanted)

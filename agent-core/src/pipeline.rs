@@ -35,6 +35,9 @@ use agent_common::{connection::change, process};
 /// How long intervals with lost records are remembered.
 const LOST_MEMORY_NS: u64 = 60_000_000_000;
 
+/// The process at the other end, if that is on this host and known; else 0.
+type PeerPid = u32;
+
 /// Kernel records in, finished and redacted spans out.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -54,8 +57,8 @@ pub struct Pipeline {
     drafts: Vec<Draft>,
     answers: Vec<Answered>,
     whole: Vec<(u64, u32)>,
-    /// Spans that wait for the facts of their process, and until when.
-    waiting: VecDeque<(u64, Span)>,
+    /// Spans that wait for the facts of their processes, and until when.
+    waiting: VecDeque<(u64, Span, PeerPid)>,
     finished: Vec<SafeSpan>,
     /// The latest time that was heard of.
     now_ns: u64,
@@ -271,20 +274,20 @@ impl Pipeline {
     fn finish(&mut self) {
         let mut drafts = std::mem::take(&mut self.drafts);
         for draft in drafts.drain(..) {
-            let selection = draft.selection;
+            let (selection, peer_pid) = (draft.selection, draft.peer_pid);
             let span = self.span(draft);
             if selection == Selection::Neither && !self.has_place(&span) {
                 self.losses.add(Loss::UnselectedRate, 1);
                 continue;
             }
-            if self.processes.is_awaited(span.process.pid) {
+            if self.is_awaited(&span, peer_pid) {
                 let full = self.waiting.len() >= self.config.spans_max;
-                self.waiting.push_back((self.now_ns.saturating_add(self.config.facts_wait_ns), span));
-                if full && let Some((_, span)) = self.waiting.pop_front() {
-                    self.leave(span);
+                self.waiting.push_back((self.now_ns.saturating_add(self.config.facts_wait_ns), span, peer_pid));
+                if full && let Some((_, span, peer_pid)) = self.waiting.pop_front() {
+                    self.leave(span, peer_pid);
                 }
             } else {
-                self.leave(span);
+                self.leave(span, peer_pid);
             }
         }
         self.drafts = drafts; // with its room
@@ -299,17 +302,21 @@ impl Pipeline {
     /// Lets go of the spans whose process is known now, or that waited until `until_ns`.
     fn finish_waiting(&mut self, until_ns: u64) {
         for _ in 0..self.waiting.len() {
-            let Some((due_ns, span)) = self.waiting.pop_front() else { break };
-            if due_ns > until_ns && self.processes.is_awaited(span.process.pid) {
-                self.waiting.push_back((due_ns, span));
+            let Some((due_ns, span, peer_pid)) = self.waiting.pop_front() else { break };
+            if due_ns > until_ns && self.is_awaited(&span, peer_pid) {
+                self.waiting.push_back((due_ns, span, peer_pid));
             } else {
-                self.leave(span);
+                self.leave(span, peer_pid);
             }
         }
     }
 
-    /// The last step: the process as it is known now, and redaction.
-    fn leave(&mut self, mut span: Span) {
+    fn is_awaited(&self, span: &Span, peer_pid: PeerPid) -> bool {
+        self.processes.is_awaited(span.process.pid) || self.processes.is_awaited(peer_pid)
+    }
+
+    /// The last step: the processes as they are known now, and redaction.
+    fn leave(&mut self, mut span: Span, peer_pid: PeerPid) {
         if self.is_own(span.unix_path.as_deref()) {
             return;
         }
@@ -317,6 +324,9 @@ impl Pipeline {
             return self.losses.add(Loss::SpanOverflow, 1);
         }
         span.process = self.processes.get(span.process.pid);
+        if let Some(service) = self.processes.service(peer_pid) {
+            span.attributes.push(("service.peer.name", Value::String(service.to_owned().into())));
+        }
         span.cause = cause::of(&span);
         let mut span = self.redactor.redact(span);
         self.names.bound(&mut span, &mut self.losses);

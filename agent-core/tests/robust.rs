@@ -3,9 +3,10 @@
 use agent_core::{
     loss::Loss,
     pipeline::{ClockOffset, Pipeline, PipelineConfig},
+    redact::SafeSpan,
     replay::{Writer, replay},
-    span::{MonotonicNs, ProcessFacts},
-    testing::{End, Kernel, Random, segments, survive},
+    span::{MonotonicNs, ProcessFacts, Value},
+    testing::{End, Kernel, Random, attribute, segments, survive},
 };
 
 /// A little of everything: HTTP and not, both roles, several connections.
@@ -110,6 +111,19 @@ fn facts_reach_spans_that_were_finished_before_they_came() {
     let spans = pipeline.drain();
     assert_eq!(spans.len(), 25);
     assert!(spans.iter().all(|span| span.span().process.service_name.is_some()));
+    // Both ends are here, and each says who the other is.
+    let mut pairs: Vec<(&str, String)> = Vec::new();
+    for span in spans.iter().map(SafeSpan::span) {
+        let peer = match attribute(span, "service.peer.name") {
+            Some(Value::String(name)) => name.to_string(),
+            _ => String::new(),
+        };
+        pairs.push((span.process.service_name.as_deref().unwrap_or_default(), peer));
+    }
+    pairs.sort();
+    pairs.dedup();
+    let none_there = ("curl", String::new());
+    assert_eq!(pairs, [none_there, ("curl", "shop".to_owned()), ("shop", "curl".to_owned())]);
 }
 
 #[test]

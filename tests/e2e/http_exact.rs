@@ -47,6 +47,8 @@ fn every_request_has_one_client_and_one_server_span_with_its_time() {
         assert_eq!(pair.len(), 2, "more than two spans of {}", exchange.path);
         assert_eq!((client.http_status(), server.http_status()), (Some(200), Some(200)), "{}", exchange.path);
         assert_eq!(client.trace_id, server.trace_id, "{}: both ends are one trace", exchange.path);
+        let peers = [client, server].map(|span| span.text("service.peer.name"));
+        assert_eq!(peers, [server.service.as_str(), &client.service], "{}: each end names the other", exchange.path);
         // The first one waited for its connection.
         let start = exchange.connect.as_ref().map_or(exchange.start_ns, |connect| connect.connect_ns);
         let own_time = exchange.end_ns - start;

@@ -71,6 +71,7 @@ pub fn failed(record: &ConnectionRecord, before: &Before) -> Draft {
         key: None,
         client_traced: false,
         pid,
+        peer_pid: 0,
         selection: Selection::Selected,
     }
 }

@@ -85,6 +85,8 @@ pub struct Draft {
     pub client_traced: bool,
     /// Process; 0 if not known.
     pub pid: u32,
+    /// The process at the other end; 0 if not known, or not on this host.
+    pub peer_pid: u32,
     /// Whether it is of what is selected.
     pub selection: Selection,
 }

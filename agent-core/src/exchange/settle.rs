@@ -207,6 +207,10 @@ pub fn settle(
         waiting.client_traced = has_span || other.is_some_and(|(_, client)| client(start));
     }
     let other = other.map(|(other, _)| other);
+    // The other end may be forgotten before the last exchange is settled.
+    if let Some(pid) = other.map(Connection::pid).filter(|pid| *pid != 0) {
+        connection.peer_pid = pid;
+    }
     while let Some(waiting) = connection.unsettled.waiting.front() {
         let late = || due_ns(connection, waiting, context.config).is_none_or(|due_ns| due_ns <= context.now_ns);
         if !forced && !is_complete(connection, &waiting.paired, other) && !late() {
@@ -341,6 +345,7 @@ fn settle_oldest(connection: &mut Connection, other: Option<&Connection>, contex
         key: None,
         client_traced,
         pid: paired.pid,
+        peer_pid: connection.peer_pid,
         selection: selection(connection, other),
     });
     let requests = paired.role.request_direction();

@@ -238,8 +238,12 @@ pub struct Connection {
     pub resolution: Option<Box<Resolution>>,
     /// What TCP counts.
     pub life: Life,
+    /// The process of its last call; 0: none was seen.
+    pub user: u32,
     /// The connection's other end, if it is on this host as well.
     pub other_end: Option<u64>,
+    /// The process at that end; 0: it is not known, or not on this host.
+    pub peer_pid: u32,
     /// Server: where requests began of which the client had a span, if that end is forgotten already.
     pub client_told: VecDeque<u64>,
     /// The first byte of each direction, received and sent, whose timings exchanges in progress need.
@@ -329,7 +333,9 @@ impl Connection {
             before: Before::default(),
             resolution: None,
             life: Life::default(),
+            user: 0,
             other_end: None,
+            peer_pid: 0,
             client_told: VecDeque::new(),
             open_from: [u64::MAX; 2],
             inner: None,
@@ -339,6 +345,16 @@ impl Connection {
             addresses: Default::default(),
             unsettled: Unsettled::default(),
         }
+    }
+
+    /// Takes note of who made its last call.
+    pub fn used_by(&mut self, pid: u32, is_selected: bool) {
+        (self.user, self.is_selected) = (pid, Some(is_selected));
+    }
+
+    /// The process that uses it, else the one that opened it; 0: neither is known.
+    pub fn pid(&self) -> u32 {
+        if self.user != 0 { self.user } else { self.facts.pid }
     }
 
     /// One direction.

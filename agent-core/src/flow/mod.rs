@@ -276,7 +276,7 @@ impl Flow {
             side.ended_ns.get_or_insert(record.header.time_ns);
             side.goes_to(record.start, 1);
         }
-        self.connection.is_selected = Some(record.flags & flag::SELECTED != 0 || record.is_selected != 0);
+        self.connection.used_by(record.pid, record.flags & flag::SELECTED != 0 || record.is_selected != 0);
         if record.start == record.end {
             self.connection.moved_nothing = Some(CallTiming::new(0, 0, record));
             return;

@@ -264,7 +264,7 @@ fn named_peer(span: &SpanView) -> Option<String> {
         let address = span.text(address)?;
         Some(span.int(port).map_or_else(|| address.to_owned(), |port| format!("{address}:{port}")))
     };
-    let service = || span.text("peer.service").map(str::to_owned);
+    let service = || span.text("service.peer.name").or_else(|| span.text("peer.service")).map(str::to_owned);
     let known = keys.into_iter().find_map(named).or_else(service);
     known.or_else(|| span.text("messaging.destination.name").map(str::to_owned))
 }

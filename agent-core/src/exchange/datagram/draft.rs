@@ -79,6 +79,7 @@ impl Exchange<'_> {
             key: Some(self.key),
             client_traced: self.client_traced,
             pid: packet.call.pid,
+            peer_pid: 0,
             selection: Selection::Selected,
         }
     }

@@ -488,6 +488,7 @@ impl Tls {
             key: None,
             client_traced: false,
             pid,
+            peer_pid: 0,
             selection: Selection::Selected,
         });
     }

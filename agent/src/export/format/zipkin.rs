@@ -22,8 +22,9 @@ use super::{
 };
 
 /// What names the other side, the first that is there, and what may have its port.
-const REMOTE: [(&str, &str); 11] = [
+const REMOTE: [(&str, &str); 12] = [
     ("peer.service", ""),
+    ("service.peer.name", ""),
     ("server.address", "server.port"),
     ("net.peer.name", "net.peer.port"),
     ("network.peer.address", "network.peer.port"),
@@ -266,7 +267,9 @@ mod tests {
             one_span(kind, attributes)["remoteEndpoint"].clone()
         };
         assert_eq!(remote(SpanKind::Client, &[]), json!({"ipv4": "10.0.0.7", "port": 5432}));
-        assert_eq!(remote(SpanKind::Client, &[text("peer.service", "db")]), json!({"serviceName": "db"}));
+        for key in ["peer.service", "service.peer.name"] {
+            assert_eq!(remote(SpanKind::Client, &[text(key, "db")]), json!({"serviceName": "db"}));
+        }
         assert_eq!(remote(SpanKind::Client, &[text("server.address", "::1")]), json!({"ipv6": "::1"}));
         // Its own address, which is not the other side's.
         let own = [text("server.address", "shop.example")];
