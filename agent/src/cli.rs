@@ -170,8 +170,8 @@ pub struct TopArgs {
     pub(crate) read: ReadArgs,
     #[command(flatten)]
     pub(crate) filter: FilterArgs,
-    /// What the spans of a group have in common: service, kind, name, peer (of servers' spans without the port), cause, protocol, status,
-    /// or the key of any attribute (http.route, k8s.pod.name, process.pid)
+    /// What the spans of a group have in common: service, kind, name, peer (where clients connect to, their address without the port),
+    /// cause, protocol, status, or the key of any attribute (service.peer.name, http.route, k8s.pod.name, process.pid)
     #[arg(long, value_name = "KEY,...", value_delimiter = ',', default_value = "service,kind,name")]
     pub by: Vec<String>,
     /// What comes first
@@ -180,9 +180,9 @@ pub struct TopArgs {
     /// Also spans of processes that are not selected; without it only if there are no others
     #[arg(long)]
     pub unselected: bool,
-    /// Most groups to print; 0: all of them
+    /// Most groups to print; 0: all of them, at most 2000
     #[arg(long, value_name = "N", default_value_t = 20)]
-    pub limit: usize,
+    pub limit: u64,
 }
 
 /// What groups are sorted by, the most first.
@@ -281,7 +281,7 @@ pub struct ExportArgs {
 pub enum ExportCommand {
     /// Send one span to a destination and tell what becomes of it (a file is only looked at); the agent need not run
     Test {
-        /// Configuration file (YAML); without it that of the running agent
+        /// Configuration file (YAML); without it the running agent's
         #[arg(long, value_name = "FILE", env = "SPANTAP_CONFIG")]
         config: Option<PathBuf>,
         /// Which agent.

@@ -62,13 +62,13 @@ catalogue! {
         "ss -ltn   (on the host of {peer}: does anything listen?)";
     ConnectTimeout: "connect_timeout", "the peer never answered the attempt to connect",
         "`spantap.connect.errno` is `ETIMEDOUT`",
-        "spantap slow --peer {address}   (is every connection to it lost? a filter drops silently)";
+        "spantap top --peer {address} --by cause   (is every connection to it lost? a filter drops silently)";
     ConnectReset: "connect_reset", "the connection was reset before it was established",
         "`spantap.connect.errno` is `ECONNRESET`",
         "spantap spans --peer {address} --status error";
     ConnectAbandoned: "connect_abandoned", "the application gave up before the peer answered",
         "a failed connect's `error.type` is `connect_abandoned`",
-        "spantap slow --peer {address}   (is every connection to it slow?)";
+        "spantap top --peer {address} --by cause   (is every connection to it slow?)";
     ConnectFailed: "connect_failed", "the connection could not be made",
         "`spantap.connect.errno` is another error",
         "ip route get {address}";
@@ -80,13 +80,13 @@ catalogue! {
         "ss -ltn   (on the server's host: Recv-Q of the listener against Send-Q)";
     ConnectSlow: "connect_slow", "the TCP handshake took long, without a packet lost",
         "`connect` is the largest segment and no SYN was repeated",
-        "spantap slow --peer {address}   (is the path always that long?)";
+        "spantap top --peer {address} --by cause   (is the path always that long?)";
     AcceptQueueWait: "accept_queue_wait", "the server was late to accept the connection",
         "`accept_queue` is the largest segment and the queue was not seen full",
         "spantap trace {trace}";
     TlsHandshakeSlow: "tls_handshake_slow", "the TLS handshake took long",
         "`tls` is the largest segment",
-        "spantap slow --peer {address}   (every new connection? then reuse them)";
+        "spantap top --peer {address} --by cause   (every new connection? then reuse them)";
     TlsHandshakeFailed: "tls_handshake_failed", "the TLS handshake failed",
         "a `tls` span's status is `error` and nothing reset the connection",
         "spantap spans --peer {address} --status error";
@@ -119,7 +119,7 @@ catalogue! {
         "spantap conns --sort retransmits";
     NetworkDelay: "network_delay", "the path to the peer and back took the time",
         "`network` is the largest segment and nothing had to be sent again",
-        "spantap slow --peer {address}   (is the path always that long?)";
+        "spantap top --peer {address} --by cause   (is the path always that long?)";
     RemoteSlow: "remote_slow", "the peer had the request and took long to begin its answer",
         "`remote` is the largest segment",
         "spantap slow --kind server   (on the host of {peer})";
@@ -191,10 +191,10 @@ catalogue! {
         "ls -d /proc/{pid}   (does it still run?)";
     RequestAbandoned: "request_abandoned", "the application gave up: it closed the connection before it had the whole answer",
         "a client's status is `error` and its `error.type` is `request_abandoned`",
-        "spantap slow --peer {address}   (is every request to it slow?)";
+        "spantap top --peer {address} --by cause   (is every request to it slow?)";
     ClientGone: "client_gone", "the client had closed the connection before it had the whole answer",
         "a server's status is `error` and its `error.type` is `client_gone`",
-        "spantap slow --kind server   (were others answered as late?)";
+        "spantap top --kind server --by cause   (were others answered as late?)";
     Unexplained: "unexplained", "nothing that was observed says where the time went",
         "`unexplained` is the largest segment",
         "spantap check   (which hooks are missing), and spantap losses";

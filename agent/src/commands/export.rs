@@ -1,20 +1,26 @@
 //! `spantap export test`: would a destination take spans, and if not, why? `spantap export --since` is in `late`.
 
 use std::{
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Context;
 use serde::Serialize;
+use tokio::time::timeout;
 
-use super::{Done, Output, json, late};
+use super::{Done, Output, json, late, text};
 use crate::{
     cli::{ExportArgs, ExportCommand},
     config::{Destination, Loaded, RunArgs},
     export::probe::{Probe, probe},
     query::client::Client,
 };
+
+/// The longest that a running agent is waited for: it need not run.
+const ANSWER: Duration = Duration::from_secs(3);
 
 #[derive(Serialize)]
 struct JsonProbe<'a> {
@@ -28,14 +34,18 @@ struct JsonProbe<'a> {
 pub(super) async fn export(args: &ExportArgs, output: &mut Output) -> Done {
     let Some(command) = &args.command else { return late::export(args, output).await };
     let ExportCommand::Test { config, read, destination } = command;
-    let destination = match config {
-        Some(file) => find(Some(file.clone()), &format!("in {}", file.display()), destination)?,
+    let (destination, note) = match config {
+        Some(file) => (find(Some(file.clone()), &format!("in {}", file.display()), destination)?, None),
         None => {
-            let (file, whose) = running(&read.socket).await;
+            let running = Running::ask(&read.socket, destination).await;
             // What is a URL needs no file, and not everybody who may ask the agent may read its.
-            find(file, &whose, destination).or_else(|error| destination_of(destination).map_err(|_| error))?
+            let found = find(running.file, &running.whose, destination);
+            (found.or_else(|error| destination_of(destination).map_err(|_| error))?, running.note)
         }
     };
+    if let Some(note) = note.filter(|_| !read.json) {
+        output.line(&text::clean(&note))?;
+    }
     let probe = probe(&destination).await?;
     if read.json {
         output.line(&json::line(&JsonProbe {
@@ -52,19 +62,43 @@ pub(super) async fn export(args: &ExportArgs, output: &mut Output) -> Done {
     Ok(if probe.is_taken { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The configuration file of the agent that answers on the socket, if there is one, and whose destinations are known then, in words.
-async fn running(socket: &Path) -> (Option<PathBuf>, String) {
-    let report = match Client::connect(socket).await {
-        Ok(mut client) => client.status().await,
-        Err(error) => Err(error),
-    };
-    match report {
-        Err(_) => (None, format!("without --config FILE, as no agent answers on {}", socket.display())),
-        Ok(report) if report.config_file.is_empty() => {
-            (None, format!("of the agent on {}, which has no configuration file; give the URL", socket.display()))
+/// What the agent says that answers on a socket.
+struct Running {
+    /// Its configuration file, if it has one that can be used.
+    file: Option<PathBuf>,
+    /// Whose destinations are known then, in words.
+    whose: String,
+    note: Option<String>,
+}
+
+impl Running {
+    async fn ask(socket: &Path, wanted: &str) -> Self {
+        let asked = timeout(ANSWER, async { Client::connect(socket).await?.status().await }).await;
+        let unknown = |why: String| Self { file: None, whose: format!("without --config FILE, as {why}"), note: None };
+        let report = match asked {
+            Err(_) => return unknown(format!("the agent on {} does not answer", socket.display())),
+            Ok(Err(error)) => return unknown(error.to_string().lines().next().unwrap_or_default().to_owned()),
+            Ok(Ok(report)) => report,
+        };
+        let file = PathBuf::from(&report.config_file);
+        if report.config_file.is_empty() {
+            return unknown(format!("the agent on {} names no file", socket.display()));
         }
-        Ok(report) => (Some(report.config_file.clone().into()), format!("in the agent's {}", report.config_file)),
+        // What it names is read, and commands in it are run.
+        if !is_trusted(&file) {
+            return unknown(format!("neither root nor this user owns the agent's {}", file.display()));
+        }
+        let runs = report.destinations.iter().any(|it| it.name == wanted);
+        let note = (!runs).then(|| format!("the agent itself does not send to `{wanted}` now, see: spantap status"));
+        Self { whose: format!("in the agent's {}", file.display()), file: Some(file), note }
     }
+}
+
+/// Whether it belongs to root or to this user; what is not there is told when it is read.
+fn is_trusted(file: &Path) -> bool {
+    // SAFETY: no pointers, cannot fail.
+    let own = unsafe { libc::geteuid() };
+    std::fs::metadata(file).map_or(true, |file| file.uid() == 0 || file.uid() == own)
 }
 
 /// By name in the configuration, else by URL.

@@ -205,9 +205,9 @@ mod tests {
 
     #[test]
     fn each_segment_has_its_meaning_and_its_next_step() {
-        check("connect", "connect_slow", "handshake", "spantap slow --peer 10.0.0.2 ");
+        check("connect", "connect_slow", "handshake", "spantap top --peer 10.0.0.2 --by cause ");
         check("send", "send_buffer_full", "send buffer", "ss -tin dst 10.0.0.2 ");
-        check("network", "network_delay", "path to 10.0.0.2:80", "spantap slow --peer 10.0.0.2 ");
+        check("network", "network_delay", "path to 10.0.0.2:80", "spantap top --peer 10.0.0.2 --by cause ");
         check("remote", "remote_slow", "10.0.0.2:80 had the request", "on the host of 10.0.0.2:80");
         check("transfer", "transfer_slow", "first byte to its last", "spantap slow");
         check("receive_buffer", "reader_busy", "and shop had not read", "spantap trace 0102");
