@@ -24,10 +24,10 @@ pub struct TestArgs {
 enum Step {
     /// rustfmt on every crate, the kernel programs too.
     Format,
-    /// clippy on every target, warnings are errors.
-    Clippy,
     /// The rules of ARCHITECTURE.md.
     Tidy,
+    /// clippy on every target, warnings are errors.
+    Clippy,
     /// Installs what the next steps need.
     Setup,
     /// The kernel programs and the agent with them inside.
@@ -50,20 +50,25 @@ enum Step {
     Vm,
 }
 
-/// Cheap steps first, so that a mistake shows early; but the kernel programs before the unit tests, since the agent is compiled
-/// anew around them. `Fuzz` and `Vm` run at the same time: each keeps one CPU busy, and neither is about time.
-const ORDER: &[Step] = &[
-    Step::Format,
-    Step::Clippy,
-    Step::Tidy,
-    Step::Setup,
-    Step::Object,
-    Step::Unit,
-    Step::Doc,
-    Step::Privileged,
-    Step::Fuzz,
-    Step::Vm,
+/// One row after the other, the steps of a row at once. Cheap ones first, so that a mistake shows early; but the kernel programs before the
+/// unit tests, since the agent is compiled anew around them. Half of `Setup` waits for packages. `Fuzz` and `Vm` keep one CPU busy each, and
+/// neither is about time.
+const ROWS: &[&[Step]] = &[
+    &[Step::Format],
+    &[Step::Tidy],
+    &[Step::Clippy, Step::Setup],
+    &[Step::Object],
+    &[Step::Unit],
+    &[Step::Doc],
+    &[Step::Privileged],
+    &[Step::Scenarios],
+    &[Step::Servers],
+    &[Step::Rest],
+    &[Step::Fuzz, Step::Vm],
 ];
+
+/// What runs by `--only` alone, for CI's time.
+const BY_ONLY: &[Step] = &[Step::Scenarios, Step::Servers, Step::Rest];
 
 /// Scenarios whose injected time stands far above what a busy machine adds, or whose verdict is not a matter of time. Not those
 /// of one sleep in one thread: a kernel that hides a switch takes all of it (`blocked_lock`, 1 of 15 requests here; `udp_echo`,
@@ -114,17 +119,14 @@ const ALONE: &[&str] =
 /// Runs the steps.
 pub fn test(repo: &Repo, args: &TestArgs) -> Result<()> {
     let mut times: Vec<(Step, Duration)> = Vec::new();
-    let steps = steps(&args.only);
-    let (last, first): (Vec<Step>, Vec<Step>) = steps.iter().partition(|step| matches!(step, Step::Fuzz | Step::Vm));
-    for step in first {
-        times.push(timed(repo, step)?);
-    }
-    let at_once: Vec<Result<_>> = thread::scope(|scope| {
-        let running: Vec<_> = last.iter().map(|step| scope.spawn(|| timed(repo, *step))).collect();
-        running.into_iter().map(|step| step.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
-    });
-    for time in at_once {
-        times.push(time?);
+    for row in rows(&args.only) {
+        let done: Vec<Result<_>> = thread::scope(|scope| {
+            let running: Vec<_> = row.iter().map(|step| scope.spawn(|| timed(repo, *step))).collect();
+            running.into_iter().map(|step| step.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+        });
+        for time in done {
+            times.push(time?);
+        }
     }
     shell::heading("all steps passed");
     for (step, time) in &times {
@@ -141,11 +143,10 @@ fn timed(repo: &Repo, step: Step) -> Result<(Step, Duration)> {
 }
 
 /// What CI runs, or what was asked for, in the same order.
-fn steps(only: &[Step]) -> Vec<Step> {
-    if only.is_empty() {
-        return ORDER.to_vec();
-    }
-    Step::value_variants().iter().copied().filter(|step| only.contains(step)).collect()
+fn rows(only: &[Step]) -> Vec<Vec<Step>> {
+    let is_wanted = |step: &Step| if only.is_empty() { !BY_ONLY.contains(step) } else { only.contains(step) };
+    let wanted = |row: &&[Step]| row.iter().copied().filter(is_wanted).collect();
+    ROWS.iter().map(wanted).filter(|row: &Vec<Step>| !row.is_empty()).collect()
 }
 
 impl Step {
@@ -219,8 +220,14 @@ mod tests {
 
     #[test]
     fn steps_that_ci_leaves_out_run_when_they_are_asked_for() {
-        assert_eq!(steps(&[Step::Servers, Step::Scenarios]), [Step::Scenarios, Step::Servers]);
-        assert_eq!(steps(&[]), ORDER);
-        assert_eq!(steps(ORDER), ORDER, "steps are declared in the order in which they run");
+        assert_eq!(rows(&[Step::Servers, Step::Vm, Step::Scenarios]), [[Step::Scenarios], [Step::Servers], [Step::Vm]]);
+        let ci = rows(&[]).concat();
+        assert!(BY_ONLY.iter().all(|step| !ci.contains(step)));
+        assert_eq!(ci.len() + BY_ONLY.len(), Step::value_variants().len());
+        assert_eq!(
+            rows(Step::value_variants()).concat(),
+            Step::value_variants(),
+            "declared in the order in which they run"
+        );
     }
 }
