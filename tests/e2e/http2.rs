@@ -136,7 +136,8 @@ fn a_connection_that_is_older_than_the_agent_is_joined() {
     let place = Place::cgroup(&cgroup);
     let server = Nghttpd::start(place);
     let url = format!("http://{}/index.html", server.address);
-    let load = H2load::start(place, &["-n", "1000000", "-D", "6", "-c", "1", "-m", "1", "--rps=50", &url]);
+    // Long enough for an agent that takes seconds to start beside other tests.
+    let load = H2load::start(place, &["-n", "1000000", "-D", "12", "-c", "1", "-m", "1", "--rps=50", &url]);
     let client = load.pid();
     // So that it has made its first requests, whose fields are in the tables from then on.
     clock::pace(Duration::from_secs(1));

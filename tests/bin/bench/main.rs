@@ -2,13 +2,14 @@
 //!
 //! In: `[what=LIST] [seconds=S] [rounds=N] [modes=LIST] [rate.LOAD=R] [burst=N] [syscall_hooks=sockets|every|io]`. Out: tables in Markdown on
 //! standard output. `modes` (`mode.rs`) and `burst` (`client.rs`) are for fixed rates.
-//! `what` names any of the loads `ping`, `redis`, `nginx`, `app`, `fastapi` (fixed rate), `saturation`, `syscall`, `memory`, `size`, `relay` (see
+//! `what` names any of the loads `ping`, `redis`, `nginx`, `app`, `fastapi` (fixed rate), `saturation`, `syscall`, `memory`, `ask`, `size`, `relay` (see
 //! `relay.rs`), by default all of these, and `queue`, which needs 10 GB of disk. Each table comes from one run in which the modes take turns (see `mode.rs`).
 //!
 //! Called by `cargo xtask bench`. Limits: both ends of every connection run on this host, and within the traced cgroup. On a
 //! shared machine trust the ratios, not the digits.
 
 mod app;
+mod ask;
 mod client;
 mod fastapi;
 mod fixed;
@@ -74,7 +75,7 @@ fn main() {
     require_root();
     let arguments = Arguments::new(args());
     let what: String =
-        arguments.get("what", "relay,size,ping,redis,nginx,app,fastapi,saturation,syscall,memory".to_owned());
+        arguments.get("what", "relay,size,ping,redis,nginx,app,fastapi,saturation,syscall,memory,ask".to_owned());
     let wanted = |name: &str| what.split(',').any(|item| item == name);
     println!("Command: `cargo xtask bench -- {}`.", args().collect::<Vec<_>>().join(" "));
     println!("{}", machine());
@@ -115,6 +116,9 @@ fn main() {
     }
     if wanted("memory") {
         memory::run(&bench, arguments.get("rate.memory", 20_000));
+    }
+    if wanted("ask") {
+        ask::run(&bench, arguments.get("rate.ask", 10_000));
     }
 }
 
