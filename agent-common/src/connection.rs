@@ -42,6 +42,8 @@ pub mod flag {
     pub const RESET_RECEIVED: u16 = 32;
     /// One of those that were left out by sampling while the host is busy; nothing but this is told of it.
     pub const SAMPLED_OUT: u16 = 64;
+    /// Of `CONNECT_FAILED`: neither who tried to connect nor the connection is selected.
+    pub const UNSELECTED: u16 = 256;
     /// Of `LOCAL_CLOSED`: the application closed the socket, or shut down both directions, so that it will read nothing more. Else
     /// it shut down its sending side only and may wait for an answer, or which of both it was is not known.
     pub const CLOSED_WHOLE: u16 = 128;

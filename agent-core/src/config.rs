@@ -31,7 +31,7 @@ pub struct PipelineConfig {
     pub dns_to_connect_ns: u64,
     /// A closed connection is kept this long for records that are still on their way.
     pub closed_hold_ns: u64,
-    /// A span waits this long for the facts of its process, if they were asked for and did not come yet.
+    /// A span waits this long for the facts of its process, and of the one at its other end, if they were asked for and did not come yet.
     pub facts_wait_ns: u64,
     /// Connections that are known at once.
     pub connections_max: usize,

@@ -193,6 +193,11 @@ impl Processes {
         self.known.get(&pid).is_some_and(|entry| entry.asked && (!entry.read || entry.gone))
     }
 
+    /// Whether they are still to be read.
+    pub fn is_unread(&self, pid: u32) -> bool {
+        self.known.get(&pid).is_some_and(|entry| entry.asked && !entry.read)
+    }
+
     /// What is known of a process now; at least its pid.
     pub fn get(&self, pid: u32) -> Arc<ProcessFacts> {
         let unknown = || Arc::new(ProcessFacts { pid, ..ProcessFacts::default() });

@@ -312,7 +312,7 @@ impl Pipeline {
     }
 
     fn is_awaited(&self, span: &Span, peer_pid: PeerPid) -> bool {
-        self.processes.is_awaited(span.process.pid) || self.processes.is_awaited(peer_pid)
+        self.processes.is_awaited(span.process.pid) || self.processes.is_unread(peer_pid)
     }
 
     /// The last step: the processes as they are known now, and redaction.

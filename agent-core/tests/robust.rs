@@ -126,6 +126,58 @@ fn facts_reach_spans_that_were_finished_before_they_came() {
     assert_eq!(pairs, [none_there, ("curl", "shop".to_owned()), ("shop", "curl".to_owned())]);
 }
 
+/// Of each span in order its process and the service that it names at the other end. There are three services, and time passes after the
+/// first records.
+fn named_peers(kernel: &Kernel, first: usize) -> Vec<(u32, String)> {
+    let mut pipeline = Pipeline::new(PipelineConfig::default(), ClockOffset::default());
+    for (pid, name) in [(11, "curl"), (22, "shop"), (33, "other")] {
+        pipeline.facts(ProcessFacts { pid, service_name: Some(name.into()), ..Default::default() });
+    }
+    kernel.records[..first].iter().for_each(|record| pipeline.record(record));
+    (2_000..3_500).for_each(|ms| pipeline.tick(MonotonicNs(ms * 1_000_000)));
+    kernel.records[first..].iter().for_each(|record| pipeline.record(record));
+    pipeline.flush(MonotonicNs(9_000_000_000));
+    let named = |span: &SafeSpan| match attribute(span.span(), "service.peer.name") {
+        Some(Value::String(name)) => (span.span().process.pid, name.to_string()),
+        _ => (span.span().process.pid, String::new()),
+    };
+    pipeline.drain().iter().map(named).collect()
+}
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+
+#[test]
+fn a_client_that_is_gone_before_it_is_answered_is_still_named() {
+    let (mut kernel, mut client, mut server) = (Kernel::default(), End::client(), End::server());
+    client.open(&mut kernel, 1_000_000);
+    server.open(&mut kernel, 1_000_050);
+    client.write(&mut kernel, 2_000_000, 2_000_010, REQUEST);
+    server.read_at(&mut kernel, 2_000_050, REQUEST);
+    client.close(&mut kernel, 2_500_000);
+    let first = kernel.records.len();
+    server.write(&mut kernel, 4_000_000, 4_000_010, RESPONSE);
+    let named = named_peers(&kernel, first);
+    assert!(named.contains(&(22, "curl".to_owned())), "{named:?}");
+}
+
+#[test]
+fn of_a_connection_that_several_processes_use_nobody_is_named() {
+    let (mut kernel, mut client, mut server) = (Kernel::default(), End::client(), End::server());
+    client.open(&mut kernel, 1_000_000);
+    server.open(&mut kernel, 1_000_050);
+    for (pid, at) in [(11, 2_000_000), (33, 2_000_400)] {
+        client.pid = pid;
+        client.write(&mut kernel, at, at + 10, REQUEST);
+        server.read_at(&mut kernel, at + 50, REQUEST);
+        server.write(&mut kernel, at + 100, at + 110, RESPONSE);
+        client.read_at(&mut kernel, at + 200, RESPONSE);
+    }
+    let named = named_peers(&kernel, kernel.records.len());
+    let by_server: Vec<&str> = named.iter().filter(|(pid, _)| *pid == 22).map(|(_, name)| name.as_str()).collect();
+    assert_eq!(by_server, ["", ""], "{named:?}");
+}
+
 #[test]
 fn who_uses_a_pid_after_its_process_ended_is_asked_for_anew() {
     use agent_common::{header::kind, process};

@@ -254,8 +254,11 @@ fn tell_failed<M: Memory>(tcp: u64, conn: &mut Conn, errno: u32) {
     conn.flags = (conn.flags | flag::FAILED) & !flag::FAILING;
     let Some(settings) = select::settings() else { return };
     let by_connection = select::connection_mode(settings, conn);
-    if select::records(select::combined(conn.opener_mode, by_connection)) && !sampled_out(conn) {
-        emit_change::<M>(tcp, conn, Change { errno, ..Change::new(change::CONNECT_FAILED, tcp::SYN_SENT, tcp::CLOSE) });
+    let combined = select::combined(conn.opener_mode, by_connection);
+    if select::records(combined) && !sampled_out(conn) {
+        let flags = if combined == mode::PAYLOAD { 0 } else { wire::UNSELECTED };
+        let change = Change::new(change::CONNECT_FAILED, tcp::SYN_SENT, tcp::CLOSE);
+        emit_change::<M>(tcp, conn, Change { errno, flags, ..change });
     }
 }
 

@@ -172,7 +172,7 @@ pub struct TopArgs {
     pub(crate) filter: FilterArgs,
     /// What the spans of a group have in common: service, kind, name, peer (where clients connect to, their address without the port),
     /// cause, protocol, status, or the key of any attribute (service.peer.name, http.route, k8s.pod.name, process.pid)
-    #[arg(long, value_name = "KEY,...", value_delimiter = ',', default_value = "service,kind,name")]
+    #[arg(long, value_name = "KEY,...", value_delimiter = ',', default_value = "service,kind,name", value_parser = parse_key)]
     pub by: Vec<String>,
     /// What comes first
     #[arg(long, value_name = "BY", default_value = "total")]
@@ -180,8 +180,8 @@ pub struct TopArgs {
     /// Also spans of processes that are not selected; without it only if there are no others
     #[arg(long)]
     pub unselected: bool,
-    /// Most groups to print; 0: all of them, at most 2000
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    /// Most groups to print; 0: all of them, at most 1000
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(..=1000))]
     pub limit: u64,
 }
 
@@ -443,6 +443,15 @@ fn protocols() -> PossibleValuesParser {
     Protocol::ALL.map(Protocol::name).into()
 }
 
+fn parse_key(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("a key is missing: write KEY or KEY,KEY, for example service,peer".to_owned()),
+        // As `spans --json` calls it.
+        "pid" => Ok("process.pid".to_owned()),
+        key => Ok(key.to_owned()),
+    }
+}
+
 fn parse_attribute(text: &str) -> Result<AttributeMatch, String> {
     match text.split_once('=') {
         Some((key, glob)) if !key.is_empty() => Ok(AttributeMatch { key: key.to_owned(), glob: glob.to_owned() }),
@@ -527,6 +536,20 @@ mod tests {
             let parse = |peer| Cli::try_parse_from(["spantap", command, "--peer", peer]);
             assert!(parse("18080").is_err() && parse("10.0.0.1").is_ok(), "{command}");
         }
+    }
+
+    #[test]
+    fn keys_to_group_by_are_named() {
+        let parse = |by: &str| match Cli::try_parse_from(["spantap", "top", "--by", by]).map(|cli| cli.command) {
+            Ok(Command::Top(args)) => Ok(args.by),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.to_string()),
+        };
+        assert_eq!(parse("service, pid").as_deref(), Ok(&["service".to_owned(), "process.pid".to_owned()][..]));
+        for wrong in ["", "service,", ","] {
+            assert!(parse(wrong).is_err_and(|error| error.contains("a key is missing")), "{wrong:?}");
+        }
+        assert!(Cli::try_parse_from(["spantap", "top", "--limit", "1001"]).is_err());
     }
 
     #[test]

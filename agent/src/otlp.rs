@@ -34,6 +34,8 @@ const SEGMENT_PREFIX: &str = "spantap.segment.";
 const LINK_EVIDENCE: &str = "spantap.link.evidence";
 const LOCAL_ADDRESS: &str = "network.local.address";
 const LOCAL_PORT: &str = "network.local.port";
+/// What spans of processes that are not selected have, as false.
+pub(crate) const SELECTED: &str = "spantap.selected";
 /// Only spans of the end that clients connected to have it.
 const CLIENT_ADDRESS: &str = "client.address";
 const PEER_ADDRESS: &str = "network.peer.address";

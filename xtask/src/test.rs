@@ -138,7 +138,13 @@ pub fn test(repo: &Repo, args: &TestArgs) -> Result<()> {
 fn timed(repo: &Repo, step: Step) -> Result<(Step, Duration)> {
     shell::heading(&format!("{step:?}").to_lowercase());
     let started = Instant::now();
-    step.run(repo).with_context(|| format!("step {step:?} failed after {:.0} s", started.elapsed().as_secs_f64()))?;
+    let result = step.run(repo);
+    let failed = || format!("step {step:?} failed after {:.0} s", started.elapsed().as_secs_f64());
+    // Others of its row may go on for minutes.
+    if let Err(error) = &result {
+        eprintln!("{}: {error:#}", failed());
+    }
+    result.with_context(failed)?;
     Ok((step, started.elapsed()))
 }
 

@@ -290,7 +290,7 @@ fn blocked(view: &View<'_>, decision: Decision, words: &mut Vec<String>) {
         // Of all sleep; what is not worth a word may have been in it.
         let (least, most) = (least.saturating_sub(decision.duration_ns.saturating_sub(told)), most.min(told));
         let at_most = if is_below(most - least, MENTIONED_PERCENT, most) { "" } else { "at most " };
-        words.push(format!("of that {at_most}{} during its call {what}", ms(most)));
+        words.push(format!("of that {at_most}{} during {what}", ms(most)));
     }
 }
 

@@ -379,7 +379,7 @@ fn evidence_names_what_it_rests_on() {
     let mut polling = case(OffCpu).by(By::Poll);
     let lock = Segment { duration_ns: 5 * MS, by: Some(By::Lock), ..polling.segments[1] };
     polling.segments[2] = lock;
-    polling.around.downstream = Some(("GET /stock", [95 * MS, 95 * MS]));
+    polling.around.downstream = Some(("its call GET /stock", [95 * MS, 95 * MS]));
     check(polling, "of that 90.000 ms during its call GET /stock");
     check(case(RunQueue).by(By::Throttled), "throttled for 90.000 ms of 90.000 ms");
     check(failed("EHOSTUNREACH").text("spantap.connect.errno", "EHOSTUNREACH"), "connect failed with EHOSTUNREACH");

@@ -2,7 +2,7 @@
 //!
 //! In: the record of its failure. Out: a draft. Called by [`crate::flow::table`].
 
-use agent_common::connection::ConnectionRecord;
+use agent_common::connection::{ConnectionRecord, flag};
 
 use super::{
     Draft, Selection,
@@ -72,7 +72,7 @@ pub fn failed(record: &ConnectionRecord, before: &Before) -> Draft {
         client_traced: false,
         pid,
         peer_pid: 0,
-        selection: Selection::Selected,
+        selection: if record.flags & flag::UNSELECTED != 0 { Selection::Neither } else { Selection::Selected },
     }
 }
 

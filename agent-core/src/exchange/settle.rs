@@ -207,9 +207,8 @@ pub fn settle(
         waiting.client_traced = has_span || other.is_some_and(|(_, client)| client(start));
     }
     let other = other.map(|(other, _)| other);
-    // The other end may be forgotten before the last exchange is settled.
-    if let Some(pid) = other.map(Connection::pid).filter(|pid| *pid != 0) {
-        connection.peer_pid = pid;
+    if let Some(other) = other {
+        connection.peer_pid = other.user();
     }
     while let Some(waiting) = connection.unsettled.waiting.front() {
         let late = || due_ns(connection, waiting, context.config).is_none_or(|due_ns| due_ns <= context.now_ns);

@@ -238,11 +238,11 @@ pub struct Connection {
     pub resolution: Option<Box<Resolution>>,
     /// What TCP counts.
     pub life: Life,
-    /// The process of its last call; 0: none was seen.
-    pub user: u32,
+    /// The process of its calls; 0: several had some.
+    user: Option<u32>,
     /// The connection's other end, if it is on this host as well.
     pub other_end: Option<u64>,
-    /// The process at that end; 0: it is not known, or not on this host.
+    /// The only process that used that end; 0: it is not known, or not on this host.
     pub peer_pid: u32,
     /// Server: where requests began of which the client had a span, if that end is forgotten already.
     pub client_told: VecDeque<u64>,
@@ -333,7 +333,7 @@ impl Connection {
             before: Before::default(),
             resolution: None,
             life: Life::default(),
-            user: 0,
+            user: None,
             other_end: None,
             peer_pid: 0,
             client_told: VecDeque::new(),
@@ -349,12 +349,13 @@ impl Connection {
 
     /// Takes note of who made its last call.
     pub fn used_by(&mut self, pid: u32, is_selected: bool) {
-        (self.user, self.is_selected) = (pid, Some(is_selected));
+        self.user = Some(if self.user.is_none_or(|user| user == pid) { pid } else { 0 });
+        self.is_selected = Some(is_selected);
     }
 
-    /// The process that uses it, else the one that opened it; 0: neither is known.
-    pub fn pid(&self) -> u32 {
-        if self.user != 0 { self.user } else { self.facts.pid }
+    /// The process that made all of its calls; 0: none was seen, or several made some.
+    pub fn user(&self) -> u32 {
+        self.user.unwrap_or(0)
     }
 
     /// One direction.

@@ -234,10 +234,11 @@ impl Table {
         if self.by_endpoints.get(&endpoints) == Some(&id) {
             self.by_endpoints.remove(&endpoints);
         }
+        let Some(other) = flow.connection.other_end.and_then(|other| self.flows.get_mut(&other)) else { return };
+        other.connection.peer_pid = flow.connection.user();
         // A client that gave up is gone before its server answers.
-        let other = flow.connection.other_end.filter(|_| flow.connection.facts.role == Some(Role::Client));
-        if let Some(server) = other.and_then(|other| self.flows.get_mut(&other)) {
-            server.connection.client_told = flow.connection.unsettled.into_told();
+        if flow.connection.facts.role == Some(Role::Client) {
+            other.connection.client_told = flow.connection.unsettled.into_told();
         }
     }
 }

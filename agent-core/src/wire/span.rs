@@ -300,6 +300,38 @@ impl<'a> Attributes<'a> {
         Ok(None)
     }
 
+    /// Those whose key is wanted. Of the others, which are most, no more than the key is read.
+    pub fn of_keys(self, is_wanted: impl Fn(&[u8]) -> bool) -> impl Iterator<Item = Result<Attribute<'a>, Malformed>> {
+        let mut attributes = Some(self);
+        std::iter::from_fn(move || {
+            let next = attributes.as_mut()?.advance_to(&is_wanted).transpose();
+            if !matches!(next, Some(Ok(_))) {
+                attributes = None;
+            }
+            next
+        })
+    }
+
+    fn advance_to(&mut self, is_wanted: &impl Fn(&[u8]) -> bool) -> Result<Option<Attribute<'a>>, Malformed> {
+        const KEY: u8 = (number::key_value::KEY << 3 | 2) as u8;
+        while let Some(field) = self.fields.next()? {
+            if field.number != self.number {
+                continue;
+            }
+            let body = field.bytes()?;
+            if let [KEY, length @ ..0x80, pair @ ..] = &self.request[body.clone()]
+                && pair.get(..usize::from(*length)).is_some_and(|key| !is_wanted(key))
+            {
+                continue;
+            }
+            let attribute = self.read(body)?;
+            if is_wanted(attribute.key) {
+                return Ok(Some(attribute));
+            }
+        }
+        Ok(None)
+    }
+
     fn read(&self, body: Range<usize>) -> Result<Attribute<'a>, Malformed> {
         let (key, value) = pair(self.request, body)?;
         let value = value.map_or(Ok(Value::Empty), |field| Value::read(self.request, field.bytes()?))?;

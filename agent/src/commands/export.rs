@@ -82,23 +82,34 @@ impl Running {
         };
         let file = PathBuf::from(&report.config_file);
         if report.config_file.is_empty() {
-            return unknown(format!("the agent on {} names no file", socket.display()));
+            let to: Vec<&str> = report.destinations.iter().map(|it| it.name.as_str()).collect();
+            let to = if to.is_empty() { "nowhere".to_owned() } else { to.join(" and ") };
+            return unknown(format!("the agent on {} names none and sends to {to}", socket.display()));
         }
         // What it names is read, and commands in it are run.
-        if !is_trusted(&file) {
-            return unknown(format!("neither root nor this user owns the agent's {}", file.display()));
-        }
-        let runs = report.destinations.iter().any(|it| it.name == wanted);
-        let note = (!runs).then(|| format!("the agent itself does not send to `{wanted}` now, see: spantap status"));
+        let Some(file) = trusted(&file) else {
+            return unknown(format!("others than root and this user may change the agent's {}", file.display()));
+        };
+        let is_known = destination_of(wanted).is_ok() || report.destinations.iter().any(|it| it.name == wanted);
+        let note =
+            (!is_known).then(|| format!("the agent itself does not send to `{wanted}` now, see: spantap status"));
         Self { whose: format!("in the agent's {}", file.display()), file: Some(file), note }
     }
 }
 
-/// Whether it belongs to root or to this user; what is not there is told when it is read.
-fn is_trusted(file: &Path) -> bool {
+/// Where it is, if only root and this user can change it or put another in its place.
+fn trusted(file: &Path) -> Option<PathBuf> {
     // SAFETY: no pointers, cannot fail.
     let own = unsafe { libc::geteuid() };
-    std::fs::metadata(file).map_or(true, |file| file.uid() == 0 || file.uid() == own)
+    let real = std::fs::canonicalize(file).ok()?;
+    let is_safe = |path: &Path| {
+        std::fs::metadata(path).is_ok_and(|it| {
+            // In a sticky folder others cannot replace what is not theirs (`inode(7)`).
+            let is_shared = it.mode() & 0o022 != 0 && it.mode() & 0o1000 == 0;
+            (it.uid() == 0 || it.uid() == own) && !is_shared
+        })
+    };
+    real.ancestors().all(is_safe).then_some(real)
 }
 
 /// By name in the configuration, else by URL.
@@ -130,4 +141,29 @@ fn render(destination: &Destination, probe: &Probe) -> String {
         return format!("{} took a span in {took}{says}", destination.name);
     }
     format!("{} did not take a span ({}, after {took}): {}", destination.name, probe.trouble, probe.message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_others_can_change_is_not_read_at_the_agents_word() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("spantap.yaml");
+        assert_eq!(trusted(&file), None, "it is not there");
+        std::fs::write(&file, "").unwrap();
+        let may = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        may(&file, 0o644);
+        assert_eq!(trusted(&file), Some(file.canonicalize().unwrap()));
+        may(&file, 0o664);
+        assert_eq!(trusted(&file), None);
+        may(&file, 0o600);
+        may(folder.path(), 0o777);
+        assert_eq!(trusted(&file), None, "it can be replaced");
+        may(folder.path(), 0o1777);
+        assert!(trusted(&file).is_some());
+    }
 }

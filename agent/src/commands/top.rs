@@ -1,11 +1,16 @@
 //! `spantap top`: groups of spans, each with its rate, errors, percentiles, and where its time went.
 
-use std::{collections::BTreeMap, path::Path, process::ExitCode, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
 
 use agent_core::sketch::ERROR_PERCENT;
 use serde::Serialize;
 
-use super::{Done, Output, json, request, text};
+use super::{Done, Output, json, request, since_unix_ns, text};
 use crate::{
     cli::{Since, TopArgs, TopOrder},
     query::{
@@ -22,9 +27,10 @@ const GAP: &str = "  ";
 /// One line of `spantap top --json`.
 #[derive(Serialize)]
 struct JsonGroup<'a> {
-    /// Of all groups: of which time; spans that are in none, that are not selected, and in whose time records were lost.
+    /// Of all groups: of which time, and when the agent started; spans that are in none, that are not selected, and in whose time records were lost.
     since_unix_ns: u64,
     until_unix_ns: u64,
+    started_unix_ns: u64,
     spans_left_out: u64,
     spans_unselected: u64,
     spans_with_losses: u64,
@@ -69,6 +75,8 @@ pub(super) async fn top(args: &TopArgs, output: &mut Output) -> Done {
     let mut filter = args.filter.clone();
     filter.since.get_or_insert(Since::Ago(SINCE));
     let all = request(&filter);
+    let now_unix_ns = since_unix_ns(Since::Ago(Duration::ZERO), SystemTime::now());
+    anyhow::ensure!(all.since_unix_ns <= now_unix_ns, "--since is in the future: nothing has ended since then");
     let mut client = Client::connect(&args.read.socket).await?;
     let ask = |spans| GroupsRequest {
         spans: Some(spans),
@@ -109,6 +117,7 @@ fn json_line(report: &GroupsReport, group: &GroupView, by: &[String]) -> String 
     json::line(&JsonGroup {
         since_unix_ns: report.since_unix_ns,
         until_unix_ns: report.until_unix_ns,
+        started_unix_ns: report.started_unix_ns,
         spans_left_out: report.spans_left_out,
         spans_unselected: report.spans_unselected,
         spans_with_losses: report.spans_with_losses,
@@ -156,27 +165,42 @@ fn render(report: &GroupsReport, by: &[String], socket: &Path, colour: bool) -> 
         by.join(", ")
     );
     let mut out = text::dim(&said, colour);
-    let widths: Vec<usize> = (0..by.len()).map(|place| width(&by[place], &report.groups, place)).collect();
-    let titles = by.iter().zip(&widths).map(|(by, width)| format!("{GAP}{:<width$}", by.to_uppercase()));
-    let header = format!(
-        "{:>8}{GAP}{:>9}{GAP}{:>7}{GAP}{:>12}{GAP}{:>12}{GAP}{:>12}{GAP}{:>12}{GAP}{:>14}{GAP}{:<20}{GAP}{:<28}{GAP}{:<16}{}",
-        "SPANS",
-        "PER S",
-        "ERRORS",
-        "P50",
-        "P90",
-        "P99",
-        "MAX",
-        "TOTAL",
-        "MOST TIME IN",
-        "CAUSE",
-        "SLOWEST",
-        titles.collect::<String>()
-    );
-    out.push_str(&text::dim(header.trim_end(), colour));
+    let titles = [
+        ("SPANS", true),
+        ("PER S", true),
+        ("ERRORS", true),
+        ("P50", true),
+        ("P90", true),
+        ("P99", true),
+        ("MAX", true),
+        ("TOTAL", true),
+        ("MOST TIME IN", false),
+        ("CAUSE", false),
+        ("SLOWEST", false),
+    ];
+    let keys = by.iter().map(|by| (by.to_uppercase(), false));
+    let titles: Vec<_> = keys.chain(titles.map(|(title, is_figure)| (title.to_owned(), is_figure))).collect();
+    let rows: Vec<Vec<String>> = report.groups.iter().map(|group| cells(group, window_ns)).collect();
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| &row[column]).chain([&titles[column].0]);
+        cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..titles.len()).map(width).collect();
+    let aligned = |column: usize, cell: &str| match titles[column].1 {
+        true => format!("{cell:>width$}", width = widths[column]),
+        false => format!("{cell:<width$}", width = widths[column]),
+    };
+    let header: Vec<String> = titles.iter().enumerate().map(|(column, (title, _))| aligned(column, title)).collect();
+    out.push_str(&text::dim(header.join(GAP).trim_end(), colour));
     out.push('\n');
-    for group in &report.groups {
-        out.push_str(&row(group, window_ns, &widths, colour));
+    for (group, row) in report.groups.iter().zip(&rows) {
+        let paint = |(column, cell): (usize, &String)| {
+            let cell = aligned(column, cell);
+            let is_bad = titles[column].0 == "ERRORS" && group.errors > 0;
+            if is_bad { text::red(&cell, colour) } else { cell }
+        };
+        let row: Vec<String> = row.iter().enumerate().map(paint).collect();
+        out.push_str(row.join(GAP).trim_end());
         out.push('\n');
     }
     for note in notes(report, by) {
@@ -187,30 +211,22 @@ fn render(report: &GroupsReport, by: &[String], socket: &Path, colour: bool) -> 
     out
 }
 
-fn width(title: &str, groups: &[GroupView], place: usize) -> usize {
-    let values = groups.iter().map(|group| text::or_dash(&group.values[place]).chars().count());
-    values.chain([title.chars().count()]).max().unwrap_or_default()
-}
-
-fn row(group: &GroupView, window_ns: u64, widths: &[usize], colour: bool) -> String {
-    let errors = format!("{:>7}", group.errors);
-    let values = group.values.iter().zip(widths);
-    let line = format!(
-        "{:>8}{GAP}{:>9}{GAP}{}{GAP}{:>12}{GAP}{:>12}{GAP}{:>12}{GAP}{:>12}{GAP}{:>14}{GAP}{:<20}{GAP}{:<28}{GAP}{:<16}{}",
-        group.spans,
+/// What they have in common, then their figures.
+fn cells(group: &GroupView, window_ns: u64) -> Vec<String> {
+    let figures = [
+        group.spans.to_string(),
         per_second(group.spans, window_ns),
-        if group.errors > 0 { text::red(&errors, colour) } else { errors },
+        group.errors.to_string(),
         text::ms(group.p50_ns),
         text::ms(group.p90_ns),
         text::ms(group.p99_ns),
         text::ms(group.max_ns),
-        text::ms(group.total_ns),
+        format!("{:.3} s", group.total_ns as f64 / 1e9),
         most_time_in(group),
         most_frequent(group),
         hex(&group.slowest_span_id),
-        values.map(|(value, width)| format!("{GAP}{:<width$}", text::or_dash(value))).collect::<String>()
-    );
-    line.trim_end().to_owned()
+    ];
+    group.values.iter().map(|value| text::or_dash(value)).chain(figures).collect()
 }
 
 /// The segment that took the most, by whatever it was spent on, and its share.

@@ -391,7 +391,7 @@ impl Exporter {
     }
 
     /// Starts those destinations anew that ended though nobody stopped them, because of a mistake in this program: from their place in the
-    /// log, so that what was on its way comes again. Not those for which that was tried less than `after` ago.
+    /// log, which nothing holds until then, so that what was on its way comes again. Not those for which that was tried less than `after` ago.
     ///
     /// # Errors
     /// One cannot be served now; it is still among those that ended.

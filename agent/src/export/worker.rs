@@ -45,8 +45,6 @@ pub(super) struct Worker<S> {
     /// Tells of spans that are asked for.
     asked: Option<watch::Receiver<u64>>,
     late: Late,
-    /// A delivery panicked: it ends, to be started anew.
-    is_broken: bool,
 }
 
 /// How spans that are asked for are doing.
@@ -109,7 +107,6 @@ impl<S: BatchSource> Worker<S> {
             replaying: None,
             asked,
             late,
-            is_broken: false,
         }
     }
 
@@ -117,7 +114,7 @@ impl<S: BatchSource> Worker<S> {
         &self.line.stats
     }
 
-    /// Ends when told to stop and nothing waits, or at the deadline; or when a delivery panicked.
+    /// Ends when told to stop and nothing waits, or at the deadline.
     pub(super) async fn run(mut self) {
         self.work().await;
         let left = self.source.queued().spans;
@@ -147,7 +144,7 @@ impl<S: BatchSource> Worker<S> {
                 }
             }
             self.observe();
-            if self.is_broken || self.is_over() {
+            if self.is_over() {
                 return;
             }
         }
@@ -340,8 +337,7 @@ impl<S: BatchSource> Worker<S> {
         None
     }
 
-    /// A delivery panicked. What others wait for is not held up by it: a letter is left aside, what was asked for is tried again, and for all
-    /// else the destination is started anew.
+    /// A delivery panicked. What others wait for is not held up by it: the letter is left aside, and what was asked for is tried again.
     async fn failed(&mut self, failure: &JoinError) {
         match self.replaying {
             Some((task, letter)) if task == failure.id() => {
@@ -357,11 +353,8 @@ impl<S: BatchSource> Worker<S> {
                 self.late = Late::At(Instant::now() + LATE_INTERVAL);
                 self.line.trouble(&format!("sending spans that were asked for failed: {failure}"));
             }
-            // Nobody knows any more which spans they were: from their place in the log all that are not settled are sent again.
-            _ => {
-                self.line.failing(&format!("a delivery failed: {failure}"));
-                self.is_broken = true;
-            }
+            // Its place in the log is held, and what is sent beside it is settled.
+            _ => self.line.failing(&format!("a delivery failed, its spans wait for the next start: {failure}")),
         }
     }
 
@@ -445,19 +438,5 @@ mod tests {
         let left = letters.list(&Which::default(), 10).unwrap();
         assert_eq!((left[0].key.as_str(), left[0].is_replayed), ("1", false), "{left:?}");
         assert!(left[0].reason.contains("panic"), "{}", left[0].reason);
-    }
-
-    #[tokio::test]
-    async fn a_delivery_that_panics_ends_the_worker() {
-        let to = destination("otlp+http://127.0.0.1:1/v1/traces");
-        let letters = DeadLetters::open(std::path::Path::new(":memory:"), 1 << 20).unwrap();
-        let stats = Arc::new(DestinationStats::new(&to));
-        let line = Line::new(&to, Client::new(&to).unwrap(), Arc::clone(&stats), letters).unwrap();
-        let (_stop, stopped) = watch::channel(None);
-        let mut worker = Worker::new(&to, line, Memory::new(&[]), stopped);
-        worker.running.spawn(async { panic!("the test says so") });
-        let ended = tokio::time::timeout(std::time::Duration::from_secs(60), worker.run()).await;
-        assert!(ended.is_ok(), "what it had given would never be settled");
-        assert!(stats.counts().last_error.is_some_and(|error| error.contains("a delivery failed")));
     }
 }

@@ -16,6 +16,7 @@ use prost::{DecodeError, Message};
 use super::{
     LINK_EVIDENCE, LOCAL_ADDRESS, LOCAL_PORT, PEER_ADDRESS, PEER_PORT, PID, PROTOCOL, SEGMENT_PREFIX, SEGMENTS,
     SERVICE_NAME, STATUS, TRANSPORT, UNIX,
+    facts::{NESTED_BYTES_MAX, TOO_LARGE},
 };
 use crate::query::api::{Attribute, AttributeValue, LinkView, SegmentView, SpanView, Texts};
 
@@ -51,10 +52,14 @@ impl Common {
         text_of(&self.0.attributes, SERVICE_NAME).unwrap_or_default()
     }
 
-    /// An attribute's value as text, as [`attribute_text`] has it; nothing if there is none of this key.
+    /// An attribute's value as text, as [`attribute_text`] has it, but of one that is too large for that only a sign; nothing if there is
+    /// none of this key.
     pub fn text(&self, key: &str) -> Option<String> {
         let attribute = self.0.attributes.iter().find(|attribute| attribute.key == key)?;
-        Some(attribute.value.clone().map(attribute_text).unwrap_or_default())
+        match &attribute.value {
+            Some(value) if value.encoded_len() > NESTED_BYTES_MAX => Some(TOO_LARGE.to_owned()),
+            value => Some(value.clone().map(attribute_text).unwrap_or_default()),
+        }
     }
 
     /// Whether this and the other are one, not only alike.

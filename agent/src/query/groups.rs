@@ -6,7 +6,7 @@
 //! Limits: [`GROUPS_MAX`] groups; when there are more, half of them go, those that are the least by the order that was asked for, and their
 //! spans are counted. Of a group's segments and causes [`PARTS_MAX`] each, then the rest, and those with longer names than
 //! [`PART_BYTES_MAX`], are under `other`; values of [`VALUE_BYTES_MAX`] bytes, longer ones are cut. So a request holds at most some 20 MB,
-//! whatever the log has, and mostly one.
+//! whatever the log has, and mostly one or two.
 
 use std::{cmp::Reverse, collections::HashMap, mem};
 
@@ -14,7 +14,7 @@ use agent_core::{sketch::Sketch, wire};
 
 use super::{
     api::{CauseCount, GroupOrder, GroupView, GroupsReport, GroupsRequest, SegmentSum, address_of},
-    scan::{Scan, is_unselected},
+    scan::Scan,
     search::next_blocks,
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Most groups.
-const GROUPS_MAX: usize = 2_000;
+const GROUPS_MAX: usize = 1_000;
 /// Most kinds of segments, and causes, of a group.
 const PARTS_MAX: usize = 40;
 /// Longest name of one.
@@ -46,12 +46,14 @@ pub fn groups(
     now_unix_ns: u64,
     waits: impl Fn() -> bool,
 ) -> Result<GroupsReport, LogError> {
-    let wanted = request.spans.clone().unwrap_or_default();
+    let mut wanted = request.spans.clone().unwrap_or_default();
     let mut groups = Groups::new(request);
+    // Seen with what else a span has, by one look at its attributes.
+    groups.selected_only = std::mem::take(&mut wanted.selected_only);
     let scan = Scan::new(&wanted);
     for mut reader in log.segments_newest_first(wanted.since_unix_ns) {
-        while let Some(blocks) = next_blocks(&mut reader, &wanted, until)?
-            && waits()
+        while waits()
+            && let Some(blocks) = next_blocks(&mut reader, &wanted, until)?
         {
             for block in blocks {
                 groups.add_block(&scan, &block.payload);
@@ -83,6 +85,7 @@ struct Groups {
     /// Attributes that are asked for.
     keys: Vec<String>,
     order: GroupOrder,
+    selected_only: bool,
     found: HashMap<Box<str>, Group>,
     /// The process of the last span, with its service and its values of `keys`.
     process: Option<(Common, String, Vec<Option<String>>)>,
@@ -109,7 +112,7 @@ impl Groups {
         });
         let by = by.collect();
         let (found, key, report) = (HashMap::new(), String::new(), GroupsReport::default());
-        Self { by, keys, order: request.order(), found, process: None, key, report }
+        Self { by, keys, order: request.order(), selected_only: false, found, process: None, key, report }
     }
 
     fn add_block(&mut self, scan: &Scan<'_>, payload: &[u8]) {
@@ -123,8 +126,11 @@ impl Groups {
 
     fn add(&mut self, span: &wire::SpanView<'_>, process: &Common) {
         let Some(facts) = Facts::read(span, &self.keys) else { return };
-        self.report.spans_unselected += u64::from(is_unselected(span));
-        self.report.spans_with_losses += u64::from(facts.tiles().any(|tile| tile.lost_records > 0));
+        if facts.is_unselected && self.selected_only {
+            return;
+        }
+        self.report.spans_unselected += u64::from(facts.is_unselected);
+        self.report.spans_with_losses += u64::from(facts.segments.iter().any(|tile| tile.lost_records > 0));
         self.set_key(span, &facts, process);
         if let Some(group) = self.found.get_mut(self.key.as_str()) {
             return group.add(span, &facts);
@@ -194,7 +200,11 @@ impl Groups {
 fn push(key: &mut String, value: &str) {
     let is_cut = value.len() > VALUE_BYTES_MAX;
     let value = if is_cut { &value[..value.floor_char_boundary(VALUE_BYTES_MAX)] } else { value };
-    key.extend(value.chars().map(|character| if character == END { char::REPLACEMENT_CHARACTER } else { character }));
+    match value.contains(END) {
+        // As many bytes as before.
+        true => key.push_str(&value.replace(END, " ")),
+        false => key.push_str(value),
+    }
     key.extend(is_cut.then_some('…'));
     key.push(END);
 }
@@ -221,7 +231,7 @@ impl Group {
         self.min_ns = Some(self.min_ns.map_or(duration_ns, |least| least.min(duration_ns)));
         // Of equal ones the same, in whatever order they come.
         self.slowest = self.slowest.max(Some((duration_ns, span.span_id.try_into().unwrap_or_default())));
-        facts.tiles().for_each(|tile| self.add_segment(&tile));
+        facts.segments.iter().for_each(|tile| self.add_segment(tile));
         if !facts.cause.is_empty() {
             self.add_cause(facts.cause);
         }
@@ -350,7 +360,8 @@ mod tests {
 
     fn grouped(request: &SpansRequest, keys: &[&str]) -> GroupsReport {
         let mut groups = Groups::new(&by(keys));
-        groups.add_block(&Scan::new(request), &block());
+        groups.selected_only = request.selected_only;
+        groups.add_block(&Scan::new(&SpansRequest { selected_only: false, ..request.clone() }), &block());
         groups.finish(GROUPS_MAX)
     }
 
@@ -517,7 +528,7 @@ mod tests {
         push(&mut key, "a\0b");
         push(&mut key, "");
         let group = Group::default().finish(&key);
-        assert_eq!(group.values, ["é".repeat(VALUE_BYTES_MAX / 2) + "…", "a\u{fffd}b".to_owned(), String::new()]);
+        assert_eq!(group.values, ["é".repeat(VALUE_BYTES_MAX / 2) + "…", "a b".to_owned(), String::new()]);
 
         let mut group = Group::default();
         let long = "x".repeat(PART_BYTES_MAX + 1);

@@ -16,9 +16,9 @@ use memchr::memmem::Finder;
 
 use super::{
     api::{AttributeMatch, SpanView, SpansRequest},
-    search::{SELECTED, matches},
+    search::matches,
 };
-use crate::otlp::{self, Common};
+use crate::otlp::{self, Common, SELECTED};
 
 /// What is looked for.
 pub(super) struct Scan<'a> {
@@ -137,11 +137,12 @@ impl<'b> Iterator for Spans<'b> {
     }
 }
 
-pub(super) fn is_unselected(span: &wire::SpanView<'_>) -> bool {
+fn is_unselected(span: &wire::SpanView<'_>) -> bool {
     let says_so = |attribute: &Attribute<'_>| {
         attribute.key == SELECTED.as_bytes() && matches!(attribute.value, Value::Bool(false))
     };
-    span.attributes().any(|attribute| attribute.is_ok_and(|attribute| says_so(&attribute)))
+    let is_it = |key: &[u8]| key == SELECTED.as_bytes();
+    span.attributes().of_keys(is_it).any(|attribute| attribute.is_ok_and(|attribute| says_so(&attribute)))
 }
 
 /// Whether the span or its process may have the attribute: `false` only if it has not.
@@ -151,8 +152,7 @@ fn may_have(span: &wire::SpanView<'_>, common: &Common, wanted: &AttributeMatch)
     if has_own_field(&wanted.key) || common.may_have(&wanted.key, is_like) {
         return true;
     }
-    span.attributes().any(|attribute| match attribute {
-        Ok(attribute) if attribute.key != wanted.key.as_bytes() => false,
+    span.attributes().of_keys(|key| key == wanted.key.as_bytes()).any(|attribute| match attribute {
         Ok(Attribute { value: Value::Text(text), .. }) => glob.matches(text),
         Ok(Attribute { value: Value::Int(number), .. }) => is_like(&number.to_string()),
         Ok(Attribute { value: Value::Bool(truth), .. }) => is_like(&truth.to_string()),

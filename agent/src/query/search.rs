@@ -16,10 +16,10 @@ use super::{
     api::{AttributeMatch, AttributeValue, Order, SpanView, SpansRequest, address_of, hex},
     scan::{Hit, Scan, end_unix_ns},
 };
-use crate::log::{Block, LogError, READ_BYTES, READ_SPANS, Reader, SpanLog};
-
-/// What spans of processes that are not selected have, as false.
-pub(super) const SELECTED: &str = "spantap.selected";
+use crate::{
+    log::{Block, LogError, READ_BYTES, READ_SPANS, Reader, SpanLog},
+    otlp::SELECTED,
+};
 
 /// Whether a span is asked for.
 pub fn matches(request: &SpansRequest, span: &SpanView) -> bool {

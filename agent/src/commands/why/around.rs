@@ -101,14 +101,14 @@ fn words_of(span: &SpanView, calls: &[&SpanView]) -> String {
     let by = if known { "" } else { ", known by process and time" };
     let id = hex(&longest.span_id);
     if calls.len() == 1 {
-        return format!("{} to {} (span {id}{by})", longest.name, longest.peer);
+        return format!("its call {} to {} (span {id}{by})", longest.name, longest.peer);
     }
     let times = |name: &str| calls.iter().filter(|call| call.name == name).count();
     let most = calls.iter().map(|call| call.name.as_str()).max_by_key(|name| times(name)).unwrap_or_default();
     let all_ns: u64 = calls.iter().map(|call| call.duration_ns).sum();
     format!(
-        "{} calls to {}, {} together, {} of them {most} (the longest {}: span {id}{by})",
-        calls.len(),
+        "{} to {}, {} together, {} of them {most} (the longest {}: span {id}{by})",
+        if known { format!("its {} calls", calls.len()) } else { format!("{} calls of its process", calls.len()) },
         longest.peer,
         text::ms(all_ns),
         times(most),
@@ -289,7 +289,7 @@ mod tests {
         let (words, blocked) = downstream(&spans[1], &spans).unwrap();
         assert_eq!(
             words,
-            "3 calls to a:1, 0.000 ms together, 3 of them tcp (the longest 0.000 ms: span 0303030303030303)"
+            "its 3 calls to a:1, 0.000 ms together, 3 of them tcp (the longest 0.000 ms: span 0303030303030303)"
         );
         assert_eq!(blocked, [154, 254], "101 and 153, of which 100 may have been computing");
     }

@@ -21,10 +21,11 @@ use super::{
     value::{self, Hex, object, port_of, text_of},
 };
 
+const SERVICE_PEER_NAME: &str = "service.peer.name";
 /// What names the other side, the first that is there, and what may have its port.
 const REMOTE: [(&str, &str); 12] = [
     ("peer.service", ""),
-    ("service.peer.name", ""),
+    (SERVICE_PEER_NAME, ""),
     ("server.address", "server.port"),
     ("net.peer.name", "net.peer.port"),
     ("network.peer.address", "network.peer.port"),
@@ -123,7 +124,8 @@ fn remote<'a>(item: &Item<'a>) -> Option<Endpoint<'a>> {
     match item.kind() {
         SpanKind::Client | SpanKind::Producer => {}
         SpanKind::Server | SpanKind::Consumer => {
-            return Some(address(attributes, "network.peer.address", "network.peer.port"));
+            let peer = address(attributes, "network.peer.address", "network.peer.port");
+            return Some(Endpoint { service_name: item.text(SERVICE_PEER_NAME), ..peer });
         }
         SpanKind::Internal | SpanKind::Unspecified => return None,
     }
@@ -131,6 +133,11 @@ fn remote<'a>(item: &Item<'a>) -> Option<Endpoint<'a>> {
     let by_address = address(attributes, key, port);
     if by_address != Endpoint::default() {
         return Some(by_address);
+    }
+    // Only the agent says who is at the address, which is still known then.
+    if *key == SERVICE_PEER_NAME {
+        let peer = address(attributes, "network.peer.address", "network.peer.port");
+        return Some(Endpoint { service_name: item.text(key), ..peer });
     }
     Some(Endpoint { service_name: item.text(key), port: port_of(attributes, port), ..Endpoint::default() })
 }
@@ -267,8 +274,10 @@ mod tests {
             one_span(kind, attributes)["remoteEndpoint"].clone()
         };
         assert_eq!(remote(SpanKind::Client, &[]), json!({"ipv4": "10.0.0.7", "port": 5432}));
-        for key in ["peer.service", "service.peer.name"] {
-            assert_eq!(remote(SpanKind::Client, &[text(key, "db")]), json!({"serviceName": "db"}));
+        assert_eq!(remote(SpanKind::Client, &[text("peer.service", "db")]), json!({"serviceName": "db"}));
+        for kind in [SpanKind::Client, SpanKind::Server] {
+            let named = remote(kind, &[text("service.peer.name", "db")]);
+            assert_eq!(named, json!({"serviceName": "db", "ipv4": "10.0.0.7", "port": 5432}));
         }
         assert_eq!(remote(SpanKind::Client, &[text("server.address", "::1")]), json!({"ipv6": "::1"}));
         // Its own address, which is not the other side's.
