@@ -14,7 +14,7 @@ use spantap_tests::{
     process::{Launch, Process, tool},
     rotel::Rotel,
     span::Span,
-    temp::TempDir,
+    temp::{TempDir, free_port},
     traced::Traced,
 };
 
@@ -224,6 +224,25 @@ fn what_is_not_selected_does_not_crowd_out_what_is() {
     let slow = |flags: &[&str]| agent.answer([&["slow", "--json", "--limit", "0"], flags].concat());
     assert!(!slow(&[]).contains("\"spantap.selected\":false"));
     assert!(slow(&["--unselected"]).contains("\"spantap.selected\":false"));
+}
+
+#[test]
+fn a_connect_that_failed_says_if_nobody_selected_who_tried() {
+    let cgroup = Cgroup::new("refused");
+    let agent = Agent::start(&AgentOptions { unselected: "timing", ..AgentOptions::cgroup(&cgroup) });
+    let url = format!("http://127.0.0.1:{}/", free_port());
+    let refused = |place: Place| {
+        let mut curl = place.apply(Launch::new(tool("curl")).args(["-s", &url])).spawn();
+        let pid = curl.pid();
+        assert_eq!(curl.wait(BOUND).code(), Some(7), "curl(1): failed to connect");
+        pid
+    };
+    let (outside, inside) = (refused(Place::default()), refused(Place::cgroup(&cgroup)));
+    let of = |spans: &[Span], pid: u32| spans.iter().find(|span| span.pid == pid && span.name == "connect").cloned();
+    let spans =
+        agent.wait_for("both attempts", BOUND, |spans| [outside, inside].iter().all(|pid| of(spans, *pid).is_some()));
+    let selected = |pid| of(&spans, pid).expect("it is there").attribute("spantap.selected").cloned();
+    assert_eq!((selected(outside), selected(inside)), (Some(Value::Bool(false)), None), "{spans:#?}");
 }
 
 #[test]
