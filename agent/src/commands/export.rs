@@ -15,7 +15,10 @@ use super::{Done, Output, json, late, text};
 use crate::{
     cli::{ExportArgs, ExportCommand},
     config::{Destination, Loaded, RunArgs},
-    export::probe::{Probe, probe},
+    export::{
+        probe::{Probe, probe},
+        writable::is_read_only,
+    },
     query::client::Client,
 };
 
@@ -106,7 +109,8 @@ fn trusted(file: &Path) -> Option<PathBuf> {
         std::fs::metadata(path).is_ok_and(|it| {
             // In a sticky folder others cannot replace what is not theirs (`inode(7)`).
             let is_shared = it.mode() & 0o022 != 0 && it.mode() & 0o1000 == 0;
-            (it.uid() == 0 || it.uid() == own) && !is_shared
+            // The folder of a ConfigMap is everybody's, and mounted so that nobody can write to it.
+            (it.uid() == 0 || it.uid() == own) && (!is_shared || is_read_only(path))
         })
     };
     real.ancestors().all(is_safe).then_some(real)

@@ -63,7 +63,7 @@ pub mod symptom;
 mod tail;
 mod taken;
 mod worker;
-mod writable;
+pub(crate) mod writable;
 
 #[cfg(test)]
 mod credentials;

@@ -66,14 +66,7 @@ fn may(path: &Path, rights: libc::c_int) -> io::Result<()> {
 /// What is free there.
 fn room(path: &Path) -> Result<String, String> {
     let shown = path.display();
-    let failed = |cause: io::Error| format!("cannot look at the disk of {shown}: {cause}");
-    let c_path = CString::new(path.as_os_str().as_bytes()).map_err(|cause| failed(cause.into()))?;
-    // SAFETY: all zeros is a value of it.
-    let mut disk: libc::statvfs = unsafe { std::mem::zeroed() };
-    // SAFETY: the path ends with a zero, and both live as long as the call.
-    if unsafe { libc::statvfs(c_path.as_ptr(), &raw mut disk) } != 0 {
-        return Err(failed(io::Error::last_os_error()));
-    }
+    let disk = disk_of(path).map_err(|cause| format!("cannot look at the disk of {shown}: {cause}"))?;
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     // Some file systems count no files.
     let has_names = disk.f_files == 0 || disk.f_favail > 0 || fs::metadata(path).is_ok_and(|meta| meta.is_file());
@@ -81,6 +74,20 @@ fn room(path: &Path) -> Result<String, String> {
         return Err(format!("the disk of {shown} has no room"));
     }
     Ok(format!("{} free", bytesize::ByteSize(free).display().iec()))
+}
+
+/// Whether nobody can write there, whatever the rights say.
+pub(crate) fn is_read_only(path: &Path) -> bool {
+    disk_of(path).is_ok_and(|disk| disk.f_flag & libc::ST_RDONLY != 0)
+}
+
+fn disk_of(path: &Path) -> io::Result<libc::statvfs> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: all zeros is a value of it.
+    let mut disk: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the path ends with a zero, and both live as long as the call.
+    let result = unsafe { libc::statvfs(path.as_ptr(), &raw mut disk) };
+    if result == 0 { Ok(disk) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]
