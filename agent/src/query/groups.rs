@@ -143,13 +143,19 @@ impl Groups {
 
     /// Gives up the half that is the least.
     fn make_room(&mut self) {
-        let mut ranked: Vec<_> = self.found.drain().map(|(key, group)| (group.rank(self.order), key, group)).collect();
-        ranked.sort_unstable_by(|(one, first, _), (other, second, _)| {
-            (Reverse(one), first).cmp(&(Reverse(other), second))
-        });
+        let mut ranked = self.ranked();
         let least = ranked.drain(GROUPS_MAX / 2..);
-        self.report.spans_left_out += least.map(|(_, _, group)| group.durations.len()).sum::<u64>();
-        self.found.extend(ranked.into_iter().map(|(_, key, group)| (key, group)));
+        self.report.spans_left_out += least.map(|(_, group)| group.durations.len()).sum::<u64>();
+        self.found.extend(ranked);
+    }
+
+    /// Takes them all, the most first.
+    fn ranked(&mut self) -> Vec<(Box<str>, Group)> {
+        let order = self.order;
+        let mut ranked: Vec<_> =
+            self.found.drain().map(|(key, group)| (Reverse(group.rank(order)), key, group)).collect();
+        ranked.sort_unstable_by(|(one, first, _), (other, second, _)| (one, first).cmp(&(other, second)));
+        ranked.into_iter().map(|(_, key, group)| (key, group)).collect()
     }
 
     fn set_key(&mut self, span: &wire::SpanView<'_>, facts: &Facts<'_>, process: &Common) {
@@ -184,15 +190,11 @@ impl Groups {
         self.key = key;
     }
 
-    fn finish(self, limit: usize) -> GroupsReport {
-        let order = self.order;
-        let mut ranked: Vec<_> = self.found.into_iter().map(|(key, group)| (group.rank(order), key, group)).collect();
-        ranked.sort_unstable_by(|(one, first, _), (other, second, _)| {
-            (Reverse(one), first).cmp(&(Reverse(other), second))
-        });
-        let spans = ranked.iter().map(|(_, _, group)| group.durations.len()).sum();
+    fn finish(mut self, limit: usize) -> GroupsReport {
+        let ranked = self.ranked();
+        let spans = ranked.iter().map(|(_, group)| group.durations.len()).sum();
         let groups_found = ranked.len() as u64;
-        let groups = ranked.into_iter().take(limit).map(|(_, key, group)| group.finish(&key)).collect();
+        let groups = ranked.into_iter().take(limit).map(|(key, group)| group.finish(&key)).collect();
         GroupsReport { groups, spans, groups_found, ..self.report }
     }
 }
