@@ -107,9 +107,11 @@ fn words_of(span: &SpanView, calls: &[&SpanView]) -> String {
     let most = calls.iter().map(|call| call.name.as_str()).max_by_key(|name| times(name)).unwrap_or_default();
     let all_ns: u64 = calls.iter().map(|call| call.duration_ns).sum();
     format!(
-        "{} to {}, {} together, {} of them {most} (the longest {}: span {id}{by})",
-        if known { format!("its {} calls", calls.len()) } else { format!("{} calls of its process", calls.len()) },
+        "{}{} calls to {}{}, {} together, {} of them {most} (the longest {}: span {id}{by})",
+        if known { "its " } else { "" },
+        calls.len(),
         longest.peer,
+        if known { "" } else { " by its process" },
         text::ms(all_ns),
         times(most),
         text::ms(longest.duration_ns),
