@@ -291,25 +291,21 @@ impl<'a> Attributes<'a> {
         Self { fields: Fields::new(request, body), request, number }
     }
 
-    fn advance(&mut self) -> Result<Option<Attribute<'a>>, Malformed> {
-        while let Some(field) = self.fields.next()? {
-            if field.number == self.number {
-                return self.read(field.bytes()?).map(Some);
-            }
-        }
-        Ok(None)
+    /// Those whose key is wanted. Of the others, which are most, no more than the key is read.
+    pub fn of_keys(
+        mut self,
+        is_wanted: impl Fn(&[u8]) -> bool,
+    ) -> impl Iterator<Item = Result<Attribute<'a>, Malformed>> {
+        std::iter::from_fn(move || self.next_of(&is_wanted))
     }
 
-    /// Those whose key is wanted. Of the others, which are most, no more than the key is read.
-    pub fn of_keys(self, is_wanted: impl Fn(&[u8]) -> bool) -> impl Iterator<Item = Result<Attribute<'a>, Malformed>> {
-        let mut attributes = Some(self);
-        std::iter::from_fn(move || {
-            let next = attributes.as_mut()?.advance_to(&is_wanted).transpose();
-            if !matches!(next, Some(Ok(_))) {
-                attributes = None;
-            }
-            next
-        })
+    /// After an error nothing follows.
+    fn next_of(&mut self, is_wanted: &impl Fn(&[u8]) -> bool) -> Option<Result<Attribute<'a>, Malformed>> {
+        let next = self.advance_to(is_wanted).transpose();
+        if matches!(next, Some(Err(_))) {
+            self.fields = Fields::new(&[], 0..0);
+        }
+        next
     }
 
     fn advance_to(&mut self, is_wanted: &impl Fn(&[u8]) -> bool) -> Result<Option<Attribute<'a>>, Malformed> {
@@ -343,11 +339,7 @@ impl<'a> Iterator for Attributes<'a> {
     type Item = Result<Attribute<'a>, Malformed>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let next = self.advance().transpose();
-        if matches!(next, Some(Err(_))) {
-            self.fields = Fields::new(&[], 0..0);
-        }
-        next
+        self.next_of(&|_| true)
     }
 }
 

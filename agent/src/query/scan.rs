@@ -138,11 +138,8 @@ impl<'b> Iterator for Spans<'b> {
 }
 
 fn is_unselected(span: &wire::SpanView<'_>) -> bool {
-    let says_so = |attribute: &Attribute<'_>| {
-        attribute.key == SELECTED.as_bytes() && matches!(attribute.value, Value::Bool(false))
-    };
     let is_it = |key: &[u8]| key == SELECTED.as_bytes();
-    span.attributes().of_keys(is_it).any(|attribute| attribute.is_ok_and(|attribute| says_so(&attribute)))
+    span.attributes().of_keys(is_it).any(|it| matches!(it, Ok(Attribute { value: Value::Bool(false), .. })))
 }
 
 /// Whether the span or its process may have the attribute: `false` only if it has not.
